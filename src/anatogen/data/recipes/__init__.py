@@ -1,0 +1,1 @@
+"""Recipes: one file for each known source of scans."""

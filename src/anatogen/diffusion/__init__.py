@@ -1,0 +1,1 @@
+"""The diffusion process, free of any network: schedules, parameterizations, samplers."""
