@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from nibabel.orientations import aff2axcodes
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anatogen.errors import UserError
@@ -64,6 +65,12 @@ class Grid(_Record):
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     affine: list[list[float]]
+
+    @property
+    def axis_codes(self) -> tuple[str, str, str]:
+        """Where the body goes as (D, H, W) indices rise: out of "RL", "AP" and "SI"."""
+        d, h, w = aff2axcodes(np.asarray(self.affine))
+        return d, h, w
 
 
 class Case(_Record):

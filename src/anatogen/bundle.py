@@ -1,0 +1,303 @@
+"""The model bundle: a folder that holds all it takes to make new scans, and describes itself.
+
+`bundle.json` says what the networks are, how latents and intensities are undone, and where voxels lie in
+space; the weights lie beside it as safetensors. Sampling needs neither the training data nor the network.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+
+from anatogen import __version__
+from anatogen.data.manifest import Grid, Intensity
+from anatogen.data.volume import Volume
+from anatogen.diffusion import samplers
+from anatogen.diffusion.latents import LatentScaling
+from anatogen.diffusion.process import Network, mean_x_0_error, x_0_predictor
+from anatogen.diffusion.schedule import CosineSchedule, LinearFlowSchedule, Schedule
+from anatogen.errors import UserError
+from anatogen.models.denoiser import Denoiser
+from anatogen.models.vqgan import VQGAN
+from anatogen.seeding import derived_generator
+from anatogen.settings import AutoencoderSettings, DenoiserSettings, DiffusionSettings, Sampler
+from anatogen.storage import sha256_file, sha256_json, write_json
+from anatogen.weights import load_weights, save_weights
+
+DESCRIPTION_NAME = "bundle.json"
+FORMAT_VERSION = 1
+_AUTOENCODER = "autoencoder.safetensors"
+_DENOISER = "denoiser.safetensors"
+_NUM_VARIANCE_TIMES = 32
+
+
+class BundleDescription(BaseModel):
+    """`bundle.json`.
+
+    Attributes:
+        format_version: Of this file.
+        anatogen_version: Of the program that wrote it.
+        autoencoder: Architecture.
+        denoiser: Architecture.
+        diffusion: The process, and how it is sampled unless told otherwise.
+        grid: Shape, spacing and orientation of the scans.
+        intensity: The map from [-1, 1] to the scans' unit.
+        latent_shape: (d, h, w).
+        latent_shift: Of each latent channel.
+        latent_scale: Of each latent channel.
+        x_0_variance: Mean variance of the clean latent given a noised one, at evenly spaced times from 0
+            to 1; for ancestral sampling in any number of steps.
+        training: What is known of the training: hash of the dataset, steps, reconstruction quality.
+        files: SHA-256 of each weights file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format_version: int = FORMAT_VERSION
+    anatogen_version: str = __version__
+    autoencoder: AutoencoderSettings
+    denoiser: DenoiserSettings
+    diffusion: DiffusionSettings
+    grid: Grid
+    intensity: Intensity
+    latent_shape: tuple[int, int, int]
+    latent_shift: list[float]
+    latent_scale: list[float]
+    x_0_variance: list[float] = []
+    training: dict[str, float | str] = {}
+    files: dict[str, str] = {}
+
+
+class Bundle:
+    """A trained generator.
+
+    Args:
+        description: What it is.
+        autoencoder: With its weights.
+        denoiser: With its weights.
+    """
+
+    def __init__(self, description: BundleDescription, autoencoder: VQGAN, denoiser: nn.Module) -> None:
+        self.description = description
+        self.autoencoder = autoencoder
+        self.denoiser = denoiser
+        self.device = torch.device("cpu")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the description, which holds the hashes of the weights."""
+        return sha256_json(self.description.model_dump(mode="json"))
+
+    @property
+    def scaling(self) -> LatentScaling:
+        """How latents are scaled for the diffusion process."""
+        return LatentScaling(
+            torch.tensor(self.description.latent_shift), torch.tensor(self.description.latent_scale)
+        )
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves both networks to a device, and returns the bundle."""
+        self.device = torch.device(device)
+        self.autoencoder.to(self.device)
+        self.denoiser.to(self.device)
+        return self
+
+    def sample(
+        self,
+        number: int = 1,
+        *,
+        seed: int = 0,
+        first: int = 0,
+        sampler: Sampler | None = None,
+        steps: int | None = None,
+        batch_size: int = 4,
+    ) -> Iterator[Volume]:
+        """Makes new scans, one after another.
+
+        Scan k depends on (seed, k) alone, whatever the batch size, up to rounding of floats.
+
+        Args:
+            number: How many.
+            seed: Of the whole set.
+            first: Number k of the first scan.
+            sampler: "ddpm", "ddim", "dpm_solver_pp", "euler" or "heun"; default the bundle's own.
+            steps: Sampling steps; default the bundle's own.
+            batch_size: Scans made at once.
+
+        Yields:
+            Volumes, float32 (D, H, W) in the unit of the training scans (HU for CT), with spacing and
+            orientation of the prepared data.
+
+        Raises:
+            ValueError: If steps or sampler can't be.
+        """
+        grid = self.description.grid
+        for start in range(first, first + number, batch_size):
+            indices = range(start, min(start + batch_size, first + number))
+            for array in self.generate(indices, seed=seed, sampler=sampler, steps=steps).numpy():
+                yield Volume(self.description.intensity.restore(array), np.asarray(grid.affine))
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        indices: Sequence[int],
+        *,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
+        """The scans of these numbers as they come from the networks, in one batch.
+
+        Args:
+            indices: Numbers k of the scans.
+            seed: Of the whole set.
+            sampler: Default the bundle's own.
+            steps: Default the bundle's own.
+
+        Returns:
+            float32 (B, D, H, W) in [-1, 1], on the CPU.
+        """
+        latents = self.scaling.undo(self.sample_latents(indices, seed=seed, sampler=sampler, steps=steps))
+        quantised = self.autoencoder.codebook.embed(self.autoencoder.codebook.lookup(latents))
+        decoded = self.autoencoder.decode(quantised, self.description.grid.shape)
+        return decoded[:, 0].float().clamp(-1, 1).cpu()
+
+    @torch.inference_mode()
+    def sample_latents(
+        self,
+        indices: Sequence[int],
+        *,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
+        """Scaled latents of the scans of these numbers, float32 (B, C, d, h, w) on the bundle's device."""
+        settings = self.description.diffusion
+        schedule = build_schedule(settings)
+        num_steps = steps or settings.sampling_steps
+        times = schedule.sampling_times(num_steps)
+        shape = (len(self.description.latent_shift), *self.description.latent_shape)
+        generators = [derived_generator(seed, "scan", index) for index in indices]
+
+        def noise() -> Tensor:
+            draws = [torch.randn(shape, generator=generator) for generator in generators]
+            return torch.stack(draws).to(self.device)
+
+        predict = x_0_predictor(self.denoiser, schedule, settings.prediction, settings.clip_x_0)
+        x = noise()
+        match sampler or settings.sampler:
+            case "ddpm":
+                # A step for every level is the paper's algorithm, and beta_tilde is right for it.
+                variance = None if num_steps == settings.num_train_steps else self._x_0_variance()
+                return samplers.ddpm(predict, x, times, schedule, noise, variance)
+            case "ddim":
+                return samplers.ddim(predict, x, times, schedule)
+            case "dpm_solver_pp":
+                return samplers.dpm_solver_pp(predict, x, times, schedule)
+            case "euler":
+                return samplers.euler(predict, x, times, schedule)
+            case "heun":
+                return samplers.heun(predict, x, times, schedule)
+            case unknown:
+                raise ValueError(
+                    f"sampler {unknown!r} is unknown: use ddpm, ddim, dpm_solver_pp, euler or heun"
+                )
+
+    def save(self, folder: Path) -> None:
+        """Writes the bundle; `bundle.json`, which makes it one, comes last."""
+        save_weights(self.autoencoder, folder / _AUTOENCODER)
+        save_weights(self.denoiser, folder / _DENOISER)
+        files = {name: sha256_file(folder / name) for name in (_AUTOENCODER, _DENOISER)}
+        self.description = self.description.model_copy(update={"files": files})
+        write_json(folder / DESCRIPTION_NAME, self.description.model_dump(mode="json"))
+
+    def _x_0_variance(self) -> Callable[[Tensor], Tensor] | None:
+        table = self.description.x_0_variance
+        if not table:
+            return None
+
+        def interpolate(t: Tensor) -> Tensor:
+            return torch.tensor(
+                np.interp(float(t), np.linspace(0, 1, len(table)), table), dtype=torch.float64
+            )
+
+        return interpolate
+
+
+def load_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundle:
+    """Reads a bundle and checks its weights against their hashes.
+
+    Args:
+        folder: What `anatogen train` wrote as RUN/bundle.
+        device: Where to sample.
+
+    Raises:
+        UserError: If the folder is no bundle, of another format version, or damaged.
+    """
+    folder = Path(folder)
+    path = folder / DESCRIPTION_NAME
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not a model bundle: it has no {DESCRIPTION_NAME}. Training writes RUN/bundle."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{path} has format version {content['format_version']}, this program reads {FORMAT_VERSION}."
+            )
+        description = BundleDescription.model_validate(content)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValidationError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): copy the bundle again.") from error
+    for name in (_AUTOENCODER, _DENOISER):
+        if not (folder / name).is_file() or sha256_file(folder / name) != description.files.get(name):
+            raise UserError(f"{folder / name} is missing or damaged: copy the bundle again.")
+    autoencoder = VQGAN(description.autoencoder)
+    denoiser = Denoiser(
+        description.denoiser,
+        description.autoencoder.code_dim,
+        description.latent_shape,
+        latent_spacing_mm(description.grid, description.autoencoder),
+    )
+    load_weights(autoencoder, folder / _AUTOENCODER)
+    load_weights(denoiser, folder / _DENOISER)
+    autoencoder.requires_grad_(False).eval()
+    denoiser.requires_grad_(False).eval()
+    return Bundle(description, autoencoder, denoiser).to(device)
+
+
+def build_schedule(settings: DiffusionSettings) -> Schedule:
+    """The noise schedule that the settings describe."""
+    if settings.num_train_steps is not None:
+        return CosineSchedule(settings.num_train_steps)
+    return LinearFlowSchedule(settings.time_sampling)
+
+
+def latent_spacing_mm(grid: Grid, autoencoder: AutoencoderSettings) -> tuple[float, float, float]:
+    """Millimetres per latent cell along (d, h, w)."""
+    d, h, w = (
+        spacing * factor for spacing, factor in zip(grid.spacing_mm, autoencoder.compression, strict=True)
+    )
+    return d, h, w
+
+
+@torch.inference_mode()
+def measure_x_0_variance(predict: Network, latents: Tensor, schedule: Schedule, seed: int) -> list[float]:
+    """Mean squared error of the estimated x_0, at evenly spaced times from 0 to 1.
+
+    For the best estimate this is the mean variance of x_0 given x_t (Bao et al. 2022).
+
+    Args:
+        predict: Estimates x_0.
+        latents: float32 (N, C, d, h, w), scaled; held-out ones, or the error is that of memory.
+        schedule: Gives alpha and sigma.
+        seed: Of the noise.
+    """
+    times = torch.linspace(0, 1, _NUM_VARIANCE_TIMES)[1:]
+    generator = derived_generator(seed, "x_0 variance")
+    return [0.0] + [mean_x_0_error(predict, latents, float(t), schedule, generator) for t in times]

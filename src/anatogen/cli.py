@@ -1,0 +1,242 @@
+"""The command line: each command is one library call. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from anatogen.errors import UserError
+
+if TYPE_CHECKING:
+    from anatogen.settings import Settings
+
+Scans = Annotated[Path, typer.Argument(help="Folder of scans: NIfTI, NRRD, MetaImage, NPY, DICOM series.")]
+Data = Annotated[Path, typer.Argument(help="Prepared dataset.")]
+Run = Annotated[Path, typer.Argument(help="Folder of the run; the same command again resumes it.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, e.g. denoiser.width=96.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
+Preset = Annotated[str, typer.Option(help="paper, default or tiny.")]
+Minutes = Annotated[float | None, typer.Option(help="Budget of each stage in minutes, over all resumptions.")]
+Steps = Annotated[int | None, typer.Option(help="Budget of each stage in steps.")]
+Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Devices = Annotated[int, typer.Option(help="Number of GPUs, or of processes on a CPU.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show settings, sizes and budget; train nothing.")]
+
+
+class _BothStages(TyperGroup):
+    """`train DATA RUN` without the name of a stage trains both."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and "--help" not in args[:1]:
+            args = ["both", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="From a folder of 3D medical scans to a generator of new ones.",
+)
+train_app = typer.Typer(
+    cls=_BothStages,
+    no_args_is_help=True,
+    help="Train a generator: `train DATA RUN` for both stages, or one stage by name.",
+)
+app.add_typer(train_app, name="train")
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        import anatogen
+
+        print(f"anatogen {anatogen.__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def prepare(
+    scans: Scans,
+    out: Annotated[Path, typer.Argument(help="Folder for the prepared dataset.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Make a scan that can't be used an error.")
+    ] = False,
+) -> None:
+    """Check scans, bring them to one grid and intensity range, and split them by patient."""
+    from anatogen.config import resolve
+    from anatogen.data.prepare import PrepareConfig
+    from anatogen.data.prepare import prepare as prepare_scans
+
+    settings = resolve(PrepareConfig, file=config, overrides=overrides or ())
+    summary = prepare_scans(scans, out, settings, strict=strict)
+    for decision in summary.decisions:
+        print(f"  {decision}")
+    for left_out in summary.left_out:
+        print(f"  left out: {left_out.name}: {left_out.reason}")
+    counts = ", ".join(f"{count} {split}" for split, count in summary.num_cases.items())
+    state = "complete already" if summary.was_complete else "prepared"
+    print(
+        f"{state}: {len(summary.manifest.cases)} scans ({counts}), {len(summary.left_out)} left out, in {out}"
+    )
+
+
+@train_app.command("both", hidden=True)
+def train_both(
+    data: Data,
+    run: Run,
+    overrides: Overrides = None,
+    preset: Preset = "default",
+    config: ConfigFile = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    dry_run: DryRun = False,
+) -> None:
+    """Train the autoencoder, then the diffusion model on its latents."""
+    settings = _settings(preset, config, overrides, ("autoencoder", "diffusion"), minutes, steps)
+    _train(data, run, settings, ("autoencoder", "diffusion"), None, accelerator, devices, dry_run)
+
+
+@train_app.command("autoencoder")
+def train_autoencoder(
+    data: Data,
+    run: Run,
+    overrides: Overrides = None,
+    preset: Preset = "default",
+    config: ConfigFile = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    dry_run: DryRun = False,
+) -> None:
+    """Train stage one: the VQ-GAN that compresses scans."""
+    settings = _settings(preset, config, overrides, ("autoencoder",), minutes, steps)
+    _train(data, run, settings, ("autoencoder",), None, accelerator, devices, dry_run)
+
+
+@train_app.command("diffusion")
+def train_diffusion(
+    data: Data,
+    run: Run,
+    overrides: Overrides = None,
+    autoencoder: Annotated[
+        Path | None, typer.Option(help="Run whose autoencoder is used; default RUN itself.")
+    ] = None,
+    preset: Preset = "default",
+    config: ConfigFile = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    dry_run: DryRun = False,
+) -> None:
+    """Train stage two: the diffusion model of the latents."""
+    settings = _settings(preset, config, overrides, ("diffusion",), minutes, steps)
+    _train(data, run, settings, ("diffusion",), autoencoder, accelerator, devices, dry_run)
+
+
+@app.command()
+def sample(
+    bundle: Annotated[Path, typer.Argument(help="Model bundle, e.g. RUN/bundle.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the synthetic scans.")],
+    number: Annotated[int, typer.Option("--number", "-n", help="How many scans the set has.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of the set; scan k depends on (seed, k) alone.")] = 0,
+    sampler: Annotated[
+        str | None, typer.Option(help="ddpm, ddim, dpm_solver_pp, euler or heun; default the bundle's.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; default the bundle's.")] = None,
+    batch: Annotated[int, typer.Option(help="Scans made at once.")] = 4,
+    file_format: Annotated[str, typer.Option("--format", help="nifti, dicom or npy.")] = "nifti",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    processes: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,
+) -> None:
+    """Write synthetic scans; a call that was stopped makes what is missing."""
+    from anatogen.sampling import format_named, sampler_named
+    from anatogen.sampling import sample as write_samples
+
+    paths = write_samples(
+        bundle,
+        out,
+        number=number,
+        seed=seed,
+        sampler=None if sampler is None else sampler_named(sampler),
+        steps=steps,
+        batch_size=batch,
+        file_format=format_named(file_format),
+        device=device,
+        processes=processes,
+    )
+    print(f"{len(paths)} synthetic scans in {out}")
+
+
+def main() -> None:
+    """Entry point of the `anatogen` command: errors that a user can mend become one line."""
+    try:
+        app()
+    except UserError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"anatogen: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _settings(
+    preset: str,
+    config: Path | None,
+    overrides: list[str] | None,
+    stages: tuple[str, ...],
+    minutes: float | None,
+    steps: int | None,
+) -> Settings:
+    from anatogen.config import resolve
+    from anatogen.presets import preset_named
+    from anatogen.settings import Settings
+
+    budgets: list[str] = []
+    if minutes is not None or steps is not None:
+        # A budget on the command line stands for the preset's, whichever kind that was.
+        for stage in stages:
+            budgets.append(f"{stage}_training.minutes={'null' if minutes is None else minutes}")
+            budgets.append(f"{stage}_training.steps={'null' if steps is None else steps}")
+    return resolve(Settings, preset_named(preset), config, [*(overrides or ()), *budgets])
+
+
+def _train(
+    data: Path,
+    run: Path,
+    settings: Settings,
+    stages: tuple[Literal["autoencoder", "diffusion"], ...],
+    autoencoder: Path | None,
+    accelerator: str,
+    devices: int,
+    dry_run: bool,
+) -> None:
+    if dry_run:
+        from anatogen.training.estimate import describe_plan
+
+        print(describe_plan(data, settings, stages))
+        return
+    from anatogen.training.pipeline import train
+
+    result = train(
+        data,
+        run,
+        settings,
+        stages=stages,
+        autoencoder_run=autoencoder,
+        accelerator=accelerator,
+        devices=devices,
+    )
+    print(f"finished: {result}")

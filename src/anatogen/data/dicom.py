@@ -1,0 +1,359 @@
+"""DICOM series to `Volume` and back; the part of `formats` that knows DICOM.
+
+Reading is highdicom's (it is right or it refuses) after checks that name the reason; writing is pydicom's, as
+single-frame CT or MR Image Storage that holds no patient and says that it is synthetic.
+"""
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.pixels import get_decoder
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import DSfloat
+
+from anatogen import __version__
+from anatogen.data.checks import MIN_VOXELS, checked_volume, quiet_libraries, quiet_native_code
+from anatogen.data.volume import Volume
+from anatogen.errors import ScanError, UserError
+
+_NAMESPACE = uuid.UUID("0f6d3f0c-6f0b-5d0e-9b7a-5a1d3f1f7c11")
+_SOP_CLASS = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file's first bytes are those of DICOM, with its preamble or without."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError:
+        return False
+    if start[128:132] == b"DICM":
+        return True
+    # Without a preamble a file starts with an element of group 2 or 8, explicit VR in capital letters or
+    # implicit VR with a short length.
+    if start[:2] not in (b"\x02\x00", b"\x08\x00") or len(start) < 132:
+        return False
+    explicit = start[4:6].isalpha() and start[4:6].isupper()
+    return explicit or int.from_bytes(start[4:8], "little") < 256
+
+
+def series_files(path: Path) -> list[Path]:
+    """The files of the one DICOM series in a folder, or of the series that the file belongs to.
+
+    Raises:
+        ScanError: If the folder holds no DICOM images, or several series.
+    """
+    folder = path if path.is_dir() else path.parent
+    series: dict[str, list[Path]] = {}
+    wanted = None
+    for file in sorted(
+        entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")
+    ):
+        header = read_header(file) if is_dicom(file) else None
+        if header is not None:
+            series.setdefault(str(header.SeriesInstanceUID), []).append(file)
+            if file == path:
+                wanted = str(header.SeriesInstanceUID)
+    if wanted is not None:
+        return series[wanted]
+    if len(series) != 1:
+        raise ScanError(f"the folder holds {len(series)} DICOM series, expected 1")
+    return next(iter(series.values()))
+
+
+def read_header(path: Path) -> Dataset | None:
+    """The few elements that group files to series; None where the file is no DICOM image.
+
+    The result holds PatientID: keep it in memory.
+    """
+    tags = [
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "SeriesInstanceUID",
+        "StudyInstanceUID",
+        "PatientID",
+        "Modality",
+        "Rows",
+    ]
+    with quiet_libraries():
+        try:
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
+        except Exception:  # a damaged header can raise nearly anything
+            return None
+    if not header.get("SeriesInstanceUID") or not header.get("Rows"):
+        return None
+    return header
+
+
+def read_dicom(files: Sequence[Path]) -> Volume:
+    """Reads the slices of one series, in any order; rescaled values (HU for CT).
+
+    The affine is exact for the positions in the headers: its slice axis is the mean step from slice to slice.
+
+    Args:
+        files: All files of one series.
+
+    Returns:
+        Array float32 (D, H, W): D along the stack, H and W the rows and columns of the images.
+
+    Raises:
+        ScanError: If slices are missing, doubled, tilted, of mixed orientation or size, or not readable.
+    """
+    import highdicom
+
+    with quiet_libraries():
+        datasets = [_read(path) for path in files]
+        try:
+            positions = _check_stack(datasets)
+            volume = highdicom.get_volume_from_series(
+                datasets,
+                dtype=np.float32,
+                # Values in the unit of the modality: no vendor's map, no inversion for viewers.
+                apply_real_world_transform=False,
+                apply_presentation_lut=False,
+                orientation_tol=1e-4,
+            )
+        except (MemoryError, ScanError):
+            raise
+        except Exception as error:  # headers that break their own rules can raise nearly anything
+            raise ScanError(_decoding_reason(datasets[0], error)) from error
+    affine = _LPS_TO_RAS @ np.asarray(volume.affine, dtype=np.float64)
+    step = (positions[-1] - positions[0]) / (len(positions) - 1) * [-1, -1, 1]
+    affine[:3, 0] = step if step @ affine[:3, 0] > 0 else -step
+    return checked_volume(np.asarray(volume.array), affine)
+
+
+def _read(path: Path) -> Dataset:
+    try:
+        dataset = pydicom.dcmread(path, force=True)
+        if "PixelData" not in dataset:
+            raise ScanError("a file of the series has no pixel data (truncated?)")
+        syntax = dataset.file_meta.get("TransferSyntaxUID")
+        if syntax is not None and syntax.is_compressed and not get_decoder(syntax).is_available:
+            _decompress_with_itk(dataset, path)
+    except (MemoryError, ScanError):
+        raise
+    except Exception as error:  # damaged headers and streams can raise nearly anything
+        raise ScanError(f"a file of the series is truncated or damaged ({type(error).__name__})") from error
+    return dataset
+
+
+def _decompress_with_itk(dataset: Dataset, path: Path) -> None:
+    """Puts the stored values of lossless JPEG, which pydicom alone can't decode, in place of the stream."""
+    import SimpleITK as sitk
+
+    with quiet_native_code():
+        rescaled = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.float64)
+    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+    # ITK has applied the rescale, which highdicom applies again.
+    stored = np.rint((rescaled - intercept) / slope)
+    kind = "i" if dataset.PixelRepresentation else "u"
+    dataset.PixelData = stored.astype(f"<{kind}{dataset.BitsAllocated // 8}").tobytes()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+
+
+def _check_stack(datasets: list[Dataset]) -> npt.NDArray[np.float64]:
+    """Positions (N, 3) of the first voxel of each slice in LPS mm, in order along the normal."""
+    first = datasets[0]
+    if any(int(dataset.get("NumberOfFrames") or 1) > 1 for dataset in datasets):
+        raise ScanError("it is multi-frame DICOM, which is not supported: export it as single-frame or NIfTI")
+    for keyword in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        if any(not dataset.get(keyword) for dataset in datasets):
+            raise ScanError(f"a slice has no {keyword}, so its place in the patient is unknown")
+    if any(int(dataset.get("SamplesPerPixel") or 1) != 1 for dataset in datasets):
+        raise ScanError("its voxels hold several values (colour), expected one number")
+    if len(datasets) < MIN_VOXELS:
+        raise ScanError(f"only {len(datasets)} slices, at least {MIN_VOXELS}")
+    if str(first.get("Modality")) == "CT" and any(
+        dataset.get("RescaleIntercept") is None for dataset in datasets
+    ):
+        raise ScanError("it is CT without RescaleIntercept, so its values are not in Hounsfield units")
+    orientations = np.array([dataset.ImageOrientationPatient for dataset in datasets], dtype=float)
+    if np.abs(orientations - orientations[0]).max() > 1e-4:
+        raise ScanError("its slices have mixed orientations (a localiser, or several stacks in one series)")
+    sizes = {(int(dataset.Rows), int(dataset.Columns)) for dataset in datasets}
+    spacings = {tuple(float(value) for value in dataset.PixelSpacing) for dataset in datasets}
+    if len(sizes) > 1 or len(spacings) > 1:
+        raise ScanError("its slices differ in size or pixel spacing")
+    for dataset in datasets:
+        # Some de-identifiers drop it; one series has one frame of reference.
+        if not dataset.get("FrameOfReferenceUID"):
+            dataset.FrameOfReferenceUID = first.SeriesInstanceUID
+    normal = np.cross(orientations[0, :3], orientations[0, 3:])
+    normal /= np.linalg.norm(normal)
+    positions = np.array([dataset.ImagePositionPatient for dataset in datasets], dtype=float)
+    positions = positions[np.argsort(positions @ normal, kind="stable")]
+    gaps = np.diff(positions @ normal)
+    usual = float(np.median(gaps))
+    if gaps.min() < 1e-3 or gaps.min() < 0.1 * usual:
+        doubled = int((gaps < max(1e-3, 0.1 * usual)).sum())
+        raise ScanError(
+            f"{doubled} slices lie where another one is (doubled, or several images per position)"
+        )
+    missing = int(np.rint(gaps[gaps > 1.5 * usual] / usual - 1).sum())
+    if missing:
+        raise ScanError(f"{missing} slices are missing inside the stack of {len(datasets)}")
+    steps = np.diff(positions, axis=0)
+    straight = positions[0] + np.arange(len(positions))[:, None] * steps.mean(axis=0)
+    lateral = steps.mean(axis=0) - (steps.mean(axis=0) @ normal) * normal
+    pixel = min(spacings.pop())
+    # Half a pixel over the whole stack: less is rounding in the header, more misplaces anatomy.
+    if np.linalg.norm(lateral) * len(steps) > 0.5 * pixel:
+        angle = np.degrees(np.arctan2(np.linalg.norm(lateral), steps.mean(axis=0) @ normal))
+        raise ScanError(f"its slices are sheared by {angle:.1f} degrees (gantry tilt)")
+    if np.ptp(gaps) > 0.02 * usual + 1e-3 or np.abs(positions - straight).max() > 0.5 * pixel:
+        raise ScanError(f"its slices are unevenly spaced, {gaps.min():.3f} to {gaps.max():.3f} mm")
+    return positions
+
+
+def _decoding_reason(dataset: Dataset, error: Exception) -> str:
+    syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
+    if syntax is not None and syntax.is_compressed:
+        return f"its pixels can't be decoded: transfer syntax {syntax.name} ({type(error).__name__})"
+    return f"its pixels or geometry can't be read ({type(error).__name__}: truncated or inconsistent headers)"
+
+
+def write_dicom(
+    volume: Volume,
+    folder: Path,
+    modality: Literal["CT", "MR"],
+    *,
+    uid_from: str,
+    patient_id: str = "SYNTHETIC",
+) -> None:
+    """Writes a folder of single-frame CT or MR images, one per slice along D; whole or absent.
+
+    CT is stored as int16 with intercept -1024 and slope 1, so HU are rounded to integers. MR is stored as
+    uint16: exactly where the values are integers in [0, 65535], else in 65,535 steps from its lowest to its
+    highest value; slope and intercept say how.
+
+    Args:
+        volume: float32 (D, H, W), HU for CT; its axes must be perpendicular.
+        folder: Is created; must not exist, or be empty.
+        modality: "CT" or "MR".
+        uid_from: All identifiers are derived from this text, so that writing the same scan again gives
+            the same identifiers; another scan needs another text.
+        patient_id: Written as PatientID; PatientName is SYNTHETIC^ANATOGEN.
+
+    Raises:
+        UserError: If the folder has content, the axes are not perpendicular, or HU don't fit 16 bits.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty: choose another folder for the DICOM series")
+    stored, slope, intercept = _stored_values(volume.array, modality)
+    affine = _LPS_TO_RAS @ volume.affine
+    spacing = volume.spacing_mm
+    directions = affine[:3, :3] / spacing
+    # Half a micrometre per voxel is what the format's decimal numbers would lose anyway.
+    if not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4):
+        raise UserError("the scan's axes are not perpendicular: DICOM images can't hold it, write NIfTI")
+    window = np.percentile(volume.array, [0.5, 99.5])
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+    try:
+        for index, pixels in enumerate(stored):
+            dataset = _series_header(modality, uid_from, patient_id)
+            dataset.SOPInstanceUID = _uid(uid_from, f"instance {index}")
+            dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+            dataset.InstanceNumber = index + 1
+            dataset.ImagePositionPatient = _decimals(affine[:3] @ [index, 0, 0, 1])
+            dataset.ImageOrientationPatient = _decimals([*directions[:, 2], *directions[:, 1]])
+            dataset.PixelSpacing = _decimals([spacing[1], spacing[2]])
+            dataset.SliceThickness = _decimal(spacing[0])
+            if modality == "MR":
+                dataset.SpacingBetweenSlices = _decimal(spacing[0])
+            dataset.Rows, dataset.Columns = pixels.shape
+            dataset.SamplesPerPixel = 1
+            dataset.PhotometricInterpretation = "MONOCHROME2"
+            dataset.BitsAllocated = dataset.BitsStored = 16
+            dataset.HighBit = 15
+            dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+            dataset.RescaleIntercept, dataset.RescaleSlope = _decimal(intercept), _decimal(slope)
+            dataset.RescaleType = "HU" if modality == "CT" else "US"
+            dataset.WindowCenter = _decimal(float(window.mean()))
+            dataset.WindowWidth = _decimal(max(float(window[1] - window[0]), 1.0))
+            dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
+            dataset.save_as(temporary / f"slice_{index + 1:04d}.dcm", enforce_file_format=True)
+        temporary.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _stored_values(
+    array: npt.NDArray[np.float32], modality: str
+) -> tuple[npt.NDArray[np.int16] | npt.NDArray[np.uint16], float, float]:
+    values = array.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if modality == "CT":
+        if low + 1024 < -32768 or high + 1024 > 32767:
+            raise UserError(f"CT values from {low:g} to {high:g} HU don't fit 16-bit DICOM: clip them first")
+        return np.rint(values + 1024).astype(np.int16), 1.0, -1024.0
+    if low >= 0 and high <= 65535 and np.array_equal(values, np.rint(values)):
+        return values.astype(np.uint16), 1.0, 0.0
+    # Slope and intercept go through the file's 16 characters first, so that decoding inverts exactly these.
+    slope = float(_decimal((high - low) / 65535 or 1.0))
+    intercept = float(_decimal(low))
+    return np.clip(np.rint((values - intercept) / slope), 0, 65535).astype(np.uint16), slope, intercept
+
+
+def _series_header(modality: str, uid_from: str, patient_id: str) -> Dataset:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.file_meta.MediaStorageSOPClassUID = UID(_SOP_CLASS[modality])
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.ImageType = ["DERIVED", "SECONDARY", "AXIAL" if modality == "CT" else "OTHER"]
+    dataset.SOPClassUID = UID(_SOP_CLASS[modality])
+    dataset.SyntheticData = "YES"
+    dataset.Modality = modality
+    dataset.Manufacturer = "Anatogen"
+    dataset.SoftwareVersions = __version__
+    dataset.SeriesDescription = "Synthetic"
+    dataset.PatientName = "SYNTHETIC^ANATOGEN"
+    dataset.PatientID = patient_id
+    dataset.StudyInstanceUID = _uid(uid_from, "study")
+    dataset.SeriesInstanceUID = _uid(uid_from, "series")
+    dataset.FrameOfReferenceUID = _uid(uid_from, "frame of reference")
+    dataset.PatientPosition = "HFS"
+    dataset.SeriesNumber = 1
+    dataset.BurnedInAnnotation = "NO"
+    # The standard wants these present, and a synthetic scan has nothing to say in them.
+    for keyword in (
+        "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate",
+        "PatientSex", "PositionReferenceIndicator", "AcquisitionNumber",
+    ):  # fmt: skip
+        setattr(dataset, keyword, "")
+    if modality == "CT":
+        dataset.KVP = ""
+    else:
+        dataset.ScanningSequence = "RM"
+        dataset.SequenceVariant = "NONE"
+        dataset.ScanOptions = ""
+        dataset.MRAcquisitionType = "3D"
+        dataset.EchoTime = dataset.EchoTrainLength = dataset.RepetitionTime = ""
+    return dataset
+
+
+def _uid(uid_from: str, part: str) -> UID:
+    return UID(f"2.25.{uuid.uuid5(_NAMESPACE, f'{part} of {uid_from}').int}")
+
+
+def _decimal(value: float) -> DSfloat:
+    # Values below a nanometre are noise of the affine's products, and "-0" confuses some readers.
+    return DSfloat(0.0 if abs(value) < 1e-12 else float(value), auto_format=True)
+
+
+def _decimals(values: npt.ArrayLike) -> list[DSfloat]:
+    return [_decimal(float(value)) for value in np.asarray(values, dtype=float)]

@@ -1,0 +1,134 @@
+"""Pass 1 of `prepare`: reads one scan, checks it, and measures what the common grid is planned from."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from anatogen import __version__
+from anatogen.data.discover import LeftOut, Source
+from anatogen.data.formats import ending, read_dicom, read_scan
+from anatogen.data.transforms import orient, otsu_threshold
+from anatogen.data.volume import Volume
+from anatogen.errors import ScanError
+from anatogen.storage import sha256_file, sha256_json, write_text
+
+
+class Inspection(BaseModel):
+    """What pass 1 learns of one scan. Holds no name and nothing of the patient.
+
+    Attributes:
+        source_sha256: Of the file; of a DICOM series, of its files' sorted hashes.
+        content_sha256: Of the voxel values in one fixed order of axes, so that copies in other formats agree.
+        shape: (D, H, W) as read.
+        affine: 4 x 4 as read, voxel (d, h, w, 1) to RAS+ mm.
+        minimum: Lowest value.
+        maximum: Highest value.
+        low: Value of the lower percentile, over all voxels.
+        high: Value of the upper percentile, over voxels of tissue (above the Otsu threshold), so that it does
+            not depend on how much air the field of view holds.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source_sha256: str
+    content_sha256: str
+    shape: tuple[int, int, int]
+    affine: list[list[float]]
+    minimum: float
+    maximum: float
+    low: float
+    high: float
+
+    @property
+    def looks_like_ct(self) -> bool:
+        """Whether the values can be Hounsfield units of a scan with air in it, where nothing else says so."""
+        return -4096 <= self.minimum <= -500 and self.maximum <= 32767
+
+    def same_scan(self, other: "Inspection") -> bool:
+        """Whether both are the same voxels in the same place, to 0.01 mm."""
+        if self.source_sha256 == other.source_sha256:
+            return True
+        return self.content_sha256 == other.content_sha256 and np.allclose(
+            _canonical_affine(self), _canonical_affine(other), rtol=0, atol=0.01
+        )
+
+
+@dataclass(frozen=True)
+class InspectionTask:
+    """One scan for `inspect_scan`, with the settings that its measurements depend on."""
+
+    source: Source
+    percentiles: tuple[float, float]
+    npy_spacing_mm: tuple[float, float, float]
+    records: Path
+
+
+def inspect_scan(task: InspectionTask) -> Inspection | LeftOut:
+    """Reads and measures a scan, or takes the record that an interrupted run left of the same bytes."""
+    try:
+        digest = source_sha256(task.source)
+    except OSError as error:
+        return LeftOut(task.source.name, f"it can't be read: {error.strerror}")
+    suffix = "dicom" if task.source.is_dicom else ending(task.source.files[0])
+    key = sha256_json([__version__, digest, suffix, task.percentiles, task.npy_spacing_mm])
+    record = task.records / f"{key}.json"
+    try:
+        return Inspection.model_validate_json(record.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        pass
+    try:
+        volume = read_source(task.source, task.npy_spacing_mm)
+        inspection = _measure(volume, digest, task.percentiles)
+    except ScanError as error:
+        return LeftOut(task.source.name, str(error))
+    write_text(record, inspection.model_dump_json())
+    return inspection
+
+
+def read_source(source: Source, npy_spacing_mm: tuple[float, float, float]) -> Volume:
+    """Reads a discovered scan.
+
+    Raises:
+        ScanError: If it can't be read or can't be right.
+    """
+    return read_dicom(source.files) if source.is_dicom else read_scan(source.files[0], npy_spacing_mm)
+
+
+def source_sha256(source: Source) -> str:
+    """Hash of the source's bytes; for a DICOM series it does not depend on the files' names."""
+    if not source.is_dicom:
+        return sha256_file(source.files[0])
+    return sha256_json(sorted(sha256_file(file) for file in source.files))
+
+
+def _measure(volume: Volume, digest: str, percentiles: tuple[float, float]) -> Inspection:
+    array = volume.array
+    low = float(np.percentile(array, percentiles[0]))
+    tissue = array[array > otsu_threshold(array)]
+    high = float(np.percentile(tissue if tissue.size else array, percentiles[1]))
+    if not high > low:
+        raise ScanError(
+            f"nearly constant: its {percentiles[0]:g}th and {percentiles[1]:g}th percentile are both {low:g}"
+        )
+    d, h, w = array.shape
+    return Inspection(
+        source_sha256=digest,
+        content_sha256=hashlib.sha256(orient(volume, "SPL").array.data).hexdigest(),
+        shape=(d, h, w),
+        affine=volume.affine.tolist(),
+        minimum=float(array.min()),
+        maximum=float(array.max()),
+        low=low,
+        high=high,
+    )
+
+
+def _canonical_affine(inspection: Inspection) -> npt.NDArray[np.float64]:
+    affine = np.array(inspection.affine)
+    # A view of one value stands in for the voxels: only the geometry is wanted.
+    empty = np.broadcast_to(np.float32(0), inspection.shape)
+    return orient(Volume(empty, affine), "SPL").affine

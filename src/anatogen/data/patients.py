@@ -1,0 +1,108 @@
+"""Whose scan is it, and which split may use it: a patient is in one split only, by construction."""
+
+import csv
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from anatogen.data.discover import LeftOut, Source
+from anatogen.data.manifest import Split
+from anatogen.errors import UserError
+from anatogen.storage import sha256_json
+
+# The naming of BIDS, the one wide-spread way to write the subject into a path.
+_BIDS_SUBJECT = re.compile(r"(?:^|/)sub-([A-Za-z0-9]+)(?=[_/.])")
+
+
+def identify(
+    sources: Iterable[Source], folder: Path, pattern: str | None, table: Path | None
+) -> tuple[dict[str, str], list[LeftOut]]:
+    """The patient of each scan, from a table, else a pattern, else what the scan itself tells.
+
+    Without table and pattern the patient is DICOM's PatientID, the subject of a BIDS path ("sub-01/..."),
+    or the file itself.
+
+    Args:
+        sources: The scans.
+        folder: The folder that their names are relative to.
+        pattern: Regular expression with one group, searched in the relative path.
+        table: CSV file with columns `file` (relative path; for a series its folder or any of its files)
+            and `patient`.
+
+    Returns:
+        Patient by name of scan, and the scans that table or pattern say nothing of. Holds what identifies
+        patients: keep it in memory.
+
+    Raises:
+        UserError: If the table can't be read or lacks a column.
+    """
+    rows = _read_table(table) if table is not None else {}
+    patients: dict[str, str] = {}
+    left_out = []
+    for source in sources:
+        if table is not None:
+            names = [source.name, *(file.relative_to(folder).as_posix() for file in source.files)]
+            names.append(source.files[0].parent.relative_to(folder).as_posix())
+            patient = next((rows[name] for name in names if name in rows), None)
+            reason = "patient_csv has no line for it"
+        elif pattern is not None:
+            match = re.search(pattern, source.name)
+            patient = match.group(1) if match else None
+            reason = f"patient_pattern {pattern!r} does not match its path"
+        else:
+            subject = _BIDS_SUBJECT.search(source.name)
+            patient = source.patient or (subject.group(1) if subject else source.name)
+            reason = ""
+        if patient:
+            patients[source.name] = patient
+        else:
+            left_out.append(LeftOut(source.name, reason))
+    return patients, left_out
+
+
+def pseudonym(patient: str, seed: int) -> str:
+    """Hash of who it is, 16 hex digits. Pseudonymisation only: who has a list of names can find them again.
+
+    Args:
+        patient: What identifies the patient.
+        seed: Salt; the dataset's seed, so that the same preparation gives the same hashes.
+    """
+    return sha256_json([seed, patient])[:16]
+
+
+def assign_splits(patients: Iterable[str], validation: float, test: float) -> dict[str, Split]:
+    """Deals patients to splits in the order of their hashes, which the seed decides.
+
+    Args:
+        patients: Hashes of `pseudonym`, repeated as often as they have scans.
+        validation: Fraction of patients, rounded; if not 0, at least one patient where there are two.
+        test: Fraction of patients, rounded.
+
+    Returns:
+        The split of each patient. Training keeps at least one.
+    """
+    order = sorted(set(patients))
+    num_validation = round(validation * len(order))
+    if validation > 0 and len(order) >= 2:
+        num_validation = max(1, num_validation)
+    num_validation = min(num_validation, max(0, len(order) - 1))
+    num_test = min(round(test * len(order)), max(0, len(order) - 1 - num_validation))
+    splits = dict.fromkeys(order, Split.TRAIN)
+    splits.update(dict.fromkeys(order[:num_validation], Split.VALIDATION))
+    splits.update(dict.fromkeys(order[num_validation : num_validation + num_test], Split.TEST))
+    return splits
+
+
+def _read_table(path: Path) -> dict[str, str]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if not {"file", "patient"} <= set(reader.fieldnames or ()):
+                raise UserError(f"{path} has columns {reader.fieldnames}: it needs `file` and `patient`")
+            return {
+                Path(row["file"].strip()).as_posix(): row["patient"].strip()
+                for row in reader
+                if row["file"] and row["patient"]
+            }
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"the patient table {path} can't be read ({error})") from error

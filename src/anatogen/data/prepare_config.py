@@ -1,0 +1,130 @@
+"""The options of `prepare`."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from anatogen.config import Section
+from anatogen.data.transforms import Interpolation, check_codes
+from anatogen.errors import UserError
+from anatogen.storage import sha256_file
+
+Positive = Annotated[float, Field(gt=0)]
+Voxels = Annotated[int, Field(ge=4)]
+
+
+class SplitConfig(Section):
+    """Which part of the patients is held back from training.
+
+    Attributes:
+        validation: Fraction of patients, at least one patient if not 0.
+        test: Fraction of patients.
+    """
+
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    test: float = Field(default=0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> "SplitConfig":
+        if self.validation + self.test >= 1:
+            raise ValueError("validation and test together must be below 1, so that training keeps patients")
+        return self
+
+
+class PrepareConfig(Section):
+    """How scans become a dataset; what is None or "auto" is chosen from the scans and told.
+
+    Attributes:
+        orientation: Directions in which (D, H, W) grow, e.g. "SPL" (axial slices, shown as radiologists do),
+            or "auto": that of most scans' slices.
+        spacing_mm: Of the common grid: one number, three along (D, H, W), or None for the scans' median.
+        shape: (D, H, W) of the common grid in voxels, or None for the scans' median rounded up to
+            multiples of 8.
+        fit: "crop_or_pad" resamples to the spacing and cuts or pads to the shape; "resize" stretches each
+            scan's whole field of view to the shape.
+        center: What comes to the middle when cropping: the middle of the scan ("grid"), or of the largest
+            bright object in it ("foreground").
+        interpolation: "linear", or "cubic" (sharper, overshoots at edges before clipping).
+        modality: "CT", "MR", or "auto": what DICOM or the values tell.
+        window_hu: CT only: the Hounsfield units that become -1 and +1.
+        percentiles: MR only: each scan's own percentiles that become -1 (over all voxels) and +1 (over
+            tissue, i.e. voxels above the Otsu threshold).
+        patient_pattern: Regular expression whose one group, searched in the relative path, is the patient.
+        patient_csv: Table with columns `file` and `patient`, instead of a pattern.
+        split: Fractions of patients held back.
+        seed: Decides the split and salts the patients' hashes.
+        npy_spacing_mm: Spacing along (D, H, W) of .npy files, which don't hold it.
+    """
+
+    orientation: str = "auto"
+    spacing_mm: Positive | tuple[Positive, Positive, Positive] | None = None
+    shape: tuple[Voxels, Voxels, Voxels] | None = None
+    fit: Literal["crop_or_pad", "resize"] = "crop_or_pad"
+    center: Literal["grid", "foreground"] = "grid"
+    interpolation: Interpolation = "linear"
+    modality: Literal["auto", "CT", "MR"] = "auto"
+    window_hu: tuple[float, float] = (-1000, 1000)
+    percentiles: tuple[float, float] = (0.5, 99.5)
+    patient_pattern: str | None = None
+    patient_csv: Path | None = None
+    split: SplitConfig = SplitConfig()
+    seed: int = 0
+    npy_spacing_mm: tuple[Positive, Positive, Positive] = (1, 1, 1)
+
+    @field_validator("orientation")
+    @classmethod
+    def _known_orientation(cls, value: str) -> str:
+        return value if value == "auto" else check_codes(value)
+
+    @field_validator("window_hu")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not value[0] < value[1]:
+            raise ValueError("the first value must be below the second")
+        return value
+
+    @field_validator("percentiles")
+    @classmethod
+    def _percentiles(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1] <= 100:
+            raise ValueError("percentiles lie in [0, 100], the first below the second")
+        return value
+
+    @field_validator("patient_pattern")
+    @classmethod
+    def _one_group(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"it is no regular expression: {error}") from error
+        if groups != 1:
+            raise ValueError(f"it must have exactly one (group), the patient, and has {groups}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PrepareConfig":
+        if self.patient_pattern is not None and self.patient_csv is not None:
+            raise ValueError("give patient_pattern or patient_csv, not both")
+        if self.fit == "resize" and self.spacing_mm is not None:
+            raise ValueError("fit=resize takes the spacing from each scan: leave spacing_mm out")
+        return self
+
+    def portable(self) -> dict[str, Any]:
+        """The values as they are stored with a dataset: the patient table by its hash, for paths name people.
+
+        Raises:
+            UserError: If the patient table can't be read.
+        """
+        values = self.model_dump(mode="json")
+        if self.patient_csv is not None:
+            try:
+                values["patient_csv"] = f"sha256:{sha256_file(self.patient_csv)}"
+            except OSError as error:
+                raise UserError(
+                    f"the patient table {self.patient_csv} can't be read ({error.strerror})"
+                ) from error
+        return values

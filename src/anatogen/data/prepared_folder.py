@@ -1,0 +1,146 @@
+"""The folder of a prepared dataset: whose it is, whether it is up to date, and how it is published whole."""
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from anatogen import __version__
+from anatogen.data.discover import LeftOut, Source
+from anatogen.data.manifest import MANIFEST_NAME, Manifest, Split, load_manifest
+from anatogen.data.prepare_config import PrepareConfig
+from anatogen.errors import UserError
+from anatogen.storage import sha256_json, write_json
+
+VOLUMES_FOLDER = "volumes"
+WORK_FOLDER = ".work"
+LEFT_OUT_NAME = "left_out.json"
+RUN_NAME = "prepare.json"
+
+
+@dataclass(frozen=True)
+class PrepareSummary:
+    """What a preparation came to.
+
+    Attributes:
+        folder: The prepared dataset.
+        manifest: Its content.
+        left_out: Scans that did not get in, with reasons, in order of name.
+        num_ignored: Files that were no scans.
+        decisions: What was chosen from the data, one line each.
+        was_complete: Whether the dataset was there already, of the same scans and configuration.
+    """
+
+    folder: Path
+    manifest: Manifest
+    left_out: tuple[LeftOut, ...]
+    num_ignored: int
+    decisions: tuple[str, ...]
+    was_complete: bool = False
+    num_cases: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        counts = {str(split): len(self.manifest.split(split)) for split in Split}
+        object.__setattr__(self, "num_cases", counts)
+
+
+def check_folders(scans: Path, out: Path) -> None:
+    """Lets a folder pass that is new, empty, or made by `prepare`, whole or not.
+
+    Raises:
+        UserError: If `out` holds anything else or lies inside `scans`, or `scans` is no folder.
+    """
+    if not scans.is_dir():
+        raise UserError(f"{scans} is not a folder: name the folder that holds the scans")
+    if out.resolve().is_relative_to(scans.resolve()):
+        raise UserError(
+            f"{out} lies inside {scans}, so its own files would be taken for scans: choose another"
+        )
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder for the prepared dataset")
+    ours = {MANIFEST_NAME, LEFT_OUT_NAME, RUN_NAME, VOLUMES_FOLDER}
+    foreign = [
+        entry.name for entry in out.iterdir() if entry.name not in ours and not entry.name.startswith(".")
+    ]
+    volumes = out / VOLUMES_FOLDER
+    if volumes.is_dir():
+        foreign += [
+            f"{VOLUMES_FOLDER}/{entry.name}"
+            for entry in volumes.iterdir()
+            if not re.fullmatch(r"case_\d{5,}\.npy|\..*", entry.name)
+        ]
+    if (
+        not foreign
+        and volumes.exists()
+        and not any((out / name).exists() for name in (RUN_NAME, WORK_FOLDER))
+    ):
+        foreign = [VOLUMES_FOLDER]
+    if foreign:
+        raise UserError(
+            f"{out} holds files that are not of a prepared dataset ({', '.join(sorted(foreign)[:3])}): "
+            "choose a new folder"
+        )
+
+
+def fingerprint(
+    scans: Path, sources: Sequence[Source], left_out: Sequence[LeftOut], config: PrepareConfig
+) -> str:
+    """Hash of what can change the result, cheap enough to compare each time: sizes and times, not bytes."""
+    files = []
+    for source in sources:
+        for file in source.files:
+            stat = file.stat()
+            files.append([file.relative_to(scans).as_posix(), stat.st_size, stat.st_mtime_ns])
+    return sha256_json([__version__, files, [asdict(scan) for scan in left_out], config.portable()])
+
+
+def completed(out: Path, inputs: str) -> PrepareSummary | None:
+    """The summary of the dataset in the folder if it is whole and of these inputs, else None.
+
+    Args:
+        out: Folder of the dataset.
+        inputs: `fingerprint` of what it should be made of.
+    """
+    if not (out / MANIFEST_NAME).is_file():
+        return None
+    try:
+        run = json.loads((out / RUN_NAME).read_text(encoding="utf-8"))
+        entries = json.loads((out / LEFT_OUT_NAME).read_text(encoding="utf-8"))
+        manifest = load_manifest(out)
+        left_out = tuple(LeftOut(entry["file"], entry["reason"]) for entry in entries)
+        same = run["inputs"] == inputs
+        decisions, num_ignored = tuple(run["decisions"]), int(run["num_ignored"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not same or not all((out / case.file).is_file() for case in manifest.cases):
+        return None
+    shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
+    return PrepareSummary(out, manifest, left_out, num_ignored, decisions, was_complete=True)
+
+
+def publish(summary: PrepareSummary, inputs: str) -> None:
+    """Makes the folder a whole dataset: removes what is not of it, and writes `dataset.json` last.
+
+    Args:
+        summary: The result; its arrays are in the folder already.
+        inputs: `fingerprint` of what it was made of.
+    """
+    out = summary.folder
+    known = {case.file for case in summary.manifest.cases}
+    for entry in (out / VOLUMES_FOLDER).iterdir():
+        # Of an older, larger dataset, or half-written by a run that was killed.
+        if f"{VOLUMES_FOLDER}/{entry.name}" not in known:
+            entry.unlink()
+    for entry in out.glob(".part-*"):
+        entry.unlink()
+    write_json(out / LEFT_OUT_NAME, [{"file": scan.name, "reason": scan.reason} for scan in summary.left_out])
+    write_json(
+        out / RUN_NAME,
+        {"inputs": inputs, "decisions": list(summary.decisions), "num_ignored": summary.num_ignored},
+    )
+    summary.manifest.save(out)
+    shutil.rmtree(out / WORK_FOLDER)

@@ -1,0 +1,56 @@
+"""Scaling of latents to what the diffusion process expects: about 0, about unit size.
+
+The statistics are those of the whole training set, or of the codebook, and travel with the bundle.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LatentScaling:
+    """scaled = (latent - shift) / scale for each channel.
+
+    Attributes:
+        shift: float32 (C,).
+        scale: float32 (C,), above 0.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def apply(self, latent: Tensor) -> Tensor:
+        """Scales (B, C, d, h, w) latents."""
+        return (latent - self._spread(self.shift, latent)) / self._spread(self.scale, latent)
+
+    def undo(self, scaled: Tensor) -> Tensor:
+        """Maps scaled (B, C, d, h, w) back to the autoencoder's latents."""
+        return scaled * self._spread(self.scale, scaled) + self._spread(self.shift, scaled)
+
+    @staticmethod
+    def _spread(values: Tensor, like: Tensor) -> Tensor:
+        return values.to(like)[:, None, None, None]
+
+
+def codebook_range_scaling(codes: Tensor) -> LatentScaling:
+    """Maps the codebook's smallest and largest value to -1 and 1 (Khader et al. 2023).
+
+    Args:
+        codes: float (num_codes, C).
+    """
+    low, high = codes.min(), codes.max()
+    channels = codes.shape[1]
+    return LatentScaling(((low + high) / 2).repeat(channels), ((high - low) / 2).repeat(channels))
+
+
+def standard_scaling(latents: Tensor) -> LatentScaling:
+    """Gives each channel mean 0 and variance 1.
+
+    Args:
+        latents: float (N, C, d, h, w), all of the training set.
+    """
+    channels = latents.movedim(1, 0).flatten(1).double()
+    std, mean = torch.std_mean(channels, dim=1)
+    return LatentScaling(mean.float(), std.clamp(min=1e-6).float())

@@ -1,0 +1,153 @@
+"""The VQ-GAN's codebook: nearest-code lookup, learned by exponential moving averages.
+
+van den Oord et al. 2017 (VQ-VAE), appendix A.1, with the revival of codes that fall out of use.
+"""
+
+import torch
+from torch import Tensor, distributed, nn
+
+# Rows of the distance matrix made at once: bounds it to 2**25 entries, 128 MB.
+_MAX_DISTANCES = 2**25
+_EPSILON = 1e-5
+
+
+class Codebook(nn.Module):
+    """`num_codes` vectors of length `code_dim`, and how often each is used.
+
+    `lookup` and `forward` have no side effects; `update` learns from one batch. Everything that a resumed
+    training needs, the `initialised` flag too, is a buffer.
+
+    Args:
+        num_codes: Number of vectors.
+        code_dim: Their length.
+        decay: Decay of the moving averages, per update.
+        revive_below: A code whose moving count falls below this fraction of the mean count is moved to
+            where the data is.
+    """
+
+    codes: Tensor
+    ema_count: Tensor
+    ema_sum: Tensor
+    initialised: Tensor
+    usage: Tensor
+
+    def __init__(
+        self, num_codes: int, code_dim: int, decay: float = 0.99, revive_below: float = 0.03
+    ) -> None:
+        super().__init__()
+        self.decay = decay
+        self.revive_below = revive_below
+        self.register_buffer("codes", torch.randn(num_codes, code_dim))
+        self.register_buffer("ema_count", torch.ones(num_codes))
+        self.register_buffer("ema_sum", torch.zeros(num_codes, code_dim))
+        self.register_buffer("initialised", torch.tensor(False))
+        self.register_buffer("usage", torch.zeros(num_codes, dtype=torch.int64))
+
+    def lookup(self, z: Tensor) -> Tensor:
+        """Index of the nearest code of each latent cell.
+
+        Args:
+            z: float (B, code_dim, D, H, W).
+
+        Returns:
+            int64 (B, D, H, W).
+        """
+        return self._nearest(_cells(z)).reshape(z.shape[0], *z.shape[2:])
+
+    def embed(self, indices: Tensor) -> Tensor:
+        """The codes of int64 (B, D, H, W) indices, as float32 (B, code_dim, D, H, W)."""
+        return self.codes[indices].movedim(-1, 1)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Replaces each cell by its nearest code; gradients pass straight through.
+
+        Args:
+            z: float (B, code_dim, D, H, W).
+
+        Returns:
+            The quantised latent, shape of z, float32, and the int64 indices (B, D, H, W).
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.float()
+            indices = self.lookup(z)
+            return z + (self.embed(indices) - z).detach(), indices
+
+    @torch.no_grad()
+    def update(self, z: Tensor, indices: Tensor, generator: torch.Generator) -> None:
+        """Moves the codes towards the latents that chose them, and revives those that fell out of use.
+
+        The first call places the codes on cells of the batch. Under torch.distributed all ranks take part
+        and stay equal.
+
+        Args:
+            z: float (B, code_dim, D, H, W), the latents before quantisation.
+            indices: int64 (B, D, H, W), what `forward` returned for them.
+            generator: Chooses the cells that codes are placed on; alike on all ranks.
+        """
+        cells, chosen = _cells(z.detach().float()), indices.flatten()
+        num_codes = len(self.codes)
+        if not self.initialised:
+            self._place(torch.ones(num_codes, dtype=torch.bool), _gathered(cells), generator)
+            self.initialised.fill_(True)
+            chosen = self._nearest(cells)
+        count = _summed(torch.bincount(chosen, minlength=num_codes).to(cells.dtype))
+        total = _summed(torch.zeros_like(self.ema_sum).index_add_(0, chosen, cells))
+        self.usage += count.to(torch.int64)
+        self.ema_count.lerp_(count, 1 - self.decay)
+        self.ema_sum.lerp_(total, 1 - self.decay)
+        # Laplace smoothing keeps a code in place whose count is nearly 0 (appendix A.1).
+        mass = self.ema_count.sum()
+        smoothed = (self.ema_count + _EPSILON) / (mass + num_codes * _EPSILON) * mass
+        self.codes.copy_(self.ema_sum / smoothed[:, None])
+        dead = self.ema_count < self.revive_below * mass / num_codes
+        if dead.any():
+            self._place(dead.cpu(), _gathered(cells), generator)
+
+    @torch.no_grad()
+    def fraction_used(self) -> float:
+        """Share of the codes used since the last `reset_usage`, in [0, 1]."""
+        return float((self.usage > 0).float().mean())
+
+    def reset_usage(self) -> None:
+        """Starts to count the use of codes anew."""
+        self.usage.zero_()
+
+    def _nearest(self, cells: Tensor) -> Tensor:
+        # argmin |z - e|^2 = argmax z.e - |e|^2 / 2, one fused multiply-add for each chunk of rows.
+        offset = self.codes.square().sum(1).mul(-0.5)
+        codes = self.codes.T
+        rows = max(1, _MAX_DISTANCES // len(self.codes))
+        chunks = [torch.addmm(offset, chunk, codes).argmax(1) for chunk in cells.split(rows)]
+        return torch.cat(chunks)
+
+    def _place(self, where: Tensor, cells: Tensor, generator: torch.Generator) -> None:
+        """Puts the codes at `where` on random cells, as if each had always been used as often as the mean."""
+        number = int(where.sum())
+        picks = torch.randint(len(cells), (number,), generator=generator)
+        placed = cells[picks.to(cells.device)]
+        # Codes on the very same cell would never part: a little noise tells them from one another.
+        noise = torch.randn(placed.shape, generator=generator).to(placed.device)
+        placed = placed + 0.01 * cells.std(0) * noise
+        where = where.to(cells.device)
+        self.codes[where] = placed
+        count = len(cells) / len(self.codes)
+        self.ema_count[where] = count
+        self.ema_sum[where] = placed * count
+
+
+def _cells(z: Tensor) -> Tensor:
+    return z.movedim(1, -1).flatten(0, -2)
+
+
+def _summed(x: Tensor) -> Tensor:
+    if distributed.is_initialized():
+        distributed.all_reduce(x)
+    return x
+
+
+def _gathered(x: Tensor) -> Tensor:
+    if not distributed.is_initialized():
+        return x
+    parts = [torch.empty_like(x) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, x.contiguous())
+    return torch.cat(parts)

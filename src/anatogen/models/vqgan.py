@@ -1,0 +1,126 @@
+"""The autoencoder: a 3D VQ-GAN's encoder, codebook and decoder.
+
+`paper`: strided 4x4x4 convolutions from full resolution, as Khader et al. 2023 describe it after
+Esser et al. 2021. `default`: a Haar wavelet at either end, so that no wide convolution runs at full
+resolution.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from anatogen.models.blocks import ResidualBlock, channels_last, group_norm, haar, inverse_haar
+from anatogen.models.codebook import Codebook
+from anatogen.settings import AutoencoderSettings
+
+Axes = tuple[int, ...]
+Triple = tuple[int, int, int]
+
+
+class VQGAN(nn.Module):
+    """Volumes (B, 1, D, H, W) in [-1, 1] to latents (B, code_dim, D/cd, H/ch, W/cw) and back.
+
+    Args:
+        settings: The architecture.
+    """
+
+    def __init__(self, settings: AutoencoderSettings) -> None:
+        super().__init__()
+        halvings = _halvings(settings.compression)
+        self.compression = settings.compression
+        self.wavelet_axes = halvings[: settings.wavelet_levels]
+        conv_axes = halvings[settings.wavelet_levels :]
+        channels = 2 ** sum(len(axes) for axes in self.wavelet_axes)
+        widths = [settings.base_width * 2**level for level in range(len(conv_axes) + 1)]
+
+        encoder: list[nn.Module] = [nn.Conv3d(channels, widths[0], 3, padding=1)]
+        for axes, wide, wider in zip(conv_axes, widths, widths[1:], strict=False):
+            # The paper's encoder has no residual block before its first down-sampling.
+            if encoder[1:] or settings.wavelet_levels:
+                encoder += [ResidualBlock(wide, wide) for _ in range(settings.num_blocks)]
+            kernel, stride, padding = _resampling(axes)
+            encoder.append(nn.Conv3d(wide, wider, kernel, stride, padding))
+        encoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
+        encoder += [group_norm(widths[-1]), nn.SiLU(), nn.Conv3d(widths[-1], settings.code_dim, 1)]
+        self.encoder = nn.Sequential(*encoder)
+
+        self.codebook = Codebook(settings.num_codes, settings.code_dim)
+
+        decoder: list[nn.Module] = [nn.Conv3d(settings.code_dim, widths[-1], 1)]
+        decoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
+        current = widths[-1]
+        for level in reversed(range(len(conv_axes))):
+            kernel, stride, padding = _resampling(conv_axes[level])
+            width = min(settings.decoder_width * 2**level, widths[-1])
+            decoder.append(nn.ConvTranspose3d(current, width, kernel, stride, padding))
+            decoder += [ResidualBlock(width, width) for _ in range(settings.num_decoder_blocks)]
+            current = width
+        decoder += [group_norm(current), nn.SiLU(), nn.Conv3d(current, channels, 3, padding=1)]
+        self.decoder = nn.Sequential(*decoder)
+        channels_last(self)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """The latent before quantisation.
+
+        Args:
+            x: float (B, 1, D, H, W) in [-1, 1], any size; padded at the far ends with -1, the background,
+                to multiples of the compression.
+
+        Returns:
+            float (B, code_dim, ceil(D/cd), ceil(H/ch), ceil(W/cw)).
+        """
+        pads = [(-size) % factor for size, factor in zip(x.shape[2:], self.compression, strict=True)]
+        x = functional.pad(x, (0, pads[2], 0, pads[1], 0, pads[0]), value=-1.0)
+        for axes in self.wavelet_axes:
+            x = haar(x, axes)
+        latent: Tensor = self.encoder(x.contiguous(memory_format=torch.channels_last_3d))
+        return latent
+
+    def decode(self, z: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
+        """The volume of a quantised latent.
+
+        Args:
+            z: float (B, code_dim, d, h, w).
+            shape: (D, H, W) of the volume, at most the latent's times the compression.
+
+        Returns:
+            float (B, 1, D, H, W), about [-1, 1], not clipped.
+        """
+        x: Tensor = self.decoder(z.contiguous(memory_format=torch.channels_last_3d))
+        for axes in reversed(self.wavelet_axes):
+            x = inverse_haar(x, axes)
+        return x[:, :, : shape[0], : shape[1], : shape[2]]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstructs volumes.
+
+        Args:
+            x: float (B, 1, D, H, W) in [-1, 1].
+
+        Returns:
+            The reconstruction (B, 1, D, H, W); the latent before quantisation (B, code_dim, d, h, w); the
+            chosen codes, int64 (B, d, h, w).
+        """
+        z = self.encode(x)
+        quantised, indices = self.codebook(z)
+        return self.decode(quantised, x.shape[2:]), z, indices
+
+
+def latent_shape(volume_shape: Triple, compression: Triple) -> tuple[int, ...]:
+    """(d, h, w) of the latent of a (D, H, W) volume."""
+    return tuple(-(-size // factor) for size, factor in zip(volume_shape, compression, strict=True))
+
+
+def _halvings(compression: Triple) -> list[Axes]:
+    """The tensor axes that each halving takes, from the finest: (4, 4, 2) gives [(2, 3, 4), (2, 3)]."""
+    levels = max(compression).bit_length() - 1
+    return [
+        tuple(axis + 2 for axis, factor in enumerate(compression) if factor >= 2 ** (level + 1))
+        for level in range(levels)
+    ]
+
+
+def _resampling(axes: Axes) -> tuple[Triple, Triple, Triple]:
+    """Kernel, stride and padding of a (transposed) convolution that halves (doubles) the axes."""
+    d, h, w = (2 if axis in axes else 1 for axis in (2, 3, 4))
+    return (d + 2, h + 2, w + 2), (d, h, w), (1, 1, 1)

@@ -1,0 +1,249 @@
+"""From a bundle to synthetic scans on disk: restartable, in any number of processes."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Literal, assert_never, cast, get_args
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from anatogen import __version__
+from anatogen.bundle import Bundle, load_bundle
+from anatogen.data.dicom import write_dicom
+from anatogen.data.formats import write_nifti, write_npy
+from anatogen.data.volume import Volume
+from anatogen.errors import UserError
+from anatogen.settings import Sampler
+from anatogen.storage import write_json
+
+Format = Literal["nifti", "dicom", "npy"]
+_SUFFIX = {"nifti": ".nii.gz", "dicom": "", "npy": ".npy"}
+
+
+def sample(
+    bundle: Path | str,
+    out: Path | str,
+    *,
+    number: int = 1,
+    seed: int = 0,
+    sampler: Sampler | None = None,
+    steps: int | None = None,
+    batch_size: int = 4,
+    file_format: Format = "nifti",
+    device: str = "auto",
+    processes: int = 1,
+) -> list[Path]:
+    """Writes synthetic scans 0 to number - 1, as far as they are missing.
+
+    Each scan is a file (a folder for DICOM) with a JSON beside it that says it is synthetic and how it was
+    made. Scan k depends on (seed, k) alone, up to rounding of floats.
+
+    Args:
+        bundle: Folder of the model bundle.
+        out: Folder for the scans; may hold some of the same set already.
+        number: How many scans the set has.
+        seed: Of the set.
+        sampler: Default the bundle's own.
+        steps: Sampling steps; default the bundle's own.
+        batch_size: Scans made at once.
+        file_format: "nifti" (.nii.gz), "dicom" (a folder of slices) or "npy".
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+        processes: With several, each takes a part of the set (and a GPU, where there are several).
+
+    Returns:
+        Paths of all scans of the set, in order.
+
+    Raises:
+        UserError: If the bundle is none, a number can't be, or the folder holds scans of another set.
+    """
+    bundle, out = Path(bundle), Path(out)
+    for name, value in (("number", number), ("batch_size", batch_size), ("processes", processes)):
+        if value < 1:
+            raise UserError(f"{name} is {value}: it must be at least 1")
+    if steps is not None and steps < 1:
+        raise UserError(f"steps is {steps}: it must be at least 1")
+    loaded = load_bundle(bundle)
+    about = _about(loaded, seed, sampler, steps, file_format)
+    missing = [index for index in range(number) if not _is_done(out, index, about, file_format)]
+    batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("sampling", total=number, completed=number - len(missing))
+        if processes == 1:
+            loaded.to(_device(device, 0))
+            for batch in batches:
+                _write_batch(loaded, out, batch, about, file_format)
+                progress.advance(task, len(batch))
+        else:
+            for count in _in_processes(bundle, out, batches, about, file_format, device, processes):
+                progress.advance(task, count)
+    return [_scan_path(out, index, file_format) for index in range(number)]
+
+
+def sampler_named(name: str) -> Sampler:
+    """The sampler of this name.
+
+    Raises:
+        UserError: If there is none.
+    """
+    for known in get_args(Sampler):
+        if known == name:
+            return cast(Sampler, known)
+    raise UserError(f"sampler {name!r} is unknown: use {', '.join(get_args(Sampler))}")
+
+
+def format_named(name: str) -> Format:
+    """The file format of this name.
+
+    Raises:
+        UserError: If there is none.
+    """
+    for known in get_args(Format):
+        if known == name:
+            return cast(Format, known)
+    raise UserError(f"format {name!r} is unknown: use {', '.join(get_args(Format))}")
+
+
+def _about(
+    bundle: Bundle, seed: int, sampler: Sampler | None, steps: int | None, file_format: Format
+) -> dict[str, str | int | bool]:
+    settings = bundle.description.diffusion
+    return {
+        "synthetic": True,
+        "anatogen_version": __version__,
+        "bundle_sha256": bundle.sha256,
+        "seed": seed,
+        "sampler": sampler or settings.sampler,
+        "steps": steps or settings.sampling_steps,
+        "format": file_format,
+        "modality": bundle.description.intensity.modality,
+        "unit": "HU" if bundle.description.intensity.modality == "CT" else "arbitrary",
+    }
+
+
+def _scan_path(out: Path, index: int, file_format: Format) -> Path:
+    return out / f"synthetic_{index:06d}{_SUFFIX[file_format]}"
+
+
+def _sidecar(out: Path, index: int) -> Path:
+    return out / f"synthetic_{index:06d}.json"
+
+
+def _is_done(out: Path, index: int, about: dict[str, str | int | bool], file_format: Format) -> bool:
+    """Whether the scan lies there; the sidecar is written after it."""
+    sidecar = _sidecar(out, index)
+    if not sidecar.exists():
+        return False
+    try:
+        found = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return False
+    wanted = about | {"index": index}
+    differing = [name for name in wanted if found.get(name) != wanted[name] and name != "anatogen_version"]
+    if differing:
+        raise UserError(
+            f"{sidecar} is of another set of scans (other {', '.join(differing)}): choose another folder, or "
+            "empty this one"
+        )
+    return _scan_path(out, index, file_format).exists()
+
+
+def _write_batch(
+    bundle: Bundle,
+    out: Path,
+    indices: list[int],
+    about: dict[str, str | int | bool],
+    file_format: Format,
+) -> int:
+    grid, intensity = bundle.description.grid, bundle.description.intensity
+    try:
+        arrays = bundle.generate(
+            indices,
+            seed=int(about["seed"]),
+            sampler=about["sampler"],  # type: ignore[arg-type]
+            steps=int(about["steps"]),
+        ).numpy()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    for index, array in zip(indices, arrays, strict=True):
+        volume = Volume(intensity.restore(array), np.asarray(grid.affine))
+        _write(volume, _scan_path(out, index, file_format), index, about, file_format)
+        write_json(_sidecar(out, index), about | {"index": index})
+    return len(indices)
+
+
+def _write(
+    volume: Volume, path: Path, index: int, about: dict[str, str | int | bool], file_format: Format
+) -> None:
+    match file_format:
+        case "nifti":
+            write_nifti(volume, path)
+        case "npy":
+            write_npy(volume, path)
+        case "dicom":
+            # A folder without its sidecar was finished just before a kill, and is the same scan.
+            if not path.exists():
+                identity = (
+                    f"{about['bundle_sha256']} {about['seed']} {index} {about['sampler']} {about['steps']}"
+                )
+                modality: Literal["CT", "MR"] = "CT" if about["modality"] == "CT" else "MR"
+                write_dicom(volume, path, modality, uid_from=identity, patient_id=f"SYNTHETIC-{index:06d}")
+        case _:
+            assert_never(file_format)
+
+
+def _device(name: str, number: int) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"device {name!r} is unknown: use cpu, cuda, cuda:0 or auto") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: this machine has no usable GPU; use --device cpu")
+    if device.type == "cuda" and device.index is None:
+        return torch.device("cuda", number % torch.cuda.device_count())
+    return device
+
+
+_worker_bundle: Bundle | None = None
+
+
+def _start_worker(bundle: Path, device: str, counter, processes: int) -> None:  # type: ignore[no-untyped-def]
+    global _worker_bundle
+    with counter.get_lock():
+        number = counter.value
+        counter.value += 1
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    _worker_bundle = load_bundle(bundle, _device(device, number))
+
+
+def _work(out: Path, indices: list[int], about: dict[str, str | int | bool], file_format: Format) -> int:
+    assert _worker_bundle is not None
+    return _write_batch(_worker_bundle, out, indices, about, file_format)
+
+
+def _in_processes(
+    bundle: Path,
+    out: Path,
+    batches: list[list[int]],
+    about: dict[str, str | int | bool],
+    file_format: Format,
+    device: str,
+    processes: int,
+) -> Iterator[int]:
+    """Yields how many scans each finished batch had."""
+    context = get_context("spawn")
+    arguments = (bundle, device, context.Value("i", 0), processes)
+    with ProcessPoolExecutor(processes, context, _start_worker, arguments) as pool:
+        futures = [pool.submit(_work, out, batch, about, file_format) for batch in batches]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

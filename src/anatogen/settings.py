@@ -1,0 +1,225 @@
+"""Everything that can be set for a generator: both networks, the diffusion process, and their training.
+
+Pure descriptions without torch, so that a configuration is checked before anything heavy is imported.
+Values for a start are in `presets`.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from anatogen.config import Section
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+PowerOfTwo = Literal[1, 2, 4, 8, 16]
+Sampler = Literal["ddpm", "ddim", "dpm_solver_pp", "euler", "heun"]
+
+
+class AutoencoderSettings(Section):
+    """The VQ-GAN's generator: encoder, codebook, decoder.
+
+    Attributes:
+        compression: Voxels per latent cell along (D, H, W).
+        wavelet_levels: Haar levels at the front and back; each halves every axis that is still to be halved
+            and costs no convolution at the finer resolution.
+        base_width: Encoder's channels at the finest convolved resolution; doubled at each halving.
+        decoder_width: The decoder's likewise, never above the encoder's widest.
+        num_blocks: Encoder's residual blocks at each resolution above the latent's.
+        num_decoder_blocks: The decoder's likewise.
+        num_core_blocks: Residual blocks at the latent's resolution, on either side.
+        num_codes: Entries of the codebook.
+        code_dim: Channels of a latent cell.
+    """
+
+    compression: tuple[PowerOfTwo, PowerOfTwo, PowerOfTwo] = (4, 4, 4)
+    wavelet_levels: Annotated[int, Field(ge=0, le=3)] = 0
+    base_width: Positive = 16
+    decoder_width: Positive = 32
+    num_blocks: Annotated[int, Field(ge=0)] = 1
+    num_decoder_blocks: Annotated[int, Field(ge=0)] = 2
+    num_core_blocks: Annotated[int, Field(ge=0)] = 1
+    num_codes: Annotated[int, Field(ge=2)] = 16_384
+    code_dim: Positive = 8
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_number_for_all_axes(cls, values: object) -> object:
+        if isinstance(values, dict) and isinstance(values.get("compression"), int):
+            return values | {"compression": (values["compression"],) * 3}
+        return values
+
+    @model_validator(mode="after")
+    def _wavelet_fits_compression(self) -> Self:
+        if 2**self.wavelet_levels > max(self.compression):
+            raise ValueError(
+                f"wavelet_levels {self.wavelet_levels} compress more than compression {self.compression}"
+            )
+        return self
+
+
+class LossSettings(Section):
+    """Weights of the VQ-GAN's losses; a weight of 0 leaves its part out (both 0: no discriminators).
+
+    Attributes:
+        l1: Mean absolute error of the reconstruction.
+        perceptual: Distance of 2D network features of a random slice of each volume.
+        perceptual_weights: Weights file of the 2D network; none: those of the pip package.
+        commitment: Pull of the encoder towards its codes.
+        adversarial_slice: Hinge loss of the 2D discriminator on a random slice of each volume.
+        adversarial_volume: Hinge loss of the 3D discriminator.
+        feature_matching: L1 distance of the discriminators' features of real and reconstructed scans.
+        discriminator_width: Channels of the discriminators' first convolution.
+        discriminator_start: Batches before the discriminators start to learn.
+        adversarial_start: Batches before their loss counts for the generator.
+    """
+
+    l1: Weight = 4.0
+    perceptual: Weight = 4.0
+    perceptual_weights: str | None = None
+    commitment: Weight = 0.25
+    adversarial_slice: Weight = 1.0
+    adversarial_volume: Weight = 1.0
+    feature_matching: Weight = 4.0
+    discriminator_width: Positive = 64
+    discriminator_start: Annotated[int, Field(ge=0)] = 10_000
+    adversarial_start: Annotated[int, Field(ge=0)] = 10_000
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether any discriminator takes part."""
+        return self.adversarial_slice > 0 or self.adversarial_volume > 0
+
+    @model_validator(mode="after")
+    def _learns_before_it_counts(self) -> Self:
+        if self.adversarial_start < self.discriminator_start:
+            raise ValueError(
+                f"adversarial_start {self.adversarial_start} is before "
+                f"discriminator_start {self.discriminator_start}"
+            )
+        return self
+
+
+class OptimiserSettings(Section):
+    """Budget, batches and Adam of one stage.
+
+    Attributes:
+        batch_size: Scans per step, over all devices.
+        learning_rate: Used as it stands; nothing rescales it.
+        betas: Adam's decay rates.
+        weight_decay: Decoupled (AdamW).
+        warmup_steps: Steps of linear rise of the learning rate.
+        decay: "none", or "cosine" to 0 at the end of the budget.
+        gradient_clip: Largest norm of the gradient; none for no limit.
+        steps: Budget in steps; whichever of steps and minutes ends first.
+        minutes: Budget in minutes of training, over all resumptions.
+    """
+
+    batch_size: Positive = 2
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Weight = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    decay: Literal["none", "cosine"] = "none"
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    steps: Positive | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+
+
+class DenoiserSettings(Section):
+    """The network that the diffusion process asks.
+
+    Attributes:
+        kind: "factorised": 1x3x3 convolutions, spatial then depth attention, plane-only halving (the paper);
+            "volumetric": 3x3x3 convolutions that follow the latent grid's spacing, attention at the coarsest
+            level.
+        width: Channels at the finest level.
+        multipliers: Channels of each level as multiples of `width`.
+        num_blocks: Residual blocks of each level, on either side.
+        num_heads: Attention heads.
+        head_dim: Channels of an attention head.
+        patch: Latent cells per side that the input layer gathers into one (space to depth); 1 for none.
+    """
+
+    kind: Literal["factorised", "volumetric"] = "volumetric"
+    width: Positive = 64
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
+    num_blocks: Positive = 2
+    num_heads: Positive = 4
+    head_dim: Positive = 32
+    patch: Literal[1, 2] = 1
+
+
+class DiffusionSettings(Section):
+    """The process: how latents are scaled and noised, what the network predicts, how it is sampled.
+
+    Attributes:
+        latent_scaling: "codebook_range" maps the codebook's [min, max] to [-1, 1] (the paper);
+            "standardise" gives each channel of the training latents mean 0 and variance 1.
+        schedule: "cosine" (Nichol and Dhariwal 2021) or "linear_flow" (x_t = (1 - t) x_0 + t eps).
+        num_train_steps: Noise levels of the discrete process; none: t is continuous.
+        prediction: What the network's output means.
+        time_sampling: Training t "uniform" or "logit_normal" (more of the middle; Esser et al. 2024).
+        loss: Distance between prediction and target.
+        clip_x_0: Bound of |x_0| in sampling, where the latents have one; none for none.
+        sampler: The sampler used when none is named.
+        sampling_steps: Its number of steps.
+        ema_decay: Decay of the weights' exponential moving average, per step.
+    """
+
+    latent_scaling: Literal["codebook_range", "standardise"] = "standardise"
+    schedule: Literal["cosine", "linear_flow"] = "linear_flow"
+    num_train_steps: Positive | None = None
+    prediction: Literal["eps", "x_0", "v", "velocity"] = "velocity"
+    time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
+    loss: Literal["l1", "l2"] = "l2"
+    clip_x_0: Annotated[float, Field(gt=0)] | None = None
+    sampler: Sampler = "dpm_solver_pp"
+    sampling_steps: Positive = 25
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+
+    @model_validator(mode="after")
+    def _levels_fit_schedule(self) -> Self:
+        if (self.schedule == "cosine") != (self.num_train_steps is not None):
+            raise ValueError("num_train_steps belongs to schedule cosine, and only to it")
+        return self
+
+    @model_validator(mode="after")
+    def _invertible(self) -> Self:
+        if self.schedule == "linear_flow" and self.prediction in ("eps", "v"):
+            raise ValueError(
+                f"prediction {self.prediction} can't give x_0 at t = 1 of linear_flow: use velocity or x_0"
+            )
+        return self
+
+
+class TrainingSettings(Section):
+    """What both stages share.
+
+    Attributes:
+        seed: Decides initial weights, order, flips and noise.
+        flip: Axis that half of the scans are mirrored along: "vertical" in the slice plane (the paper),
+            "left_right" of the body, or "none".
+        checkpoint_minutes: Time between checkpoints; 0 for one after each step.
+        preview_minutes: Time between preview pictures.
+        require_fit_autoencoder: Whether an autoencoder that fails its check stops stage two.
+    """
+
+    seed: int = 0
+    flip: Literal["none", "vertical", "left_right"] = "none"
+    checkpoint_minutes: Weight = 2.0
+    preview_minutes: Annotated[float, Field(gt=0)] = 5.0
+    require_fit_autoencoder: bool = True
+
+
+class Settings(Section):
+    """A generator, from voxels to samples; the saved `config.yaml`."""
+
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
+    losses: LossSettings = LossSettings()
+    autoencoder_training: OptimiserSettings = OptimiserSettings()
+    denoiser: DenoiserSettings = DenoiserSettings()
+    diffusion: DiffusionSettings = DiffusionSettings()
+    diffusion_training: OptimiserSettings = OptimiserSettings()
+    training: TrainingSettings = TrainingSettings()

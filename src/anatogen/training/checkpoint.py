@@ -1,0 +1,53 @@
+"""Checkpoints: everything that a killed training needs to go on as if nothing had happened."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from anatogen.errors import UserError
+from anatogen.storage import atomic_path
+
+
+class Stateful(Protocol):
+    """A network or an optimiser."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its state."""
+        ...
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        """Takes the state on."""
+        ...
+
+
+def save_checkpoint(path: Path, parts: Mapping[str, Stateful], counters: Mapping[str, float]) -> None:
+    """Writes the state of all parts and the counters, atomically.
+
+    Nothing random is in it: all randomness is a function of seed and step (`anatogen.seeding`).
+    """
+    content = {
+        "counters": dict(counters),
+        "parts": {name: part.state_dict() for name, part in parts.items()},
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path, parts: Mapping[str, Stateful]) -> dict[str, float]:
+    """Restores all parts in place and returns the counters.
+
+    Raises:
+        UserError: If the file is damaged or of other networks.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(content["parts"][name])
+        return dict(content["counters"])
+    except Exception as error:
+        # torch reports damage as RuntimeError, UnpicklingError, EOFError or KeyError by where it is.
+        raise UserError(
+            f"the checkpoint {path} can't be used ({type(error).__name__}): delete it to start anew."
+        ) from error

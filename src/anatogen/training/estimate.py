@@ -1,0 +1,158 @@
+"""What a training will take, before it is started: parameters, memory, passes over the data."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from anatogen.bundle import latent_spacing_mm
+from anatogen.config import to_yaml
+from anatogen.data.manifest import Grid, Split, load_manifest
+from anatogen.models.denoiser import Denoiser
+from anatogen.models.discriminators import Discriminators
+from anatogen.models.vqgan import VQGAN, latent_shape
+from anatogen.settings import OptimiserSettings, Settings
+
+_BYTES_PER_WEIGHT = 4
+# Weight, gradient and Adam's two moments.
+_COPIES_TRAINED = 4
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """What one stage takes.
+
+    Attributes:
+        num_parameters: Trained parameters by network.
+        memory_gb: Weights, gradients, optimiser state and saved activations of a step, in 10^9 bytes; the
+            library's workspace comes on top.
+        seconds_per_step: Measured on this machine, or None where the budget is in steps.
+        passes: How often the budget sees each training scan.
+    """
+
+    num_parameters: dict[str, int]
+    memory_gb: float
+    seconds_per_step: float | None
+    passes: float
+
+
+def describe_plan(data: Path, settings: Settings, stages: tuple[str, ...]) -> str:
+    """The resolved settings and what each stage takes, as text.
+
+    Args:
+        data: A prepared dataset.
+        settings: The whole configuration.
+        stages: "autoencoder", "diffusion" or both.
+    """
+    manifest = load_manifest(data)
+    num_scans = len(manifest.split(Split.TRAIN))
+    lines = [to_yaml(settings), f"{num_scans} training scans of {manifest.grid.shape}"]
+    for stage in stages:
+        estimate = estimate_autoencoder if stage == "autoencoder" else estimate_diffusion
+        found = estimate(settings, manifest.grid, num_scans)
+        parameters = ", ".join(f"{name} {number:,}" for name, number in found.num_parameters.items())
+        speed = "" if found.seconds_per_step is None else f", about {found.seconds_per_step:.2f} s a step"
+        lines.append(
+            f"{stage}: parameters {parameters}; about {found.memory_gb:.1f} GB for a step; the budget is "
+            f"{found.passes:.1f} passes over the training scans{speed}"
+        )
+    return "\n".join(lines)
+
+
+def estimate_autoencoder(settings: Settings, grid: Grid, num_scans: int) -> StageEstimate:
+    """What stage one takes."""
+    batch = settings.autoencoder_training.batch_size
+    losses = settings.losses
+    shape = (batch, 1, *grid.shape)
+
+    def step(device: str) -> tuple[dict[str, nn.Module], Callable[[], Tensor]]:
+        with torch.device(device):
+            network = VQGAN(settings.autoencoder)
+            networks: dict[str, nn.Module] = {"autoencoder": network}
+            x = torch.zeros(shape)
+            index = torch.zeros(batch, dtype=torch.int64)
+            critics = None
+            if losses.adversarial:
+                critics = Discriminators(
+                    losses.discriminator_width, losses.adversarial_slice > 0, losses.adversarial_volume > 0
+                )
+                networks["discriminators"] = critics
+
+        def run() -> Tensor:
+            # The lookup keeps nothing for the way back, and has no kernels on the meta device.
+            reconstructed = network.decode(network.encode(x), x.shape[2:])
+            total = (reconstructed - x).abs().mean()
+            if critics is not None:
+                for real, fake in critics(x, reconstructed, index).values():
+                    total = total + real[0].mean() + fake[0].mean()
+            return total
+
+        return networks, run
+
+    return _estimate(step, settings.autoencoder_training, num_scans, num_shadows=0)
+
+
+def estimate_diffusion(settings: Settings, grid: Grid, num_scans: int) -> StageEstimate:
+    """What stage two takes."""
+    batch = settings.diffusion_training.batch_size
+    cells = latent_shape(grid.shape, settings.autoencoder.compression)
+
+    def step(device: str) -> tuple[dict[str, nn.Module], Callable[[], Tensor]]:
+        channels = settings.autoencoder.code_dim
+        with torch.device(device):
+            spacing = latent_spacing_mm(grid, settings.autoencoder)
+            network = Denoiser(settings.denoiser, channels, cells, spacing)
+            x, t = torch.zeros(batch, channels, *cells), torch.zeros(batch)
+        return {"denoiser": network}, lambda: network(x, t).square().mean()
+
+    return _estimate(step, settings.diffusion_training, num_scans, num_shadows=1)
+
+
+def _estimate(
+    build: Callable[[str], tuple[dict[str, nn.Module], Callable[[], Tensor]]],
+    budget: OptimiserSettings,
+    num_scans: int,
+    num_shadows: int,
+) -> StageEstimate:
+    networks, run = build("meta")
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        # Views of one storage are saved once.
+        saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        kept.append(tensor)
+        return tensor
+
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        run()
+    num_parameters = {
+        name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()
+    }
+    weights = sum(num_parameters.values()) * _BYTES_PER_WEIGHT * (_COPIES_TRAINED + num_shadows)
+    seconds = _seconds_per_step(build) if budget.minutes is not None else None
+    steps = float(budget.steps) if budget.steps is not None else float("inf")
+    if seconds is not None and budget.minutes is not None:
+        steps = min(steps, 60 * budget.minutes / seconds)
+    return StageEstimate(
+        num_parameters,
+        (weights + sum(saved.values())) / 1e9,
+        seconds,
+        steps * budget.batch_size / num_scans,
+    )
+
+
+def _seconds_per_step(build: Callable[[str], tuple[dict[str, nn.Module], Callable[[], Tensor]]]) -> float:
+    """Seconds of the second of two passes forth and back; the first one warms up."""
+    _, run = build("cuda" if torch.cuda.is_available() else "cpu")
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        run().backward()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    return seconds

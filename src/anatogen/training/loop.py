@@ -1,0 +1,222 @@
+"""What every training loop shares: budget, finite check, checkpoints, logs, previews, progress."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from anatogen.errors import UserError
+from anatogen.settings import OptimiserSettings, TrainingSettings
+from anatogen.storage import write_text
+from anatogen.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
+from anatogen.training.progress import StageProgress
+
+CHECKPOINT_NAME = "checkpoint.pt"
+LOG_NAME = "log.jsonl"
+_SECONDS_PER_RECORD = 1.0
+
+
+class NonFiniteLossError(UserError):
+    """A loss became infinite or not a number; raised before the weights are touched."""
+
+
+class Loop:
+    """Counts the steps of one stage, from its last checkpoint to the end of its budget.
+
+    Use: ``for step in loop.steps(): ...``; inside, `require_finite` before any optimiser steps and
+    `record` once.
+
+    Args:
+        fabric: Devices and processes.
+        folder: Where checkpoint, logs and previews go.
+        optimiser: Budget, batch size and learning rate.
+        training: Intervals.
+        parts: Networks and optimisers to checkpoint, by name.
+        learners: The optimisers whose learning rate is set.
+        num_cases: Scans in an epoch.
+        preview: Writes a picture of the present state to a path, or returns without one.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        folder: Path,
+        optimiser: OptimiserSettings,
+        training: TrainingSettings,
+        parts: Mapping[str, Stateful],
+        learners: list[torch.optim.Optimizer],
+        num_cases: int,
+        preview: Callable[[Path], None],
+    ) -> None:
+        self.fabric = fabric
+        self.folder = folder
+        self.optimiser = optimiser
+        self.training = training
+        self.parts = parts
+        self.learners = learners
+        self.num_cases = num_cases
+        self.preview = preview
+        self.step = 0
+        self._seconds_before = 0.0
+        self._started = time.perf_counter()
+        self._window: list[dict[str, Tensor | float]] = []
+        self._window_started = self._started
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent on this stage, over all resumptions."""
+        return self._seconds_before + time.perf_counter() - self._started
+
+    @property
+    def epoch(self) -> int:
+        """Passes over the data that the next step's first scan comes after."""
+        return self.step * self.optimiser.batch_size // self.num_cases
+
+    def steps(self) -> Iterator[int]:
+        """Yields the number of each step until the budget is used up, and looks after everything between."""
+        checkpoint = self.folder / CHECKPOINT_NAME
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if checkpoint.exists():
+            counters = load_checkpoint(checkpoint, self.parts)
+            self.step, self._seconds_before = int(counters["step"]), counters["seconds"]
+        is_writer = self.fabric.is_global_zero
+        if is_writer:
+            _forget_records_after(self.folder / LOG_NAME, self.step)
+        # TensorBoard takes a second to import, and only the writer needs it.
+        board = _tensorboard(self.folder, self.step) if is_writer else None
+        last_checkpoint = last_preview = time.perf_counter()
+        progress = self._progress()
+        resumed_at = self.step
+        with StageProgress(self.folder.name, enabled=is_writer) as display:
+            while progress < 1:
+                self._set_learning_rate(progress)
+                yield self.step
+                self.step += 1
+                progress = self._progress()
+                now = time.perf_counter()
+                if not is_writer:
+                    continue
+                if now - self._window_started >= _SECONDS_PER_RECORD or progress >= 1:
+                    record = self._close_window(now)
+                    with (self.folder / LOG_NAME).open("a", encoding="utf-8") as log:
+                        log.write(json.dumps(record) + "\n")
+                    for name, value in record.items():
+                        board.add_scalar(name, value, self.step)
+                    display.show(progress, self.seconds, record, self.epoch)
+                if progress >= 1 or now - last_checkpoint >= 60 * self.training.checkpoint_minutes:
+                    counters = {"step": float(self.step), "seconds": self.seconds}
+                    save_checkpoint(checkpoint, self.parts, counters)
+                    last_checkpoint = time.perf_counter()
+                if progress < 1 and now - last_preview >= 60 * self.training.preview_minutes:
+                    self._write_preview()
+                    last_preview = time.perf_counter()
+        if is_writer and self.step > resumed_at:
+            self._write_preview()
+        if board is not None:
+            board.close()
+        self.fabric.barrier()
+
+    def require_finite(self, losses: Mapping[str, Tensor]) -> None:
+        """Stops the training if any loss is not finite.
+
+        Raises:
+            NonFiniteLossError: Naming the losses and what to change; on all ranks alike.
+        """
+        values = torch.stack([value.detach().float() for value in losses.values()])
+        if self.fabric.world_size > 1:
+            values = self.fabric.all_reduce(values, reduce_op="sum")
+        if bool(torch.isfinite(values).all()):
+            return
+        names = [name for name, value in zip(losses, values, strict=True) if not math.isfinite(value)]
+        rate = self.optimiser.learning_rate
+        raise NonFiniteLossError(
+            f"step {self.step}: the loss {', '.join(names)} is not finite. The weights were not touched and "
+            "the last checkpoint is kept. Lower the learning rate "
+            f"({self.folder.name}_training.learning_rate={rate / 3:.0e}), or set "
+            f"{self.folder.name}_training.gradient_clip=1, and start a new run."
+        )
+
+    def record(self, values: Mapping[str, Tensor | float]) -> None:
+        """Notes the losses of one step; their means are logged about once a second."""
+        self._window.append(
+            {name: value.detach() if isinstance(value, Tensor) else value for name, value in values.items()}
+        )
+
+    def _progress(self) -> float:
+        """Share of the budget that is used up; at least 1 ends the stage."""
+        shares = []
+        if self.optimiser.steps is not None:
+            shares.append(self.step / self.optimiser.steps)
+        if self.optimiser.minutes is not None:
+            seconds = self.seconds
+            if self.fabric.world_size > 1:
+                # All ranks must stop at the same step.
+                seconds = float(self.fabric.all_reduce(torch.tensor(seconds), reduce_op="sum"))
+                seconds /= self.fabric.world_size
+            shares.append(seconds / (60 * self.optimiser.minutes))
+        return max(shares)
+
+    def _set_learning_rate(self, progress: float) -> None:
+        factor = min(1.0, (self.step + 1) / (self.optimiser.warmup_steps + 1))
+        if self.optimiser.decay == "cosine":
+            factor *= (1 + math.cos(math.pi * progress)) / 2
+        for learner in self.learners:
+            for group in learner.param_groups:
+                group["lr"] = self.optimiser.learning_rate * factor
+
+    def _close_window(self, now: float) -> dict[str, float]:
+        # A loss that starts later, or a count made once an epoch, is not in every step of the window.
+        names = dict.fromkeys(name for values in self._window for name in values)
+        record: dict[str, float] = {"step": self.step, "minutes": round(self.seconds / 60, 4)}
+        for name in names:
+            found = [float(values[name]) for values in self._window if name in values]
+            record[name] = sum(found) / len(found)
+        scans = len(self._window) * self.optimiser.batch_size
+        record["scans_per_second"] = scans / max(now - self._window_started, 1e-9)
+        record["learning_rate"] = self.learners[0].param_groups[0]["lr"]
+        self._window.clear()
+        self._window_started = now
+        return record
+
+    def _write_preview(self) -> None:
+        self.preview(self.folder / "previews" / f"step_{self.step:07d}.png")
+
+
+def read_log(folder: Path) -> list[dict[str, float]]:
+    """The records of a stage's log, oldest first; a line that a kill cut short is left out."""
+    path = folder / LOG_NAME
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+def still_falling(records: list[dict[str, float]], name: str = "loss") -> bool:
+    """Whether a loss fell by more than 2% from the third to the last quarter of the log."""
+    values = [record[name] for record in records if name in record]
+    quarter = len(values) // 4
+    if quarter == 0:
+        return True
+    before, after = values[-2 * quarter : -quarter], values[-quarter:]
+    return sum(after) < 0.98 * sum(before)
+
+
+def _forget_records_after(path: Path, step: int) -> None:
+    """Drops what a killed run logged after its last checkpoint: the steps will be made again."""
+    if path.exists():
+        kept = [record for record in read_log(path.parent) if record["step"] <= step]
+        write_text(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def _tensorboard(folder: Path, step: int):  # type: ignore[no-untyped-def]
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

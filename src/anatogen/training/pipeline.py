@@ -1,0 +1,323 @@
+"""`anatogen train`: both stages from a prepared dataset to a model bundle, each resumed where it stopped."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import yaml
+from lightning_fabric import Fabric
+from torch import nn
+
+from anatogen.bundle import (
+    Bundle,
+    BundleDescription,
+    build_schedule,
+    latent_spacing_mm,
+    load_bundle,
+    measure_x_0_variance,
+)
+from anatogen.config import save_yaml
+from anatogen.data.dataset import VolumeDataset
+from anatogen.data.manifest import Manifest, Split, load_manifest
+from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling, standard_scaling
+from anatogen.diffusion.process import x_0_predictor
+from anatogen.errors import UserError
+from anatogen.figures import planes_figure
+from anatogen.models.denoiser import Denoiser
+from anatogen.models.vqgan import VQGAN
+from anatogen.provenance import write_provenance
+from anatogen.settings import Settings
+from anatogen.storage import sha256_file, write_json, write_text
+from anatogen.training.autoencoder import NUM_PREVIEWS, train_autoencoder
+from anatogen.training.diffusion import train_diffusion
+from anatogen.training.fitness import Fitness, check_autoencoder
+from anatogen.training.latent_cache import cached_latents
+from anatogen.training.loop import read_log, still_falling
+from anatogen.weights import WEIGHTS_NAME, load_weights
+
+Stage = Literal["autoencoder", "diffusion"]
+_MAX_VARIANCE_SCANS = 16
+# What may differ when a run is resumed: how long it goes on, and when it shows itself.
+_CHANGEABLE = (
+    "autoencoder_training.steps",
+    "autoencoder_training.minutes",
+    "diffusion_training.steps",
+    "diffusion_training.minutes",
+    "training.checkpoint_minutes",
+    "training.preview_minutes",
+    "training.require_fit_autoencoder",
+)
+
+
+def train(
+    data: Path | str,
+    run: Path | str,
+    settings: Settings,
+    *,
+    stages: tuple[Stage, ...] = ("autoencoder", "diffusion"),
+    autoencoder_run: Path | str | None = None,
+    accelerator: str = "auto",
+    devices: int = 1,
+) -> Path:
+    """Trains a generator, or goes on with a training that was stopped; a finished one is left as it is.
+
+    Args:
+        data: A prepared dataset.
+        run: Folder of the run: checkpoints, logs, previews, and at the end `bundle/`.
+        settings: From `presets` and `config.resolve`.
+        stages: Which stages.
+        autoencoder_run: The run whose autoencoder stage two uses; default this run's own.
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        devices: Number of GPUs, or of processes on a CPU.
+
+    Returns:
+        The folder of the bundle, or of the autoencoder if stage two was not asked for.
+
+    Raises:
+        UserError: If data and settings don't fit the run, or the autoencoder is not fit for stage two.
+        NonFiniteLossError: If a loss is not finite.
+    """
+    data, run = Path(data), Path(run)
+    source = run if autoencoder_run is None else Path(autoencoder_run)
+    manifest = load_manifest(data)
+    _check_budgets(settings, stages)
+    if not manifest.split(Split.TRAIN):
+        raise UserError(f"{data} has no training scans: prepare it with other split fractions")
+    if source != run:
+        settings = _with_autoencoder_of(source, settings)
+    _claim(run, manifest, settings)
+    strategy = "auto" if devices == 1 else "ddp_spawn"
+    if "autoencoder" in stages:
+        fabric = _fabric(accelerator, devices, strategy)
+        fabric.launch(_autoencoder_stage, data, run / "autoencoder", settings)
+    if "diffusion" not in stages:
+        return run / "autoencoder"
+    device = _fabric(accelerator, 1, "auto").device
+    network = _load_autoencoder(source, settings, device)
+    fitness = _require_fit(network, data, source, settings, device)
+    weights = source / "autoencoder" / WEIGHTS_NAME
+    dataset = VolumeDataset(data, Split.TRAIN)
+    flip = settings.training.flip
+    latents = cached_latents(network, weights, dataset, flip, run / "latents", device)
+    scaling = _scaling(settings, network, latents)
+    description = _describe(settings, manifest, latents.shape[3:], scaling)
+    _claim_latents(run / "diffusion", latents)
+    fabric = _fabric(accelerator, devices, strategy)
+    fabric.launch(
+        _diffusion_stage, Path(str(latents.filename)), run / "diffusion", settings, description, weights
+    )
+    return _write_bundle(run, data, network, description, fitness, device, settings)
+
+
+def read_settings(run: Path) -> Settings:
+    """The settings that a run was started with.
+
+    Raises:
+        UserError: If the folder is no run.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run} is not a training run: it has no config.yaml")
+    return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def _autoencoder_stage(fabric: Fabric, data: Path, folder: Path, settings: Settings) -> None:
+    _share_cores(fabric)
+    train_autoencoder(fabric, data, folder, settings)
+    if fabric.is_global_zero:
+        _say_if_still_falling(folder)
+
+
+def _diffusion_stage(
+    fabric: Fabric,
+    latents: Path,
+    folder: Path,
+    settings: Settings,
+    description: BundleDescription,
+    autoencoder_weights: Path,
+) -> None:
+    _share_cores(fabric)
+    autoencoder = VQGAN(settings.autoencoder)
+    load_weights(autoencoder, autoencoder_weights)
+    autoencoder.requires_grad_(False).eval()
+    grid = description.grid
+    scaling = LatentScaling(torch.tensor(description.latent_shift), torch.tensor(description.latent_scale))
+
+    def draw_preview(denoiser: nn.Module, path: Path) -> None:
+        bundle = Bundle(description, autoencoder, denoiser).to(fabric.device)
+        arrays = bundle.generate(range(NUM_PREVIEWS), seed=settings.training.seed).numpy()
+        planes_figure(
+            [("synthetic", list(arrays))], path, spacing_mm=grid.spacing_mm, axis_codes=grid.axis_codes
+        )
+
+    schedule = build_schedule(settings.diffusion)
+    train_diffusion(fabric, latents, scaling, schedule, grid, folder, settings, draw_preview)
+    if fabric.is_global_zero:
+        _say_if_still_falling(folder)
+
+
+def _fabric(accelerator: str, devices: int, strategy: str) -> Fabric:
+    on_gpu = accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+    # bfloat16 convolutions are hundreds of times slower on CPUs without native support.
+    precision: Any = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return Fabric(
+        accelerator="cuda" if on_gpu else "cpu", devices=devices, strategy=strategy, precision=precision
+    )
+
+
+def _share_cores(fabric: Fabric) -> None:
+    if fabric.device.type == "cpu" and fabric.world_size > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
+
+
+def _check_budgets(settings: Settings, stages: tuple[Stage, ...]) -> None:
+    for stage in stages:
+        budget = getattr(settings, f"{stage}_training")
+        if budget.steps is None and budget.minutes is None:
+            raise UserError(f"{stage}_training has no budget: give --minutes or --steps")
+
+
+def _claim(run: Path, manifest: Manifest, settings: Settings) -> None:
+    """Makes the run's folder this training's, or checks that it is."""
+    dataset = run / "dataset.sha256"
+    if (run / "config.yaml").exists():
+        before, now = (_flat(value.model_dump(mode="json")) for value in (read_settings(run), settings))
+        changed = [name for name in now if now[name] != before.get(name) and name not in _CHANGEABLE]
+        if changed:
+            listing = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
+            raise UserError(f"{run} holds a run with other settings ({listing}): choose another folder")
+        if dataset.read_text(encoding="utf-8").strip() != manifest.sha256():
+            raise UserError(f"{run} holds a run on other data: choose another folder")
+    elif run.exists() and any(run.iterdir()):
+        raise UserError(f"{run} is not empty and holds no run: choose another folder")
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(dataset, manifest.sha256() + "\n")
+    write_provenance(run / "provenance.json", {"dataset": manifest.sha256()}, settings.training.seed)
+    save_yaml(settings, run / "config.yaml")
+
+
+def _claim_latents(folder: Path, latents: np.memmap) -> None:
+    """Makes stage two's folder these latents', or checks that it is: the autoencoder may have trained on."""
+    path, key = folder / "latents.txt", Path(str(latents.filename)).stem
+    if path.exists() and path.read_text(encoding="utf-8").strip() != key:
+        raise UserError(
+            f"{folder} was trained on latents of another autoencoder: delete it to train the denoiser anew"
+        )
+    write_text(path, key + "\n")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def _with_autoencoder_of(source: Path, settings: Settings) -> Settings:
+    """The settings with the autoencoder that another run trained."""
+    return settings.model_copy(update={"autoencoder": read_settings(source).autoencoder})
+
+
+def _load_autoencoder(source: Path, settings: Settings, device: torch.device) -> VQGAN:
+    network = VQGAN(settings.autoencoder)
+    load_weights(network, source / "autoencoder" / WEIGHTS_NAME)
+    return network.requires_grad_(False).eval().to(device)
+
+
+def _require_fit(
+    network: VQGAN, data: Path, source: Path, settings: Settings, device: torch.device
+) -> Fitness:
+    fitness = check_autoencoder(
+        network, VolumeDataset(data, Split.TRAIN), VolumeDataset(data, Split.VALIDATION), device
+    )
+    write_json(source / "autoencoder" / "fitness.json", fitness.model_dump(mode="json"))
+    verdict = "fit for stage two" if not fitness.problems else "not fit for stage two"
+    print(
+        f"autoencoder: {verdict} · held-out PSNR {fitness.psnr_db:.1f} dB (mean scan "
+        f"{fitness.mean_scan_psnr_db:.1f} dB) · {fitness.codes_used:.0%} of codes used · latent std "
+        f"{min(fitness.latent_std):.2g} to {max(fitness.latent_std):.2g}",
+        flush=True,
+    )
+    if fitness.problems and settings.training.require_fit_autoencoder:
+        listing = "".join(f"\n  - {problem}" for problem in fitness.problems)
+        raise UserError(
+            f"the autoencoder is not fit for stage two:{listing}\n"
+            "To go on all the same: training.require_fit_autoencoder=false"
+        )
+    return fitness
+
+
+def _scaling(settings: Settings, network: VQGAN, latents: np.memmap) -> LatentScaling:
+    if settings.diffusion.latent_scaling == "codebook_range":
+        return codebook_range_scaling(network.codebook.codes.cpu())
+    return standard_scaling(torch.from_numpy(np.asarray(latents)).flatten(0, 1))
+
+
+def _describe(
+    settings: Settings, manifest: Manifest, latent_shape: tuple[int, ...], scaling: LatentScaling
+) -> BundleDescription:
+    d, h, w = latent_shape
+    return BundleDescription(
+        autoencoder=settings.autoencoder,
+        denoiser=settings.denoiser,
+        diffusion=settings.diffusion,
+        grid=manifest.grid,
+        intensity=manifest.intensity,
+        latent_shape=(d, h, w),
+        latent_shift=scaling.shift.tolist(),
+        latent_scale=scaling.scale.tolist(),
+        training={"dataset_sha256": manifest.sha256()},
+    )
+
+
+def _write_bundle(
+    run: Path,
+    data: Path,
+    autoencoder: VQGAN,
+    description: BundleDescription,
+    fitness: Fitness,
+    device: torch.device,
+    settings: Settings,
+) -> Path:
+    weights = run / "diffusion" / WEIGHTS_NAME
+    denoiser = Denoiser(
+        description.denoiser,
+        description.autoencoder.code_dim,
+        description.latent_shape,
+        latent_spacing_mm(description.grid, description.autoencoder),
+    )
+    load_weights(denoiser, weights)
+    bundle = Bundle(description, autoencoder, denoiser.requires_grad_(False).eval()).to(device)
+    held_out = VolumeDataset(data, Split.VALIDATION)
+    measured = held_out if len(held_out) else VolumeDataset(data, Split.TRAIN)
+    x = measured.batch(range(min(_MAX_VARIANCE_SCANS, len(measured)))).to(device)
+    with torch.inference_mode():
+        latents = bundle.scaling.apply(torch.cat([autoencoder.encode(item) for item in x.split(1)]))
+    schedule = build_schedule(settings.diffusion)
+    predict = x_0_predictor(denoiser, schedule, settings.diffusion.prediction, settings.diffusion.clip_x_0)
+    records = read_log(run / "diffusion")
+    bundle.description = description.model_copy(
+        update={
+            "x_0_variance": measure_x_0_variance(predict, latents, schedule, settings.training.seed),
+            "training": description.training
+            | {
+                "reconstruction_psnr_db": round(fitness.psnr_db, 3),
+                "codes_used": round(fitness.codes_used, 4),
+                "diffusion_steps": records[-1]["step"] if records else 0.0,
+                "denoiser_sha256": sha256_file(weights),
+            },
+        }
+    )
+    bundle.save(run / "bundle")
+    load_bundle(run / "bundle")
+    return run / "bundle"
+
+
+def _say_if_still_falling(folder: Path) -> None:
+    if still_falling(read_log(folder)):
+        print(
+            f"{folder.name}: the loss was still falling when the budget ended; the same command with a "
+            "larger --minutes or --steps goes on from here",
+            flush=True,
+        )
