@@ -1,5 +1,30 @@
-"""Anatogen turns a folder of 3D medical scans into a generator of new ones."""
+"""Anatogen turns a folder of 3D medical scans into a generator of new ones.
 
+The short way: `prepare` a folder, `train` a generator, `load_bundle(...).sample(...)` or `sample` to disk.
+Each name is imported when it is first used, so that `import anatogen` stays light.
+"""
+
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anatogen.api import prepare, train
+    from anatogen.bundle import load_bundle
+    from anatogen.sampling import sample
 
 __version__ = version("anatogen")
+__all__ = ["__version__", "load_bundle", "prepare", "sample", "train"]
+
+_HOMES = {
+    "load_bundle": "anatogen.bundle",
+    "prepare": "anatogen.api",
+    "sample": "anatogen.sampling",
+    "train": "anatogen.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'anatogen' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from anatogen.errors import UserError
 
 if TYPE_CHECKING:
-    from anatogen.settings import Settings
+    from anatogen.training.pipeline import Stage
 
 Scans = Annotated[Path, typer.Argument(help="Folder of scans: NIfTI, NRRD, MetaImage, NPY, DICOM series.")]
 Data = Annotated[Path, typer.Argument(help="Prepared dataset.")]
@@ -73,12 +73,9 @@ def prepare(
     ] = False,
 ) -> None:
     """Check scans, bring them to one grid and intensity range, and split them by patient."""
-    from anatogen.config import resolve
-    from anatogen.data.prepare import PrepareConfig
-    from anatogen.data.prepare import prepare as prepare_scans
+    from anatogen.api import prepare as prepare_scans
 
-    settings = resolve(PrepareConfig, file=config, overrides=overrides or ())
-    summary = prepare_scans(scans, out, settings, strict=strict)
+    summary = prepare_scans(scans, out, overrides or (), config=config, strict=strict)
     for decision in summary.decisions:
         print(f"  {decision}")
     for left_out in summary.left_out:
@@ -88,6 +85,17 @@ def prepare(
     print(
         f"{state}: {len(summary.manifest.cases)} scans ({counts}), {len(summary.left_out)} left out, in {out}"
     )
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(help="Folder for everything; the page is OUT/index.html.")],
+    minutes: Annotated[float, typer.Option(help="How long it may take, about.")] = 10.0,
+) -> None:
+    """Go the whole way on embedded data: brains made from the MNI152 template."""
+    from anatogen.demo import run_demo
+
+    run_demo(out, minutes)
 
 
 @train_app.command("both", hidden=True)
@@ -104,8 +112,8 @@ def train_both(
     dry_run: DryRun = False,
 ) -> None:
     """Train the autoencoder, then the diffusion model on its latents."""
-    settings = _settings(preset, config, overrides, ("autoencoder", "diffusion"), minutes, steps)
-    _train(data, run, settings, ("autoencoder", "diffusion"), None, accelerator, devices, dry_run)
+    stages: tuple[Stage, ...] = ("autoencoder", "diffusion")
+    _train(data, run, overrides, preset, config, minutes, steps, stages, None, accelerator, devices, dry_run)
 
 
 @train_app.command("autoencoder")
@@ -122,8 +130,8 @@ def train_autoencoder(
     dry_run: DryRun = False,
 ) -> None:
     """Train stage one: the VQ-GAN that compresses scans."""
-    settings = _settings(preset, config, overrides, ("autoencoder",), minutes, steps)
-    _train(data, run, settings, ("autoencoder",), None, accelerator, devices, dry_run)
+    stages: tuple[Stage, ...] = ("autoencoder",)
+    _train(data, run, overrides, preset, config, minutes, steps, stages, None, accelerator, devices, dry_run)
 
 
 @train_app.command("diffusion")
@@ -143,8 +151,11 @@ def train_diffusion(
     dry_run: DryRun = False,
 ) -> None:
     """Train stage two: the diffusion model of the latents."""
-    settings = _settings(preset, config, overrides, ("diffusion",), minutes, steps)
-    _train(data, run, settings, ("diffusion",), autoencoder, accelerator, devices, dry_run)
+    stages: tuple[Stage, ...] = ("diffusion",)
+    source = autoencoder
+    _train(
+        data, run, overrides, preset, config, minutes, steps, stages, source, accelerator, devices, dry_run
+    )
 
 
 @app.command()
@@ -192,48 +203,39 @@ def main() -> None:
         sys.exit(1)
 
 
-def _settings(
-    preset: str,
-    config: Path | None,
-    overrides: list[str] | None,
-    stages: tuple[str, ...],
-    minutes: float | None,
-    steps: int | None,
-) -> Settings:
-    from anatogen.config import resolve
-    from anatogen.presets import preset_named
-    from anatogen.settings import Settings
-
-    budgets: list[str] = []
-    if minutes is not None or steps is not None:
-        # A budget on the command line stands for the preset's, whichever kind that was.
-        for stage in stages:
-            budgets.append(f"{stage}_training.minutes={'null' if minutes is None else minutes}")
-            budgets.append(f"{stage}_training.steps={'null' if steps is None else steps}")
-    return resolve(Settings, preset_named(preset), config, [*(overrides or ()), *budgets])
-
-
 def _train(
     data: Path,
     run: Path,
-    settings: Settings,
-    stages: tuple[Literal["autoencoder", "diffusion"], ...],
+    overrides: list[str] | None,
+    preset: str,
+    config: Path | None,
+    minutes: float | None,
+    steps: int | None,
+    stages: tuple[Stage, ...],
     autoencoder: Path | None,
     accelerator: str,
     devices: int,
     dry_run: bool,
 ) -> None:
     if dry_run:
+        from anatogen.presets import training_settings
         from anatogen.training.estimate import describe_plan
 
+        settings = training_settings(
+            preset, overrides or (), config=config, minutes=minutes, steps=steps, stages=stages
+        )
         print(describe_plan(data, settings, stages))
         return
-    from anatogen.training.pipeline import train
+    from anatogen.api import train
 
     result = train(
         data,
         run,
-        settings,
+        overrides or (),
+        preset=preset,
+        config=config,
+        minutes=minutes,
+        steps=steps,
         stages=stages,
         autoencoder_run=autoencoder,
         accelerator=accelerator,

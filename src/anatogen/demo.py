@@ -1,108 +1,133 @@
-"""The demo's last step: one page that shows what was learned, how long it took and what to type next.
+"""`anatogen demo`: the whole way on embedded data, through the very calls that the commands make."""
 
-The page is a single HTML file without scripts, links or network access, so it can be mailed or archived.
-"""
-
-import base64
-import tempfile
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import torch
 
-from anatogen.data.manifest import Grid
-from anatogen.figures import curves_figure, duration_text, planes_figure
-from anatogen.storage import write_text
+from anatogen.bundle import load_bundle
+from anatogen.data.dataset import VolumeDataset
+from anatogen.data.formats import read_nifti
+from anatogen.data.manifest import Split, load_manifest
+from anatogen.data.prepare import PrepareConfig, prepare
+from anatogen.data.recipes.brains import make_brains
+from anatogen.demo_page import write_demo_page
+from anatogen.errors import UserError
+from anatogen.presets import training_settings
+from anatogen.sampling import sample
+from anatogen.training.fitness import Fitness
+from anatogen.training.loop import read_log
+from anatogen.training.pipeline import train
 
-_MAX_COLUMNS = 8
+NUM_SCANS = 300
+NUM_SAMPLES = 16
+_NUM_SHOWN = 8
+# Shares of the budget; the rest is for making and preparing scans, sampling and the page.
+_AUTOENCODER_SHARE = 0.3
+_DIFFUSION_SHARE = 0.6
 
 
-def write_demo_page(
-    folder: Path,
-    *,
-    real: Sequence[npt.NDArray[Any]],
-    reconstructed: Sequence[npt.NDArray[Any]],
-    synthetic: Sequence[npt.NDArray[Any]],
-    grid: Grid,
-    timings: Mapping[str, float],
-    histories: Mapping[str, Sequence[Mapping[str, float]]],
-    numbers: Mapping[str, str],
-    commands: Sequence[str],
-    next_steps: Sequence[str],
-) -> Path:
-    """Writes `index.html` into the folder: pictures, curves, timings, key numbers and commands.
+def run_demo(folder: Path, minutes: float = 10.0) -> Path:
+    """Makes brains, prepares them, trains both stages, samples, and writes a page about it.
+
+    A demo that was stopped goes on where it stopped.
 
     Args:
-        folder: Where the page goes; made if it is missing.
-        real: Prepared volumes (D, H, W) in [-1, 1]; the first 8 are shown.
-        reconstructed: The same volumes after the autoencoder, in the same order.
-        synthetic: New volumes of the same shape and range.
-        grid: The voxel grid that all of them share; its affine decides which way up they are shown.
-        timings: Seconds for each stage, in the order in which the stages ran.
-        histories: For each training stage its records, as `curves_figure` takes them; empty ones are left
-            out.
-        numbers: Label and value of each key number, units included.
-        commands: The lines that were typed; a line that starts with "#" is a remark.
-        next_steps: The lines to type for one's own scans, with remarks likewise.
+        folder: Where everything goes.
+        minutes: How long all of it may take, about.
 
     Returns:
-        The path of the page.
+        The page, `index.html`.
 
     Raises:
-        ValueError: If there is no volume, or volumes differ from the grid's shape.
+        UserError: If the template that the brains are made from is not installed, or minutes can't be.
     """
-    sources = [
-        (f"{name} scans", list(volumes)[:_MAX_COLUMNS])
-        for name, volumes in (("Real", real), ("Reconstructed", reconstructed), ("Synthetic", synthetic))
-        if len(volumes)
-    ]
-    shapes = {tuple(np.shape(volume)) for _, volumes in sources for volume in volumes}
-    if shapes != {grid.shape}:
-        raise ValueError(f"volumes must have the grid's shape {grid.shape}, got {sorted(shapes) or 'none'}")
-    with tempfile.TemporaryDirectory() as scratch:
-        picture = Path(scratch) / "picture.png"
-        planes_figure(
-            sources,
-            picture,
-            spacing_mm=grid.spacing_mm,
-            axis_codes=nib.aff2axcodes(np.array(grid.affine)),
-        )
-        planes = _data_url(picture)
-        curves = {}
-        for name, records in histories.items():
-            if records:
-                curves_figure(records, picture)
-                curves[name] = _data_url(picture)
-    total = sum(timings.values())
-    environment = Environment(
-        loader=PackageLoader("anatogen"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("demo.html").render(
-        planes=planes,
-        sources=[name for name, _ in sources],
-        grid=grid,
-        curves=curves,
-        timings=[
-            (name, duration_text(seconds), 100 * seconds / total if total else 0.0)
-            for name, seconds in timings.items()
+    if minutes <= 0:
+        raise UserError(f"minutes is {minutes}: it must be above 0")
+    first, second = _AUTOENCODER_SHARE * minutes, _DIFFUSION_SHARE * minutes
+    scans, data, synthetic = folder / "scans", folder / "data", folder / f"synthetic_{minutes:g}min"
+    run = folder / f"run_{minutes:g}min"
+    settings = training_settings(
+        "tiny",
+        [
+            f"autoencoder_training.minutes={first}",
+            "autoencoder_training.steps=null",
+            f"diffusion_training.minutes={second}",
+            "diffusion_training.steps=null",
         ],
-        total=duration_text(total),
-        numbers=numbers,
-        commands=commands,
-        next_steps=next_steps,
     )
-    path = folder / "index.html"
-    write_text(path, page)
-    return path
+    commands = [
+        f"# {NUM_SCANS} brains, made by deforming the MNI152 template; they stand in for real scans",
+        f"anatogen prepare {scans} {data}",
+        f"anatogen train autoencoder {data} {run} --preset tiny --minutes {first:g}",
+        f"anatogen train diffusion {data} {run} --preset tiny --minutes {second:g}",
+        f"anatogen sample {run / 'bundle'} {synthetic} -n {NUM_SAMPLES} --seed 0",
+    ]
+    timings: dict[str, float] = {}
+
+    def step(name: str, command: str, action: Callable[[], object]) -> None:
+        print(f"\n{command}", flush=True)
+        started = time.perf_counter()
+        action()
+        timings[name] = time.perf_counter() - started
+
+    step("Make scans", commands[0], lambda: make_brains(scans, count=NUM_SCANS))
+    step("Prepare", commands[1], lambda: prepare(scans, data, PrepareConfig()))
+    step("Train autoencoder", commands[2], lambda: train(data, run, settings, stages=("autoencoder",)))
+    step("Train diffusion model", commands[3], lambda: train(data, run, settings, stages=("diffusion",)))
+    paths: list[Path] = []
+    step("Sample", commands[4], lambda: paths.extend(sample(run / "bundle", synthetic, number=NUM_SAMPLES)))
+    # A stage that an earlier call finished took its time then.
+    for name, stage in (("Train autoencoder", "autoencoder"), ("Train diffusion model", "diffusion")):
+        timings[name] = max(timings[name], 60 * read_log(run / stage)[-1]["minutes"])
+    page = _write_page(folder, data, run, paths, timings, commands)
+    print(f"\nopen {page}", flush=True)
+    return page
 
 
-def _data_url(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode("ascii")
+def _write_page(
+    folder: Path, data: Path, run: Path, paths: list[Path], timings: dict[str, float], commands: list[str]
+) -> Path:
+    manifest = load_manifest(data)
+    bundle = load_bundle(run / "bundle")
+    held_out = VolumeDataset(data, Split.TEST)
+    real = held_out.batch(range(min(_NUM_SHOWN, len(held_out))))
+    with torch.inference_mode():
+        reconstructed = bundle.autoencoder(real)[0].clamp(-1, 1)
+    synthetic = [manifest.intensity.normalise(read_nifti(path).array) for path in paths[:_NUM_SHOWN]]
+    fitness = Fitness.model_validate_json((run / "autoencoder" / "fitness.json").read_text(encoding="utf-8"))
+    histories = {stage: read_log(run / stage) for stage in ("autoencoder", "diffusion")}
+    return write_demo_page(
+        folder,
+        real=_arrays(real),
+        reconstructed=_arrays(reconstructed),
+        synthetic=synthetic,
+        grid=manifest.grid,
+        timings=timings,
+        histories=histories,
+        numbers={
+            "Training scans": str(len(manifest.split(Split.TRAIN))),
+            "Held-out reconstruction": f"{fitness.psnr_db:.1f} dB PSNR",
+            "Codes used": f"{fitness.codes_used:.0%} of {len(bundle.autoencoder.codebook.codes):,}",
+            "Denoiser": f"{sum(p.numel() for p in bundle.denoiser.parameters()) / 1e6:.1f} M parameters",
+            "Autoencoder steps": f"{histories['autoencoder'][-1]['step']:,.0f}",
+            "Denoiser steps": f"{histories['diffusion'][-1]['step']:,.0f}",
+            "Sampling": f"{timings['Sample'] / len(paths):.2f} s a scan, {len(paths)} scans",
+        },
+        commands=commands,
+        next_steps=[
+            "# your folder of NIfTI, NRRD, MetaImage, NPY or DICOM scans",
+            "anatogen prepare MY_SCANS my_data",
+            "# what it will take, before it is started",
+            "anatogen train my_data my_run --dry-run --minutes 60",
+            "anatogen train my_data my_run --minutes 60",
+            "anatogen sample my_run/bundle my_synthetic_scans -n 100 --seed 0",
+        ],
+    )
+
+
+def _arrays(batch: torch.Tensor) -> list[npt.NDArray[np.float32]]:
+    return list(batch[:, 0].numpy())

@@ -4,9 +4,13 @@
 `default` is what we recommend. `tiny` is `default` sized for tests and for the demo on a CPU.
 """
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from anatogen.config import resolve
 from anatogen.errors import ConfigError
+from anatogen.settings import Settings
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -136,3 +140,34 @@ def preset_named(name: str) -> dict[str, Any]:
     if name not in PRESETS:
         raise ConfigError(f"preset {name!r} is unknown: use {', '.join(PRESETS)}")
     return PRESETS[name]
+
+
+def training_settings(
+    preset: str,
+    overrides: Iterable[str] = (),
+    *,
+    config: Path | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    stages: Iterable[str] = ("autoencoder", "diffusion"),
+) -> Settings:
+    """The settings of a training: preset, then YAML file, then overrides, then the budget of its stages.
+
+    Args:
+        preset: Name of a preset.
+        overrides: Strings "key.sub=value".
+        config: YAML file.
+        minutes: Budget of each stage in minutes.
+        steps: Budget of each stage in steps.
+        stages: The stages that the budget is for.
+
+    Raises:
+        ConfigError: Listing all that is wrong.
+    """
+    budgets = []
+    if minutes is not None or steps is not None:
+        # A budget that is given stands for the preset's, whichever kind that was.
+        for stage in stages:
+            budgets.append(f"{stage}_training.minutes={'null' if minutes is None else minutes}")
+            budgets.append(f"{stage}_training.steps={'null' if steps is None else steps}")
+    return resolve(Settings, preset_named(preset), config, [*overrides, *budgets])

@@ -154,6 +154,12 @@ def test_rescale_of_each_slice_counts(series: Path) -> None:
     np.testing.assert_allclose(after.array[changed[0]], before.array[changed[0]] * 2 + 5)
 
 
+def test_values_are_not_inverted_for_display(series: Path) -> None:
+    before = read_scan(series)
+    edit(series, lambda dataset, _: setattr(dataset, "PhotometricInterpretation", "MONOCHROME1"))
+    assert np.array_equal(read_scan(series).array, before.array)
+
+
 def test_no_frame_of_reference_is_no_obstacle(series: Path) -> None:
     before = read_scan(series)
     edit(series, lambda dataset, _: delattr(dataset, "FrameOfReferenceUID"))

@@ -15,8 +15,10 @@ import pytest
 from pydantic import ValidationError
 from scan_makers import ct_head, head, tree_bytes, world
 
+from anatogen.data.conversion import ConversionTask, convert_scan
+from anatogen.data.discover import Source
 from anatogen.data.formats import read_scan, write_dicom, write_nifti, write_npy
-from anatogen.data.manifest import Split, load_manifest
+from anatogen.data.manifest import Intensity, Split, load_manifest
 from anatogen.data.prepare import PrepareConfig, PrepareSummary, SplitConfig, prepare
 from anatogen.data.transforms import axis_codes, orient
 from anatogen.data.volume import Volume
@@ -279,7 +281,7 @@ def test_nothing_of_the_patient_gets_out(tmp_path: Path, capfd: pytest.CaptureFi
                 setattr(dataset, keyword, value)
             if seed == 2 and path.name == "slice_0003.dcm":
                 dataset.ImagePositionPatient = [1, 2, 3]
-                dataset.PatientAge = "not an age"  # a value that pydicom would quote in a warning
+                dataset.add_new("PatientAge", "LO", "not an age")  # pydicom quotes it in a warning on reading
             dataset.save_as(path)
     summary = run(tmp_path / "scans", tmp_path / "out", workers=2)
     prepare(tmp_path / "scans", tmp_path / "shown", PrepareConfig(), workers=1)
@@ -350,6 +352,40 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, stage: str) -> N
         assert path.stat().st_mtime_ns == finished[path.name], "finished work was done again"
     run(tmp_path / "scans", tmp_path / "whole", workers=1, **config)
     assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "whole")
+
+
+def test_a_record_never_stands_beside_another_tasks_array(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_nifti(head(0), tmp_path / "a.nii")
+    tasks = [
+        ConversionTask(
+            source=Source("a.nii", (tmp_path / "a.nii",)),
+            source_sha256="0",
+            intensity=Intensity(modality="MR", low=0, high=high),
+            codes="SPL",
+            spacing_mm=(1, 1, 1),
+            shape=(16, 16, 16),
+            center="grid",
+            interpolation="linear",
+            npy_spacing_mm=(1, 1, 1),
+            output=tmp_path / "case_00000.npy",
+            record=tmp_path / "case_00000.json",
+        )
+        for high in (500, 900)
+    ]
+    convert_scan(tasks[0])
+    expected = tasks[0].output.read_bytes()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("anatogen.data.conversion.write_text", killed)
+        convert_scan(tasks[1])
+    assert tasks[0].output.read_bytes() != expected
+    convert_scan(tasks[0])
+    assert tasks[0].output.read_bytes() == expected
 
 
 def _group_lives(group: int) -> bool:

@@ -1,4 +1,5 @@
-"""File formats to `Volume` and back: NIfTI, NRRD, MetaImage, NPY here, DICOM series in `dicom`.
+"""File formats to `Volume` and back: NIfTI, NRRD, MetaImage, NPY here, DICOM series in
+`dicom` and `dicom_writing`.
 
 The first place that touches a user's scan, so everything that can be wrong with one is told here, as a
 `ScanError` that names neither file nor patient. Readers keep the file's own axes in the order (k, j, i), so
@@ -21,7 +22,8 @@ from anatogen.data.checks import (
     squeezed_shape,
     unreadable,
 )
-from anatogen.data.dicom import is_dicom, read_dicom, series_files, write_dicom
+from anatogen.data.dicom import is_dicom, read_dicom, series_files
+from anatogen.data.dicom_writing import write_dicom
 from anatogen.data.transforms import centred_affine
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError, UserError

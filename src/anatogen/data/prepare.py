@@ -259,6 +259,7 @@ def _manifest(cases: list[Case], modality: str, grid: CommonGrid, config: Prepar
 def _patient_note(cases: Sequence[Case], config: PrepareConfig) -> list[str]:
     num_patients = len({case.patient for case in cases})
     note = f"{len(cases)} scans of {num_patients} patients"
-    if config.patient_pattern is None and config.patient_csv is None and num_patients == len(cases):
+    told = config.patient_pattern is not None or config.patient_csv is not None
+    if not told and num_patients == len(cases) > 1:
         note += ": each scan counts as a patient; if one has several, set patient_pattern or patient_csv"
     return [note]

@@ -6,8 +6,9 @@ van den Oord et al. 2017 (VQ-VAE), appendix A.1, with the revival of codes that 
 import torch
 from torch import Tensor, distributed, nn
 
-# Rows of the distance matrix made at once: bounds it to 2**25 entries, 128 MB.
+# Distances made at once: 128 MB of them; on a CPU as many as its cache holds until they are compared.
 _MAX_DISTANCES = 2**25
+_MAX_DISTANCES_CPU = 2**20
 _EPSILON = 1e-5
 
 
@@ -113,12 +114,13 @@ class Codebook(nn.Module):
         self.usage.zero_()
 
     def _nearest(self, cells: Tensor) -> Tensor:
-        # argmin |z - e|^2 = argmax z.e - |e|^2 / 2, one fused multiply-add for each chunk of rows.
-        offset = self.codes.square().sum(1).mul(-0.5)
-        codes = self.codes.T
-        rows = max(1, _MAX_DISTANCES // len(self.codes))
-        chunks = [torch.addmm(offset, chunk, codes).argmax(1) for chunk in cells.split(rows)]
-        return torch.cat(chunks)
+        # argmin |z - e|^2 = argmax z.e - |e|^2 / 2, one product with the offset as one more dimension.
+        offset = self.codes.square().sum(1, keepdim=True).mul(-0.5)
+        codes = torch.cat((self.codes, offset), dim=1).T.contiguous()
+        cells = nn.functional.pad(cells, (0, 1), value=1.0)
+        limit = min(_MAX_DISTANCES, _MAX_DISTANCES_CPU) if cells.device.type == "cpu" else _MAX_DISTANCES
+        rows = max(1, limit // len(self.codes))
+        return torch.cat([(chunk @ codes).max(1).indices for chunk in cells.split(rows)])
 
     def _place(self, where: Tensor, cells: Tensor, generator: torch.Generator) -> None:
         """Puts the codes at `where` on random cells, as if each had always been used as often as the mean."""

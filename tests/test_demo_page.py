@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from anatogen.data.manifest import Grid
-from anatogen.demo import write_demo_page
+from anatogen.demo_page import write_demo_page
 
 GRID = Grid(
     shape=(8, 10, 12),

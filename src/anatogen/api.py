@@ -1,0 +1,94 @@
+"""The short Python calls: the same as the commands, with settings by preset, file and keyword."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anatogen.config import resolve
+
+if TYPE_CHECKING:
+    from anatogen.data.prepare import PrepareSummary
+    from anatogen.training.pipeline import Stage
+
+
+def prepare(
+    scans: Path | str,
+    out: Path | str,
+    overrides: Iterable[str] = (),
+    *,
+    config: Path | None = None,
+    strict: bool = False,
+) -> "PrepareSummary":
+    """Makes a prepared dataset of a folder of scans, as `anatogen prepare` does.
+
+    Args:
+        scans: Folder of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
+        out: Folder of the dataset.
+        overrides: Strings "key.sub=value", e.g. "spacing_mm=1".
+        config: YAML file of settings.
+        strict: Makes a scan that can't be used an error.
+
+    Returns:
+        What was decided, prepared and left out.
+
+    Raises:
+        UserError: If settings or folders are wrong, or no scan is left.
+    """
+    from anatogen.data.prepare import PrepareConfig
+    from anatogen.data.prepare import prepare as prepare_scans
+
+    settings = resolve(PrepareConfig, file=config, overrides=overrides)
+    return prepare_scans(Path(scans), Path(out), settings, strict=strict)
+
+
+def train(
+    data: Path | str,
+    run: Path | str,
+    overrides: Iterable[str] = (),
+    *,
+    preset: str = "default",
+    config: Path | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    stages: tuple["Stage", ...] = ("autoencoder", "diffusion"),
+    autoencoder_run: Path | str | None = None,
+    accelerator: str = "auto",
+    devices: int = 1,
+) -> Path:
+    """Trains a generator or resumes its training, as `anatogen train` does.
+
+    Args:
+        data: A prepared dataset.
+        run: Folder of the run.
+        overrides: Strings "key.sub=value", e.g. "denoiser.width=96".
+        preset: "paper", "default" or "tiny".
+        config: YAML file of settings.
+        minutes: Budget of each stage in minutes; default the preset's steps.
+        steps: Budget of each stage in steps.
+        stages: Which stages.
+        autoencoder_run: The run whose autoencoder stage two uses; default this run's own.
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        devices: Number of GPUs, or of processes on a CPU; more than one needs the caller's script to be
+            guarded by `if __name__ == "__main__"`.
+
+    Returns:
+        The folder of the bundle, or of the autoencoder if stage two was not asked for.
+
+    Raises:
+        UserError: If settings, data and run don't fit, or the autoencoder is not fit for stage two.
+    """
+    from anatogen.presets import training_settings
+    from anatogen.training.pipeline import train as train_stages
+
+    settings = training_settings(
+        preset, overrides, config=config, minutes=minutes, steps=steps, stages=stages
+    )
+    return train_stages(
+        data,
+        run,
+        settings,
+        stages=stages,
+        autoencoder_run=autoencoder_run,
+        accelerator=accelerator,
+        devices=devices,
+    )
