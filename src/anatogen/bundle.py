@@ -260,7 +260,7 @@ def load_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundl
     autoencoder = VQGAN(description.autoencoder)
     denoiser = Denoiser(
         description.denoiser,
-        description.autoencoder.code_dim,
+        description.autoencoder.latent_channels,
         description.latent_shape,
         latent_spacing_mm(description.grid, description.autoencoder),
     )

@@ -17,9 +17,9 @@ from anatogen.storage import write_text
 
 
 class Section(BaseModel):
-    """A part of a configuration: unknown keys are errors, values can't change once resolved."""
+    """A part of a configuration: unknown keys are errors, numbers finite, values fixed once resolved."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 SectionT = TypeVar("SectionT", bound=Section)

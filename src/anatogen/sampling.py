@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from anatogen import __version__
 from anatogen.bundle import Bundle, load_bundle
-from anatogen.data.dicom import write_dicom
+from anatogen.data.dicom_writing import write_dicom
 from anatogen.data.formats import write_nifti, write_npy
 from anatogen.data.volume import Volume
 from anatogen.errors import UserError
@@ -205,7 +205,7 @@ def _device(name: str, number: int) -> torch.device:
         raise UserError(f"device {name!r} is unknown: use cpu, cuda, cuda:0 or auto") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: this machine has no usable GPU; use --device cpu")
-    if device.type == "cuda" and device.index is None:
+    if name == "cuda":
         return torch.device("cuda", number % torch.cuda.device_count())
     return device
 

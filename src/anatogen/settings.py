@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from anatogen.config import Section
 
 Positive = Annotated[int, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 PowerOfTwo = Literal[1, 2, 4, 8, 16]
 Sampler = Literal["ddpm", "ddim", "dpm_solver_pp", "euler", "heun"]
@@ -30,7 +30,8 @@ class AutoencoderSettings(Section):
         num_decoder_blocks: The decoder's likewise.
         num_core_blocks: Residual blocks at the latent's resolution, on either side.
         num_codes: Entries of the codebook.
-        code_dim: Channels of a latent cell.
+        code_dim: Length of a code.
+        num_groups: Codes of a latent cell: its channels are `num_groups` codes side by side.
     """
 
     compression: tuple[PowerOfTwo, PowerOfTwo, PowerOfTwo] = (4, 4, 4)
@@ -42,6 +43,12 @@ class AutoencoderSettings(Section):
     num_core_blocks: Annotated[int, Field(ge=0)] = 1
     num_codes: Annotated[int, Field(ge=2)] = 16_384
     code_dim: Positive = 8
+    num_groups: Positive = 1
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent cell."""
+        return self.num_groups * self.code_dim
 
     @model_validator(mode="before")
     @classmethod
@@ -118,7 +125,7 @@ class OptimiserSettings(Section):
 
     batch_size: Positive = 2
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     weight_decay: Weight = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     decay: Literal["none", "cosine"] = "none"
@@ -177,7 +184,7 @@ class DiffusionSettings(Section):
     clip_x_0: Annotated[float, Field(gt=0)] | None = None
     sampler: Sampler = "dpm_solver_pp"
     sampling_steps: Positive = 25
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    ema_decay: Decay = 0.999
 
     @model_validator(mode="after")
     def _levels_fit_schedule(self) -> Self:

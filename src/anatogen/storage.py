@@ -37,6 +37,12 @@ def _umask() -> int:
     return mask
 
 
+def remove_parts(folder: Path) -> None:
+    """Removes what kills left of files that `atomic_path` was writing in the folder."""
+    for part in folder.glob(".part-*"):
+        part.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a UTF-8 text file atomically."""
     with atomic_path(path) as temporary:

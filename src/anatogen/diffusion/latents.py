@@ -34,14 +34,14 @@ class LatentScaling:
         return values.to(like)[:, None, None, None]
 
 
-def codebook_range_scaling(codes: Tensor) -> LatentScaling:
+def codebook_range_scaling(codes: Tensor, channels: int) -> LatentScaling:
     """Maps the codebook's smallest and largest value to -1 and 1 (Khader et al. 2023).
 
     Args:
-        codes: float (num_codes, C).
+        codes: float (num_codes, code_dim).
+        channels: Of the latents.
     """
     low, high = codes.min(), codes.max()
-    channels = codes.shape[1]
     return LatentScaling(((low + high) / 2).repeat(channels), ((high - low) / 2).repeat(channels))
 
 

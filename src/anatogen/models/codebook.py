@@ -15,6 +15,9 @@ _EPSILON = 1e-5
 class Codebook(nn.Module):
     """`num_codes` vectors of length `code_dim`, and how often each is used.
 
+    A latent of several times `code_dim` channels is quantised in groups of `code_dim`, all with these codes
+    (product quantisation, Jegou et al. 2011).
+
     `lookup` and `forward` have no side effects; `update` learns from one batch. Everything that a resumed
     training needs, the `initialised` flag too, is a buffer.
 
@@ -45,28 +48,28 @@ class Codebook(nn.Module):
         self.register_buffer("usage", torch.zeros(num_codes, dtype=torch.int64))
 
     def lookup(self, z: Tensor) -> Tensor:
-        """Index of the nearest code of each latent cell.
+        """Index of the nearest code of each group of channels of each latent cell.
 
         Args:
-            z: float (B, code_dim, D, H, W).
+            z: float (B, G * code_dim, D, H, W).
 
         Returns:
-            int64 (B, D, H, W).
+            int64 (B, D, H, W, G).
         """
-        return self._nearest(_cells(z)).reshape(z.shape[0], *z.shape[2:])
+        return self._nearest(self._cells(z)).reshape(z.shape[0], *z.shape[2:], -1)
 
     def embed(self, indices: Tensor) -> Tensor:
-        """The codes of int64 (B, D, H, W) indices, as float32 (B, code_dim, D, H, W)."""
-        return self.codes[indices].movedim(-1, 1)
+        """The codes of int64 (B, D, H, W, G) indices, as float32 (B, G * code_dim, D, H, W)."""
+        return self.codes[indices].flatten(-2).movedim(-1, 1)
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Replaces each cell by its nearest code; gradients pass straight through.
 
         Args:
-            z: float (B, code_dim, D, H, W).
+            z: float (B, G * code_dim, D, H, W).
 
         Returns:
-            The quantised latent, shape of z, float32, and the int64 indices (B, D, H, W).
+            The quantised latent, shape of z, float32, and the int64 indices (B, D, H, W, G).
         """
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
@@ -81,11 +84,11 @@ class Codebook(nn.Module):
         and stay equal.
 
         Args:
-            z: float (B, code_dim, D, H, W), the latents before quantisation.
-            indices: int64 (B, D, H, W), what `forward` returned for them.
+            z: float (B, G * code_dim, D, H, W), the latents before quantisation.
+            indices: int64 (B, D, H, W, G), what `forward` returned for them.
             generator: Chooses the cells that codes are placed on; alike on all ranks.
         """
-        cells, chosen = _cells(z.detach().float()), indices.flatten()
+        cells, chosen = self._cells(z.detach().float()), indices.flatten()
         num_codes = len(self.codes)
         if not self.initialised:
             self._place(torch.ones(num_codes, dtype=torch.bool), _gathered(cells), generator)
@@ -113,6 +116,9 @@ class Codebook(nn.Module):
         """Starts to count the use of codes anew."""
         self.usage.zero_()
 
+    def _cells(self, z: Tensor) -> Tensor:
+        return z.movedim(1, -1).reshape(-1, self.codes.shape[1])
+
     def _nearest(self, cells: Tensor) -> Tensor:
         # argmin |z - e|^2 = argmax z.e - |e|^2 / 2, one product with the offset as one more dimension.
         offset = self.codes.square().sum(1, keepdim=True).mul(-0.5)
@@ -135,10 +141,6 @@ class Codebook(nn.Module):
         count = len(cells) / len(self.codes)
         self.ema_count[where] = count
         self.ema_sum[where] = placed * count
-
-
-def _cells(z: Tensor) -> Tensor:
-    return z.movedim(1, -1).flatten(0, -2)
 
 
 def _summed(x: Tensor) -> Tensor:

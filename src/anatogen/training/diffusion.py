@@ -30,7 +30,7 @@ def build_denoiser(settings: Settings, grid: Grid, shape: tuple[int, ...]) -> De
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.training.seed + 1)
-        return Denoiser(settings.denoiser, settings.autoencoder.code_dim, shape, spacing)
+        return Denoiser(settings.denoiser, settings.autoencoder.latent_channels, shape, spacing)
 
 
 def train_diffusion(

@@ -101,7 +101,7 @@ def estimate_diffusion(settings: Settings, grid: Grid, num_scans: int) -> StageE
     cells = latent_shape(grid.shape, settings.autoencoder.compression)
 
     def step(device: str) -> tuple[dict[str, nn.Module], Callable[[], Tensor]]:
-        channels = settings.autoencoder.code_dim
+        channels = settings.autoencoder.latent_channels
         with torch.device(device):
             spacing = latent_spacing_mm(grid, settings.autoencoder)
             network = Denoiser(settings.denoiser, channels, cells, spacing)

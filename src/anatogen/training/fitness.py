@@ -50,13 +50,16 @@ def check_autoencoder(
         device: Where to compute.
     """
     checked = held_out if len(held_out) else train
-    mean = torch.from_numpy(np.mean([np.asarray(a, dtype=np.float32) for a in train.arrays], axis=0))
+    # One scan at a time: all of them together may not fit into memory.
+    mean = torch.zeros_like(train.batch([0]))
+    for index in range(len(train)):
+        mean += train.batch([index]) / len(train)
     psnrs, mean_psnrs, latents, indices = [], [], [], []
     for index in range(len(checked)):
         x = checked.batch([index])
         reconstructed, z, chosen = network(x.to(device))
         psnrs.append(psnr_db(reconstructed.float().cpu(), x))
-        mean_psnrs.append(psnr_db(mean[None, None], x))
+        mean_psnrs.append(psnr_db(mean, x))
         latents.append(z.float().cpu())
         indices.append(chosen.cpu())
     z = torch.cat(latents).movedim(1, 0).flatten(1)

@@ -8,7 +8,7 @@ from rich.progress import track
 
 from anatogen.data.dataset import VolumeDataset, flip_axis
 from anatogen.models.vqgan import VQGAN
-from anatogen.storage import atomic_path, sha256_file, sha256_json
+from anatogen.storage import atomic_path, remove_parts, sha256_file, sha256_json
 
 _BATCH_SIZE = 4
 
@@ -33,6 +33,7 @@ def cached_latents(
     key = sha256_json([dataset.manifest.sha256(), sha256_file(weights), flip])[:16]
     path = folder / f"{key}.npy"
     if not path.exists():
+        remove_parts(folder)
         axis = flip_axis(flip, dataset.manifest.grid.affine)
         starts = range(0, len(dataset), _BATCH_SIZE)
         with atomic_path(path) as temporary:

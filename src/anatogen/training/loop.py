@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from anatogen.errors import UserError
 from anatogen.settings import OptimiserSettings, TrainingSettings
-from anatogen.storage import write_text
+from anatogen.storage import remove_parts, write_text
 from anatogen.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from anatogen.training.progress import StageProgress
 
@@ -86,6 +86,7 @@ class Loop:
             self.step, self._seconds_before = int(counters["step"]), counters["seconds"]
         is_writer = self.fabric.is_global_zero
         if is_writer:
+            remove_parts(self.folder)
             _forget_records_after(self.folder / LOG_NAME, self.step)
         # TensorBoard takes a second to import, and only the writer needs it.
         board = _tensorboard(self.folder, self.step) if is_writer else None
@@ -105,10 +106,12 @@ class Loop:
                     record = self._close_window(now)
                     with (self.folder / LOG_NAME).open("a", encoding="utf-8") as log:
                         log.write(json.dumps(record) + "\n")
-                    for name, value in record.items():
-                        board.add_scalar(name, value, self.step)
+                    if board is not None:
+                        for name, value in record.items():
+                            board.add_scalar(name, value, self.step)
                     display.show(progress, self.seconds, record, self.epoch)
                 if progress >= 1 or now - last_checkpoint >= 60 * self.training.checkpoint_minutes:
+                    self._require_finite_weights()
                     counters = {"step": float(self.step), "seconds": self.seconds}
                     save_checkpoint(checkpoint, self.parts, counters)
                     last_checkpoint = time.perf_counter()
@@ -128,17 +131,13 @@ class Loop:
             NonFiniteLossError: Naming the losses and what to change; on all ranks alike.
         """
         values = torch.stack([value.detach().float() for value in losses.values()])
-        if self.fabric.world_size > 1:
-            values = self.fabric.all_reduce(values, reduce_op="sum")
+        values = self._summed(values)
         if bool(torch.isfinite(values).all()):
             return
         names = [name for name, value in zip(losses, values, strict=True) if not math.isfinite(value)]
-        rate = self.optimiser.learning_rate
         raise NonFiniteLossError(
             f"step {self.step}: the loss {', '.join(names)} is not finite. The weights were not touched and "
-            "the last checkpoint is kept. Lower the learning rate "
-            f"({self.folder.name}_training.learning_rate={rate / 3:.0e}), or set "
-            f"{self.folder.name}_training.gradient_clip=1, and start a new run."
+            f"the last checkpoint is kept. {self._remedy()}"
         )
 
     def record(self, values: Mapping[str, Tensor | float]) -> None:
@@ -147,19 +146,39 @@ class Loop:
             {name: value.detach() if isinstance(value, Tensor) else value for name, value in values.items()}
         )
 
+    def _require_finite_weights(self) -> None:
+        """A step may overflow weights though its loss was finite: they must not replace a good checkpoint."""
+        for name, part in self.parts.items():
+            if isinstance(part, nn.Module) and not all(bool(w.isfinite().all()) for w in part.parameters()):
+                raise NonFiniteLossError(
+                    f"step {self.step}: the weights of the {name} are not finite any more. The last checkpoint "
+                    f"is kept. {self._remedy()}"
+                )
+
+    def _remedy(self) -> str:
+        stage, rate = f"{self.folder.name}_training", self.optimiser.learning_rate
+        return (
+            f"Lower the learning rate ({stage}.learning_rate={rate / 3:.0e}), or set {stage}.gradient_clip=1, "
+            "and start a new run."
+        )
+
     def _progress(self) -> float:
         """Share of the budget that is used up; at least 1 ends the stage."""
         shares = []
         if self.optimiser.steps is not None:
             shares.append(self.step / self.optimiser.steps)
         if self.optimiser.minutes is not None:
-            seconds = self.seconds
-            if self.fabric.world_size > 1:
-                # All ranks must stop at the same step.
-                seconds = float(self.fabric.all_reduce(torch.tensor(seconds), reduce_op="sum"))
-                seconds /= self.fabric.world_size
+            # The mean over all ranks, for they must stop at the same step.
+            seconds = float(self._summed(torch.tensor(self.seconds))) / self.fabric.world_size
             shares.append(seconds / (60 * self.optimiser.minutes))
         return max(shares)
+
+    def _summed(self, values: Tensor) -> Tensor:
+        if self.fabric.world_size == 1:
+            return values
+        total = self.fabric.all_reduce(values, reduce_op="sum")
+        assert isinstance(total, Tensor)
+        return total
 
     def _set_learning_rate(self, progress: float) -> None:
         factor = min(1.0, (self.step + 1) / (self.optimiser.warmup_steps + 1))

@@ -1,13 +1,16 @@
 """`anatogen train`: both stages from a prepared dataset to a model bundle, each resumed where it stopped."""
 
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from lightning_fabric import Fabric
 from torch import nn
+from torch.multiprocessing import ProcessRaisedException
 
 from anatogen.bundle import (
     Bundle,
@@ -17,7 +20,7 @@ from anatogen.bundle import (
     load_bundle,
     measure_x_0_variance,
 )
-from anatogen.config import save_yaml
+from anatogen.config import resolve, save_yaml
 from anatogen.data.dataset import VolumeDataset
 from anatogen.data.manifest import Manifest, Split, load_manifest
 from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling, standard_scaling
@@ -33,10 +36,12 @@ from anatogen.training.autoencoder import NUM_PREVIEWS, train_autoencoder
 from anatogen.training.diffusion import train_diffusion
 from anatogen.training.fitness import Fitness, check_autoencoder
 from anatogen.training.latent_cache import cached_latents
-from anatogen.training.loop import read_log, still_falling
+from anatogen.training.loop import NonFiniteLossError, read_log, still_falling
 from anatogen.weights import WEIGHTS_NAME, load_weights
 
 Stage = Literal["autoencoder", "diffusion"]
+_DATASET_NAME = "dataset.sha256"
+_PROVENANCE_NAME = "provenance.json"
 _MAX_VARIANCE_SCANS = 16
 # What may differ when a run is resumed: how long it goes on, and when it shows itself.
 _CHANGEABLE = (
@@ -82,6 +87,7 @@ def train(
     source = run if autoencoder_run is None else Path(autoencoder_run)
     manifest = load_manifest(data)
     _check_budgets(settings, stages)
+    _check_devices(settings, stages, accelerator, devices)
     if not manifest.split(Split.TRAIN):
         raise UserError(f"{data} has no training scans: prepare it with other split fractions")
     if source != run:
@@ -90,7 +96,7 @@ def train(
     strategy = "auto" if devices == 1 else "ddp_spawn"
     if "autoencoder" in stages:
         fabric = _fabric(accelerator, devices, strategy)
-        fabric.launch(_autoencoder_stage, data, run / "autoencoder", settings)
+        _launch(fabric, partial(_autoencoder_stage, data=data, folder=run / "autoencoder", settings=settings))
     if "diffusion" not in stages:
         return run / "autoencoder"
     device = _fabric(accelerator, 1, "auto").device
@@ -104,8 +110,16 @@ def train(
     description = _describe(settings, manifest, latents.shape[3:], scaling)
     _claim_latents(run / "diffusion", latents)
     fabric = _fabric(accelerator, devices, strategy)
-    fabric.launch(
-        _diffusion_stage, Path(str(latents.filename)), run / "diffusion", settings, description, weights
+    _launch(
+        fabric,
+        partial(
+            _diffusion_stage,
+            latents=Path(str(latents.filename)),
+            folder=run / "diffusion",
+            settings=settings,
+            description=description,
+            autoencoder_weights=weights,
+        ),
     )
     return _write_bundle(run, data, network, description, fitness, device, settings)
 
@@ -114,12 +128,25 @@ def read_settings(run: Path) -> Settings:
     """The settings that a run was started with.
 
     Raises:
-        UserError: If the folder is no run.
+        UserError: If the folder is no run, or its settings are not of this version.
     """
     path = run / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run} is not a training run: it has no config.yaml")
-    return Settings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return resolve(Settings, file=path)
+
+
+def _launch(fabric: Fabric, stage: Callable[[Fabric], None]) -> None:
+    """Runs a stage in the processes of a fabric; an error of the user's is raised here as what it was."""
+    try:
+        fabric.launch(stage)
+    except ProcessRaisedException as error:
+        # A spawned process hands back the text of its traceback, which ends with the error.
+        found = re.findall(r"^anatogen\.[\w.]*?(\w+Error): (.*)", str(error), re.MULTILINE | re.DOTALL)
+        if not found:
+            raise
+        kind, message = found[-1]
+        raise (NonFiniteLossError if kind == "NonFiniteLossError" else UserError)(message.strip()) from error
 
 
 def _autoencoder_stage(fabric: Fabric, data: Path, folder: Path, settings: Settings) -> None:
@@ -158,7 +185,7 @@ def _diffusion_stage(
 
 
 def _fabric(accelerator: str, devices: int, strategy: str) -> Fabric:
-    on_gpu = accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+    on_gpu = accelerator in ("auto", "cuda") and torch.cuda.is_available()
     # bfloat16 convolutions are hundreds of times slower on CPUs without native support.
     precision: Any = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
     return Fabric(
@@ -171,6 +198,24 @@ def _share_cores(fabric: Fabric) -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
 
 
+def _check_devices(settings: Settings, stages: tuple[Stage, ...], accelerator: str, devices: int) -> None:
+    if accelerator not in ("auto", "cpu", "cuda"):
+        raise UserError(f"accelerator {accelerator!r} is unknown: use auto, cpu or cuda")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise UserError("accelerator cuda: this machine has no usable GPU; use --accelerator cpu")
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    if devices < 1 or (on_gpu and devices > torch.cuda.device_count()):
+        available = f"; this machine has {torch.cuda.device_count()} GPUs" if on_gpu else ""
+        raise UserError(f"devices is {devices}: it must be at least 1{available}")
+    for stage in stages:
+        batch_size = getattr(settings, f"{stage}_training").batch_size
+        if batch_size % devices:
+            raise UserError(
+                f"{stage}_training.batch_size {batch_size} can't be shared evenly by {devices} devices: "
+                "use a multiple of their number"
+            )
+
+
 def _check_budgets(settings: Settings, stages: tuple[Stage, ...]) -> None:
     for stage in stages:
         budget = getattr(settings, f"{stage}_training")
@@ -180,7 +225,7 @@ def _check_budgets(settings: Settings, stages: tuple[Stage, ...]) -> None:
 
 def _claim(run: Path, manifest: Manifest, settings: Settings) -> None:
     """Makes the run's folder this training's, or checks that it is."""
-    dataset = run / "dataset.sha256"
+    dataset = run / _DATASET_NAME
     if (run / "config.yaml").exists():
         before, now = (_flat(value.model_dump(mode="json")) for value in (read_settings(run), settings))
         changed = [name for name in now if now[name] != before.get(name) and name not in _CHANGEABLE]
@@ -189,12 +234,17 @@ def _claim(run: Path, manifest: Manifest, settings: Settings) -> None:
             raise UserError(f"{run} holds a run with other settings ({listing}): choose another folder")
         if dataset.read_text(encoding="utf-8").strip() != manifest.sha256():
             raise UserError(f"{run} holds a run on other data: choose another folder")
-    elif run.exists() and any(run.iterdir()):
+    elif run.exists() and not all(_is_begun(entry) for entry in run.iterdir()):
         raise UserError(f"{run} is not empty and holds no run: choose another folder")
     run.mkdir(parents=True, exist_ok=True)
     write_text(dataset, manifest.sha256() + "\n")
-    write_provenance(run / "provenance.json", {"dataset": manifest.sha256()}, settings.training.seed)
+    write_provenance(run / _PROVENANCE_NAME, {"dataset": manifest.sha256()}, settings.training.seed)
     save_yaml(settings, run / "config.yaml")
+
+
+def _is_begun(entry: Path) -> bool:
+    """Whether the entry of a run's folder may be there before its config.yaml, if it was killed early."""
+    return entry.name in (_DATASET_NAME, _PROVENANCE_NAME) or entry.name.startswith(".part-")
 
 
 def _claim_latents(folder: Path, latents: np.memmap) -> None:
@@ -250,8 +300,8 @@ def _require_fit(
 
 def _scaling(settings: Settings, network: VQGAN, latents: np.memmap) -> LatentScaling:
     if settings.diffusion.latent_scaling == "codebook_range":
-        return codebook_range_scaling(network.codebook.codes.cpu())
-    return standard_scaling(torch.from_numpy(np.asarray(latents)).flatten(0, 1))
+        return codebook_range_scaling(network.codebook.codes.cpu(), latents.shape[2])
+    return standard_scaling(torch.from_numpy(np.array(latents)).flatten(0, 1))
 
 
 def _describe(
@@ -283,7 +333,7 @@ def _write_bundle(
     weights = run / "diffusion" / WEIGHTS_NAME
     denoiser = Denoiser(
         description.denoiser,
-        description.autoencoder.code_dim,
+        description.autoencoder.latent_channels,
         description.latent_shape,
         latent_spacing_mm(description.grid, description.autoencoder),
     )
@@ -304,7 +354,7 @@ def _write_bundle(
             | {
                 "reconstruction_psnr_db": round(fitness.psnr_db, 3),
                 "codes_used": round(fitness.codes_used, 4),
-                "diffusion_steps": records[-1]["step"] if records else 0.0,
+                "diffusion_steps": float(records[-1]["step"]) if records else 0.0,
                 "denoiser_sha256": sha256_file(weights),
             },
         }

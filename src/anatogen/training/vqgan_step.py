@@ -1,0 +1,140 @@
+"""One training step of the VQ-GAN, both networks and both optimisers; the loop and the benchmark share it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.nn import functional
+
+from anatogen.models.discriminators import Discriminators, take_slices
+from anatogen.models.perceptual import PerceptualDistance, load_slice_features
+from anatogen.models.vqgan import VQGAN
+from anatogen.settings import LossSettings, Settings
+from anatogen.training.checkpoint import Stateful
+from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
+from anatogen.training.optimisation import adam, take_step
+
+
+class VQGANStep:
+    """The networks of stage one with their optimisers, and what one batch does to them.
+
+    Args:
+        fabric: Devices and processes; launched.
+        settings: The whole configuration; its seed decides the initial weights.
+
+    Attributes:
+        network: The autoencoder.
+        parts: All that a checkpoint holds, by name.
+        learners: The optimisers.
+    """
+
+    def __init__(self, fabric: Fabric, settings: Settings) -> None:
+        self._fabric = fabric
+        self._losses = settings.losses
+        self._optimisation = settings.autoencoder_training
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.training.seed)
+            self.network = VQGAN(settings.autoencoder)
+            discriminators = _discriminators(settings.losses)
+        optimiser = adam(self.network, self._optimisation)
+        self._wrapped, self._learner = fabric.setup(self.network, optimiser)
+        self.parts: dict[str, Stateful] = {"network": self.network, "optimiser": optimiser}
+        self.learners = [optimiser]
+        self._judges = None
+        if discriminators is not None:
+            judge_optimiser = adam(discriminators, self._optimisation)
+            self._judges, self._judge_learner = fabric.setup(discriminators, judge_optimiser)
+            self.parts |= {"discriminators": discriminators, "discriminator_optimiser": judge_optimiser}
+            self.learners.append(judge_optimiser)
+        self._perceptual = _perceptual(settings.losses, fabric.device)
+
+    def __call__(
+        self,
+        x: Tensor,
+        step: int,
+        slice_index: Tensor,
+        generator: torch.Generator,
+        require_finite: Callable[[Mapping[str, Tensor]], None],
+    ) -> dict[str, Tensor]:
+        """Learns from one batch.
+
+        Args:
+            x: float32 (B, 1, D, H, W) in [-1, 1], on the device.
+            step: Batches before this one.
+            slice_index: int64 (B,), the slice of each volume that 2D losses see, in [0, D).
+            generator: Places codes.
+            require_finite: Raises if a loss is not finite; called before any weight changes.
+
+        Returns:
+            All losses, 0-d, unweighted, and their weighted sum "loss" without the adversarial part.
+        """
+        reconstructed, z, indices = self._wrapped(x)
+        losses = self._reconstruction_losses(x, reconstructed, z, indices, slice_index)
+        total = torch.stack([getattr(self._losses, name) * value for name, value in losses.items()]).sum()
+        backward, judge_loss = total, None
+        if self._judges is not None and step >= self._losses.discriminator_start:
+            # One pass through the discriminators serves both: their own loss goes back to their weights,
+            # the generator's only to `fake`, and from there on through the autoencoder.
+            fake = reconstructed.detach().requires_grad_()
+            judged = self._judges(x, fake, slice_index)
+            hinges = [
+                discriminator_hinge_loss(real[0].float(), wrong[0].float()) for real, wrong in judged.values()
+            ]
+            judge_loss = torch.stack(hinges).sum()
+            losses["discriminator"] = judge_loss
+            if step >= self._losses.adversarial_start:
+                adversarial = self._adversarial_losses(judged, losses)
+                # Through Fabric: in mixed precision it refuses any other way back.
+                self._fabric.backward(adversarial, inputs=[fake], retain_graph=True)
+                assert fake.grad is not None
+                backward = total + (reconstructed * fake.grad).sum()
+        losses = {"loss": total, **losses}
+        require_finite(losses)
+        take_step(self._fabric, backward, self._wrapped, self._learner, self._optimisation)
+        if judge_loss is not None:
+            assert self._judges is not None
+            take_step(self._fabric, judge_loss, self._judges, self._judge_learner, self._optimisation)
+        self.network.codebook.update(z, indices, generator)
+        return losses
+
+    def _reconstruction_losses(
+        self, x: Tensor, reconstructed: Tensor, z: Tensor, indices: Tensor, slice_index: Tensor
+    ) -> dict[str, Tensor]:
+        losses = {
+            "l1": functional.l1_loss(reconstructed.float(), x),
+            "commitment": functional.mse_loss(z.float(), self.network.codebook.embed(indices)),
+        }
+        if self._perceptual is not None:
+            shown = take_slices(reconstructed.float(), slice_index)
+            losses["perceptual"] = self._perceptual(shown, take_slices(x, slice_index))
+        return losses
+
+    def _adversarial_losses(self, judged: Mapping[str, tuple], losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of what the discriminators mean for the generator; notes each part in `losses`."""
+        parts = []
+        for name, (real, wrong) in judged.items():
+            hinge = generator_hinge_loss(wrong[0].float())
+            matching = feature_matching_loss(wrong[1], real[1])
+            losses |= {f"adversarial_{name}": hinge, f"feature_matching_{name}": matching}
+            parts += [
+                getattr(self._losses, f"adversarial_{name}") * hinge,
+                self._losses.feature_matching * matching,
+            ]
+        return torch.stack(parts).sum()
+
+
+def _discriminators(settings: LossSettings) -> Discriminators | None:
+    if not settings.adversarial:
+        return None
+    return Discriminators(
+        settings.discriminator_width, settings.adversarial_slice > 0, settings.adversarial_volume > 0
+    )
+
+
+def _perceptual(settings: LossSettings, device: torch.device) -> PerceptualDistance | None:
+    if settings.perceptual == 0:
+        return None
+    file = None if settings.perceptual_weights is None else Path(settings.perceptual_weights)
+    return PerceptualDistance(load_slice_features(file)).to(device)

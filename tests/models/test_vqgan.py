@@ -1,0 +1,94 @@
+"""The autoencoder: shapes for any volume, and the settings' promises about compression."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anatogen.config import resolve
+from anatogen.models.vqgan import VQGAN, latent_shape
+from anatogen.presets import PRESETS, preset_named
+from anatogen.settings import AutoencoderSettings, Settings
+
+SMALL = {"base_width": 4, "decoder_width": 4, "num_core_blocks": 0, "num_codes": 8, "code_dim": 3}
+NETWORKS: dict[tuple, VQGAN] = {}
+
+
+def _network(compression: tuple[int, int, int], wavelet_levels: int = 0, **options: int) -> VQGAN:
+    key = (compression, wavelet_levels, *options.items())
+    if key not in NETWORKS:
+        torch.manual_seed(0)
+        NETWORKS[key] = VQGAN(
+            AutoencoderSettings(compression=compression, wavelet_levels=wavelet_levels, **(SMALL | options))
+        )
+    return NETWORKS[key]
+
+
+@given(
+    compression=st.sampled_from([(1, 1, 1), (2, 2, 2), (4, 4, 4), (1, 4, 4), (2, 4, 8), (4, 2, 1)]),
+    levels=st.integers(0, 2),
+    shape=st.tuples(*[st.integers(1, 17)] * 3),
+    num_groups=st.integers(1, 2),
+)
+@settings(max_examples=40, deadline=None)
+@torch.no_grad()
+def test_any_volume_comes_back_in_its_shape_and_its_latent_is_compressed_as_set(
+    compression, levels, shape, num_groups
+):
+    network = _network(compression, min(levels, max(compression).bit_length() - 1), num_groups=num_groups)
+    # Two volumes: torch refuses to normalise a latent of a single cell alone.
+    x = torch.rand(2, 1, *shape) * 2 - 1
+    reconstructed, z, indices = network(x)
+    cells = tuple(math.ceil(size / factor) for size, factor in zip(shape, compression, strict=True))
+    assert z.shape == (2, 3 * num_groups, *cells) and latent_shape(shape, compression) == cells
+    assert indices.shape == (2, *cells, num_groups)
+    assert reconstructed.shape == x.shape and reconstructed.isfinite().all()
+
+
+@torch.no_grad()
+def test_volumes_are_padded_with_background_at_the_far_ends():
+    network = _network((4, 4, 4), 1)
+    x = torch.rand(1, 1, 6, 7, 8) * 2 - 1
+    padded = torch.full((1, 1, 8, 8, 8), -1.0)
+    padded[:, :, :6, :7, :8] = x
+    assert torch.allclose(network.encode(x), network.encode(padded), atol=1e-6)
+    z = network.encode(x)
+    assert torch.allclose(network.decode(z, (6, 7, 8)), network.decode(z, (8, 8, 8))[:, :, :6, :7, :8])
+
+
+@torch.no_grad()
+def test_items_of_a_batch_do_not_see_each_other():
+    network = _network((2, 2, 2), 1)
+    x = torch.rand(3, 1, 8, 8, 8) * 2 - 1
+    assert torch.allclose(network.encode(x)[1:2], network.encode(x[1:2]), atol=1e-5)
+
+
+def test_no_convolution_of_the_default_runs_at_full_resolution():
+    network = VQGAN(resolve(Settings, preset_named("default")).autoencoder).to("meta")
+    seen = []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
+            module.register_forward_hook(lambda _, __, out: seen.append(max(out.shape[2:])))
+    network.decode(network.encode(torch.zeros(1, 1, 32, 32, 32, device="meta")), (32, 32, 32))
+    assert seen and max(seen) <= 16
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_s_autoencoder_builds_and_keeps_the_shape(preset):
+    with torch.device("meta"):
+        network = VQGAN(resolve(Settings, preset_named(preset)).autoencoder)
+        x = torch.zeros(1, 1, 30, 33, 37)
+    assert network.decode(network.encode(x), x.shape[2:]).shape == x.shape
+
+
+def test_all_weights_of_the_network_get_a_gradient():
+    network = VQGAN(AutoencoderSettings(compression=(2, 4, 4), wavelet_levels=1, **SMALL))
+    x = torch.rand(1, 1, 8, 8, 8)
+    reconstructed, _, _ = network(x)
+    (reconstructed - x).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+    assert sum(float(p.grad.abs().sum()) > 0 for p in network.parameters()) >= 0.9 * len(
+        list(network.parameters())
+    )
