@@ -113,7 +113,7 @@ def _report(
                 "seconds": seconds,
                 "median_seconds": median,
                 "peak_bytes": [run["peak_bytes"] for run in runs],
-                "median_peak_bytes": statistics.median(run["peak_bytes"] for run in runs),
+                "median_peak_bytes": statistics.median([run["peak_bytes"] for run in runs]),
                 "peak_is_bound": any(run["peak_is_bound"] for run in runs),
                 "baseline_bytes": [run["baseline_bytes"] for run in runs],
                 "gflop": runs[0]["flops"] / 1e9,
@@ -165,8 +165,7 @@ def _markdown(report: dict[str, Any]) -> str:
                 ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in result["parameters"].items()),
                 _time(result["seconds"]),
                 ratio,
-                ("at most " if result["peak_is_bound"] else "")
-                + f"{result['median_peak_bytes'] / 2**20:.0f} MiB",
+                ("at most " if result["peak_is_bound"] else "") + _memory(result["peak_bytes"]),
                 f"{result['gflop']:.3g}",
                 f"{result['gflops_per_second']:.3g}",
                 f"{result['fraction_of_peak']:.0%}",
@@ -185,6 +184,11 @@ def _time(seconds: list[float]) -> str:
     factor, unit = (1, "s") if statistics.median(seconds) >= 1 else (1000, "ms")
     median, low, high = (factor * value for value in (statistics.median(seconds), min(seconds), max(seconds)))
     return f"{median:.3g} {unit} ({low:.3g}..{high:.3g})"
+
+
+def _memory(peaks: list[int]) -> str:
+    median, low, high = (value / 2**20 for value in (statistics.median(peaks), min(peaks), max(peaks)))
+    return f"{median:.0f} MiB ({low:.0f}..{high:.0f})"
 
 
 def _version(package: str) -> str:

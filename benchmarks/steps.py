@@ -4,7 +4,7 @@
 arrangement alone costs: networks, losses and sizes are those of `paper`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from lightning_fabric import Fabric
@@ -24,6 +24,7 @@ from anatogen.settings import Settings
 from anatogen.training.ema import ExponentialMovingAverage
 from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
 from anatogen.training.optimisation import adam, take_step
+from anatogen.training.vqgan_step import VQGANStep
 from benchmarks.task import CODE_DIM, COMPRESSION, NUM_CODES, Part, Sizes, Task
 
 # Loss weights of `paper` that `default_adversarial` takes over.
@@ -100,50 +101,24 @@ def in_inference_mode(call: Callable[[], object]) -> Callable[[], object]:
 
 
 def _vqgan_step(settings: Settings, sizes: Sizes) -> Task:
-    """The body of the loop in `anatogen.training.autoencoder`, in its order, discriminators active."""
-    fabric = Fabric(accelerator="cpu", devices=1)
-    weights, optimiser_settings = settings.losses, settings.autoencoder_training
-    network = VQGAN(settings.autoencoder)
-    wrapped, learner = fabric.setup(network, adam(network, optimiser_settings))
-    critics = None
-    parameters = {"autoencoder": count_parameters(network)}
-    if weights.adversarial:
-        critics = Discriminators(
-            weights.discriminator_width, weights.adversarial_slice > 0, weights.adversarial_volume > 0
-        )
-        wrapped_critics, critic_learner = fabric.setup(critics, adam(critics, optimiser_settings))
-        parameters["discriminators"] = count_parameters(critics)
+    """The training loop's own step, discriminators active."""
+    train = VQGANStep(Fabric(accelerator="cpu", devices=1), settings)
+    parameters = {"autoencoder": count_parameters(train.network)}
+    included = "L1, commitment"
+    discriminators = train.parts.get("discriminators")
+    if isinstance(discriminators, Discriminators):
+        parameters["discriminators"] = count_parameters(discriminators)
+        included += ", slice and volume discriminator, feature matching"
     x = volumes(sizes)
     generator = torch.Generator().manual_seed(0)
 
+    def require_finite(losses: Mapping[str, Tensor]) -> None:
+        assert bool(torch.stack(list(losses.values())).isfinite().all())
+
     def step() -> None:
         slice_index = torch.randint(x.shape[2], (len(x),), generator=generator)
-        reconstructed, z, indices = wrapped(x)
-        codes = network.codebook.embed(indices)
-        total = weights.l1 * functional.l1_loss(reconstructed, x)
-        total = total + weights.commitment * functional.mse_loss(z, codes)
-        backward, critic_loss = total, None
-        if critics is not None:
-            fake = reconstructed.detach().requires_grad_()
-            judged = wrapped_critics(x, fake, slice_index)
-            critic_loss = torch.zeros(())
-            adversarial = torch.zeros(())
-            for name, (real, wrong) in judged.items():
-                critic_loss = critic_loss + discriminator_hinge_loss(real[0], wrong[0])
-                weight = getattr(weights, f"adversarial_{name}")
-                adversarial = adversarial + weight * generator_hinge_loss(wrong[0])
-                matching = feature_matching_loss(wrong[1], real[1])
-                adversarial = adversarial + weights.feature_matching * matching
-            (pull,) = torch.autograd.grad(adversarial, fake, retain_graph=True)
-            backward = total + (reconstructed * pull).sum()
-        take_step(fabric, backward, wrapped, learner, optimiser_settings)
-        if critic_loss is not None:
-            take_step(fabric, critic_loss, wrapped_critics, critic_learner, optimiser_settings)
-        network.codebook.update(z, indices, generator)
+        train(x, 0, slice_index, generator, require_finite)
 
-    included = "L1, commitment"
-    if critics is not None:
-        included += ", slice and volume discriminator, feature matching"
     return Task((Part(step),), parameters, f"losses: {included}")
 
 

@@ -168,7 +168,7 @@ def sample(
         str | None, typer.Option(help="ddpm, ddim, dpm_solver_pp, euler or heun; default the bundle's.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; default the bundle's.")] = None,
-    batch: Annotated[int, typer.Option(help="Scans made at once.")] = 4,
+    batch: Annotated[int, typer.Option(help="Scans made at once on a GPU.")] = 4,
     file_format: Annotated[str, typer.Option("--format", help="nifti, dicom or npy.")] = "nifti",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     processes: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,

@@ -76,7 +76,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "num_decoder_blocks": 1,
             "num_core_blocks": 2,
             "num_codes": 2_048,
-            "code_dim": 8,
+            "code_dim": 4,
+            "num_groups": 4,
         },
         "losses": {
             "l1": 1.0,
@@ -124,9 +125,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 PRESETS["tiny"] = PRESETS["default"] | {
-    "autoencoder": PRESETS["default"]["autoencoder"] | {"compression": 2, "code_dim": 4},
+    "autoencoder": PRESETS["default"]["autoencoder"] | {"compression": 2, "num_groups": 1},
     "autoencoder_training": PRESETS["default"]["autoencoder_training"] | {"steps": 2_000},
-    "denoiser": PRESETS["default"]["denoiser"] | {"width": 48, "multipliers": (1, 2, 2)},
+    "denoiser": PRESETS["default"]["denoiser"] | {"width": 48, "multipliers": (1, 2, 2), "patch": 2},
     "diffusion_training": PRESETS["default"]["diffusion_training"] | {"steps": 2_000},
 }
 

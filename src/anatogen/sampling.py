@@ -40,7 +40,7 @@ def sample(
     """Writes synthetic scans 0 to number - 1, as far as they are missing.
 
     Each scan is a file (a folder for DICOM) with a JSON beside it that says it is synthetic and how it was
-    made. Scan k depends on (seed, k) alone, up to rounding of floats.
+    made. Scan k depends on (seed, k) alone: to the bit on a CPU, up to rounding on a GPU.
 
     Args:
         bundle: Folder of the model bundle.
@@ -49,7 +49,7 @@ def sample(
         seed: Of the set.
         sampler: Default the bundle's own.
         steps: Sampling steps; default the bundle's own.
-        batch_size: Scans made at once.
+        batch_size: Scans made at once on a GPU; on a CPU one is made after the other.
         file_format: "nifti" (.nii.gz), "dicom" (a folder of slices) or "npy".
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         processes: With several, each takes a part of the set (and a GPU, where there are several).

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anatogen.models.convolution import Conv3d
+
 _SQRT_HALF = math.sqrt(0.5)
 
 
@@ -71,11 +73,11 @@ class ResidualBlock(nn.Module):
         super().__init__()
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         self.norm_1 = group_norm(in_channels)
-        self.conv_1 = nn.Conv3d(in_channels, out_channels, kernel, padding=padding)
+        self.conv_1 = Conv3d(in_channels, out_channels, kernel, padding=padding)
         self.norm_2 = group_norm(out_channels)
-        self.conv_2 = nn.Conv3d(out_channels, out_channels, kernel, padding=padding)
+        self.conv_2 = Conv3d(out_channels, out_channels, kernel, padding=padding)
         self.modulation = None if embedding_dim is None else nn.Linear(embedding_dim, 2 * out_channels)
-        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv3d(in_channels, out_channels, 1)
+        self.skip = nn.Identity() if in_channels == out_channels else Conv3d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
         """Maps (B, in_channels, D, H, W) to (B, out_channels, D, H, W); embedding is (B, embedding_dim)."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.models.blocks import ResidualBlock, TimeEmbedding, channels_last, group_norm
+from anatogen.models.convolution import Conv3d
 from anatogen.settings import DenoiserSettings
 
 Triple = tuple[int, int, int]
@@ -70,10 +71,10 @@ class Denoiser(nn.Module):
             return [VolumeAttention(width, *heads)] if coarsest else []
 
         patched = channels * settings.patch**3
-        entry: nn.Module = nn.Conv3d(patched, widths[0], 3, padding=1)
+        entry: nn.Module = Conv3d(patched, widths[0], 3, padding=1)
         if factorised:
             entry = nn.Sequential(
-                nn.Conv3d(patched, widths[0], (1, 7, 7), padding=(0, 3, 3)), DepthAttention(widths[0], *heads)
+                Conv3d(patched, widths[0], (1, 7, 7), padding=(0, 3, 3)), DepthAttention(widths[0], *heads)
             )
         self.entry = entry
         self.down_blocks = nn.ModuleList()
@@ -90,7 +91,7 @@ class Denoiser(nn.Module):
             self.down_blocks.append(nn.ModuleList(layers + attend(width, False)))
             if level < len(strides):
                 kernel_size, padding = _resampling(strides[level])
-                self.downsample.append(nn.Conv3d(width, width, kernel_size, strides[level], padding))
+                self.downsample.append(Conv3d(width, width, kernel_size, strides[level], padding))
         self.middle = nn.ModuleList(
             [block(current, current), *attend(current, True), block(current, current)]
         )
@@ -105,7 +106,7 @@ class Denoiser(nn.Module):
                 stride = strides[level - 1]
                 kernel_size, padding = _resampling(stride)
                 self.upsample.append(nn.ConvTranspose3d(width, width, kernel_size, stride, padding))
-        last = nn.Conv3d(current, patched, 1) if factorised else nn.Conv3d(current, patched, 3, padding=1)
+        last = Conv3d(current, patched, 1) if factorised else Conv3d(current, patched, 3, padding=1)
         # Starting from 0 lets the first steps learn the mean instead of undoing random output.
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
@@ -203,8 +204,8 @@ class _Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm = group_norm(channels)
-        self.to_qkv = nn.Conv3d(channels, 3 * num_heads * head_dim, 1, bias=False)
-        self.to_out = nn.Conv3d(num_heads * head_dim, channels, 1)
+        self.to_qkv = Conv3d(channels, 3 * num_heads * head_dim, 1, bias=False)
+        self.to_out = Conv3d(num_heads * head_dim, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, C, d, h, w) to the same shape."""

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from anatogen.models.blocks import ResidualBlock, channels_last, group_norm, haar, inverse_haar
 from anatogen.models.codebook import Codebook
+from anatogen.models.convolution import Conv3d
 from anatogen.settings import AutoencoderSettings
 
 Axes = tuple[int, ...]
@@ -33,20 +34,20 @@ class VQGAN(nn.Module):
         channels = 2 ** sum(len(axes) for axes in self.wavelet_axes)
         widths = [settings.base_width * 2**level for level in range(len(conv_axes) + 1)]
 
-        encoder: list[nn.Module] = [nn.Conv3d(channels, widths[0], 3, padding=1)]
+        encoder: list[nn.Module] = [Conv3d(channels, widths[0], 3, padding=1)]
         for axes, wide, wider in zip(conv_axes, widths, widths[1:], strict=False):
             # The paper's encoder has no residual block before its first down-sampling.
             if encoder[1:] or settings.wavelet_levels:
                 encoder += [ResidualBlock(wide, wide) for _ in range(settings.num_blocks)]
             kernel, stride, padding = _resampling(axes)
-            encoder.append(nn.Conv3d(wide, wider, kernel, stride, padding))
+            encoder.append(Conv3d(wide, wider, kernel, stride, padding))
         encoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
-        encoder += [group_norm(widths[-1]), nn.SiLU(), nn.Conv3d(widths[-1], settings.latent_channels, 1)]
+        encoder += [group_norm(widths[-1]), nn.SiLU(), Conv3d(widths[-1], settings.latent_channels, 1)]
         self.encoder = nn.Sequential(*encoder)
 
         self.codebook = Codebook(settings.num_codes, settings.code_dim)
 
-        decoder: list[nn.Module] = [nn.Conv3d(settings.latent_channels, widths[-1], 1)]
+        decoder: list[nn.Module] = [Conv3d(settings.latent_channels, widths[-1], 1)]
         decoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
         current = widths[-1]
         for level in reversed(range(len(conv_axes))):
@@ -55,7 +56,7 @@ class VQGAN(nn.Module):
             decoder.append(nn.ConvTranspose3d(current, width, kernel, stride, padding))
             decoder += [ResidualBlock(width, width) for _ in range(settings.num_decoder_blocks)]
             current = width
-        decoder += [group_norm(current), nn.SiLU(), nn.Conv3d(current, channels, 3, padding=1)]
+        decoder += [group_norm(current), nn.SiLU(), Conv3d(current, channels, 3, padding=1)]
         self.decoder = nn.Sequential(*decoder)
         channels_last(self)
 

@@ -151,15 +151,15 @@ class Loop:
         for name, part in self.parts.items():
             if isinstance(part, nn.Module) and not all(bool(w.isfinite().all()) for w in part.parameters()):
                 raise NonFiniteLossError(
-                    f"step {self.step}: the weights of the {name} are not finite any more. The last checkpoint "
-                    f"is kept. {self._remedy()}"
+                    f"step {self.step}: the weights of the {name} are not finite any more. The last "
+                    f"checkpoint is kept. {self._remedy()}"
                 )
 
     def _remedy(self) -> str:
         stage, rate = f"{self.folder.name}_training", self.optimiser.learning_rate
         return (
-            f"Lower the learning rate ({stage}.learning_rate={rate / 3:.0e}), or set {stage}.gradient_clip=1, "
-            "and start a new run."
+            f"Lower the learning rate ({stage}.learning_rate={rate / 3:.0e}), or set "
+            f"{stage}.gradient_clip=1, and start a new run."
         )
 
     def _progress(self) -> float:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from anatogen.errors import UserError
 from anatogen.settings import OptimiserSettings
+from anatogen.training.loop import NonFiniteLossError
 
 
 def adam(network: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
@@ -26,11 +27,21 @@ def take_step(
     optimiser: _FabricOptimizer,
     settings: OptimiserSettings,
 ) -> None:
-    """Gradient of the loss, averaged over processes and clipped if asked for, and one step along it."""
+    """Gradient of the loss, averaged over processes and clipped if asked for, and one step along it.
+
+    Raises:
+        NonFiniteLossError: If the norm of the gradient that is to be clipped is not finite.
+    """
     optimiser.zero_grad(set_to_none=True)
     fabric.backward(loss)
     if settings.gradient_clip is not None:
-        fabric.clip_gradients(network, optimiser, max_norm=settings.gradient_clip)
+        limit = settings.gradient_clip
+        norm = fabric.clip_gradients(network, optimiser, max_norm=limit, error_if_nonfinite=False)
+        if norm is not None and not bool(norm.isfinite()):
+            raise NonFiniteLossError(
+                "a gradient is not finite though the loss is. The weights were not touched by it and the "
+                f"last checkpoint is kept: start a new run with a learning rate below {settings.learning_rate:g}."
+            )
     optimiser.step()
 
 

@@ -1,0 +1,477 @@
+"""Both stages as a user runs them: resumed, refused, stopped before harm, and shared by processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import Precision
+from safetensors.torch import load_file
+from synthetic_dataset import ADVERSARIAL, TINY, tiny_settings, write_dataset
+
+from anatogen.data.dataset import VolumeDataset
+from anatogen.data.manifest import Split
+from anatogen.errors import UserError
+from anatogen.models.vqgan import VQGAN
+from anatogen.training import latent_cache as latent_cache_module
+from anatogen.training import loop as loop_module
+from anatogen.training import pipeline
+from anatogen.training.autoencoder import train_autoencoder
+from anatogen.training.fitness import Fitness, _problems, check_autoencoder, psnr_db
+from anatogen.training.latent_cache import cached_latents
+from anatogen.training.loop import NonFiniteLossError
+from anatogen.training.pipeline import train
+from anatogen.weights import WEIGHTS_NAME, load_weights, save_weights
+
+STAGES = ("autoencoder", "diffusion")
+OVERRIDES = (*ADVERSARIAL, "training.checkpoint_minutes=0")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """The order of sums, and so the last bits, depends on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("stages") / "data")
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory) -> Path:
+    """A run of both stages that nobody disturbed."""
+    torch.set_num_threads(1)
+    run = tmp_path_factory.mktemp("stages") / "run"
+    train(data, run, tiny_settings(*OVERRIDES), accelerator="cpu")
+    return run
+
+
+def _weights(run: Path) -> dict[str, bytes]:
+    return {stage: (run / stage / WEIGHTS_NAME).read_bytes() for stage in STAGES}
+
+
+class _Killed(BaseException):
+    """Stands for a SIGKILL: nothing in the program may catch it."""
+
+
+def _die_at(monkeypatch: pytest.MonkeyPatch, moment: str, count: int) -> None:
+    """Arranges for the program to stop at the count-th time that it reaches a moment."""
+    left = [count]
+
+    def passes() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise _Killed
+
+    if moment == "after a step":
+        record = loop_module.Loop.record
+
+        def recorded(self, values):
+            passes()
+            record(self, values)
+
+        monkeypatch.setattr(loop_module.Loop, "record", recorded)
+    elif moment == "while a checkpoint is written":
+        save = torch.save
+
+        def saved(content, path):
+            save(content, path)
+            Path(path).write_bytes(Path(path).read_bytes()[:1000])
+            # A killed process can't clean up either.
+            (Path(path).parent / ".part-left.pt").write_bytes(b"half")
+            passes()
+            save(content, path)
+
+        monkeypatch.setattr(torch, "save", saved)
+    elif moment == "while latents are encoded":
+        encode = latent_cache_module.VQGAN.encode
+
+        def encoded(self, x):
+            if sys._getframe(1).f_code.co_name in ("cached_latents", "<listcomp>"):
+                passes()
+            return encode(self, x)
+
+        monkeypatch.setattr(latent_cache_module.VQGAN, "encode", encoded)
+    else:
+        function = getattr(pipeline, moment)
+
+        def called(*arguments, **options):
+            passes()
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(pipeline, moment, called)
+
+
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        [("write_text", 1), ("write_provenance", 1), ("save_yaml", 1)],
+        [("after a step", 1), ("after a step", 3), ("while latents are encoded", 2)],
+        [("while a checkpoint is written", 2), ("while a checkpoint is written", 4), ("_write_bundle", 1)],
+        [("after a step", 8), ("while a checkpoint is written", 3), ("_require_fit", 1)],
+        [("_claim_latents", 1), ("after a step", 4), ("_scaling", 1), ("after a step", 2)],
+    ],
+    ids=lambda deaths: " - ".join(f"{moment} {count}" for moment, count in deaths),
+)
+def test_a_run_stopped_at_any_moment_and_started_again_ends_with_the_same_bits(
+    deaths, data, finished, tmp_path
+):
+    run = tmp_path / "run"
+    for moment, count in deaths:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(_Killed):
+            _die_at(patch, moment, count)
+            train(data, run, tiny_settings(*OVERRIDES), accelerator="cpu")
+    bundle = train(data, run, tiny_settings(*OVERRIDES), accelerator="cpu")
+    assert _weights(run) == _weights(finished)
+    assert (bundle / "bundle.json").read_bytes() == (finished / "bundle" / "bundle.json").read_bytes()
+    assert not list(run.rglob(".part-*"))
+
+
+def test_a_killed_process_resumes_to_the_same_bits(data, tmp_path):
+    """The real thing: SIGKILL from outside in each stage, through the command line."""
+    longer = (*TINY, *ADVERSARIAL, "autoencoder_training.steps=40", "diffusion_training.steps=60")
+    run = tmp_path / "killed"
+    command = [sys.executable, "-c", "from anatogen.cli import main; main()", "train", str(data), str(run)]
+    command += [*longer, "training.checkpoint_minutes=0.001", "--preset", "tiny", "--accelerator", "cpu"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for stage in STAGES:
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        checkpoint = run / stage / "checkpoint.pt"
+        deadline = time.monotonic() + 90
+        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, errors
+        assert checkpoint.exists() and not (run / stage / WEIGHTS_NAME).exists(), "killed too late"
+    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+    train(data, tmp_path / "whole", tiny_settings(*longer), accelerator="cpu")
+    assert _weights(run) == _weights(tmp_path / "whole")
+
+
+def test_a_finished_run_is_left_as_it_is(data, finished):
+    before = {path: path.read_bytes() for path in finished.rglob("*.safetensors")}
+    previews = sorted(finished.rglob("*.png"))
+    records = (finished / "diffusion" / "log.jsonl").read_text()
+    train(data, finished, tiny_settings(*OVERRIDES), accelerator="cpu")
+    assert {path: path.read_bytes() for path in finished.rglob("*.safetensors")} == before
+    assert sorted(finished.rglob("*.png")) == previews
+    assert (finished / "diffusion" / "log.jsonl").read_text() == records
+
+
+def test_a_larger_budget_goes_on_from_where_the_run_ended(data, tmp_path):
+    """Without a decay that the budget stretches, 2 + 2 steps are 4."""
+    constant = (*OVERRIDES, "autoencoder_training.decay=none")
+
+    def run(folder: str, steps: int) -> bytes:
+        settings = tiny_settings(*constant, f"autoencoder_training.steps={steps}")
+        train(data, tmp_path / folder, settings, stages=("autoencoder",), accelerator="cpu")
+        return (tmp_path / folder / "autoencoder" / WEIGHTS_NAME).read_bytes()
+
+    short = run("a", 2)
+    assert run("a", 4) == run("b", 4) != short
+    assert run("a", 2) != short, "a smaller budget must not undo steps"
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("training.seed=1", "training.seed"),
+        ("denoiser.width=16", "denoiser.width"),
+        ("autoencoder_training.learning_rate=1e-5", "autoencoder_training.learning_rate"),
+    ],
+)
+def test_a_run_with_other_settings_is_refused_by_the_key(data, finished, override, key):
+    with pytest.raises(UserError, match=f"other settings.*{key} was .*, is "):
+        train(data, finished, tiny_settings(*OVERRIDES, override), accelerator="cpu")
+
+
+def test_a_run_on_other_data_is_refused(finished, tmp_path):
+    other = write_dataset(tmp_path / "data", seed=1)
+    with pytest.raises(UserError, match="other data"):
+        train(other, finished, tiny_settings(*OVERRIDES), accelerator="cpu")
+
+
+def test_a_folder_with_something_else_in_it_is_refused(data, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        train(data, tmp_path, tiny_settings(), accelerator="cpu")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_damaged_configuration_of_a_run_is_a_clear_error(data, finished, tmp_path):
+    (tmp_path / "config.yaml").write_text("autoencoder: {no_such_key: 1}\n")
+    with pytest.raises(UserError, match="no_such_key"):
+        train(data, tmp_path, tiny_settings(), accelerator="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"accelerator": "tpu"}, "accelerator 'tpu' is unknown"),
+        ({"accelerator": "cpu", "devices": 0}, "devices is 0"),
+        ({"accelerator": "cpu", "devices": 3}, "batch_size 2 can't be shared evenly by 3 devices"),
+    ],
+)
+def test_devices_that_can_not_be_are_refused_before_anything_is_written(data, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        train(data, tmp_path / "run", tiny_settings(), **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_refused_and_not_replaced_by_the_cpu(data, tmp_path):
+    with pytest.raises(UserError, match="no usable GPU"):
+        train(data, tmp_path / "run", tiny_settings(), accelerator="cuda")
+
+
+def test_a_training_without_a_budget_is_refused(data, tmp_path):
+    with pytest.raises(UserError, match="diffusion_training has no budget"):
+        train(data, tmp_path / "run", tiny_settings("diffusion_training.steps=null"), accelerator="cpu")
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_scans_that_are_not_finite_stop_the_training_before_the_step(tmp_path, devices):
+    data = write_dataset(tmp_path / "data", num_train=4)
+    poisoned = np.load(data / "volumes" / "case_00001.npy")
+    poisoned[3, 4, 5] = np.inf
+    np.save(data / "volumes" / "case_00001.npy", poisoned)
+    with pytest.raises(NonFiniteLossError, match=r"the loss .*l1.* is not finite"):
+        train(data, tmp_path / "run", tiny_settings(*OVERRIDES), accelerator="cpu", devices=devices)
+    _assert_finite_checkpoint_if_any(tmp_path / "run" / "autoencoder")
+
+
+@pytest.mark.parametrize("rate", ["1e12", "1e30"])
+@pytest.mark.parametrize("clip", ["null", "1.0"])
+def test_a_learning_rate_that_explodes_stops_with_a_finite_checkpoint(data, tmp_path, rate, clip):
+    settings = tiny_settings(
+        f"autoencoder_training.learning_rate={rate}",
+        f"autoencoder_training.gradient_clip={clip}",
+        "autoencoder_training.warmup_steps=0",
+        "autoencoder_training.decay=none",
+        "autoencoder_training.steps=20",
+        "training.checkpoint_minutes=0",
+    )
+    with pytest.raises(NonFiniteLossError, match="not finite"):
+        train(data, tmp_path / "run", settings, stages=("autoencoder",), accelerator="cpu")
+    _assert_finite_checkpoint_if_any(tmp_path / "run" / "autoencoder")
+
+
+def _assert_finite_checkpoint_if_any(folder: Path) -> None:
+    path = folder / "checkpoint.pt"
+    if path.exists():
+        network = torch.load(path, weights_only=True)["parts"]["network"]
+        assert all(value.isfinite().all() for value in network.values())
+
+
+def test_discriminators_learn_where_only_fabric_may_go_backward(data, tmp_path):
+    """Mixed precision refuses any other way back, as on every GPU; here without its rounding."""
+
+    class Strict(Precision):
+        def backward(self, tensor, model, *arguments, **options):
+            super().backward(tensor, model, *arguments, **options)
+
+    fabric = Fabric(accelerator="cpu", plugins=[Strict()])
+    train_autoencoder(fabric, data, tmp_path / "strict", tiny_settings(*OVERRIDES))
+    train_autoencoder(Fabric(accelerator="cpu"), data, tmp_path / "plain", tiny_settings(*OVERRIDES))
+    strict, plain = (tmp_path / name / WEIGHTS_NAME for name in ("strict", "plain"))
+    assert strict.read_bytes() == plain.read_bytes()
+
+
+def test_discriminators_start_when_the_settings_say(finished):
+    record = json.loads((finished / "autoencoder" / "log.jsonl").read_text().splitlines()[-1])
+    for name in ("discriminator", "adversarial_slice", "adversarial_volume", "feature_matching_slice"):
+        assert name in record
+
+
+def test_adversarial_losses_wait_for_their_start(data, tmp_path):
+    """Until `adversarial_start` the generator is the one that trains without discriminators."""
+
+    def run(name: str, *overrides: str) -> bytes:
+        settings = tiny_settings("autoencoder_training.steps=3", *overrides)
+        train(data, tmp_path / name, settings, stages=("autoencoder",), accelerator="cpu")
+        return (tmp_path / name / "autoencoder" / WEIGHTS_NAME).read_bytes()
+
+    alone = run("alone", "training.flip=left_right")
+    assert run("waiting", *ADVERSARIAL, "losses.adversarial_start=3") == alone
+    assert run("pulled", *ADVERSARIAL, "losses.adversarial_start=2") != alone
+
+
+def test_two_processes_learn_what_one_learns(data, tmp_path):
+    """The same global batch in two halves: sums in another order, else the same; codebook included."""
+    settings = tiny_settings(
+        *ADVERSARIAL,
+        # With a channel a group, normalisation cancels biases, and Adam blows up the noise of their gradients.
+        "autoencoder.base_width=16",
+        "autoencoder.decoder_width=16",
+        "denoiser.width=16",
+        "losses.discriminator_width=16",
+        "autoencoder_training.steps=5",
+        "diffusion_training.steps=4",
+    )
+    found = {}
+    for devices in (1, 2):
+        run = tmp_path / str(devices)
+        train(data, run, settings, accelerator="cpu", devices=devices)
+        found[devices] = {stage: load_file(run / stage / WEIGHTS_NAME) for stage in STAGES}
+    for stage in STAGES:
+        for name, one in found[1][stage].items():
+            two = found[2][stage][name]
+            assert torch.allclose(one.double(), two.double(), atol=3e-4, rtol=1e-3), (stage, name)
+    assert torch.equal(
+        found[1]["autoencoder"]["codebook.usage"], found[2]["autoencoder"]["codebook.usage"]
+    )
+
+
+def test_an_unfit_autoencoder_is_refused_for_stage_two_with_reasons(data, tmp_path):
+    settings = tiny_settings("autoencoder_training.steps=1", "training.require_fit_autoencoder=true")
+    with pytest.raises(UserError, match="not fit for stage two:\n  - reconstructions .*mean scan") as caught:
+        train(data, tmp_path / "run", settings, accelerator="cpu")
+    assert "training.require_fit_autoencoder=false" in str(caught.value)
+    assert json.loads((tmp_path / "run" / "autoencoder" / "fitness.json").read_text())["problems"]
+    settings = tiny_settings("autoencoder_training.steps=1", "diffusion_training.steps=1")
+    assert (train(data, tmp_path / "run", settings, accelerator="cpu") / "bundle.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({}, None),
+        ({"psnr_db": 21.0}, "hardly closer"),
+        ({"codes_used": 0.001}, "collapsed"),
+        ({"latent_std": [1.0, 1e-5]}, "hardly varies"),
+        ({"latent_peak": 99.0}, "99 standard deviations"),
+        ({"psnr_db": float("nan")}, "not finite"),
+    ],
+)
+def test_each_defect_of_an_autoencoder_is_named(values, problem):
+    good = {
+        "psnr_db": 30.0,
+        "mean_scan_psnr_db": 20.0,
+        "codes_used": 0.8,
+        "latent_std": [1.0, 2.0],
+        "latent_peak": 5.0,
+        "problems": [],
+    }
+    found = _problems(Fitness.model_validate(good | values))
+    assert found == [] if problem is None else problem in found[0] and len(found) == 1
+
+
+def test_psnr_by_hand():
+    x = torch.zeros(2, 2)
+    assert psnr_db(x + 0.2, x) == pytest.approx(20.0, abs=1e-4)
+    assert psnr_db(x + 5, x) == pytest.approx(10 * np.log10(4), abs=1e-4), "clipped to the range first"
+
+
+def test_the_yardstick_of_fitness_is_the_mean_training_scan(data, finished):
+    train_set, held_out = VolumeDataset(data, Split.TRAIN), VolumeDataset(data, Split.VALIDATION)
+    network = VQGAN(tiny_settings().autoencoder)
+    load_weights(network, finished / "autoencoder" / WEIGHTS_NAME)
+    fitness = check_autoencoder(network, train_set, held_out, torch.device("cpu"))
+    mean = train_set.batch(range(len(train_set))).mean(0)
+    wanted = np.mean([psnr_db(mean, held_out.batch([index])[0]) for index in range(len(held_out))])
+    assert fitness.mean_scan_psnr_db == pytest.approx(wanted, abs=1e-3)
+    x = held_out.batch([0, 1])
+    codes = network.codebook.lookup(network.encode(x))
+    assert fitness.codes_used == pytest.approx(codes.unique().numel() / 32)
+
+
+def test_stage_two_uses_the_autoencoder_of_another_run(data, finished, tmp_path):
+    # The other run's architecture is taken over, whatever this one's settings say of it.
+    settings = tiny_settings("autoencoder.num_codes=7", "training.flip=left_right")
+    bundle = train(
+        data,
+        tmp_path / "run",
+        settings,
+        stages=("diffusion",),
+        autoencoder_run=finished,
+        accelerator="cpu",
+    )
+    assert json.loads((bundle / "bundle.json").read_text())["autoencoder"]["num_codes"] == 32
+    same = (finished / "autoencoder" / WEIGHTS_NAME).read_bytes()
+    assert (bundle / "autoencoder.safetensors").read_bytes() == same
+
+
+def test_stage_two_without_stage_one_says_what_is_missing(data, tmp_path):
+    with pytest.raises(UserError, match="the stage that makes it has not finished"):
+        train(data, tmp_path / "run", tiny_settings(), stages=("diffusion",), accelerator="cpu")
+
+
+def test_stage_two_is_not_resumed_on_latents_of_an_autoencoder_that_trained_on(data, tmp_path):
+    train(data, tmp_path / "run", tiny_settings(), accelerator="cpu")
+    with pytest.raises(UserError, match="latents of another autoencoder"):
+        train(data, tmp_path / "run", tiny_settings("autoencoder_training.steps=7"), accelerator="cpu")
+
+
+@pytest.fixture
+def encoder(data: Path, tmp_path: Path) -> tuple[VQGAN, Path, VolumeDataset]:
+    torch.manual_seed(0)
+    network = VQGAN(tiny_settings().autoencoder).eval()
+    save_weights(network, tmp_path / WEIGHTS_NAME)
+    return network, tmp_path / WEIGHTS_NAME, VolumeDataset(data, Split.TRAIN)
+
+
+@pytest.mark.parametrize(("flip", "axis"), [("none", None), ("vertical", 3), ("left_right", 4)])
+def test_cached_latents_are_those_of_the_encoder_with_their_flips(encoder, tmp_path, flip, axis):
+    network, weights, dataset = encoder
+    latents = cached_latents(network, weights, dataset, flip, tmp_path / "cache", torch.device("cpu"))
+    assert latents.shape == (6, 1 if axis is None else 2, 2, 8, 8, 8) and latents.dtype == np.float32
+    for index in range(len(dataset)):
+        x = dataset.batch([index])
+        views = [x] if axis is None else [x, x.flip(axis)]
+        with torch.no_grad():
+            wanted = torch.stack([network.encode(view)[0] for view in views])
+        assert torch.allclose(torch.from_numpy(np.array(latents[index])), wanted, atol=1e-5)
+
+
+def test_the_cache_is_used_again_and_keyed_by_data_weights_and_flip(encoder, tmp_path):
+    network, weights, dataset = encoder
+
+    def path(dataset: VolumeDataset = dataset, flip: str = "none") -> Path:
+        found = cached_latents(network, weights, dataset, flip, tmp_path / "cache", torch.device("cpu"))
+        return Path(str(found.filename))
+
+    first = path()
+    stamp = first.stat().st_mtime_ns
+    assert path() == first and first.stat().st_mtime_ns == stamp
+    assert path(flip="left_right") != first
+    other = write_dataset(tmp_path / "other", seed=1)
+    assert path(dataset=VolumeDataset(other, Split.TRAIN)) != first
+    network.encoder[0].bias.data += 1
+    save_weights(network, weights)
+    assert path() != first
+
+
+def test_a_cache_cut_short_is_never_used_and_is_removed(encoder, tmp_path, monkeypatch):
+    network, weights, dataset = encoder
+    folder = tmp_path / "cache"
+    encode = VQGAN.encode
+    calls = []
+
+    def dies(self, x):
+        calls.append(x)
+        if len(calls) == 2:
+            raise _Killed
+        return encode(self, x)
+
+    with monkeypatch.context() as patch, pytest.raises(_Killed):
+        patch.setattr(VQGAN, "encode", dies)
+        cached_latents(network, weights, dataset, "none", folder, torch.device("cpu"))
+    (folder / ".part-xyz.npy").write_bytes(b"\x93NUMPY cut")
+    latents = cached_latents(network, weights, dataset, "none", folder, torch.device("cpu"))
+    assert np.isfinite(latents).all() and latents.shape[0] == 6
+    assert [path.suffix for path in folder.iterdir()] == [".npy"] and len(list(folder.iterdir())) == 1
