@@ -90,7 +90,7 @@ def convolution_peak(seconds: float) -> dict[str, Any]:
 
 def _median_seconds(call: Callable[[], object], seconds: float) -> float:
     times: list[float] = []
-    while sum(times) < seconds:
+    while not times or sum(times) < seconds:
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)

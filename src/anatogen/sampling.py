@@ -66,15 +66,20 @@ def sample(
             raise UserError(f"{name} is {value}: it must be at least 1")
     if steps is not None and steps < 1:
         raise UserError(f"steps is {steps}: it must be at least 1")
+    format_named(file_format)
+    if sampler is not None:
+        sampler_named(sampler)
+    first_device = _device(device, 0)
     loaded = load_bundle(bundle)
     about = _about(loaded, seed, sampler, steps, file_format)
-    missing = [index for index in range(number) if not _is_done(out, index, about, file_format)]
+    done = _done(out, about, file_format)
+    missing = [index for index in range(number) if index not in done]
     batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
     columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("sampling", total=number, completed=number - len(missing))
         if processes == 1:
-            loaded.to(_device(device, 0))
+            loaded.to(first_device)
             for batch in batches:
                 _write_batch(loaded, out, batch, about, file_format)
                 progress.advance(task, len(batch))
@@ -133,23 +138,29 @@ def _sidecar(out: Path, index: int) -> Path:
     return out / f"synthetic_{index:06d}.json"
 
 
-def _is_done(out: Path, index: int, about: dict[str, str | int | bool], file_format: Format) -> bool:
-    """Whether the scan lies there; the sidecar is written after it."""
-    sidecar = _sidecar(out, index)
-    if not sidecar.exists():
-        return False
-    try:
-        found = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return False
-    wanted = about | {"index": index}
-    differing = [name for name in wanted if found.get(name) != wanted[name] and name != "anatogen_version"]
-    if differing:
-        raise UserError(
-            f"{sidecar} is of another set of scans (other {', '.join(differing)}): choose another folder, or "
-            "empty this one"
-        )
-    return _scan_path(out, index, file_format).exists()
+def _done(out: Path, about: dict[str, str | int | bool], file_format: Format) -> set[int]:
+    """Numbers of the scans that lie in the folder; each one's sidecar is written after it.
+
+    Raises:
+        UserError: If any of them is of another set.
+    """
+    done = set()
+    for sidecar in sorted(out.glob("synthetic_*.json")):
+        try:
+            found = json.loads(sidecar.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            continue
+        if not isinstance(found, dict) or not isinstance(found.get("index"), int):
+            continue
+        differing = [name for name in about if found.get(name) != about[name] and name != "anatogen_version"]
+        if differing:
+            raise UserError(
+                f"{sidecar} is of another set of scans (other {', '.join(differing)}): choose another folder, "
+                "or empty this one"
+            )
+        if _scan_path(out, found["index"], file_format).exists():
+            done.add(found["index"])
+    return done
 
 
 def _write_batch(
@@ -201,10 +212,14 @@ def _device(name: str, number: int) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UserError(f"device {name!r} is unknown: use cpu, cuda, cuda:0 or auto") from error
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is unknown: use cpu, cuda, cuda:0 or auto")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("device cuda: this machine has no usable GPU; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs")
     if name == "cuda":
         return torch.device("cuda", number % torch.cuda.device_count())
     return device

@@ -40,7 +40,8 @@ def take_step(
         if norm is not None and not bool(norm.isfinite()):
             raise NonFiniteLossError(
                 "a gradient is not finite though the loss is. The weights were not touched by it and the "
-                f"last checkpoint is kept: start a new run with a learning rate below {settings.learning_rate:g}."
+                "last checkpoint is kept: start a new run with a learning rate below "
+                f"{settings.learning_rate:g}."
             )
     optimiser.step()
 
