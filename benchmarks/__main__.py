@@ -5,10 +5,12 @@ Rows alternate within each repetition (A B A B), so that a drift of the machine 
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +19,9 @@ from typing import Any
 from benchmarks.task import ROWS, TITLES, WORKLOADS, Sizes
 
 _PACKAGES = ("anatogen", "torch", "monai", "video-diffusion-pytorch", "lightning-fabric", "numpy")
-_PEAK = "peak"
+# glibc then gives every freed tensor back at once, so that the peak is that of live tensors and does not differ
+# with how the heap happens to break up. It costs time, so the timed processes go without.
+_RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 _QUICK = {"volume": 32, "denoiser_batch": 2, "lookup": 16, "timed_steps": 2}
 
 
@@ -32,25 +36,22 @@ def main() -> None:
     ]
     if not chosen:
         sys.exit(f"--only {' '.join(arguments.only)}: nothing is called that; see --help")
+    common = {"sizes": asdict(sizes), "seconds": arguments.seconds, "threads": arguments.threads}
+    resources = {}
+    for workload, row in chosen:
+        _say(f"memory and arithmetic: {workload} {row}")
+        request = common | {"row": row, "workload": workload, "is_timed": False}
+        resources[workload, row] = _run(request, _RETURN_MEMORY)
     peaks: list[dict[str, Any]] = []
-    results: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in chosen}
+    times: dict[tuple[str, str], list[float]] = {key: [] for key in chosen}
     for repetition in range(arguments.repeats):
         _say(f"repetition {repetition + 1} of {arguments.repeats}: convolution peak")
-        peaks.append(_run({"row": None, "seconds": arguments.seconds, "threads": arguments.threads}))
+        peaks.append(_run(common | {"row": None}))
         for workload, row in chosen:
-            request = {
-                "row": row,
-                "workload": workload,
-                "sizes": asdict(sizes),
-                "seconds": arguments.seconds,
-                "threads": arguments.threads,
-                # It depends on nothing that repetitions change.
-                "count_flops": repetition == 0,
-            }
-            result = _run(request)
-            results[workload, row].append(result)
+            result = _run(common | {"row": row, "workload": workload, "is_timed": True})
+            times[workload, row].append(result["seconds"])
             _say(f"  {workload:17} {row:20} {result['seconds']:9.4f} s")
-    report = _report(arguments, sizes, peaks, results)
+    report = _report(arguments, sizes, peaks, times, resources)
     print(_markdown(report))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -83,9 +84,11 @@ def _is_asked_for(workload: str, row: str, only: list[str]) -> bool:
     return not unknown and (not rows or row in rows) and (not workloads or workload in workloads)
 
 
-def _run(request: dict[str, Any]) -> dict[str, Any]:
+def _run(request: dict[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.measure", json.dumps(request)]
-    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    finished = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | (environment or {})
+    )
     if finished.returncode:
         sys.exit(f"the measurement failed: {request}")
     # Peers may print while they are imported.
@@ -97,30 +100,25 @@ def _report(
     arguments: argparse.Namespace,
     sizes: Sizes,
     peaks: list[dict[str, Any]],
-    results: dict[tuple[str, str], list[dict[str, Any]]],
+    times: dict[tuple[str, str], list[float]],
+    resources: dict[tuple[str, str], dict[str, Any]],
 ) -> dict[str, Any]:
     """Everything that was measured, and on what, as JSON."""
     peak = max(run["gflops_per_second"] for run in peaks)
     rows = []
-    for (workload, row), runs in results.items():
-        seconds = [run["seconds"] for run in runs]
+    for (workload, row), seconds in times.items():
+        used = resources[workload, row]
         median = statistics.median(seconds)
-        rate = runs[0]["flops"] / median / 1e9
+        rate = used["flops"] / median / 1e9
         rows.append(
             {
                 "workload": workload,
                 "row": row,
                 "seconds": seconds,
                 "median_seconds": median,
-                "peak_bytes": [run["peak_bytes"] for run in runs],
-                "median_peak_bytes": statistics.median([run["peak_bytes"] for run in runs]),
-                "peak_is_bound": any(run["peak_is_bound"] for run in runs),
-                "baseline_bytes": [run["baseline_bytes"] for run in runs],
-                "gflop": runs[0]["flops"] / 1e9,
                 "gflops_per_second": rate,
                 "fraction_of_peak": rate / peak,
-                "parameters": runs[0]["parameters"],
-                "note": runs[0]["note"],
+                **used,
             }
         )
     return {
@@ -165,8 +163,8 @@ def _markdown(report: dict[str, Any]) -> str:
                 ", ".join(f"{name} {count / 1e6:.2f} M" for name, count in result["parameters"].items()),
                 _time(result["seconds"]),
                 ratio,
-                ("at most " if result["peak_is_bound"] else "") + _memory(result["peak_bytes"]),
-                f"{result['gflop']:.3g}",
+                ("at most " if result["peak_is_bound"] else "") + f"{result['peak_bytes'] / 2**20:.0f} MiB",
+                f"{result['flops'] / 1e9:.3g}",
                 f"{result['gflops_per_second']:.3g}",
                 f"{result['fraction_of_peak']:.0%}",
             )
@@ -184,11 +182,6 @@ def _time(seconds: list[float]) -> str:
     factor, unit = (1, "s") if statistics.median(seconds) >= 1 else (1000, "ms")
     median, low, high = (factor * value for value in (statistics.median(seconds), min(seconds), max(seconds)))
     return f"{median:.3g} {unit} ({low:.3g}..{high:.3g})"
-
-
-def _memory(peaks: list[int]) -> str:
-    median, low, high = (value / 2**20 for value in (statistics.median(peaks), min(peaks), max(peaks)))
-    return f"{median:.0f} MiB ({low:.0f}..{high:.0f})"
 
 
 def _version(package: str) -> str:

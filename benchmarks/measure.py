@@ -35,36 +35,31 @@ def build(row: str, workload: str, sizes: Sizes) -> Task:
     return steps.build(row, workload, sizes)
 
 
-def measure(row: str, workload: str, sizes: Sizes, seconds: float, count_flops: bool) -> dict[str, Any]:
-    """Time, memory and arithmetic of a task.
-
-    Args:
-        row: Of `ROWS`.
-        workload: Of `WORKLOADS`.
-        sizes: Of the inputs.
-        seconds: Each part is called again until this long has passed.
-        count_flops: Whether to count floating point operations, in one more call.
-    """
-    torch.manual_seed(0)
-    task = build(row, workload, sizes)
-    baseline, before = _resident_bytes(), _peak_bytes()
+def time_of(task: Task, seconds: float) -> dict[str, Any]:
+    """Seconds of a task, each part called again until `seconds` have passed."""
     for part in task.parts:
         # First calls allocate, let oneDNN choose kernels, and make the optimisers' state.
         part.call()
-    elapsed = sum(part.times * _median_seconds(part.call, seconds) for part in task.parts)
+    return {"seconds": sum(part.times * _median_seconds(part.call, seconds) for part in task.parts)}
+
+
+def resources_of(task: Task) -> dict[str, Any]:
+    """Peak memory and floating point operations of a task."""
+    baseline, before = _resident_bytes(), _peak_bytes()
+    for part in task.parts:
+        part.call()
+        # The optimisers' state exists throughout the second call only.
+        part.call()
     peak = _peak_bytes()
-    result = {
-        "seconds": elapsed,
+    return {
         "peak_bytes": peak - baseline,
         # Building reached higher than running: the peak is then an upper bound.
         "peak_is_bound": peak == before,
         "baseline_bytes": baseline,
+        "flops": sum(part.times * _flops(part.call) for part in task.parts),
         "parameters": task.parameters,
         "note": task.note,
     }
-    if count_flops:
-        result["flops"] = sum(part.times * _flops(part.call) for part in task.parts)
-    return result
 
 
 def convolution_peak(seconds: float) -> dict[str, Any]:
@@ -145,13 +140,12 @@ def main() -> None:
     request = json.loads(sys.argv[1])
     if request["threads"] is not None:
         torch.set_num_threads(request["threads"])
+    torch.manual_seed(0)
     if request["row"] is None:
         result = convolution_peak(request["seconds"])
     else:
-        sizes = Sizes(**request["sizes"])
-        result = measure(
-            request["row"], request["workload"], sizes, request["seconds"], request["count_flops"]
-        )
+        task = build(request["row"], request["workload"], Sizes(**request["sizes"]))
+        result = time_of(task, request["seconds"]) if request["is_timed"] else resources_of(task)
     result["threads"] = torch.get_num_threads()
     print(json.dumps(result))
 

@@ -1,4 +1,4 @@
-"""A tiny prepared dataset of smooth blobs, written without `prepare`, and settings small enough to train on it."""
+"""A tiny prepared dataset of smooth blobs, written without `prepare`, and settings small enough for it."""
 
 from pathlib import Path
 
@@ -20,6 +20,7 @@ TINY = (
     "autoencoder.num_core_blocks=1",
     "autoencoder.num_codes=32",
     "autoencoder.code_dim=2",
+    "autoencoder.num_groups=2",
     "denoiser.width=8",
     "denoiser.multipliers=[1, 2]",
     "denoiser.num_heads=1",

@@ -64,7 +64,8 @@ def test_numbers_with_an_exponent_are_numbers(text, tmp_path: Path):
     """YAML 1.1 reads 1e-4 as a string."""
     key = "autoencoder_training.learning_rate"
     assert resolve(Settings, overrides=[f"{key}={text}"]).autoencoder_training.learning_rate == 1e-4
-    (tmp_path / "c.yaml").write_text(f"autoencoder_training:\n  learning_rate: {text}\n  gradient_clip: {text}\n")
+    lines = f"autoencoder_training:\n  learning_rate: {text}\n  gradient_clip: {text}\n"
+    (tmp_path / "c.yaml").write_text(lines)
     found = resolve(Settings, file=tmp_path / "c.yaml").autoencoder_training
     assert found.learning_rate == 1e-4 and found.gradient_clip == 1e-4
 
@@ -142,7 +143,11 @@ def test_resolved_values_can_not_change():
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"a: [1", "not valid YAML"), (b"just words", "must hold `key: value` lines"), (b"\xff\xfe\x00a", "YAML")],
+    [
+        (b"a: [1", "not valid YAML"),
+        (b"just words", "must hold `key: value` lines"),
+        (b"\xff\xfe\x00a", "not valid YAML"),
+    ],
 )
 def test_an_unreadable_file_is_a_clear_error(content, message, tmp_path: Path):
     (tmp_path / "c.yaml").write_bytes(content)

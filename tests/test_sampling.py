@@ -1,4 +1,4 @@
-"""Sampling from a bundle to files: the same scans however they are made, restartable, and honest about itself."""
+"""From a bundle to files: the same scans however they are made, restartable, and honest about themselves."""
 
 import ast
 import json
@@ -77,15 +77,14 @@ def test_scans_of_a_set_differ_and_so_do_sets(bundle, tmp_path):
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm_solver_pp", "euler", "heun"])
 def test_scan_k_depends_on_seed_and_k_and_not_on_its_batch(bundle, sampler):
-    """Latents to rounding; a code at the border of two may fall the other way, so scans only mostly."""
+    """To the bit on a CPU. Latents of one batch may be rounded otherwise, which is what a GPU shows."""
     loaded = load_bundle(bundle)
     together = loaded.sample_latents(range(5), seed=3, sampler=sampler)
+    whole = loaded.generate(range(5), seed=3, sampler=sampler)
     for indices in ([0], [3, 1], [4, 2]):
         found = loaded.sample_latents(indices, seed=3, sampler=sampler)
         assert torch.allclose(found, together[indices], atol=1e-4)
-    scans = [loaded.generate([k], seed=3, sampler=sampler)[0] for k in range(5)]
-    whole = loaded.generate(range(5), seed=3, sampler=sampler)
-    assert ((torch.stack(scans) - whole).abs() < 1e-3).float().mean() > 0.99
+        assert torch.equal(loaded.generate(indices, seed=3, sampler=sampler), whole[indices])
 
 
 def test_the_library_call_gives_the_scans_of_the_files(bundle, tmp_path):
@@ -94,14 +93,14 @@ def test_the_library_call_gives_the_scans_of_the_files(bundle, tmp_path):
     assert np.array_equal(files, np.stack([volume.array for volume in volumes]))
     assert np.allclose(volumes[0].affine, AFFINE)
     (third,) = load_bundle(bundle).sample(1, first=2, batch_size=1)
-    assert np.isclose(third.array, volumes[2].array, atol=0.5).mean() > 0.99
+    assert np.array_equal(third.array, volumes[2].array)
 
 
 def test_several_processes_write_the_scans_of_one(bundle, tmp_path):
-    """Bit for bit where the batches and the number of threads are the same, as here."""
+    """Bit for bit on a CPU, where every scan is computed alone."""
     options = {"number": 4, "batch_size": 2, "file_format": "npy", "device": "cpu"}
     one = sample(bundle, tmp_path / "one", **options)
-    two = sample(bundle, tmp_path / "two", processes=2, **options)
+    two = sample(bundle, tmp_path / "two", processes=2, **(options | {"batch_size": 1}))
     assert [path.name for path in one] == [path.name for path in two]
     assert np.array_equal(_scans(one), _scans(two))
 
@@ -313,15 +312,10 @@ def test_a_bundle_comes_back_as_it_was_saved(bundle, tmp_path):
 def test_nothing_on_the_way_to_a_scan_is_unpickled():
     source = Path(anatogen.__file__).parent
     files = [source / f"{name}.py" for name in ("sampling", "bundle", "weights", "storage")]
-    files += [*(source / "diffusion").glob("*.py"), source / "models" / "vqgan.py", source / "models" / "denoiser.py"]
+    files += [*(source / "diffusion").glob("*.py")]
+    files += [source / "models" / f"{name}.py" for name in ("vqgan", "denoiser", "codebook", "blocks")]
     for file in files:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-        imported = {
-            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-        }
-        assert "pickle" not in imported and "load_state_dict" not in names - {"load_state_dict"}, file
-        calls = {
-            ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)
-        }
-        assert not calls & {"torch.load", "pickle.load", "pickle.loads"}, file
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
+        assert "pickle" not in imported and "torch.load" not in calls, file

@@ -37,7 +37,10 @@ def test_every_epoch_is_a_permutation(num_cases, seed, epoch):
 
 
 @given(
-    num_cases=st.integers(1, 20), first=st.integers(0, 100), number=st.integers(0, 50), skip=st.integers(0, 50)
+    num_cases=st.integers(1, 20),
+    first=st.integers(0, 100),
+    number=st.integers(0, 50),
+    skip=st.integers(0, 50),
 )
 def test_a_case_depends_on_its_position_and_not_on_the_window(num_cases, first, number, skip):
     skip = min(skip, number)

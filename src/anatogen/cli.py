@@ -50,16 +50,22 @@ train_app = typer.Typer(
 app.add_typer(train_app, name="train")
 
 
-@app.callback()
-def _options(
-    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,
-) -> None:
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         import anatogen
 
         print(f"anatogen {anatogen.__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", is_eager=True, callback=_show_version)
+    ] = False,
+) -> None:
+    """From a folder of 3D medical scans to a generator of new ones."""
 
 
 @app.command()

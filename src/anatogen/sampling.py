@@ -155,8 +155,8 @@ def _done(out: Path, about: dict[str, str | int | bool], file_format: Format) ->
         differing = [name for name in about if found.get(name) != about[name] and name != "anatogen_version"]
         if differing:
             raise UserError(
-                f"{sidecar} is of another set of scans (other {', '.join(differing)}): choose another folder, "
-                "or empty this one"
+                f"{sidecar} is of another set of scans (other {', '.join(differing)}): choose another "
+                "folder, or empty this one"
             )
         if _scan_path(out, found["index"], file_format).exists():
             done.add(found["index"])

@@ -1,6 +1,7 @@
 """Samplers against data whose exact denoiser is known in closed form."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -148,7 +149,7 @@ def test_ddim_on_a_gaussian_is_the_exact_product_of_its_linear_steps(num_steps, 
     data, path = GaussianMixture([1.0], [0.0], [0.5]), SCHEDULES[schedule]
     factor = 1.0
     times = [float(t) for t in path.sampling_times(num_steps)]
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         # What the sampler asks the network with is rounded to float32.
         asked = torch.tensor(t, dtype=torch.float32)
         a, b = (float(value) for value in path.alpha_sigma(asked.double()))
@@ -167,7 +168,7 @@ def test_euler_on_a_gaussian_is_the_exact_product_of_its_linear_steps(num_steps)
     data, path = GaussianMixture([1.0], [0.0], [0.5]), SCHEDULES["cosine"]
     factor = 1.0
     times = path.sampling_times(num_steps)
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         (a, b), (da, db) = path.alpha_sigma(t), path.derivatives(t)
         gain = a * 0.25 / (a**2 * 0.25 + b**2)
         factor *= float(1 + (s - t) * (da * gain + db * (1 - a * gain) / b))

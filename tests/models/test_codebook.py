@@ -32,7 +32,8 @@ def _initialised(book: Codebook, z: torch.Tensor) -> Codebook:
 
 def _brute_force(book: Codebook, z: torch.Tensor) -> torch.Tensor:
     groups = z.movedim(1, -1).reshape(*z.shape[:1], *z.shape[2:], -1, book.codes.shape[1])
-    return torch.cdist(groups.double().flatten(0, -2), book.codes.double()).argmin(1).reshape(groups.shape[:-1])
+    distances = torch.cdist(groups.double().flatten(0, -2), book.codes.double())
+    return distances.argmin(1).reshape(groups.shape[:-1])
 
 
 @given(

@@ -1,5 +1,6 @@
 """The perceptual distance: zero for equals, growing with damage; its folded network equals the unfolded."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_the_distance_grows_with_damage(distance, slices, kind):
         return torch.from_numpy(gaussian_filter(slices.numpy(), (0, 0, 10 * strength, 10 * strength)))
 
     found = [float(distance(damaged(strength), slices)) for strength in (0.05, 0.1, 0.2, 0.4)]
-    assert found[0] > 0 and all(a < b for a, b in zip(found, found[1:], strict=False))
+    assert found[0] > 0 and all(a < b for a, b in pairwise(found))
 
 
 def test_the_gradient_reaches_the_slices_and_not_the_network(distance, slices):

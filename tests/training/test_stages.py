@@ -140,7 +140,7 @@ def test_a_run_stopped_at_any_moment_and_started_again_ends_with_the_same_bits(
 
 def test_a_killed_process_resumes_to_the_same_bits(data, tmp_path):
     """The real thing: SIGKILL from outside in each stage, through the command line."""
-    longer = (*TINY, *ADVERSARIAL, "autoencoder_training.steps=40", "diffusion_training.steps=60")
+    longer = (*TINY, *ADVERSARIAL, "autoencoder_training.steps=60", "diffusion_training.steps=150")
     run = tmp_path / "killed"
     command = [sys.executable, "-c", "from anatogen.cli import main; main()", "train", str(data), str(run)]
     command += [*longer, "training.checkpoint_minutes=0.001", "--preset", "tiny", "--accelerator", "cpu"]
@@ -315,7 +315,7 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
     """The same global batch in two halves: sums in another order, else the same; codebook included."""
     settings = tiny_settings(
         *ADVERSARIAL,
-        # With a channel a group, normalisation cancels biases, and Adam blows up the noise of their gradients.
+        # With one channel a group, normalisation cancels biases, and Adam blows up their gradients' noise.
         "autoencoder.base_width=16",
         "autoencoder.decoder_width=16",
         "denoiser.width=16",
@@ -332,14 +332,12 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
         for name, one in found[1][stage].items():
             two = found[2][stage][name]
             assert torch.allclose(one.double(), two.double(), atol=3e-4, rtol=1e-3), (stage, name)
-    assert torch.equal(
-        found[1]["autoencoder"]["codebook.usage"], found[2]["autoencoder"]["codebook.usage"]
-    )
+    assert torch.equal(found[1]["autoencoder"]["codebook.usage"], found[2]["autoencoder"]["codebook.usage"])
 
 
 def test_an_unfit_autoencoder_is_refused_for_stage_two_with_reasons(data, tmp_path):
     settings = tiny_settings("autoencoder_training.steps=1", "training.require_fit_autoencoder=true")
-    with pytest.raises(UserError, match="not fit for stage two:\n  - reconstructions .*mean scan") as caught:
+    with pytest.raises(UserError, match=r"not fit for stage two:\n  - reconstructions .*mean scan") as caught:
         train(data, tmp_path / "run", settings, accelerator="cpu")
     assert "training.require_fit_autoencoder=false" in str(caught.value)
     assert json.loads((tmp_path / "run" / "autoencoder" / "fitness.json").read_text())["problems"]
@@ -429,7 +427,7 @@ def encoder(data: Path, tmp_path: Path) -> tuple[VQGAN, Path, VolumeDataset]:
 def test_cached_latents_are_those_of_the_encoder_with_their_flips(encoder, tmp_path, flip, axis):
     network, weights, dataset = encoder
     latents = cached_latents(network, weights, dataset, flip, tmp_path / "cache", torch.device("cpu"))
-    assert latents.shape == (6, 1 if axis is None else 2, 2, 8, 8, 8) and latents.dtype == np.float32
+    assert latents.shape == (6, 1 if axis is None else 2, 4, 8, 8, 8) and latents.dtype == np.float32
     for index in range(len(dataset)):
         x = dataset.batch([index])
         views = [x] if axis is None else [x, x.flip(axis)]

@@ -15,6 +15,7 @@ from anatogen.models.denoiser import Denoiser
 from anatogen.models.discriminators import Discriminators
 from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.settings import OptimiserSettings, Settings
+from anatogen.training.pipeline import check_budgets
 
 _BYTES_PER_WEIGHT = 4
 # Weight, gradient and Adam's two moments.
@@ -46,8 +47,12 @@ def describe_plan(data: Path, settings: Settings, stages: tuple[str, ...]) -> st
         data: A prepared dataset.
         settings: The whole configuration.
         stages: "autoencoder", "diffusion" or both.
+
+    Raises:
+        UserError: If a stage has no budget, or the folder is no prepared dataset.
     """
     manifest = load_manifest(data)
+    check_budgets(settings, stages)
     num_scans = len(manifest.split(Split.TRAIN))
     lines = [to_yaml(settings), f"{num_scans} training scans of {manifest.grid.shape}"]
     for stage in stages:

@@ -1,7 +1,7 @@
 """`anatogen train`: both stages from a prepared dataset to a model bundle, each resumed where it stopped."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -86,7 +86,7 @@ def train(
     data, run = Path(data), Path(run)
     source = run if autoencoder_run is None else Path(autoencoder_run)
     manifest = load_manifest(data)
-    _check_budgets(settings, stages)
+    check_budgets(settings, stages)
     _check_devices(settings, stages, accelerator, devices)
     if not manifest.split(Split.TRAIN):
         raise UserError(f"{data} has no training scans: prepare it with other split fractions")
@@ -216,7 +216,8 @@ def _check_devices(settings: Settings, stages: tuple[Stage, ...], accelerator: s
             )
 
 
-def _check_budgets(settings: Settings, stages: tuple[Stage, ...]) -> None:
+def check_budgets(settings: Settings, stages: Sequence[str]) -> None:
+    """Raises a UserError if a stage has no budget, which would never end."""
     for stage in stages:
         budget = getattr(settings, f"{stage}_training")
         if budget.steps is None and budget.minutes is None:
