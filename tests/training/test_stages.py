@@ -22,7 +22,7 @@ from anatogen.errors import UserError
 from anatogen.models.vqgan import VQGAN
 from anatogen.training import latent_cache as latent_cache_module
 from anatogen.training import loop as loop_module
-from anatogen.training import pipeline
+from anatogen.training import pipeline, run_folder
 from anatogen.training.autoencoder import train_autoencoder
 from anatogen.training.fitness import Fitness, _problems, check_autoencoder, psnr_db
 from anatogen.training.latent_cache import cached_latents
@@ -104,13 +104,14 @@ def _die_at(monkeypatch: pytest.MonkeyPatch, moment: str, count: int) -> None:
 
         monkeypatch.setattr(latent_cache_module.VQGAN, "encode", encoded)
     else:
-        function = getattr(pipeline, moment)
+        module = pipeline if hasattr(pipeline, moment) else run_folder
+        function = getattr(module, moment)
 
         def called(*arguments, **options):
             passes()
             return function(*arguments, **options)
 
-        monkeypatch.setattr(pipeline, moment, called)
+        monkeypatch.setattr(module, moment, called)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def _die_at(monkeypatch: pytest.MonkeyPatch, moment: str, count: int) -> None:
         [("after a step", 1), ("after a step", 3), ("while latents are encoded", 2)],
         [("while a checkpoint is written", 2), ("while a checkpoint is written", 4), ("_write_bundle", 1)],
         [("after a step", 8), ("while a checkpoint is written", 3), ("_require_fit", 1)],
-        [("_claim_latents", 1), ("after a step", 4), ("_scaling", 1), ("after a step", 2)],
+        [("claim_latents", 1), ("after a step", 4), ("_scaling", 1), ("after a step", 2)],
     ],
     ids=lambda deaths: " - ".join(f"{moment} {count}" for moment, count in deaths),
 )

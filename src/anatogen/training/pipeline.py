@@ -20,7 +20,6 @@ from anatogen.bundle import (
     load_bundle,
     measure_x_0_variance,
 )
-from anatogen.config import resolve, save_yaml
 from anatogen.data.dataset import VolumeDataset
 from anatogen.data.manifest import Manifest, Split, load_manifest
 from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling, standard_scaling
@@ -29,30 +28,18 @@ from anatogen.errors import UserError
 from anatogen.figures import planes_figure
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN
-from anatogen.provenance import write_provenance
 from anatogen.settings import Settings
-from anatogen.storage import sha256_file, write_json, write_text
+from anatogen.storage import sha256_file, write_json
 from anatogen.training.autoencoder import NUM_PREVIEWS, train_autoencoder
 from anatogen.training.diffusion import train_diffusion
 from anatogen.training.fitness import Fitness, check_autoencoder
 from anatogen.training.latent_cache import cached_latents
 from anatogen.training.loop import NonFiniteLossError, read_log, still_falling
+from anatogen.training.run_folder import claim_latents, claim_run, read_settings
 from anatogen.weights import WEIGHTS_NAME, load_weights
 
 Stage = Literal["autoencoder", "diffusion"]
-_DATASET_NAME = "dataset.sha256"
-_PROVENANCE_NAME = "provenance.json"
 _MAX_VARIANCE_SCANS = 16
-# What may differ when a run is resumed: how long it goes on, and when it shows itself.
-_CHANGEABLE = (
-    "autoencoder_training.steps",
-    "autoencoder_training.minutes",
-    "diffusion_training.steps",
-    "diffusion_training.minutes",
-    "training.checkpoint_minutes",
-    "training.preview_minutes",
-    "training.require_fit_autoencoder",
-)
 
 
 def train(
@@ -92,7 +79,7 @@ def train(
         raise UserError(f"{data} has no training scans: prepare it with other split fractions")
     if source != run:
         settings = _with_autoencoder_of(source, settings)
-    _claim(run, manifest, settings)
+    claim_run(run, manifest, settings)
     strategy = "auto" if devices == 1 else "ddp_spawn"
     if "autoencoder" in stages:
         fabric = _fabric(accelerator, devices, strategy)
@@ -108,7 +95,7 @@ def train(
     latents = cached_latents(network, weights, dataset, flip, run / "latents", device)
     scaling = _scaling(settings, network, latents)
     description = _describe(settings, manifest, latents.shape[3:], scaling)
-    _claim_latents(run / "diffusion", latents)
+    claim_latents(run / "diffusion", latents)
     fabric = _fabric(accelerator, devices, strategy)
     _launch(
         fabric,
@@ -122,18 +109,6 @@ def train(
         ),
     )
     return _write_bundle(run, data, network, description, fitness, device, settings)
-
-
-def read_settings(run: Path) -> Settings:
-    """The settings that a run was started with.
-
-    Raises:
-        UserError: If the folder is no run, or its settings are not of this version.
-    """
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{run} is not a training run: it has no config.yaml")
-    return resolve(Settings, file=path)
 
 
 def _launch(fabric: Fabric, stage: Callable[[Fabric], None]) -> None:
@@ -222,47 +197,6 @@ def check_budgets(settings: Settings, stages: Sequence[str]) -> None:
         budget = getattr(settings, f"{stage}_training")
         if budget.steps is None and budget.minutes is None:
             raise UserError(f"{stage}_training has no budget: give --minutes or --steps")
-
-
-def _claim(run: Path, manifest: Manifest, settings: Settings) -> None:
-    """Makes the run's folder this training's, or checks that it is."""
-    dataset = run / _DATASET_NAME
-    if (run / "config.yaml").exists():
-        before, now = (_flat(value.model_dump(mode="json")) for value in (read_settings(run), settings))
-        changed = [name for name in now if now[name] != before.get(name) and name not in _CHANGEABLE]
-        if changed:
-            listing = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
-            raise UserError(f"{run} holds a run with other settings ({listing}): choose another folder")
-        if dataset.read_text(encoding="utf-8").strip() != manifest.sha256():
-            raise UserError(f"{run} holds a run on other data: choose another folder")
-    elif run.exists() and not all(_is_begun(entry) for entry in run.iterdir()):
-        raise UserError(f"{run} is not empty and holds no run: choose another folder")
-    run.mkdir(parents=True, exist_ok=True)
-    write_text(dataset, manifest.sha256() + "\n")
-    write_provenance(run / _PROVENANCE_NAME, {"dataset": manifest.sha256()}, settings.training.seed)
-    save_yaml(settings, run / "config.yaml")
-
-
-def _is_begun(entry: Path) -> bool:
-    """Whether the entry of a run's folder may be there before its config.yaml, if it was killed early."""
-    return entry.name in (_DATASET_NAME, _PROVENANCE_NAME) or entry.name.startswith(".part-")
-
-
-def _claim_latents(folder: Path, latents: np.memmap) -> None:
-    """Makes stage two's folder these latents', or checks that it is: the autoencoder may have trained on."""
-    path, key = folder / "latents.txt", Path(str(latents.filename)).stem
-    if path.exists() and path.read_text(encoding="utf-8").strip() != key:
-        raise UserError(
-            f"{folder} was trained on latents of another autoencoder: delete it to train the denoiser anew"
-        )
-    write_text(path, key + "\n")
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _with_autoencoder_of(source: Path, settings: Settings) -> Settings:

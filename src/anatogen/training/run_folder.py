@@ -1,0 +1,87 @@
+"""A run's folder belongs to one training: one dataset, one set of settings, one autoencoder."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anatogen.config import resolve, save_yaml
+from anatogen.data.manifest import Manifest
+from anatogen.errors import UserError
+from anatogen.provenance import write_provenance
+from anatogen.settings import Settings
+from anatogen.storage import write_text
+
+_DATASET_NAME = "dataset.sha256"
+_PROVENANCE_NAME = "provenance.json"
+# What may differ when a run is resumed: how long it goes on, and when it shows itself.
+_CHANGEABLE = (
+    "autoencoder_training.steps",
+    "autoencoder_training.minutes",
+    "diffusion_training.steps",
+    "diffusion_training.minutes",
+    "training.checkpoint_minutes",
+    "training.preview_minutes",
+    "training.require_fit_autoencoder",
+)
+
+
+def read_settings(run: Path) -> Settings:
+    """The settings that a run was started with.
+
+    Raises:
+        UserError: If the folder is no run, or its settings are not of this version.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run} is not a training run: it has no config.yaml")
+    return resolve(Settings, file=path)
+
+
+def claim_run(run: Path, manifest: Manifest, settings: Settings) -> None:
+    """Makes a folder this training's, or checks that it is; `config.yaml` comes last.
+
+    Raises:
+        UserError: If it holds a run with other settings or on other data, or something else.
+    """
+    dataset = run / _DATASET_NAME
+    if (run / "config.yaml").exists():
+        before, now = (_flat(value.model_dump(mode="json")) for value in (read_settings(run), settings))
+        changed = [name for name in now if now[name] != before.get(name) and name not in _CHANGEABLE]
+        if changed:
+            listing = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
+            raise UserError(f"{run} holds a run with other settings ({listing}): choose another folder")
+        if dataset.read_text(encoding="utf-8").strip() != manifest.sha256():
+            raise UserError(f"{run} holds a run on other data: choose another folder")
+    elif run.exists() and not all(_is_begun(entry) for entry in run.iterdir()):
+        raise UserError(f"{run} is not empty and holds no run: choose another folder")
+    run.mkdir(parents=True, exist_ok=True)
+    write_text(dataset, manifest.sha256() + "\n")
+    write_provenance(run / _PROVENANCE_NAME, {"dataset": manifest.sha256()}, settings.training.seed)
+    save_yaml(settings, run / "config.yaml")
+
+
+def _is_begun(entry: Path) -> bool:
+    """Whether the entry of a run's folder may be there before its config.yaml, if it was killed early."""
+    return entry.name in (_DATASET_NAME, _PROVENANCE_NAME) or entry.name.startswith(".part-")
+
+
+def claim_latents(folder: Path, latents: np.memmap) -> None:
+    """Makes stage two's folder these latents', or checks that it is: the autoencoder may have trained on.
+
+    Raises:
+        UserError: If the denoiser there learned latents of another autoencoder.
+    """
+    path, key = folder / "latents.txt", Path(str(latents.filename)).stem
+    if path.exists() and path.read_text(encoding="utf-8").strip() != key:
+        raise UserError(
+            f"{folder} was trained on latents of another autoencoder: delete it to train the denoiser anew"
+        )
+    write_text(path, key + "\n")
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
