@@ -19,8 +19,8 @@ from typing import Any
 from benchmarks.task import ROWS, TITLES, WORKLOADS, Sizes
 
 _PACKAGES = ("anatogen", "torch", "monai", "video-diffusion-pytorch", "lightning-fabric", "numpy")
-# glibc then gives every freed tensor back at once, so that the peak is that of live tensors and does not differ
-# with how the heap happens to break up. It costs time, so the timed processes go without.
+# glibc then gives every freed tensor back at once, so that the peak is that of live tensors whatever way the
+# heap happens to break up. It costs time, so the timed processes go without.
 _RETURN_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 _QUICK = {"volume": 32, "denoiser_batch": 2, "lookup": 16, "timed_steps": 2}
 

@@ -474,3 +474,15 @@ def test_a_cache_cut_short_is_never_used_and_is_removed(encoder, tmp_path, monke
     latents = cached_latents(network, weights, dataset, "none", folder, torch.device("cpu"))
     assert np.isfinite(latents).all() and latents.shape[0] == 6
     assert [path.suffix for path in folder.iterdir()] == [".npy"] and len(list(folder.iterdir())) == 1
+
+
+def test_settings_of_stage_two_may_change_until_it_has_begun(data, tmp_path):
+    run = tmp_path / "run"
+    train(data, run, tiny_settings(*OVERRIDES), stages=("autoencoder",), accelerator="cpu")
+    other = tiny_settings(*OVERRIDES, "diffusion_training.learning_rate=2e-4", "autoencoder.num_codes=7")
+    train(data, run, other, stages=("diffusion",), accelerator="cpu")
+    used = run_folder.read_settings(run)
+    assert used.diffusion_training.learning_rate == 2e-4
+    assert used.autoencoder == tiny_settings(*OVERRIDES).autoencoder
+    with pytest.raises(UserError, match=r"diffusion_training\.learning_rate was 0\.0002"):
+        train(data, run, tiny_settings(*OVERRIDES), stages=("diffusion",), accelerator="cpu")

@@ -77,7 +77,7 @@ def train(
     _check_devices(settings, stages, accelerator, devices)
     if not manifest.split(Split.TRAIN):
         raise UserError(f"{data} has no training scans: prepare it with other split fractions")
-    if source != run:
+    if "autoencoder" not in stages:
         settings = _with_autoencoder_of(source, settings)
     claim_run(run, manifest, settings)
     strategy = "auto" if devices == 1 else "ddp_spawn"
@@ -200,8 +200,10 @@ def check_budgets(settings: Settings, stages: Sequence[str]) -> None:
 
 
 def _with_autoencoder_of(source: Path, settings: Settings) -> Settings:
-    """The settings with the autoencoder that another run trained."""
-    return settings.model_copy(update={"autoencoder": read_settings(source).autoencoder})
+    """The settings with all that concerns stage one as the run that trained the autoencoder had it."""
+    trained = read_settings(source)
+    kept = {name: getattr(trained, name) for name in ("autoencoder", "losses", "autoencoder_training")}
+    return settings.model_copy(update=kept)
 
 
 def _load_autoencoder(source: Path, settings: Settings, device: torch.device) -> VQGAN:

@@ -25,6 +25,9 @@ _CHANGEABLE = (
     "training.require_fit_autoencoder",
 )
 
+# What may also differ until stage two has begun.
+_STAGE_TWO = ("denoiser", "diffusion", "diffusion_training")
+
 
 def read_settings(run: Path) -> Settings:
     """The settings that a run was started with.
@@ -47,7 +50,14 @@ def claim_run(run: Path, manifest: Manifest, settings: Settings) -> None:
     dataset = run / _DATASET_NAME
     if (run / "config.yaml").exists():
         before, now = (_flat(value.model_dump(mode="json")) for value in (read_settings(run), settings))
-        changed = [name for name in now if now[name] != before.get(name) and name not in _CHANGEABLE]
+        begun = (run / "diffusion").exists()
+        changed = [
+            name
+            for name in now
+            if now[name] != before.get(name)
+            and name not in _CHANGEABLE
+            and (begun or name.split(".")[0] not in _STAGE_TWO)
+        ]
         if changed:
             listing = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
             raise UserError(f"{run} holds a run with other settings ({listing}): choose another folder")
