@@ -115,8 +115,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "ema_decay": 0.999,
         },
         "diffusion_training": {
-            "batch_size": 8,
-            "learning_rate": 5e-4,
+            "batch_size": 4,
+            "learning_rate": 7e-4,
             "warmup_steps": 200,
             "decay": "cosine",
             "gradient_clip": 1.0,
@@ -128,7 +128,8 @@ PRESETS["tiny"] = PRESETS["default"] | {
     "autoencoder": PRESETS["default"]["autoencoder"] | {"compression": 2, "num_groups": 1},
     "autoencoder_training": PRESETS["default"]["autoencoder_training"] | {"steps": 2_000},
     "denoiser": PRESETS["default"]["denoiser"] | {"width": 48, "multipliers": (1, 2, 2), "patch": 2},
-    "diffusion_training": PRESETS["default"]["diffusion_training"] | {"steps": 2_000},
+    "diffusion": PRESETS["default"]["diffusion"] | {"ema_decay": 0.995},
+    "diffusion_training": PRESETS["default"]["diffusion_training"] | {"learning_rate": 1e-3, "steps": 2_000},
 }
 
 
