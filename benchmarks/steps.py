@@ -16,6 +16,7 @@ from anatogen.config import resolve
 from anatogen.data.manifest import Grid, Intensity
 from anatogen.diffusion.process import denoising_loss
 from anatogen.models.codebook import Codebook
+from anatogen.models.convolution import Conv3d
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.discriminators import Discriminators, Judgement, take_slices
 from anatogen.models.vqgan import VQGAN
@@ -123,7 +124,7 @@ def _vqgan_step(settings: Settings, sizes: Sizes) -> Task:
 
 
 class _PlainAutoencoder:
-    """A VQGAN of the same weights without its layout of memory and with a one-hot codebook.
+    """A VQGAN of the same weights with plain convolutions and a one-hot codebook.
 
     Args:
         network: Without wavelet.
@@ -132,7 +133,7 @@ class _PlainAutoencoder:
     def __init__(self, network: VQGAN) -> None:
         assert not network.wavelet_axes
         self.network = network
-        use_plain_layout(network)
+        use_plain_convolutions(network)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, latent, and quantised latent; learns the codes as a side effect."""
@@ -148,7 +149,7 @@ def _two_pass_vqgan_step(settings: Settings, sizes: Sizes) -> Task:
     weights, optimiser_settings = settings.losses, settings.autoencoder_training
     network = VQGAN(settings.autoencoder)
     critics = Discriminators(weights.discriminator_width, True, True)
-    use_plain_layout(critics)
+    use_plain_convolutions(critics)
     autoencoder = _PlainAutoencoder(network)
     optimiser, critic_optimiser = adam(network, optimiser_settings), adam(critics, optimiser_settings)
     parameters = {"autoencoder": count_parameters(network), "discriminators": count_parameters(critics)}
@@ -253,7 +254,7 @@ def _decode(settings: Settings, sizes: Sizes, plain: bool) -> Task:
     z = torch.randn(1, CODE_DIM, sizes.latent, sizes.latent, sizes.latent)
     shape = (sizes.volume,) * 3
     if plain:
-        use_plain_layout(network)
+        use_plain_convolutions(network)
     call = in_inference_mode(lambda: network.decoder(z) if plain else network.decode(z, shape))
     return Task((Part(call),), {"decoder": count_parameters(network.decoder)})
 
@@ -280,10 +281,13 @@ def plain_step(
     optimiser.step()
 
 
-def use_plain_layout(module: nn.Module) -> None:
-    """Undoes `anatogen.models.blocks.channels_last`, in place."""
+def use_plain_convolutions(module: nn.Module) -> None:
+    """Gives convolutions PyTorch's own layout and choice of kernels, in place."""
     for parameter in module.parameters():
         parameter.data = parameter.data.contiguous()
+    for part in module.modules():
+        if isinstance(part, Conv3d):
+            part.__class__ = nn.Conv3d  # type: ignore[assignment]
 
 
 @torch.no_grad()
