@@ -1,0 +1,84 @@
+"""Figure and numbers of a trained run: real, reconstructed and synthetic scans.
+
+python experiments/show_run.py DATA RUN SYNTHETIC FIGURE.png
+
+DATA is a prepared dataset, RUN a training on it, SYNTHETIC a folder of NIfTI scans sampled from RUN/bundle.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import anatogen
+from anatogen.data.dataset import VolumeDataset
+from anatogen.data.formats import read_nifti
+from anatogen.data.manifest import Split
+from anatogen.figures import planes_figure
+from anatogen.training.fitness import psnr_db
+
+_NUM_SHOWN = 6
+
+
+def main() -> None:
+    """Writes the figure and prints the numbers."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("data", "run", "synthetic", "figure"):
+        parser.add_argument(name, type=Path)
+    arguments = parser.parse_args()
+    bundle = anatogen.load_bundle(arguments.run / "bundle")
+    grid, intensity = bundle.description.grid, bundle.description.intensity
+    test, train = (VolumeDataset(arguments.data, split) for split in (Split.TEST, Split.TRAIN))
+    real = test.batch(range(len(test)))
+    with torch.inference_mode():
+        outputs = [bundle.autoencoder(item) for item in real.split(1)]
+    reconstructed = torch.cat([output[0] for output in outputs]).clamp(-1, 1)
+    codes = torch.cat([output[2] for output in outputs])
+    synthetic = [
+        intensity.normalise(read_nifti(path).array) for path in sorted(arguments.synthetic.glob("*.nii.gz"))
+    ]
+    planes_figure(
+        [
+            ("real, held out", list(real[:_NUM_SHOWN, 0].numpy())),
+            ("reconstructed", list(reconstructed[:_NUM_SHOWN, 0].numpy())),
+            ("synthetic", synthetic[:_NUM_SHOWN]),
+        ],
+        arguments.figure,
+        spacing_mm=grid.spacing_mm,
+        axis_codes=grid.axis_codes,
+    )
+    psnrs = [psnr_db(found, wanted) for found, wanted in zip(reconstructed, real, strict=True)]
+    spread = f"std {np.std(psnrs):.2f}, {len(psnrs)} scans"
+    print(f"held-out reconstructions: PSNR {np.mean(psnrs):.2f} dB ({spread})")
+    num_codes = len(bundle.autoencoder.codebook.codes)
+    print(f"codes used by the held-out scans: {len(codes.unique()) / num_codes:.1%} of {num_codes:,}")
+    training = [np.asarray(array, dtype=np.float32) for array in train.arrays]
+    print(f"{len(synthetic)} synthetic scans")
+    for name, volumes in (("real, held out", list(real[:, 0].numpy())), ("synthetic", synthetic)):
+        nearest = _nearest_correlations(volumes, training)
+        stacked = np.stack(volumes)
+        print(
+            f"{name}: highest correlation with a training scan, mean {nearest.mean():.3f}, largest "
+            f"{nearest.max():.3f}; mean {stacked.mean():.3f}, std {stacked.std():.3f}"
+        )
+
+
+def _nearest_correlations(
+    volumes: list[npt.NDArray[np.float32]], training: list[npt.NDArray[np.float32]]
+) -> npt.NDArray[np.float64]:
+    """Each volume's highest Pearson correlation with a training volume, as it is or mirrored left-right."""
+    unit = [_unit(array) for array in training] + [_unit(array[:, :, ::-1]) for array in training]
+    return np.array([max(float(_unit(volume) @ other) for other in unit) for volume in volumes])
+
+
+def _unit(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    centred = array.ravel() - array.mean()
+    return centred / np.linalg.norm(centred)
+
+
+if __name__ == "__main__":
+    main()
