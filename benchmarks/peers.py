@@ -54,7 +54,7 @@ _UNET = {
     "attention_levels": (False, False, True),
     "num_head_channels": 32,
 }
-# 15.5 M and 10.0 M parameters; `paper` has 14.4 M at width 32.
+# 14.9 M and 10.0 M parameters; `paper` has 14.4 M at width 32.
 _VIDEO_WIDTHS = {"video_diffusion": 40, "video_diffusion_32": 32}
 
 

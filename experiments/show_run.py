@@ -56,7 +56,7 @@ def main() -> None:
     print(f"held-out reconstructions: PSNR {np.mean(psnrs):.2f} dB ({spread})")
     num_codes = len(bundle.autoencoder.codebook.codes)
     print(f"codes used by the held-out scans: {len(codes.unique()) / num_codes:.1%} of {num_codes:,}")
-    training = [np.asarray(array, dtype=np.float32) for array in train.arrays]
+    training = list(train.batch(range(len(train)))[:, 0].numpy())
     print(f"{len(synthetic)} synthetic scans")
     for name, volumes in (("real, held out", list(real[:, 0].numpy())), ("synthetic", synthetic)):
         nearest = _nearest_correlations(volumes, training)

@@ -154,15 +154,16 @@ def test_a_dry_run_shows_sizes_and_passes_and_writes_nothing(data, tmp_path, mon
 def test_the_counts_of_a_dry_run_are_those_of_the_networks(data):
     from synthetic_dataset import tiny_settings
 
+    from anatogen.bundle import build_denoiser
     from anatogen.data.manifest import load_manifest
     from anatogen.models.vqgan import VQGAN
-    from anatogen.training.diffusion import build_denoiser
     from anatogen.training.estimate import estimate_autoencoder, estimate_diffusion
 
     settings, grid = tiny_settings(), load_manifest(data).grid
     autoencoder = estimate_autoencoder(settings, grid, 3)
     diffusion = estimate_diffusion(settings, grid, 3)
-    network, denoiser = VQGAN(settings.autoencoder), build_denoiser(settings, grid, (8, 8, 8))
+    network = VQGAN(settings.autoencoder)
+    denoiser = build_denoiser(settings.denoiser, settings.autoencoder, grid, (8, 8, 8))
     assert autoencoder.num_parameters == {"autoencoder": sum(p.numel() for p in network.parameters())}
     assert diffusion.num_parameters == {"denoiser": sum(p.numel() for p in denoiser.parameters())}
     assert autoencoder.passes == pytest.approx(6 * 2 / 3)

@@ -119,8 +119,8 @@ class Bundle:
     ) -> Iterator[Volume]:
         """Makes new scans, one after another.
 
-        Scan k depends on (seed, k) alone: to the bit on a CPU, up to rounding on a GPU, where sums are
-        rounded otherwise in another batch.
+        Scan k depends on (seed, k) alone: to the bit on a CPU with the same number of threads, else up to
+        rounding.
 
         Args:
             number: How many.
@@ -198,6 +198,7 @@ class Bundle:
             case "ddpm":
                 # A step for every level is the paper's algorithm, and beta_tilde is right for it.
                 variance = None if num_steps == settings.num_train_steps else self._x_0_variance()
+                times = samplers.ancestral_times(schedule, num_steps)
                 return samplers.ddpm(predict, x, times, schedule, noise, variance)
             case "ddim":
                 return samplers.ddim(predict, x, times, schedule)
@@ -262,11 +263,8 @@ def load_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundl
         if not (folder / name).is_file() or sha256_file(folder / name) != description.files.get(name):
             raise UserError(f"{folder / name} is missing or damaged: copy the bundle again.")
     autoencoder = VQGAN(description.autoencoder)
-    denoiser = Denoiser(
-        description.denoiser,
-        description.autoencoder.latent_channels,
-        description.latent_shape,
-        latent_spacing_mm(description.grid, description.autoencoder),
+    denoiser = build_denoiser(
+        description.denoiser, description.autoencoder, description.grid, description.latent_shape
     )
     load_weights(autoencoder, folder / _AUTOENCODER)
     load_weights(denoiser, folder / _DENOISER)
@@ -282,12 +280,13 @@ def build_schedule(settings: DiffusionSettings) -> Schedule:
     return LinearFlowSchedule(settings.time_sampling)
 
 
-def latent_spacing_mm(grid: Grid, autoencoder: AutoencoderSettings) -> tuple[float, float, float]:
-    """Millimetres per latent cell along (d, h, w)."""
-    d, h, w = (
-        spacing * factor for spacing, factor in zip(grid.spacing_mm, autoencoder.compression, strict=True)
-    )
-    return d, h, w
+def build_denoiser(
+    denoiser: DenoiserSettings, autoencoder: AutoencoderSettings, grid: Grid, latent_shape: tuple[int, ...]
+) -> Denoiser:
+    """The denoiser of the latents (d, h, w) that an autoencoder makes of volumes on the grid, untrained."""
+    spacing = zip(grid.spacing_mm, autoencoder.compression, strict=True)
+    spacing_mm = tuple(millimetres * factor for millimetres, factor in spacing)
+    return Denoiser(denoiser, autoencoder.latent_channels, latent_shape, spacing_mm)
 
 
 @torch.inference_mode()

@@ -27,6 +27,12 @@ Devices = Annotated[int, typer.Option(help="Number of GPUs, or of processes on a
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show settings, sizes and budget; train nothing.")]
 
 
+_OUT_OF_MEMORY = (
+    "the GPU's memory is full: lower autoencoder_training.batch_size or diffusion_training.batch_size when "
+    "training, --batch when sampling"
+)
+
+
 class _BothStages(TyperGroup):
     """`train DATA RUN` without the name of a stage trains both."""
 
@@ -45,7 +51,8 @@ app = typer.Typer(
 train_app = typer.Typer(
     cls=_BothStages,
     no_args_is_help=True,
-    help="Train a generator: `train DATA RUN` for both stages, or one stage by name.",
+    help="Train a generator: `train DATA RUN [OPTIONS]` for both stages (options: `train both --help`), "
+    "or one stage by name.",
 )
 app.add_typer(train_app, name="train")
 
@@ -72,7 +79,9 @@ def _options(
 def prepare(
     scans: Scans,
     out: Annotated[Path, typer.Argument(help="Folder for the prepared dataset.")],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.sub=value, e.g. spacing_mm=1; all keys: docs/data.md.")
+    ] = None,
     config: ConfigFile = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Make a scan that can't be used an error.")
@@ -104,7 +113,7 @@ def demo(
     run_demo(out, minutes)
 
 
-@train_app.command("both", hidden=True)
+@train_app.command("both")
 def train_both(
     data: Data,
     run: Run,
@@ -177,7 +186,9 @@ def sample(
     batch: Annotated[int, typer.Option(help="Scans made at once on a GPU.")] = 4,
     file_format: Annotated[str, typer.Option("--format", help="nifti, dicom or npy.")] = "nifti",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    processes: Annotated[int, typer.Option(help="Processes that share the work.")] = 1,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes that share the work; default one per core, or per GPU.")
+    ] = None,
 ) -> None:
     """Write synthetic scans; a call that was stopped makes what is missing."""
     from anatogen.sampling import format_named, sampler_named
@@ -200,12 +211,16 @@ def sample(
 
 def main() -> None:
     """Entry point of the `anatogen` command: errors that a user can mend become one line."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app()
-    except UserError as error:
-        if "--debug" in sys.argv:
+        app(arguments)
+    except (UserError, RuntimeError) as error:
+        # By name: torch, whose error it is, need not be loaded.
+        out_of_memory = type(error).__name__ == "OutOfMemoryError"
+        if len(arguments) < len(sys.argv) - 1 or not (out_of_memory or isinstance(error, UserError)):
             raise
-        print(f"anatogen: {error}", file=sys.stderr)
+        text = _OUT_OF_MEMORY if out_of_memory else error
+        print(f"anatogen: {text}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -226,10 +241,13 @@ def _train(
     if dry_run:
         from anatogen.presets import training_settings
         from anatogen.training.estimate import describe_plan
+        from anatogen.training.run_folder import with_autoencoder_of
 
         settings = training_settings(
             preset, overrides or (), config=config, minutes=minutes, steps=steps, stages=stages
         )
+        if autoencoder is not None:
+            settings = with_autoencoder_of(autoencoder, settings)
         print(describe_plan(data, settings, stages))
         return
     from anatogen.api import train

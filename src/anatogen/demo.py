@@ -20,7 +20,7 @@ from anatogen.presets import training_settings
 from anatogen.sampling import sample
 from anatogen.training.fitness import Fitness
 from anatogen.training.loop import read_log
-from anatogen.training.pipeline import train
+from anatogen.training.pipeline import FITNESS_NAME, train
 
 NUM_SCANS = 300
 NUM_SAMPLES = 16
@@ -98,7 +98,7 @@ def _write_page(
     with torch.inference_mode():
         reconstructed = bundle.autoencoder(real)[0].clamp(-1, 1)
     synthetic = [manifest.intensity.normalise(read_nifti(path).array) for path in paths[:_NUM_SHOWN]]
-    fitness = Fitness.model_validate_json((run / "autoencoder" / "fitness.json").read_text(encoding="utf-8"))
+    fitness = Fitness.model_validate_json((run / FITNESS_NAME).read_text(encoding="utf-8"))
     histories = {stage: read_log(run / stage) for stage in ("autoencoder", "diffusion")}
     return write_demo_page(
         folder,

@@ -153,7 +153,7 @@ def training_settings(
     steps: int | None = None,
     stages: Iterable[str] = ("autoencoder", "diffusion"),
 ) -> Settings:
-    """The settings of a training: preset, then YAML file, then overrides, then the budget of its stages.
+    """The settings of a training: preset, then YAML file, then the budget of its stages, then overrides.
 
     Args:
         preset: Name of a preset.
@@ -172,4 +172,4 @@ def training_settings(
         for stage in stages:
             budgets.append(f"{stage}_training.minutes={'null' if minutes is None else minutes}")
             budgets.append(f"{stage}_training.steps={'null' if steps is None else steps}")
-    return resolve(Settings, preset_named(preset), config, [*overrides, *budgets])
+    return resolve(Settings, preset_named(preset), config, [*budgets, *overrides])

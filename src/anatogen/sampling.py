@@ -1,8 +1,10 @@
 """From a bundle to synthetic scans on disk: restartable, in any number of processes."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal, assert_never, cast, get_args
@@ -16,9 +18,10 @@ from anatogen.bundle import Bundle, load_bundle
 from anatogen.data.dicom_writing import write_dicom
 from anatogen.data.formats import write_nifti, write_npy
 from anatogen.data.volume import Volume
+from anatogen.data.workers import available_cores, end_with_parent
 from anatogen.errors import UserError
 from anatogen.settings import Sampler
-from anatogen.storage import write_json
+from anatogen.storage import remove_parts, write_json
 
 Format = Literal["nifti", "dicom", "npy"]
 _SUFFIX = {"nifti": ".nii.gz", "dicom": "", "npy": ".npy"}
@@ -35,12 +38,13 @@ def sample(
     batch_size: int = 4,
     file_format: Format = "nifti",
     device: str = "auto",
-    processes: int = 1,
+    processes: int | None = None,
 ) -> list[Path]:
     """Writes synthetic scans 0 to number - 1, as far as they are missing.
 
     Each scan is a file (a folder for DICOM) with a JSON beside it that says it is synthetic and how it was
-    made. Scan k depends on (seed, k) alone: to the bit on a CPU, up to rounding on a GPU.
+    made. Scan k depends on (seed, k) alone: to the bit on a CPU, where every process has one thread, and up
+    to rounding on a GPU.
 
     Args:
         bundle: Folder of the model bundle.
@@ -52,7 +56,8 @@ def sample(
         batch_size: Scans made at once on a GPU; on a CPU one is made after the other.
         file_format: "nifti" (.nii.gz), "dicom" (a folder of slices) or "npy".
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-        processes: With several, each takes a part of the set (and a GPU, where there are several).
+        processes: Each takes a part of the set; default one per core, or per GPU. With more than one, a
+            script must be guarded by `if __name__ == "__main__"`.
 
     Returns:
         Paths of all scans of the set, in order.
@@ -61,28 +66,35 @@ def sample(
         UserError: If the bundle is none, a number can't be, or the folder holds scans of another set.
     """
     bundle, out = Path(bundle), Path(out)
-    for name, value in (("number", number), ("batch_size", batch_size), ("processes", processes)):
-        if value < 1:
+    limits = {"number": number, "batch_size": batch_size, "processes": processes, "steps": steps}
+    for name, value in limits.items():
+        if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")
-    if steps is not None and steps < 1:
-        raise UserError(f"steps is {steps}: it must be at least 1")
     format_named(file_format)
     if sampler is not None:
         sampler_named(sampler)
     first_device = _device(device, 0)
     loaded = load_bundle(bundle)
+    out.mkdir(parents=True, exist_ok=True)
+    remove_parts(out)
     about = _about(loaded, seed, sampler, steps, file_format)
     done = _done(out, about, file_format)
     missing = [index for index in range(number) if index not in done]
+    if first_device.type == "cpu":
+        batch_size = 1
     batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+    if processes is None:
+        processes = available_cores() if first_device.type == "cpu" else _num_gpus(device)
+    processes = max(1, min(processes, len(batches)))
     columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("sampling", total=number, completed=number - len(missing))
         if processes == 1:
             loaded.to(first_device)
-            for batch in batches:
-                _write_batch(loaded, out, batch, about, file_format)
-                progress.advance(task, len(batch))
+            with _one_thread():
+                for batch in batches:
+                    _write_batch(loaded, out, batch, about, file_format)
+                    progress.advance(task, len(batch))
         else:
             for count in _in_processes(bundle, out, batches, about, file_format, device, processes):
                 progress.advance(task, count)
@@ -90,27 +102,30 @@ def sample(
 
 
 def sampler_named(name: str) -> Sampler:
-    """The sampler of this name.
-
-    Raises:
-        UserError: If there is none.
-    """
-    for known in get_args(Sampler):
-        if known == name:
-            return cast(Sampler, known)
-    raise UserError(f"sampler {name!r} is unknown: use {', '.join(get_args(Sampler))}")
+    """The sampler of this name; a UserError if there is none."""
+    return cast(Sampler, _known(name, "sampler", get_args(Sampler)))
 
 
 def format_named(name: str) -> Format:
-    """The file format of this name.
+    """The file format of this name; a UserError if there is none."""
+    return cast(Format, _known(name, "format", get_args(Format)))
 
-    Raises:
-        UserError: If there is none.
-    """
-    for known in get_args(Format):
-        if known == name:
-            return cast(Format, known)
-    raise UserError(f"format {name!r} is unknown: use {', '.join(get_args(Format))}")
+
+def _known(name: str, kind: str, names: tuple[str, ...]) -> str:
+    if name not in names:
+        raise UserError(f"{kind} {name!r} is unknown: use {', '.join(names)}")
+    return name
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are split over threads, and so rounded otherwise with other numbers of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _about(
@@ -196,13 +211,11 @@ def _write(
         case "npy":
             write_npy(volume, path)
         case "dicom":
-            # A folder without its sidecar was finished just before a kill, and is the same scan.
-            if not path.exists():
-                identity = (
-                    f"{about['bundle_sha256']} {about['seed']} {index} {about['sampler']} {about['steps']}"
-                )
-                modality: Literal["CT", "MR"] = "CT" if about["modality"] == "CT" else "MR"
-                write_dicom(volume, path, modality, uid_from=identity, patient_id=f"SYNTHETIC-{index:06d}")
+            # A folder without its sidecar may be of any set: like a file, it is replaced.
+            shutil.rmtree(path, ignore_errors=True)
+            identity = f"{about['bundle_sha256']} {about['seed']} {index} {about['sampler']} {about['steps']}"
+            modality: Literal["CT", "MR"] = "CT" if about["modality"] == "CT" else "MR"
+            write_dicom(volume, path, modality, uid_from=identity, patient_id=f"SYNTHETIC-{index:06d}")
         case _:
             assert_never(file_format)
 
@@ -225,15 +238,20 @@ def _device(name: str, number: int) -> torch.device:
     return device
 
 
+def _num_gpus(device: str) -> int:
+    return torch.cuda.device_count() if device in ("auto", "cuda") else 1
+
+
 _worker_bundle: Bundle | None = None
 
 
-def _start_worker(bundle: Path, device: str, counter, processes: int) -> None:  # type: ignore[no-untyped-def]
+def _start_worker(bundle: Path, device: str, counter) -> None:  # type: ignore[no-untyped-def]
     global _worker_bundle
+    end_with_parent()
     with counter.get_lock():
         number = counter.value
         counter.value += 1
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    torch.set_num_threads(1)
     _worker_bundle = load_bundle(bundle, _device(device, number))
 
 
@@ -253,7 +271,7 @@ def _in_processes(
 ) -> Iterator[int]:
     """Yields how many scans each finished batch had."""
     context = get_context("spawn")
-    arguments = (bundle, device, context.Value("i", 0), processes)
+    arguments = (bundle, device, context.Value("i", 0))
     with ProcessPoolExecutor(processes, context, _start_worker, arguments) as pool:
         futures = [pool.submit(_work, out, batch, about, file_format) for batch in batches]
         try:

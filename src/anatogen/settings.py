@@ -76,7 +76,8 @@ class LossSettings(Section):
         commitment: Pull of the encoder towards its codes.
         adversarial_slice: Hinge loss of the 2D discriminator on a random slice of each volume.
         adversarial_volume: Hinge loss of the 3D discriminator.
-        feature_matching: L1 distance of the discriminators' features of real and reconstructed scans.
+        feature_matching: L1 distance of the discriminators' features of real and reconstructed scans, summed
+            over stages.
         discriminator_width: Channels of the discriminators' first convolution.
         discriminator_start: Batches before the discriminators start to learn.
         adversarial_start: Batches before their loss counts for the generator.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,9 +39,12 @@ def _umask() -> int:
 
 
 def remove_parts(folder: Path) -> None:
-    """Removes what kills left of files that `atomic_path` was writing in the folder."""
+    """Removes what kills left of files and folders that were being written in the folder."""
     for part in folder.glob(".part-*"):
-        part.unlink(missing_ok=True)
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -341,7 +341,7 @@ def test_an_unfit_autoencoder_is_refused_for_stage_two_with_reasons(data, tmp_pa
     with pytest.raises(UserError, match=r"not fit for stage two:\n  - reconstructions .*mean scan") as caught:
         train(data, tmp_path / "run", settings, accelerator="cpu")
     assert "training.require_fit_autoencoder=false" in str(caught.value)
-    assert json.loads((tmp_path / "run" / "autoencoder" / "fitness.json").read_text())["problems"]
+    assert json.loads((tmp_path / "run" / "fitness.json").read_text())["problems"]
     settings = tiny_settings("autoencoder_training.steps=1", "diffusion_training.steps=1")
     assert (train(data, tmp_path / "run", settings, accelerator="cpu") / "bundle.json").exists()
 
@@ -406,14 +406,41 @@ def test_stage_two_uses_the_autoencoder_of_another_run(data, finished, tmp_path)
 
 
 def test_stage_two_without_stage_one_says_what_is_missing(data, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="run holds no autoencoder"):
+        train(data, run, tiny_settings(), stages=("diffusion",), accelerator="cpu")
+    train(data, run, tiny_settings(), stages=("autoencoder",), accelerator="cpu")
+    (run / "autoencoder" / WEIGHTS_NAME).unlink()
     with pytest.raises(UserError, match="the stage that makes it has not finished"):
-        train(data, tmp_path / "run", tiny_settings(), stages=("diffusion",), accelerator="cpu")
+        train(data, run, tiny_settings(), stages=("diffusion",), accelerator="cpu")
+
+
+def test_the_autoencoder_stays_as_it_is_once_stage_two_has_begun(data, tmp_path, capsys):
+    run = tmp_path / "run"
+    train(data, run, tiny_settings(), accelerator="cpu")
+    before = (run / "autoencoder" / WEIGHTS_NAME).read_bytes()
+    longer = tiny_settings("autoencoder_training.steps=7", "diffusion_training.steps=7")
+    train(data, run, longer, accelerator="cpu")
+    assert (run / "autoencoder" / WEIGHTS_NAME).read_bytes() == before
+    assert "left as it is" in capsys.readouterr().out
+    with pytest.raises(UserError, match="has begun stage two"):
+        train(data, run, longer, stages=("autoencoder",), accelerator="cpu")
 
 
 def test_stage_two_is_not_resumed_on_latents_of_an_autoencoder_that_trained_on(data, tmp_path):
-    train(data, tmp_path / "run", tiny_settings(), accelerator="cpu")
+    run = tmp_path / "run"
+    train(data, run, tiny_settings(), accelerator="cpu")
+    network = VQGAN(tiny_settings().autoencoder)
+    save_weights(network, run / "autoencoder" / WEIGHTS_NAME)
     with pytest.raises(UserError, match="latents of another autoencoder"):
-        train(data, tmp_path / "run", tiny_settings("autoencoder_training.steps=7"), accelerator="cpu")
+        train(data, run, tiny_settings("diffusion_training.steps=7"), accelerator="cpu")
+
+
+def test_a_finished_run_keeps_its_bundle_to_the_byte(data, finished):
+    path = finished / "bundle" / "bundle.json"
+    content, written = path.read_bytes(), path.stat().st_mtime_ns
+    train(data, finished, tiny_settings(*OVERRIDES), accelerator="cpu")
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, written)
 
 
 @pytest.fixture

@@ -28,24 +28,27 @@ class VolumeDataset:
     def __init__(self, folder: Path, split: Split) -> None:
         self.manifest = load_manifest(folder)
         self.shape = self.manifest.grid.shape
-        self.arrays = []
-        for case in self.manifest.split(split):
-            try:
-                array = np.load(folder / case.file, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError) as error:
-                raise UserError(
-                    f"{folder / case.file} is missing or damaged: prepare the scans again."
-                ) from error
-            if array.shape != self.shape:
-                raise UserError(f"{folder / case.file} has shape {array.shape}, not {self.shape}.")
-            self.arrays.append(array)
+        self.paths = [folder / case.file for case in self.manifest.split(split)]
+        for path in self.paths:
+            self._map(path)
 
     def __len__(self) -> int:
-        return len(self.arrays)
+        return len(self.paths)
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """float32 (B, 1, D, H, W) in [-1, 1] of the cases at the indices."""
-        return torch.from_numpy(np.stack([self.arrays[i] for i in indices]).astype(np.float32))[:, None]
+        volumes = np.stack([self._map(self.paths[index]) for index in indices])
+        return torch.from_numpy(volumes.astype(np.float32))[:, None]
+
+    def _map(self, path: Path) -> np.memmap:
+        # Mapped anew each time: every map that is kept would keep a file open, and their number is limited.
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (FileNotFoundError, ValueError) as error:
+            raise UserError(f"{path} is missing or damaged: prepare the scans again.") from error
+        if array.shape != self.shape:
+            raise UserError(f"{path} has shape {array.shape}, not {self.shape}: prepare the scans again.")
+        return array
 
 
 def shuffled_indices(num_cases: int, seed: int, first: int, number: int) -> list[int]:

@@ -181,11 +181,18 @@ def _answer(sender: Connection, function: Callable[[TaskT], ResultT], task: Task
 def _start_worker() -> None:
     # Ctrl-C is the parent's to handle: it stops the workers, which would each print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
 
 
-def _end_with_parent() -> None:
-    # A killed parent can't stop its workers, which would wait for tasks for ever.
+def end_with_parent() -> None:
+    """Makes this worker process end when its parent does.
+
+    A killed parent can't stop its workers, which would wait for tasks for ever.
+    """
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

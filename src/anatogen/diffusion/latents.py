@@ -3,6 +3,7 @@
 The statistics are those of the whole training set, or of the codebook, and travel with the bundle.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -45,12 +46,18 @@ def codebook_range_scaling(codes: Tensor, channels: int) -> LatentScaling:
     return LatentScaling(((low + high) / 2).repeat(channels), ((high - low) / 2).repeat(channels))
 
 
-def standard_scaling(latents: Tensor) -> LatentScaling:
-    """Gives each channel mean 0 and variance 1.
+def standard_scaling(cases: Iterable[Tensor]) -> LatentScaling:
+    """Gives each channel mean 0 and variance 1 over all cases.
 
     Args:
-        latents: float (N, C, d, h, w), all of the training set.
+        cases: float (F, C, d, h, w) each, all of the training set; taken one at a time.
     """
-    channels = latents.movedim(1, 0).flatten(1).double()
-    std, mean = torch.std_mean(channels, dim=1)
-    return LatentScaling(mean.float(), std.clamp(min=1e-6).float())
+    number, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for case in cases:
+        channels = case.movedim(1, 0).flatten(1).double()
+        number += channels.shape[1]
+        total = total + channels.sum(1)
+        squares = squares + channels.square().sum(1)
+    mean = total / number
+    std = (squares / number - mean.square()).clamp(min=1e-12).sqrt()
+    return LatentScaling(mean.float(), std.float())

@@ -28,7 +28,7 @@ def ddpm(
     Args:
         predict_x_0: Estimates x_0.
         x: Standard normal noise.
-        times: (num_steps + 1,) float64 from 1 to 0.
+        times: (num_steps + 1,) float64 from 1 to 0, best from `ancestral_times`.
         schedule: Gives alpha and sigma.
         noise: Returns standard normal noise of x's shape, anew at each call.
         x_0_variance: Mean variance of x_0 given x_t, by 0-d time. With it each step has the variance that
@@ -37,12 +37,24 @@ def ddpm(
     """
     for t, s in pairwise(times):
         x_0 = predict_x_0(x, _batch(t, x))
+        if s == 0:
+            return x_0
         x, variance, weight = posterior(x_0, x, t, s, schedule)
         if x_0_variance is not None:
             variance = variance + weight**2 * x_0_variance(t)
-        if variance > 0:
-            x = x + variance.sqrt().to(x.dtype) * noise()
+        x = x + variance.sqrt().to(x.dtype) * noise()
     return x
+
+
+def ancestral_times(schedule: Schedule, num_steps: int) -> Tensor:
+    """(num_steps + 1,) float64 times for `ddpm` whose last step is short.
+
+    The last step adds no noise, so whatever spread of x_0 is left at its start is lost.
+    """
+    times = schedule.sampling_times(num_steps)
+    if num_steps > 1:
+        times[-2] = torch.minimum(times[-2], schedule.shortest_time)
+    return times
 
 
 def ddim(predict_x_0: Network, x: Tensor, times: Tensor, schedule: Schedule) -> Tensor:

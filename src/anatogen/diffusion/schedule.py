@@ -30,6 +30,11 @@ class Schedule(Protocol):
         """(num_steps + 1,) float64 times that fall from 1 to 0."""
         ...
 
+    @property
+    def shortest_time(self) -> Tensor:
+        """0-d float64: a time at which hardly any noise is left."""
+        ...
+
     def draw_times(self, number: int, generator: torch.Generator) -> Tensor:
         """(number,) float32 random times in (0, 1] for training."""
         ...
@@ -82,6 +87,11 @@ class CosineSchedule:
         levels = torch.linspace(self.num_steps, 0, num_steps + 1, dtype=torch.float64).round()
         return levels / self.num_steps
 
+    @property
+    def shortest_time(self) -> Tensor:
+        """See `Schedule`: the first level."""
+        return torch.tensor(1 / self.num_steps, dtype=torch.float64)
+
     def draw_times(self, number: int, generator: torch.Generator) -> Tensor:
         """See `Schedule`: uniform over the levels 1 to num_steps."""
         return torch.randint(1, self.num_steps + 1, (number,), generator=generator) / self.num_steps
@@ -115,6 +125,11 @@ class LinearFlowSchedule:
         if num_steps < 1:
             raise ValueError(f"{num_steps} sampling steps: ask for at least 1")
         return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+
+    @property
+    def shortest_time(self) -> Tensor:
+        """See `Schedule`: sigma is 0.01."""
+        return torch.tensor(0.01, dtype=torch.float64)
 
     def draw_times(self, number: int, generator: torch.Generator) -> Tensor:
         """See `Schedule`."""

@@ -18,7 +18,8 @@ class Conv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolves float (B, in_channels, D, H, W)."""
-        is_single = len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32
+        has_onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+        is_single = has_onednn and len(x) == 1 and x.device.type == "cpu" and x.dtype == torch.float32
         if is_single and 1 < self.kernel_size[2] <= 3 and x[..., 0].numel() <= _SMALL:
             out: Tensor = _SingleConvolution.apply(x, self.weight, self.bias, self.stride, self.padding)
             return out

@@ -204,17 +204,17 @@ class _Attention(nn.Module):
         super().__init__()
         self.num_heads = num_heads
         self.norm = group_norm(channels)
-        self.to_qkv = Conv3d(channels, 3 * num_heads * head_dim, 1, bias=False)
-        self.to_out = Conv3d(num_heads * head_dim, channels, 1)
+        self.to_qkv = nn.Linear(channels, 3 * num_heads * head_dim, bias=False)
+        self.to_out = nn.Linear(num_heads * head_dim, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, C, d, h, w) to the same shape."""
-        qkv = self.to_qkv(self.norm(x))
-        b, _, d, h, w = qkv.shape
+        # Channels lie last in memory: linear layers, heads and all below are views of it, nothing is copied.
+        qkv = self.to_qkv(self.norm(x).movedim(1, -1)).unflatten(-1, (3, self.num_heads, -1))
         # (3, B, heads, d, h, w, head_dim)
-        q, k, v = qkv.reshape(b, 3, self.num_heads, -1, d, h, w).permute(1, 0, 2, 4, 5, 6, 3)
-        out = self.mix(q, k, v).permute(0, 1, 5, 2, 3, 4).reshape(b, -1, d, h, w)
-        return x + self.to_out(out.contiguous(memory_format=torch.channels_last_3d))
+        q, k, v = qkv.permute(4, 0, 5, 1, 2, 3, 6)
+        out = self.mix(q, k, v).permute(0, 2, 3, 4, 1, 5).flatten(4)
+        return x + self.to_out(out).movedim(-1, 1)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attends within groups; all tensors are (B, heads, d, h, w, head_dim)."""

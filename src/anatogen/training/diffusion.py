@@ -8,29 +8,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from anatogen.bundle import build_denoiser
 from anatogen.data.dataset import prefetched, shuffled_indices
 from anatogen.data.manifest import Grid
 from anatogen.diffusion.latents import LatentScaling
 from anatogen.diffusion.process import denoising_loss
 from anatogen.diffusion.schedule import Schedule
-from anatogen.models.denoiser import Denoiser
 from anatogen.seeding import derived_generator
 from anatogen.settings import Settings
 from anatogen.training.ema import ExponentialMovingAverage
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
 from anatogen.weights import WEIGHTS_NAME, save_weights
-
-
-def build_denoiser(settings: Settings, grid: Grid, shape: tuple[int, ...]) -> Denoiser:
-    """The denoiser of latents (d, h, w) of volumes on the grid, with weights drawn from the seed."""
-    spacing = tuple(
-        millimetres * factor
-        for millimetres, factor in zip(grid.spacing_mm, settings.autoencoder.compression, strict=True)
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.training.seed + 1)
-        return Denoiser(settings.denoiser, settings.autoencoder.latent_channels, shape, spacing)
 
 
 def train_diffusion(
@@ -61,7 +50,9 @@ def train_diffusion(
     """
     seed, batch_size = settings.training.seed, settings.diffusion_training.batch_size
     cache = np.load(latents, mmap_mode="r")
-    network = build_denoiser(settings, grid, cache.shape[3:])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed + 1)
+        network = build_denoiser(settings.denoiser, settings.autoencoder, grid, cache.shape[3:])
     optimiser = adam(network, settings.diffusion_training)
     wrapped, learner = fabric.setup(network, optimiser)
     ema = ExponentialMovingAverage(network, settings.diffusion.ema_decay)

@@ -8,14 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from anatogen.bundle import latent_spacing_mm
+from anatogen.bundle import build_denoiser
 from anatogen.config import to_yaml
 from anatogen.data.manifest import Grid, Split, load_manifest
-from anatogen.models.denoiser import Denoiser
 from anatogen.models.discriminators import Discriminators
 from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.settings import OptimiserSettings, Settings
 from anatogen.training.pipeline import check_budgets
+from anatogen.training.progress import clock
 
 _BYTES_PER_WEIGHT = 4
 # Weight, gradient and Adam's two moments.
@@ -30,14 +30,16 @@ class StageEstimate:
         num_parameters: Trained parameters by network.
         memory_gb: Weights, gradients, optimiser state and saved activations of a step, in 10^9 bytes; the
             library's workspace comes on top.
-        seconds_per_step: Measured on this machine, or None where the budget is in steps.
+        seconds_per_step: Of networks and losses, measured on this machine.
         passes: How often the budget sees each training scan.
+        seconds: How long the budget lasts.
     """
 
     num_parameters: dict[str, int]
     memory_gb: float
-    seconds_per_step: float | None
+    seconds_per_step: float
     passes: float
+    seconds: float
 
 
 def describe_plan(data: Path, settings: Settings, stages: tuple[str, ...]) -> str:
@@ -59,10 +61,10 @@ def describe_plan(data: Path, settings: Settings, stages: tuple[str, ...]) -> st
         estimate = estimate_autoencoder if stage == "autoencoder" else estimate_diffusion
         found = estimate(settings, manifest.grid, num_scans)
         parameters = ", ".join(f"{name} {number:,}" for name, number in found.num_parameters.items())
-        speed = "" if found.seconds_per_step is None else f", about {found.seconds_per_step:.2f} s a step"
         lines.append(
             f"{stage}: parameters {parameters}; about {found.memory_gb:.1f} GB for a step; the budget is "
-            f"{found.passes:.1f} passes over the training scans{speed}"
+            f"{found.passes:.1f} passes over the training scans, at {found.seconds_per_step:.2f} s a step "
+            f"about {clock(found.seconds)}"
         )
     return "\n".join(lines)
 
@@ -108,8 +110,7 @@ def estimate_diffusion(settings: Settings, grid: Grid, num_scans: int) -> StageE
     def step(device: str) -> tuple[dict[str, nn.Module], Callable[[], Tensor]]:
         channels = settings.autoencoder.latent_channels
         with torch.device(device):
-            spacing = latent_spacing_mm(grid, settings.autoencoder)
-            network = Denoiser(settings.denoiser, channels, cells, spacing)
+            network = build_denoiser(settings.denoiser, settings.autoencoder, grid, cells)
             x, t = torch.zeros(batch, channels, *cells), torch.zeros(batch)
         return {"denoiser": network}, lambda: network(x, t).square().mean()
 
@@ -138,15 +139,16 @@ def _estimate(
         name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()
     }
     weights = sum(num_parameters.values()) * _BYTES_PER_WEIGHT * (_COPIES_TRAINED + num_shadows)
-    seconds = _seconds_per_step(build) if budget.minutes is not None else None
+    seconds = _seconds_per_step(build)
     steps = float(budget.steps) if budget.steps is not None else float("inf")
-    if seconds is not None and budget.minutes is not None:
+    if budget.minutes is not None:
         steps = min(steps, 60 * budget.minutes / seconds)
     return StageEstimate(
         num_parameters,
         (weights + sum(saved.values())) / 1e9,
         seconds,
         steps * budget.batch_size / num_scans,
+        steps * seconds,
     )
 
 

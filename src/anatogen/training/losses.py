@@ -18,9 +18,9 @@ def generator_hinge_loss(fake_logits: Tensor) -> Tensor:
 
 
 def feature_matching_loss(fake_features: Sequence[Tensor], real_features: Sequence[Tensor]) -> Tensor:
-    """0-d mean L1 distance of a discriminator's features, over its stages; real ones give no gradient."""
+    """0-d sum over stages of the mean L1 distance of features; real ones give no gradient."""
     distances = [
         functional.l1_loss(fake, real.detach())
         for fake, real in zip(fake_features, real_features, strict=True)
     ]
-    return torch.stack(distances).mean()
+    return torch.stack(distances).sum()

@@ -13,10 +13,11 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
 from anatogen.bundle import (
+    DESCRIPTION_NAME,
     Bundle,
     BundleDescription,
+    build_denoiser,
     build_schedule,
-    latent_spacing_mm,
     load_bundle,
     measure_x_0_variance,
 )
@@ -26,7 +27,6 @@ from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling, st
 from anatogen.diffusion.process import x_0_predictor
 from anatogen.errors import UserError
 from anatogen.figures import planes_figure
-from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN
 from anatogen.settings import Settings
 from anatogen.storage import sha256_file, write_json
@@ -34,12 +34,14 @@ from anatogen.training.autoencoder import NUM_PREVIEWS, train_autoencoder
 from anatogen.training.diffusion import train_diffusion
 from anatogen.training.fitness import Fitness, check_autoencoder
 from anatogen.training.latent_cache import cached_latents
-from anatogen.training.loop import NonFiniteLossError, read_log, still_falling
-from anatogen.training.run_folder import claim_latents, claim_run, read_settings
+from anatogen.training.loop import CHECKPOINT_NAME, NonFiniteLossError, read_log, still_falling
+from anatogen.training.run_folder import claim_latents, claim_run, with_autoencoder_of
 from anatogen.weights import WEIGHTS_NAME, load_weights
 
 Stage = Literal["autoencoder", "diffusion"]
+FITNESS_NAME = "fitness.json"
 _MAX_VARIANCE_SCANS = 16
+_PREVIEW_STEPS = 25
 
 
 def train(
@@ -78,17 +80,17 @@ def train(
     if not manifest.split(Split.TRAIN):
         raise UserError(f"{data} has no training scans: prepare it with other split fractions")
     if "autoencoder" not in stages:
-        settings = _with_autoencoder_of(source, settings)
+        settings = with_autoencoder_of(source, settings)
     claim_run(run, manifest, settings)
     strategy = "auto" if devices == 1 else "ddp_spawn"
-    if "autoencoder" in stages:
+    if "autoencoder" in stages and not _is_settled(run, stages):
         fabric = _fabric(accelerator, devices, strategy)
         _launch(fabric, partial(_autoencoder_stage, data=data, folder=run / "autoencoder", settings=settings))
     if "diffusion" not in stages:
         return run / "autoencoder"
     device = _fabric(accelerator, 1, "auto").device
     network = _load_autoencoder(source, settings, device)
-    fitness = _require_fit(network, data, source, settings, device)
+    fitness = _require_fit(network, data, run, settings, device)
     weights = source / "autoencoder" / WEIGHTS_NAME
     dataset = VolumeDataset(data, Split.TRAIN)
     flip = settings.training.flip
@@ -109,6 +111,19 @@ def train(
         ),
     )
     return _write_bundle(run, data, network, description, fitness, device, settings)
+
+
+def _is_settled(run: Path, stages: tuple[Stage, ...]) -> bool:
+    """Whether the autoencoder must stay as it is, because stage two has begun to learn its latents."""
+    if not (run / "diffusion" / CHECKPOINT_NAME).exists():
+        return False
+    if stages == ("autoencoder",):
+        raise UserError(
+            f"{run} has begun stage two on this autoencoder's latents: to train the autoencoder on, delete "
+            f"{run / 'diffusion'} first"
+        )
+    print("autoencoder: left as it is, for stage two has begun on its latents", flush=True)
+    return True
 
 
 def _launch(fabric: Fabric, stage: Callable[[Fabric], None]) -> None:
@@ -148,7 +163,10 @@ def _diffusion_stage(
 
     def draw_preview(denoiser: nn.Module, path: Path) -> None:
         bundle = Bundle(description, autoencoder, denoiser).to(fabric.device)
-        arrays = bundle.generate(range(NUM_PREVIEWS), seed=settings.training.seed).numpy()
+        # Few steps whatever the preset samples with: the time counts against the budget.
+        steps = min(_PREVIEW_STEPS, settings.diffusion.sampling_steps)
+        seed = settings.training.seed
+        arrays = bundle.generate(range(NUM_PREVIEWS), seed=seed, sampler="dpm_solver_pp", steps=steps).numpy()
         planes_figure(
             [("synthetic", list(arrays))], path, spacing_mm=grid.spacing_mm, axis_codes=grid.axis_codes
         )
@@ -199,29 +217,20 @@ def check_budgets(settings: Settings, stages: Sequence[str]) -> None:
             raise UserError(f"{stage}_training has no budget: give --minutes or --steps")
 
 
-def _with_autoencoder_of(source: Path, settings: Settings) -> Settings:
-    """The settings with all that concerns stage one as the run that trained the autoencoder had it."""
-    trained = read_settings(source)
-    kept = {name: getattr(trained, name) for name in ("autoencoder", "losses", "autoencoder_training")}
-    return settings.model_copy(update=kept)
-
-
 def _load_autoencoder(source: Path, settings: Settings, device: torch.device) -> VQGAN:
     network = VQGAN(settings.autoencoder)
     load_weights(network, source / "autoencoder" / WEIGHTS_NAME)
     return network.requires_grad_(False).eval().to(device)
 
 
-def _require_fit(
-    network: VQGAN, data: Path, source: Path, settings: Settings, device: torch.device
-) -> Fitness:
-    fitness = check_autoencoder(
-        network, VolumeDataset(data, Split.TRAIN), VolumeDataset(data, Split.VALIDATION), device
-    )
-    write_json(source / "autoencoder" / "fitness.json", fitness.model_dump(mode="json"))
+def _require_fit(network: VQGAN, data: Path, run: Path, settings: Settings, device: torch.device) -> Fitness:
+    held_out = VolumeDataset(data, Split.VALIDATION)
+    fitness = check_autoencoder(network, VolumeDataset(data, Split.TRAIN), held_out, device)
+    write_json(run / FITNESS_NAME, fitness.model_dump(mode="json"))
     verdict = "fit for stage two" if not fitness.problems else "not fit for stage two"
+    checked = "held-out" if len(held_out) else "training (nothing is held out)"
     print(
-        f"autoencoder: {verdict} · held-out PSNR {fitness.psnr_db:.1f} dB (mean scan "
+        f"autoencoder: {verdict} · {checked} PSNR {fitness.psnr_db:.1f} dB (mean scan "
         f"{fitness.mean_scan_psnr_db:.1f} dB) · {fitness.codes_used:.0%} of codes used · latent std "
         f"{min(fitness.latent_std):.2g} to {max(fitness.latent_std):.2g}",
         flush=True,
@@ -238,7 +247,7 @@ def _require_fit(
 def _scaling(settings: Settings, network: VQGAN, latents: np.memmap) -> LatentScaling:
     if settings.diffusion.latent_scaling == "codebook_range":
         return codebook_range_scaling(network.codebook.codes.cpu(), latents.shape[2])
-    return standard_scaling(torch.from_numpy(np.array(latents)).flatten(0, 1))
+    return standard_scaling(torch.from_numpy(np.array(case)) for case in latents)
 
 
 def _describe(
@@ -268,11 +277,14 @@ def _write_bundle(
     settings: Settings,
 ) -> Path:
     weights = run / "diffusion" / WEIGHTS_NAME
-    denoiser = Denoiser(
-        description.denoiser,
-        description.autoencoder.latent_channels,
-        description.latent_shape,
-        latent_spacing_mm(description.grid, description.autoencoder),
+    denoiser_sha256 = sha256_file(weights)
+    if (run / "bundle" / DESCRIPTION_NAME).exists():
+        written = load_bundle(run / "bundle").description
+        # Written anew it could differ in a digit, and its hash is what sets of synthetic scans are known by.
+        if written.training.get("denoiser_sha256") == denoiser_sha256:
+            return run / "bundle"
+    denoiser = build_denoiser(
+        description.denoiser, description.autoencoder, description.grid, description.latent_shape
     )
     load_weights(denoiser, weights)
     bundle = Bundle(description, autoencoder, denoiser.requires_grad_(False).eval()).to(device)
@@ -292,7 +304,7 @@ def _write_bundle(
                 "reconstruction_psnr_db": round(fitness.psnr_db, 3),
                 "codes_used": round(fitness.codes_used, 4),
                 "diffusion_steps": float(records[-1]["step"]) if records else 0.0,
-                "denoiser_sha256": sha256_file(weights),
+                "denoiser_sha256": denoiser_sha256,
             },
         }
     )
@@ -304,7 +316,7 @@ def _write_bundle(
 def _say_if_still_falling(folder: Path) -> None:
     if still_falling(read_log(folder)):
         print(
-            f"{folder.name}: the loss was still falling when the budget ended; the same command with a "
-            "larger --minutes or --steps goes on from here",
+            f"{folder.name}: the loss was still falling when the budget ended; `anatogen train "
+            f"{folder.name}` with a larger --minutes or --steps goes on from here",
             flush=True,
         )

@@ -41,6 +41,17 @@ def read_settings(run: Path) -> Settings:
     return resolve(Settings, file=path)
 
 
+def with_autoencoder_of(source: Path, settings: Settings) -> Settings:
+    """The settings with all that concerns stage one as the run that trained the autoencoder had it."""
+    if not (source / "autoencoder").is_dir():
+        raise UserError(
+            f"{source} holds no autoencoder: train one first, with `anatogen train autoencoder DATA {source}`"
+        )
+    trained = read_settings(source)
+    kept = {name: getattr(trained, name) for name in ("autoencoder", "losses", "autoencoder_training")}
+    return settings.model_copy(update=kept)
+
+
 def claim_run(run: Path, manifest: Manifest, settings: Settings) -> None:
     """Makes a folder this training's, or checks that it is; `config.yaml` comes last.
 
