@@ -52,7 +52,8 @@ def resolve(
             problems.append(f"'{override}': an override is written key.sub=value")
             continue
         try:
-            value = yaml.safe_load(text)
+            # A glob is a string, not YAML's alias.
+            value = text if text.startswith("*") else yaml.safe_load(text)
         except yaml.YAMLError:
             problems.append(f"'{override}': the value is not valid YAML")
             continue

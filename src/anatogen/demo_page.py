@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -69,7 +68,7 @@ def write_demo_page(
             sources,
             picture,
             spacing_mm=grid.spacing_mm,
-            axis_codes=nib.aff2axcodes(np.array(grid.affine)),
+            axis_codes=grid.axis_codes,
         )
         planes = _data_url(picture)
         curves = {}

@@ -255,6 +255,20 @@ BAD = {
 }  # fmt: skip
 
 
+def test_a_file_that_can_not_be_opened_is_damage(series: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (series / "slice_0020.dcm").rename(series / "IM0020")
+    real = Path.open
+
+    def refuse(path: Path, *args: object, **keywords: object) -> object:
+        if path.name == "IM0020":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *args, **keywords)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ScanError, match=r"damaged.*Permission denied"):
+        read_scan(series)
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_series_are_refused_with_their_reason(
     series: Path, case: str, capfd: pytest.CaptureFixture[str]

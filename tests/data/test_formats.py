@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from scan_makers import head, oblique_affine, pattern_volume, same_place, world
 
-from anatogen.data.formats import read_scan, write_nifti, write_npy
+from anatogen.data.formats import data_files, read_scan, write_nifti, write_npy
 from anatogen.data.transforms import axis_codes
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError, UserError
@@ -60,6 +60,21 @@ def test_itk_formats_keep_every_voxel(tmp_path: Path, ending: str, seed: int) ->
     back = read_scan(tmp_path / f"scan{ending}")
     assert np.array_equal(back.array, volume.array)
     assert same_place(back, volume) < 1e-3
+
+
+def test_detached_nrrd(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(size=(64, 64, 64)).astype(np.float32)
+    sitk.WriteImage(sitk.GetImageFromArray(array), tmp_path / "scan.nhdr")
+    (tmp_path / "scan.nhdr").rename(tmp_path / "scan.nrrd")
+    assert data_files(tmp_path / "scan.nrrd") == (tmp_path / "scan.raw",)
+    assert np.array_equal(read_scan(tmp_path / "scan.nrrd").array, array)
+
+
+@pytest.mark.parametrize("ending", [".nrrd", ".mha", ".nii"])
+def test_attached_data_are_no_other_file(tmp_path: Path, ending: str) -> None:
+    text = np.frombuffer(b"\nElementDataFile = no\ndata file: no\n" + bytes(476), np.uint8).reshape(8, 8, 8)
+    sitk.WriteImage(sitk.GetImageFromArray(text), tmp_path / f"scan{ending}")
+    assert data_files(tmp_path / f"scan{ending}") == ()
 
 
 def test_npy_is_taken_as_axial_slices(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Patients: never in two splits, always dealt the same way, known by hash alone."""
+"""Patients: never in two splits, always dealt the same way, known by a number."""
 
 import random
 from pathlib import Path
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from anatogen.data.discover import Source
 from anatogen.data.manifest import Split
-from anatogen.data.patients import assign_splits, identify, pseudonym
+from anatogen.data.patients import assign_splits, identify, patient_hash, serial_names
 from anatogen.errors import UserError
 
 names = st.lists(st.text(min_size=1, max_size=8), min_size=1, max_size=60)
@@ -20,7 +20,7 @@ fractions = st.tuples(st.floats(0, 0.49), st.floats(0, 0.49))
 def test_splits_are_disjoint_and_of_the_right_size(
     names: list[str], fraction: tuple[float, float], seed: int
 ) -> None:
-    patients = [pseudonym(name, seed) for name in names]
+    patients = [patient_hash(name, seed) for name in names]
     splits = assign_splits(patients, *fraction)
     assert set(splits) == set(patients)
     counts = {split: sum(value is split for value in splits.values()) for split in Split}
@@ -35,7 +35,7 @@ def test_splits_are_disjoint_and_of_the_right_size(
 def test_splits_do_not_depend_on_order_or_repetition(
     names: list[str], order: random.Random, seed: int
 ) -> None:
-    patients = [pseudonym(name, seed) for name in names]
+    patients = [patient_hash(name, seed) for name in names]
     shuffled = [*patients, *patients]
     order.shuffle(shuffled)
     assert assign_splits(patients, 0.2, 0.1) == assign_splits(shuffled, 0.2, 0.1)
@@ -45,9 +45,21 @@ def test_the_seed_decides() -> None:
     patients = [f"patient {number}" for number in range(40)]
     held_back = []
     for seed in (0, 1):
-        splits = assign_splits([pseudonym(patient, seed) for patient in patients], 0.2, 0.2)
-        held_back.append({p for p in patients if splits[pseudonym(p, seed)] is not Split.TRAIN})
+        splits = assign_splits([patient_hash(patient, seed) for patient in patients], 0.2, 0.2)
+        held_back.append({p for p in patients if splits[patient_hash(p, seed)] is not Split.TRAIN})
     assert held_back[0] != held_back[1]
+
+
+@given(names=names, order=st.randoms(), seed=st.integers(0, 99))
+def test_serial_names_tell_patients_apart_and_nothing_else(
+    names: list[str], order: random.Random, seed: int
+) -> None:
+    patients = [patient_hash(name, seed) for name in names]
+    serial = serial_names(patients)
+    assert sorted(serial.values()) == [f"patient_{rank:05d}" for rank in range(len(set(names)))]
+    shuffled = [*patients, *patients]
+    order.shuffle(shuffled)
+    assert serial_names(shuffled) == serial
 
 
 def source(name: str, patient: str | None = None) -> Source:

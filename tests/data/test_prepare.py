@@ -9,9 +9,11 @@ import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from pydantic import ValidationError
 from scan_makers import ct_head, head, tree_bytes, world
 
@@ -22,7 +24,7 @@ from anatogen.data.manifest import Intensity, Split, load_manifest
 from anatogen.data.prepare import PrepareConfig, PrepareSummary, SplitConfig, prepare
 from anatogen.data.transforms import axis_codes, orient
 from anatogen.data.volume import Volume
-from anatogen.errors import UserError
+from anatogen.errors import ScanError, UserError
 
 
 def run(scans: Path, out: Path, strict: bool = False, workers: int = 1, **config: object) -> PrepareSummary:
@@ -147,6 +149,194 @@ def test_bad_scans_and_copies_are_left_out(scans: Path, tmp_path: Path) -> None:
     assert reasons["site b/turned 1.nii"] == "it is the same scan as site a/1.nii.gz"
     assert reasons["dicom/copy of 5"] == "it is the same scan as dicom/5"
     assert summary.manifest == good
+
+
+def write_detached(volume: Volume, header: Path) -> None:
+    """MetaImage as a header, equal for all scans of one grid, and the voxels in `<name>.raw` beside it."""
+    header.parent.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(sitk.GetImageFromArray(volume.array), header)
+
+
+def test_scans_with_equal_headers_are_told_apart_by_their_data(tmp_path: Path) -> None:
+    scans = tmp_path / "scans"
+    for seed in range(3):
+        write_detached(head(seed), scans / f"{seed}" / "scan.mhd")
+    assert len({(scans / f"{seed}" / "scan.mhd").read_bytes() for seed in range(3)}) == 1
+    first = run(scans, tmp_path / "out")
+    assert (len(first.manifest.cases), first.left_out, first.num_ignored) == (3, (), 0)
+    assert run(scans, tmp_path / "out").was_complete
+    write_detached(head(7), scans / "1" / "scan.mhd")
+    changed = run(scans, tmp_path / "out")
+    assert not changed.was_complete
+    hashes = [[case.source_sha256 for case in summary.manifest.cases] for summary in (first, changed)]
+    assert [a == b for a, b in zip(*hashes, strict=True)] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("data_file", "reason"),
+    [
+        ("../../secret.raw", "outside the folder"), ("/etc/hostname", "absolute path"),
+        ("gone.raw", "missing"), ("LIST", "several files"), ("slice_%03d.raw 1 20 1", "several files"),
+    ],
+)  # fmt: skip
+def test_data_files_that_are_not_the_scans_own_are_refused(
+    tmp_path: Path, data_file: str, reason: str
+) -> None:
+    scans = tmp_path / "scans"
+    write_detached(head(0), scans / "good.mhd")
+    write_detached(head(1), scans / "b" / "bad.mhd")
+    (scans / "b" / "bad.raw").rename(tmp_path / "secret.raw")
+    header = scans / "b" / "bad.mhd"
+    header.write_text(header.read_text().replace("bad.raw", data_file))
+    summary = run(scans, tmp_path / "out")
+    assert [scan.name for scan in summary.left_out] == ["b/bad.mhd"]
+    assert reason in summary.left_out[0].reason
+    assert len(summary.manifest.cases) == 1
+
+
+@pytest.mark.parametrize("kept", [0, 60, 150, 175, 395, 700, 1000])
+def test_a_damaged_slice_condemns_its_series(tmp_path: Path, kept: int) -> None:
+    scans = tmp_path / "scans"
+    write_dicom(head(0), scans / "bad", "MR", uid_from="0")
+    write_dicom(head(1), scans / "good", "MR", uid_from="1")
+    for number in (1, 2):
+        path = scans / "bad" / f"slice_{number:04d}.dcm"
+        path.write_bytes(path.read_bytes()[:kept])
+    summary = run(scans, tmp_path / "out")
+    assert len(summary.manifest.cases) == 1
+    reasons = {scan.name: scan.reason for scan in summary.left_out}
+    assert list(reasons) == ["bad", "bad/slice_0001.dcm", "bad/slice_0002.dcm"]
+    assert reasons["bad"] == "a file of it, or beside it, is damaged: bad/slice_0001.dcm"
+    with pytest.raises(UserError, match="3 scans can't be used"):
+        run(scans, tmp_path / "strict", strict=True)
+    with pytest.raises(ScanError, match="damaged"):
+        read_scan(scans / "bad")
+
+
+def test_a_damaged_slice_that_names_its_series_condemns_that_one_only(tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    for name in ("a", "b"):
+        write_dicom(head(ord(name)), folder / name, "MR", uid_from=name)
+    for path in sorted((folder / "b").iterdir()):
+        path.rename(folder / "a" / f"b_{path.name}")
+    (folder / "b").rmdir()
+    broken = folder / "a" / "b_slice_0020.dcm"
+    dataset = pydicom.dcmread(broken)
+    del dataset.Rows
+    dataset.save_as(broken)
+    summary = run(folder, tmp_path / "out")
+    assert [scan.name for scan in summary.left_out] == ["a/b_slice_0001.dcm", "a/b_slice_0020.dcm"]
+    assert summary.left_out[1].reason == "the file is a damaged DICOM image: it has no Rows"
+    assert len(summary.manifest.cases) == 1
+    assert read_scan(folder / "a" / "slice_0001.dcm").array.shape == (20, 24, 18)
+    with pytest.raises(ScanError, match="damaged"):
+        read_scan(folder / "a" / "b_slice_0001.dcm")
+
+
+@pytest.mark.parametrize(
+    "sop_class",
+    [
+        pydicom.uid.EnhancedSRStorage, pydicom.uid.RTStructureSetStorage,
+        pydicom.uid.GrayscaleSoftcopyPresentationStateStorage, pydicom.uid.MediaStorageDirectoryStorage,
+        "1.3.12.2.1107.5.9.1",
+    ],
+)  # fmt: skip
+def test_dicom_without_images_is_no_damage(tmp_path: Path, sop_class: str) -> None:
+    scans = tmp_path / "scans"
+    write_dicom(head(0), scans / "a", "MR", uid_from="0")
+    dataset = pydicom.dcmread(scans / "a" / "slice_0001.dcm")
+    for keyword in ("Rows", "Columns", "PixelData"):
+        delattr(dataset, keyword)
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
+    dataset.save_as(scans / "a" / "other.dcm")
+    (scans / "a" / "random").write_bytes(b"\x08\x00" + bytes(300))
+    summary = run(scans, tmp_path / "out", strict=True)
+    assert (len(summary.manifest.cases), summary.left_out, summary.num_ignored) == (1, (), 2)
+    assert read_scan(scans / "a").array.shape == (20, 24, 18)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_label_maps_are_left_out(tmp_path: Path, dtype: type) -> None:
+    scans = tmp_path / "scans"
+    for seed in range(3):
+        volume = head(seed)
+        write_nifti(volume, scans / "imagesTr" / f"{seed}.nii.gz")
+        labels = np.digitize(volume.array, [200, 500, 600]).astype(dtype)
+        image = nib.Nifti1Image(labels.T, volume.affine[:, [2, 1, 0, 3]])
+        (scans / "labelsTr").mkdir(exist_ok=True)
+        nib.save(image, scans / "labelsTr" / f"{seed}.nii.gz")
+    summary = run(scans, tmp_path / "out")
+    assert len(summary.manifest.cases) == 3
+    assert {(scan.name, scan.reason) for scan in summary.left_out} == {
+        (f"labelsTr/{seed}.nii.gz", "it looks like a label map (4 distinct whole values)")
+        for seed in range(3)
+    }
+    narrowed = run(scans, tmp_path / "out", strict=True, exclude="labelsTr/*")
+    assert (len(narrowed.manifest.cases), narrowed.num_ignored) == (3, 3)
+
+
+def test_scans_of_few_values_are_no_label_maps(tmp_path: Path) -> None:
+    volume = head(0)
+    levels = volume.array % 33
+    assert len(np.unique(levels)) == 33
+    write_nifti(Volume(levels.astype(np.float32), volume.affine), tmp_path / "scans" / "levels.nii")
+    write_nifti(
+        Volume(np.where(volume.array > 100, 40, -1000).astype(np.float32), volume.affine),
+        tmp_path / "scans" / "ct.nii",
+    )
+    fractions = np.rint(volume.array / 100) / 4
+    write_nifti(Volume(fractions.astype(np.float32), volume.affine), tmp_path / "scans" / "fractions.nii")
+    summary = run(tmp_path / "scans", tmp_path / "out", modality="MR")
+    assert not [scan for scan in summary.left_out if "label" in scan.reason]
+
+
+def test_include_and_exclude_narrow_the_scans(scans: Path, tmp_path: Path) -> None:
+    def cases(out: str, **config: object) -> tuple[int, int]:
+        summary = run(scans, tmp_path / out, strict=True, **config)
+        return len(summary.manifest.cases), summary.num_ignored
+
+    assert cases("a", include="site*") == (3, 2 + 22)
+    assert cases("b", include=["*.nii", "*.nii.gz"], exclude="*/2.nii*") == (3, 2 + 22)
+    assert cases("c", include="dicom/*") == (1, 2 + 5)
+    (scans / "fake.dcm").write_text("hello")
+    assert cases("d", exclude=["*.npy", "fake.dcm"]) == (5, 2 + 2)
+    with pytest.raises(UserError, match=r"no scans.*include and exclude"):
+        run(scans, tmp_path / "e", include="*FLAIR*")
+
+
+def test_a_wanted_split_that_stays_empty_is_told(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_nifti(head(seed), tmp_path / "scans" / "sub-01" / f"{seed}.nii")
+    (line,) = [line for line in run(tmp_path / "scans", tmp_path / "out").decisions if "empty" in line]
+    assert "validation and test are empty" in line
+    assert "1 patient" in line
+    assert "patient_pattern or patient_csv" in line
+    split = {"validation": 0, "test": 0}
+    assert not [x for x in run(tmp_path / "scans", tmp_path / "all", split=split).decisions if "empty" in x]
+    (line,) = [
+        line
+        for line in run(tmp_path / "scans", tmp_path / "two", patient_pattern=r"([0-9])\.nii").decisions
+        if "empty" in line
+    ]
+    assert "test is empty" in line
+    assert "split.test" in line
+
+
+def test_the_dataset_holds_no_trace_of_who_was_who(tmp_path: Path) -> None:
+    for seed in range(6):
+        write_nifti(head(seed), tmp_path / "scans" / f"miller_{seed // 2}_{seed}.nii")
+    config = {"patient_pattern": r"^(miller_\d)_", "include": "miller*", "exclude": ["*smith*"]}
+    manifest = run(tmp_path / "scans", tmp_path / "out", **config).manifest
+    patients = [case.patient for case in manifest.cases]
+    assert patients[::2] == patients[1::2]
+    assert sorted(set(patients)) == ["patient_00000", "patient_00001", "patient_00002"]
+    for name in ("dataset.json", "prepare.json"):
+        text = (tmp_path / "out" / name).read_text()
+        assert "miller" not in text
+        assert "smith" not in text
+    other = run(tmp_path / "scans", tmp_path / "other", **{**config, "patient_pattern": r"^(miller_[0-9])_"})
+    assert other.manifest.cases == manifest.cases
+    assert other.manifest.config["patient_pattern"] != manifest.config["patient_pattern"]
 
 
 def test_two_series_in_one_folder(tmp_path: Path) -> None:
@@ -294,7 +484,7 @@ def test_nothing_of_the_patient_gets_out(tmp_path: Path, capfd: pytest.CaptureFi
     for name, content in written.items():
         for word in {*words, str(uid)}:
             assert word.encode() not in content, (name, word)
-    # Three scans of one PatientID are one patient, known by a hash.
+    # Three scans of one PatientID are one patient.
     assert len({case.patient for case in summary.manifest.cases}) == 1
     assert "Warning" not in captured.err
 

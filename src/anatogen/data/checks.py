@@ -103,18 +103,18 @@ def check_dtype(dtype: np.dtype) -> None:
         raise ScanError(f"its values are of type {dtype}, expected numbers")
 
 
-def check_size(num_bytes: int, path: Path) -> None:
-    """Lets a header pass whose voxels can lie in the file.
+def check_size(num_bytes: int, *paths: Path) -> None:
+    """Lets a header pass whose voxels can lie in the files.
 
     Args:
         num_bytes: Least size of the voxels that the header announces.
-        path: The file, compressed or not.
+        paths: The scan's files, compressed or not.
 
     Raises:
         ScanError: If no compression could make them fit, before a damaged header makes memory run out.
     """
     # DEFLATE shrinks to 1/1032 at best.
-    if num_bytes > 1032 * path.stat().st_size:
+    if num_bytes > 1032 * sum(path.stat().st_size for path in paths):
         raise ScanError(f"the file is truncated or its header damaged: it announces {num_bytes} bytes")
 
 

@@ -11,24 +11,44 @@ import numpy.typing as npt
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from anatogen.data.checks import MIN_VOXELS, checked_volume, quiet_libraries, quiet_native_code
-from anatogen.data.volume import Volume
+from anatogen.data.volume import LPS_TO_RAS, Volume
 from anatogen.errors import ScanError
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# Endings that promise DICOM. Files without a preamble are looked into only under these (and none, or a
+# number), so that a folder of other data is not parsed byte by byte.
+_ENDINGS = (".dcm", ".dicom", ".ima")
+
+
+class DamagedDicomError(ScanError):
+    """A file that is or should be a DICOM image, and can't be read as one.
+
+    Attributes:
+        series: The SeriesInstanceUID as far as the file tells it, maybe cut off; in memory only.
+    """
+
+    def __init__(self, reason: str, series: str = "") -> None:
+        super().__init__(reason)
+        self.series = series
 
 
 def is_dicom(path: Path) -> bool:
     """Whether the file's first bytes are those of DICOM, with its preamble or without."""
     try:
-        with path.open("rb") as file:
-            start = file.read(132)
+        start = _start(path)
     except OSError:
         return False
-    if start[128:132] == b"DICM":
-        return True
+    return start[128:] == b"DICM" or _starts_without_preamble(start)
+
+
+def _start(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(132)
+
+
+def _starts_without_preamble(start: bytes) -> bool:
     # Without a preamble a file starts with an element of group 2 or 8, explicit VR in capital letters or
     # implicit VR with a short length.
     if start[:2] not in (b"\x02\x00", b"\x08\x00") or len(start) < 132:
@@ -41,31 +61,59 @@ def series_files(path: Path) -> list[Path]:
     """The files of the one DICOM series in a folder, or of the series that the file belongs to.
 
     Raises:
-        ScanError: If the folder holds no DICOM images, or several series.
+        ScanError: If the folder holds no DICOM images, several series, or a damaged file that may be a slice.
     """
     folder = path if path.is_dir() else path.parent
     series: dict[str, list[Path]] = {}
+    damaged: list[DamagedDicomError] = []
     wanted = None
     for file in sorted(
         entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")
     ):
-        header = read_header(file) if is_dicom(file) else None
+        try:
+            header = read_header(file)
+        except DamagedDicomError as error:
+            damaged.append(error)
+            continue
         if header is not None:
             series.setdefault(str(header.SeriesInstanceUID), []).append(file)
             if file == path:
                 wanted = str(header.SeriesInstanceUID)
-    if wanted is not None:
-        return series[wanted]
-    if len(series) != 1:
-        raise ScanError(f"the folder holds {len(series)} DICOM series, expected 1")
-    return next(iter(series.values()))
+    if wanted is None:
+        if len(series) != 1:
+            raise ScanError(f"the folder holds {len(series)} DICOM series, expected 1")
+        wanted = next(iter(series))
+    for damage in damaged:
+        if damage.series == wanted or damage.series not in series:
+            raise ScanError(f"a file of the series, or beside it, is damaged: {damage}")
+    return series[wanted]
 
 
 def read_header(path: Path) -> Dataset | None:
     """The few elements that group files to series; None where the file is no DICOM image.
 
-    The result holds PatientID: keep it in memory.
+    None is for other formats and for DICOM that says it is no image (reports, contours, DICOMDIR): a slice
+    that only can't be read must not pass for one of these, or its stack would get shorter unnoticed. The
+    result holds PatientID: keep it in memory.
+
+    Raises:
+        DamagedDicomError: If the file is, or claims to be, an image and can't be read as one.
     """
+    suffix = path.suffix.lower()
+    promised = suffix in _ENDINGS
+    likely = promised or not suffix or suffix[1:].isdigit()
+    try:
+        start = _start(path)
+    except OSError as error:
+        if not likely:
+            return None
+        raise DamagedDicomError(f"it can't be read: {error.strerror}") from error
+    if start[128:] == b"DICM":
+        promised = True
+    elif promised and not _starts_without_preamble(start):
+        raise DamagedDicomError("the file is no DICOM in spite of its ending")
+    elif not likely or not _starts_without_preamble(start):
+        return None
     tags = [
         "SOPClassUID",
         "SOPInstanceUID",
@@ -78,11 +126,34 @@ def read_header(path: Path) -> Dataset | None:
     with quiet_libraries():
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
-        except Exception:  # a damaged header can raise nearly anything
-            return None
-    if not header.get("SeriesInstanceUID") or not header.get("Rows"):
+            series = str(header.get("SeriesInstanceUID") or "")
+            sop_class = _sop_class(header)
+            has_rows = bool(header.get("Rows"))
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged header can raise nearly anything
+            if not promised:
+                return None
+            raise DamagedDicomError(f"the file is damaged DICOM ({type(error).__name__})") from error
+    if series and has_rows:
+        return header
+    if (not promised and not sop_class) or _is_no_image(sop_class):
         return None
-    return header
+    lacking = "SeriesInstanceUID" if has_rows else "Rows"
+    raise DamagedDicomError(f"the file is a damaged DICOM image: it has no {lacking}", series)
+
+
+def _sop_class(header: Dataset) -> UID:
+    # First that of the file's meta information: a cut file may have the whole of it and a part of the other.
+    meta = getattr(header, "file_meta", Dataset())
+    return UID(str(meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID") or ""))
+
+
+def _is_no_image(sop_class: UID) -> bool:
+    """Whether the class of DICOM object is known to hold no slices, not merely unknown or cut off."""
+    if sop_class.name == sop_class:  # not in the standard's dictionary: a vendor's own (Siemens CSA), or cut
+        return sop_class.is_private and not "1.2.840.10008.".startswith(sop_class)
+    return "Image Storage" not in sop_class.name
 
 
 def read_dicom(files: Sequence[Path]) -> Volume:
@@ -117,7 +188,7 @@ def read_dicom(files: Sequence[Path]) -> Volume:
             raise
         except Exception as error:  # headers that break their own rules can raise nearly anything
             raise ScanError(_decoding_reason(datasets[0], error)) from error
-    affine = _LPS_TO_RAS @ np.asarray(volume.affine, dtype=np.float64)
+    affine = LPS_TO_RAS @ np.asarray(volume.affine, dtype=np.float64)
     step = (positions[-1] - positions[0]) / (len(positions) - 1) * [-1, -1, 1]
     affine[:3, 0] = step if step @ affine[:3, 0] > 0 else -step
     return checked_volume(np.asarray(volume.array), affine)

@@ -17,12 +17,11 @@ from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
 from anatogen import __version__
-from anatogen.data.volume import Volume
+from anatogen.data.volume import LPS_TO_RAS, Volume
 from anatogen.errors import UserError
 
 _NAMESPACE = uuid.UUID("0f6d3f0c-6f0b-5d0e-9b7a-5a1d3f1f7c11")
 _SOP_CLASS = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def write_dicom(
@@ -53,7 +52,7 @@ def write_dicom(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder} exists and is not empty: choose another folder for the DICOM series")
     stored, slope, intercept = _stored_values(volume.array, modality)
-    affine = _LPS_TO_RAS @ volume.affine
+    affine = LPS_TO_RAS @ volume.affine
     spacing = volume.spacing_mm
     directions = affine[:3, :3] / spacing
     # Half a micrometre per voxel is what the format's decimal numbers would lose anyway.

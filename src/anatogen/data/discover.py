@@ -1,17 +1,15 @@
 """Which scans a folder holds: files by their ending, DICOM by its content, slices grouped to series."""
 
+import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from anatogen.data.dicom import is_dicom, read_header
-from anatogen.data.formats import SCAN_ENDINGS, ending
-from anatogen.errors import UserError
-
-# Files that may start like DICOM without a preamble are looked into only under these endings (and none, or a
-# number), so that a folder of other data is not parsed byte by byte.
-_DICOM_ENDINGS = (".dcm", ".dicom", ".ima", "")
+from anatogen.data.dicom import DamagedDicomError, read_header
+from anatogen.data.formats import SCAN_ENDINGS, data_files, ending
+from anatogen.errors import ScanError, UserError
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Source:
     Attributes:
         name: Relative path with "/" between folders; of a DICOM series its folder, or its first file where
             the folder holds several. The user's own words: on screen and in left_out.json only.
-        files: One file, or the files of a DICOM series in order of their path.
+        files: One file, a header and its data file, or the files of a DICOM series in order of their path.
         is_dicom: Whether it is a DICOM series.
         modality: What DICOM says, e.g. "CT"; None for other formats.
         patient: DICOM's PatientID, or the study's or series' identifier where that is empty; else None.
@@ -50,18 +48,31 @@ class _Slice:
     patient: str
 
 
-Mapper = Callable[[Callable[[Path], _Slice | str | None], Sequence[Path]], Iterable[_Slice | str | None]]
+@dataclass(frozen=True)
+class _Damaged:
+    reason: str
+    series: str
 
 
-def discover(folder: Path, mapper: Mapper) -> tuple[list[Source], list[LeftOut], int]:
+_Class = _Slice | _Damaged | None
+Mapper = Callable[[Callable[[Path], _Class], Sequence[Path]], Iterable[_Class]]
+
+
+def discover(
+    folder: Path, mapper: Mapper, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+) -> tuple[list[Source], list[LeftOut], int]:
     """Finds every scan below a folder, in order of name; hidden files and folders are not looked at.
 
     Args:
         folder: Where the scans are, nested as they like, formats mixed.
         mapper: Applies a function to many files in order, e.g. in parallel.
+        include: A scan counts if its name, or that of any of its files, matches one of these (as `fnmatch`:
+            "*" matches "/" too).
+        exclude: It does not if one matches one of these.
 
     Returns:
-        The scans, the files that claim to be DICOM and are not, and how many files were no scans.
+        The scans, what is damaged (DICOM files, the series that they may belong to, headers without data),
+        and how many files were no scans or are not included.
 
     Raises:
         UserError: If the folder does not exist.
@@ -69,18 +80,19 @@ def discover(folder: Path, mapper: Mapper) -> tuple[list[Source], list[LeftOut],
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name the folder that holds the scans")
     files = sorted(_walk(folder), key=lambda file: file.relative_to(folder).as_posix())
-    sources = [
-        Source(file.relative_to(folder).as_posix(), (file,)) for file in files if ending(file) in SCAN_ENDINGS
+    # Each with the reason that it can't be used for, if there is one.
+    candidates: list[tuple[Source, str | None]] = [
+        _file_source(file, folder) for file in files if ending(file) in SCAN_ENDINGS
     ]
     others = [file for file in files if ending(file) not in SCAN_ENDINGS and file.name.upper() != "DICOMDIR"]
-    left_out = []
+    damaged: list[tuple[Path, _Damaged]] = []
     found: dict[str, list[tuple[Path, _Slice]]] = {}
     for file, header in zip(others, mapper(classify, others), strict=True):
-        if isinstance(header, str):
-            left_out.append(LeftOut(file.relative_to(folder).as_posix(), header))
+        if isinstance(header, _Damaged):
+            damaged.append((file, header))
+            candidates.append((Source(file.relative_to(folder).as_posix(), (file,)), header.reason))
         elif header is not None:
             found.setdefault(header.series, []).append((file, header))
-    num_ignored = len(files) - len(sources) - sum(map(len, found.values())) - len(left_out)
     series = [copy for slices in found.values() for copy in _copies(slices)]
     homes = Counter(parent for slices in series for parent in {file.parent for file, _ in slices})
     for slices in series:
@@ -89,8 +101,50 @@ def discover(folder: Path, mapper: Mapper) -> tuple[list[Source], list[LeftOut],
         alone = len({file.parent for file, _ in slices}) == 1 and homes[first.parent] == 1
         name = (first.parent if alone and first.parent != folder else first).relative_to(folder).as_posix()
         paths = tuple(file for file, _ in slices)
-        sources.append(Source(name, paths, True, header.modality, header.patient))
-    return sorted(sources, key=lambda source: source.name), left_out, num_ignored
+        culprit = _damage(slices, damaged, found)
+        reason = None
+        if culprit is not None:
+            reason = f"a file of it, or beside it, is damaged: {culprit.relative_to(folder).as_posix()}"
+        candidates.append((Source(name, paths, True, header.modality, header.patient), reason))
+    wanted = [
+        (source, reason)
+        for source, reason in candidates
+        if _matches(source, folder, include) and not _matches(source, folder, exclude)
+    ]
+    sources = sorted((source for source, reason in wanted if not reason), key=lambda source: source.name)
+    left_out = [LeftOut(source.name, reason) for source, reason in wanted if reason]
+    used = {os.path.normpath(file) for source, _ in wanted for file in source.files}
+    return sources, left_out, sum(os.path.normpath(file) not in used for file in files)
+
+
+def _file_source(file: Path, folder: Path) -> tuple[Source, str | None]:
+    name = file.relative_to(folder).as_posix()
+    try:
+        data = data_files(file)
+    except ScanError as error:
+        return Source(name, (file,)), str(error)
+    if any(Path(os.path.relpath(path, folder)).parts[0] == ".." for path in data):
+        return Source(name, (file,)), "its data file lies outside the folder of scans"
+    return Source(name, (file, *data)), None
+
+
+def _damage(
+    slices: list[tuple[Path, _Slice]],
+    damaged: list[tuple[Path, _Damaged]],
+    series: Collection[str],
+) -> Path | None:
+    """The first damaged file that may be of the series: it says so, or says nothing and lies beside it."""
+    folders = {file.parent for file, _ in slices}
+    own = slices[0][1].series
+    for file, damage in damaged:
+        if damage.series == own or (damage.series not in series and file.parent in folders):
+            return file
+    return None
+
+
+def _matches(source: Source, folder: Path, patterns: Sequence[str]) -> bool:
+    names = [source.name, *(file.relative_to(folder).as_posix() for file in source.files)]
+    return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
 def _copies(slices: list[tuple[Path, _Slice]]) -> list[list[tuple[Path, _Slice]]]:
@@ -103,17 +157,12 @@ def _copies(slices: list[tuple[Path, _Slice]]) -> list[list[tuple[Path, _Slice]]
     return list(by_folder.values())
 
 
-def classify(file: Path) -> _Slice | str | None:
+def classify(file: Path) -> _Class:
     """What a file without a scan's ending is: a DICOM slice, a damaged one (with the reason), or no scan."""
-    suffix = file.suffix.lower()
-    if not is_dicom(file):
-        if suffix in (".dcm", ".dicom", ".ima"):
-            return "the file is no DICOM in spite of its ending"
-        return None
-    preamble = _has_preamble(file)
-    if not preamble and suffix not in _DICOM_ENDINGS and not suffix[1:].isdigit():
-        return None
-    header = read_header(file)
+    try:
+        header = read_header(file)
+    except DamagedDicomError as error:
+        return _Damaged(str(error), error.series)
     if header is None:
         return None
     patient = header.get("PatientID") or header.get("StudyInstanceUID") or header.SeriesInstanceUID
@@ -123,11 +172,6 @@ def classify(file: Path) -> _Slice | str | None:
         str(header.get("Modality") or ""),
         str(patient),
     )
-
-
-def _has_preamble(file: Path) -> bool:
-    with file.open("rb") as opened:
-        return opened.read(132)[128:] == b"DICM"
 
 
 def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterable[Path]:

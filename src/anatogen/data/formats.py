@@ -8,6 +8,7 @@ the fastest axis of the file is W; `prepare` brings them to a common order after
 
 import gzip
 import math
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -25,12 +26,13 @@ from anatogen.data.checks import (
 from anatogen.data.dicom import is_dicom, read_dicom, series_files
 from anatogen.data.dicom_writing import write_dicom
 from anatogen.data.transforms import centred_affine
-from anatogen.data.volume import Volume
+from anatogen.data.volume import LPS_TO_RAS, Volume
 from anatogen.errors import ScanError, UserError
 from anatogen.storage import atomic_path
 
 __all__ = [
     "SCAN_ENDINGS",
+    "data_files",
     "ending",
     "read_dicom",
     "read_itk",
@@ -44,7 +46,12 @@ __all__ = [
 
 SCAN_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy")
 
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+# The line that names the file of the voxels, in headers of MetaImage and NRRD.
+_DATA_FILE = re.compile(
+    rb"^\s*(?:ElementDataFile\s*[=:]|data ?file:(?!=))[ \t]*(.*?)\s*$", re.MULTILINE | re.I
+)
+# What comes before it is shorter than this.
+_HEADER_BYTES = 1 << 16
 
 
 def ending(path: Path) -> str:
@@ -79,6 +86,38 @@ def read_scan(path: Path, npy_spacing_mm: tuple[float, float, float] = (1, 1, 1)
     if kind in (".nrrd", ".mha", ".mhd"):
         return read_itk(path)
     raise ScanError(f"unknown format {kind or '(no ending)'}: known are {', '.join(SCAN_ENDINGS)} and DICOM")
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The file beside a MetaImage or NRRD header that holds its voxels; none where the header's file does.
+
+    Args:
+        path: A scan of any format.
+
+    Raises:
+        ScanError: If the header spreads its voxels over several files or names one that is not there.
+    """
+    kind = ending(path)
+    if kind not in (".mha", ".mhd", ".nrrd"):
+        return ()
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise ScanError(f"it can't be read: {error.strerror}") from error
+    if kind == ".nrrd":  # an empty line ends its header
+        start = re.split(rb"\r?\n\r?\n", start, maxsplit=1)[0]
+    found = _DATA_FILE.search(start)
+    name = found.group(1).decode(errors="surrogateescape") if found else "LOCAL"
+    if name.upper() == "LOCAL":
+        return ()
+    if name.upper().split(maxsplit=1)[:1] == ["LIST"] or "%" in name:
+        raise ScanError("its header spreads the voxels over several files, which is not supported")
+    if Path(name).is_absolute():
+        raise ScanError("its header names its data file by an absolute path: write the path relative to it")
+    if not (path.parent / name).is_file():
+        raise ScanError("the data file that its header names is missing")
+    return (path.parent / name,)
 
 
 def read_nifti(path: Path) -> Volume:
@@ -125,8 +164,7 @@ def read_itk(path: Path) -> Volume:
             )
         if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
             raise ScanError("its values are complex numbers, expected real ones")
-        if ending(path) != ".mhd":  # its values lie in another file
-            check_size(math.prod(size), path)
+        check_size(math.prod(size), path, *data_files(path))
         with quiet_native_code():
             image = reader.Execute()
     except (MemoryError, ScanError):
@@ -139,7 +177,7 @@ def read_itk(path: Path) -> Volume:
     affine = np.eye(4)
     affine[:3, :3] = direction * np.array(image.GetSpacing())[:3]
     affine[:3, 3] = image.GetOrigin()[:3]
-    return checked_volume(array, (_LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]])
+    return checked_volume(array, (LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]])
 
 
 def read_npy(path: Path, spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> Volume:

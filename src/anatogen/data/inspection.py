@@ -16,12 +16,16 @@ from anatogen.data.volume import Volume
 from anatogen.errors import ScanError
 from anatogen.storage import sha256_file, sha256_json, write_text
 
+# Label maps have fewer values; a scan with so few would be one of 5 bits.
+MAX_LABELS = 32
+
 
 class Inspection(BaseModel):
     """What pass 1 learns of one scan. Holds no name and nothing of the patient.
 
     Attributes:
-        source_sha256: Of the file; of a DICOM series, of its files' sorted hashes.
+        source_sha256: Of the file; of several (a DICOM series, a header with its data file), of their sorted
+            hashes.
         content_sha256: Of the voxel values in one fixed order of axes, so that copies in other formats agree.
         shape: (D, H, W) as read.
         affine: 4 x 4 as read, voxel (d, h, w, 1) to RAS+ mm.
@@ -99,14 +103,17 @@ def read_source(source: Source, npy_spacing_mm: tuple[float, float, float]) -> V
 
 
 def source_sha256(source: Source) -> str:
-    """Hash of the source's bytes; for a DICOM series it does not depend on the files' names."""
-    if not source.is_dicom:
+    """Hash of the source's bytes; where it is of several files it does not depend on their names."""
+    if len(source.files) == 1 and not source.is_dicom:
         return sha256_file(source.files[0])
     return sha256_json(sorted(sha256_file(file) for file in source.files))
 
 
 def _measure(volume: Volume, digest: str, percentiles: tuple[float, float]) -> Inspection:
     array = volume.array
+    num_labels = _num_labels(array)
+    if num_labels:
+        raise ScanError(f"it looks like a label map ({num_labels} distinct whole values)")
     low = float(np.percentile(array, percentiles[0]))
     tissue = array[array > otsu_threshold(array)]
     high = float(np.percentile(tissue if tissue.size else array, percentiles[1]))
@@ -125,6 +132,18 @@ def _measure(volume: Volume, digest: str, percentiles: tuple[float, float]) -> I
         low=low,
         high=high,
     )
+
+
+def _num_labels(array: npt.NDArray[np.float32]) -> int:
+    """How many labels a label map has: whole numbers from 0 and few of them; 0 for what is none."""
+    if array.min() != 0:
+        return 0
+    # A part tells nearly every scan, at no cost.
+    for part in (array.ravel()[:: max(1, array.size // 4096)], array):
+        values = np.unique(part)
+        if values.size > MAX_LABELS or not np.array_equal(values, np.rint(values)):
+            return 0
+    return int(values.size)
 
 
 def _canonical_affine(inspection: Inspection) -> npt.NDArray[np.float64]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from nibabel.orientations import aff2axcodes
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from anatogen.data.transforms import axis_codes
 from anatogen.errors import UserError
 from anatogen.storage import sha256_json, write_json
 
@@ -69,18 +69,18 @@ class Grid(_Record):
     @property
     def axis_codes(self) -> tuple[str, str, str]:
         """Where the body goes as (D, H, W) indices rise: out of "RL", "AP" and "SI"."""
-        d, h, w = aff2axcodes(np.asarray(self.affine))
-        return d, h, w
+        codes = axis_codes(np.asarray(self.affine))
+        return codes[0], codes[1], codes[2]
 
 
 class Case(_Record):
-    """One prepared scan. Names nothing of the patient: `id` and `patient` are hashes or serial numbers.
+    """One prepared scan. Names nothing of the patient: `id` and `patient` are serial numbers.
 
     Attributes:
         id: Serial name, e.g. "case_00017".
         file: Path of the (D, H, W) float16 array, relative to the dataset's folder.
         split: Where the case may be used.
-        patient: Salted hash of who it is; equal for scans of one patient.
+        patient: Serial name, e.g. "patient_00003"; equal for scans of one patient.
         source_sha256: Hash of the source's bytes (for a DICOM series, of its sorted files' hashes).
         intensity: This scan's own map to [-1, 1].
         source_affine: 4 x 4 of the scan as it was read, voxel (d, h, w, 1) to RAS+ mm.

@@ -60,21 +60,32 @@ def identify(
     return patients, left_out
 
 
-def pseudonym(patient: str, seed: int) -> str:
-    """Hash of who it is, 16 hex digits. Pseudonymisation only: who has a list of names can find them again.
+def patient_hash(patient: str, seed: int) -> str:
+    """Hash of who it is, 64 hex digits, to deal patients by. Keep it in memory.
+
+    The seed is published with the dataset, so who has a list of identifiers could find their hashes in it.
 
     Args:
         patient: What identifies the patient.
-        seed: Salt; the dataset's seed, so that the same preparation gives the same hashes.
+        seed: The dataset's seed, so that the same preparation gives the same order.
     """
-    return sha256_json([seed, patient])[:16]
+    return sha256_json([seed, patient])
+
+
+def serial_names(patients: Iterable[str]) -> dict[str, str]:
+    """What patients are called in the dataset, which tells nothing of them: "patient_00000" and so on.
+
+    Args:
+        patients: Hashes of `patient_hash`, repeated as often as they have scans; their order decides.
+    """
+    return {patient: f"patient_{rank:05d}" for rank, patient in enumerate(sorted(set(patients)))}
 
 
 def assign_splits(patients: Iterable[str], validation: float, test: float) -> dict[str, Split]:
     """Deals patients to splits in the order of their hashes, which the seed decides.
 
     Args:
-        patients: Hashes of `pseudonym`, repeated as often as they have scans.
+        patients: Hashes of `patient_hash`, repeated as often as they have scans.
         validation: Fraction of patients, rounded; if not 0, at least one patient where there are two.
         test: Fraction of patients, rounded.
 

@@ -18,7 +18,7 @@ from anatogen.data.conversion import Conversion, ConversionTask, convert_scan
 from anatogen.data.discover import LeftOut, Source, discover
 from anatogen.data.inspection import Inspection, InspectionTask, inspect_scan
 from anatogen.data.manifest import MANIFEST_NAME, Case, Grid, Intensity, Manifest, Split
-from anatogen.data.patients import assign_splits, identify, pseudonym
+from anatogen.data.patients import assign_splits, identify, patient_hash, serial_names
 from anatogen.data.prepare_config import PrepareConfig, SplitConfig
 from anatogen.data.prepared_folder import (
     VOLUMES_FOLDER,
@@ -49,7 +49,7 @@ def prepare(
 
     Writes `dataset.json`, `volumes/case_00000.npy` ... (float16, (D, H, W), in [-1, 1]), `left_out.json`
     (relative path and reason) and `prepare.json` (what was decided, and how to tell that nothing changed).
-    Only `left_out.json` holds file names; none of them holds anything of the patient.
+    Only `left_out.json` holds file names, which may name patients; none of them holds anything of a header.
 
     Args:
         scans: Folder with NIfTI, NRRD, MetaImage, NPY files and DICOM series, nested and mixed.
@@ -68,7 +68,10 @@ def prepare(
         raise UserError(f"workers is {workers}: it must be at least 1")
     with Workers(workers or available_cores(), progress) as pool:
         sources, left_out, num_ignored = discover(
-            scans, lambda function, files: pool.map(function, files, [file.name for file in files], "Looking")
+            scans,
+            lambda function, files: pool.map(function, files, [file.name for file in files], "Looking"),
+            config.include,
+            config.exclude,
         )
         inputs = fingerprint(scans, sources, left_out, config)
         complete = completed(out, inputs)
@@ -84,12 +87,12 @@ def prepare(
         )
         left_out += unknown
         accepted = [(source, inspection) for source, inspection in accepted if source.name in patients]
-        _require_scans(accepted, left_out, scans)
+        _require_scans(accepted, left_out, scans, config.narrows)
         modality, others, decisions = choose_modality(accepted, config.modality)
         left_out += others
         dropped = {scan.name for scan in others}
         accepted = [(source, inspection) for source, inspection in accepted if source.name not in dropped]
-        _require_scans(accepted, left_out, scans)
+        _require_scans(accepted, left_out, scans, config.narrows)
         if strict:
             _refuse_left_out(left_out)
         grid = choose_grid(
@@ -110,7 +113,7 @@ def prepare(
     if not cases:
         raise UserError(f"no scan in {scans} could be prepared; the first: {left_out[0].reason}")
     manifest = _manifest(cases, modality, grid, config)
-    decisions = [*decisions, *grid.decisions, *_patient_note(cases, config)]
+    decisions = [*decisions, *grid.decisions, *_patient_notes(cases, config)]
     summary = PrepareSummary(
         out, manifest, tuple(sorted(left_out, key=lambda scan: scan.name)), num_ignored, tuple(decisions)
     )
@@ -154,7 +157,9 @@ def _without_duplicates(
     return accepted
 
 
-def _require_scans(accepted: Sequence[object], left_out: Sequence[LeftOut], scans: Path) -> None:
+def _require_scans(
+    accepted: Sequence[object], left_out: Sequence[LeftOut], scans: Path, narrowed: bool
+) -> None:
     if accepted:
         return
     if left_out:
@@ -162,7 +167,10 @@ def _require_scans(accepted: Sequence[object], left_out: Sequence[LeftOut], scan
             f"none of the {len(left_out)} scans in {scans} can be used; the first: "
             f"{left_out[0].name}: {left_out[0].reason}"
         )
-    raise UserError(f"{scans} holds no scans: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series")
+    passed = " that include and exclude let pass" if narrowed else ""
+    raise UserError(
+        f"{scans} holds no scans{passed}: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series"
+    )
 
 
 def _refuse_left_out(left_out: Sequence[LeftOut]) -> None:
@@ -221,14 +229,15 @@ def _cases(
             left_out.append(conversion)
         else:
             made.append((source, inspection, task, conversion))
-    hashes = {source.name: pseudonym(patients[source.name], config.seed) for source, *_ in made}
+    hashes = {source.name: patient_hash(patients[source.name], config.seed) for source, *_ in made}
     splits = assign_splits(hashes.values(), config.split.validation, config.split.test)
+    serial = serial_names(hashes.values())
     return [
         Case(
             id=task.output.stem,
             file=f"{VOLUMES_FOLDER}/{task.output.name}",
             split=splits[hashes[source.name]],
-            patient=hashes[source.name],
+            patient=serial[hashes[source.name]],
             source_sha256=inspection.source_sha256,
             intensity=task.intensity,
             source_affine=inspection.affine,
@@ -256,10 +265,23 @@ def _manifest(cases: list[Case], modality: str, grid: CommonGrid, config: Prepar
     )
 
 
-def _patient_note(cases: Sequence[Case], config: PrepareConfig) -> list[str]:
+def _patient_notes(cases: Sequence[Case], config: PrepareConfig) -> list[str]:
     num_patients = len({case.patient for case in cases})
     note = f"{len(cases)} scans of {num_patients} patients"
     told = config.patient_pattern is not None or config.patient_csv is not None
     if not told and num_patients == len(cases) > 1:
         note += ": each scan counts as a patient; if one has several, set patient_pattern or patient_csv"
-    return [note]
+    wanted = {Split.VALIDATION: config.split.validation, Split.TEST: config.split.test}
+    empty = [
+        split for split in wanted if wanted[split] > 0 and all(case.split is not split for case in cases)
+    ]
+    if not empty:
+        return [note]
+    empty_ones = f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty"
+    if num_patients == 1:
+        return [
+            note,
+            f"{empty_ones}, as all scans are of 1 patient: if not, set patient_pattern or patient_csv",
+        ]
+    larger = " and ".join(f"split.{split}" for split in empty)
+    return [note, f"{empty_ones}, a share too small of {num_patients} patients: set a larger {larger}, or 0"]

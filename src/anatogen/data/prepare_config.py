@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from anatogen.config import Section
 from anatogen.data.transforms import Interpolation, check_codes
 from anatogen.errors import UserError
-from anatogen.storage import sha256_file
+from anatogen.storage import sha256_file, sha256_json
 
 Positive = Annotated[float, Field(gt=0)]
 Voxels = Annotated[int, Field(ge=4)]
@@ -37,6 +37,9 @@ class PrepareConfig(Section):
     """How scans become a dataset; what is None or "auto" is chosen from the scans and told.
 
     Attributes:
+        include: Glob patterns, one or several; a scan counts if its relative path (of a DICOM series its
+            folder's or any file's) matches one. "*" matches "/" too, e.g. "*T1*".
+        exclude: Scans that match one of these do not count, e.g. "labelsTr/*".
         orientation: Directions in which (D, H, W) grow, e.g. "SPL" (axial slices, shown as radiologists do),
             or "auto": that of most scans' slices.
         spacing_mm: Of the common grid: one number, three along (D, H, W), or None for the scans' median.
@@ -54,10 +57,12 @@ class PrepareConfig(Section):
         patient_pattern: Regular expression whose one group, searched in the relative path, is the patient.
         patient_csv: Table with columns `file` and `patient`, instead of a pattern.
         split: Fractions of patients held back.
-        seed: Decides the split and salts the patients' hashes.
+        seed: Decides the split.
         npy_spacing_mm: Spacing along (D, H, W) of .npy files, which don't hold it.
     """
 
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
     orientation: str = "auto"
     spacing_mm: Positive | tuple[Positive, Positive, Positive] | None = None
     shape: tuple[Voxels, Voxels, Voxels] | None = None
@@ -72,6 +77,11 @@ class PrepareConfig(Section):
     split: SplitConfig = SplitConfig()
     seed: int = 0
     npy_spacing_mm: tuple[Positive, Positive, Positive] = (1, 1, 1)
+
+    @field_validator("include", "exclude", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
 
     @field_validator("orientation")
     @classmethod
@@ -113,13 +123,23 @@ class PrepareConfig(Section):
             raise ValueError("fit=resize takes the spacing from each scan: leave spacing_mm out")
         return self
 
+    @property
+    def narrows(self) -> bool:
+        """Whether not all scans are wanted."""
+        return self.include != ("*",) or bool(self.exclude)
+
     def portable(self) -> dict[str, Any]:
-        """The values as they are stored with a dataset: the patient table by its hash, for paths name people.
+        """The values as they are stored with a dataset: hashes of all that paths are compared with.
+
+        Paths name people, and so may patterns and the patient table.
 
         Raises:
             UserError: If the patient table can't be read.
         """
         values = self.model_dump(mode="json")
+        for key in ("include", "exclude", "patient_pattern"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                values[key] = f"sha256:{sha256_json(values[key])}"
         if self.patient_csv is not None:
             try:
                 values["patient_csv"] = f"sha256:{sha256_file(self.patient_csv)}"

@@ -28,7 +28,7 @@ class PrepareSummary:
         folder: The prepared dataset.
         manifest: Its content.
         left_out: Scans that did not get in, with reasons, in order of name.
-        num_ignored: Files that were no scans.
+        num_ignored: Files that were no scans, or are not included.
         decisions: What was chosen from the data, one line each.
         was_complete: Whether the dataset was there already, of the same scans and configuration.
     """

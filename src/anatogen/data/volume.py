@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 from anatogen.errors import ScanError
 
+# DICOM and ITK place voxels in millimetres towards left, posterior and superior (LPS). Its own inverse.
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
 
 @dataclass(frozen=True)
 class Volume:
