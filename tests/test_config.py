@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from anatogen.config import Section, resolve, save_yaml, to_yaml
+from anatogen.data.prepare import PrepareConfig
 from anatogen.errors import ConfigError
 from anatogen.presets import PRESETS, preset_named
 from anatogen.settings import LossSettings, Settings
@@ -160,3 +161,10 @@ def test_a_missing_file_is_a_clear_error_and_an_empty_one_is_no_change(tmp_path:
         resolve(Settings, file=tmp_path / "absent.yaml")
     (tmp_path / "c.yaml").write_text("# nothing\n")
     assert resolve(Settings, file=tmp_path / "c.yaml") == Settings()
+
+
+def test_a_glob_is_a_string_though_yaml_would_take_it_for_an_alias():
+    assert (
+        resolve(PrepareConfig, overrides=["include=*T1*"]).include
+        == resolve(PrepareConfig, overrides=['include="*T1*"']).include
+    )
