@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/anatogen demo runs/demo --minutes $(MINUTES)
 
 test: .venv/installed
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n auto
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
