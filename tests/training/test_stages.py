@@ -443,6 +443,15 @@ def test_a_finished_run_keeps_its_bundle_to_the_byte(data, finished):
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, written)
 
 
+def test_a_damaged_bundle_is_written_anew(data, tmp_path):
+    run = tmp_path / "run"
+    bundle = train(data, run, tiny_settings(), accelerator="cpu")
+    weights = (bundle / "denoiser.safetensors").read_bytes()
+    (bundle / "denoiser.safetensors").write_bytes(weights[:100])
+    train(data, run, tiny_settings(), accelerator="cpu")
+    assert (bundle / "denoiser.safetensors").read_bytes() == weights
+
+
 @pytest.fixture
 def encoder(data: Path, tmp_path: Path) -> tuple[VQGAN, Path, VolumeDataset]:
     torch.manual_seed(0)

@@ -13,7 +13,6 @@ from torch import nn
 from torch.multiprocessing import ProcessRaisedException
 
 from anatogen.bundle import (
-    DESCRIPTION_NAME,
     Bundle,
     BundleDescription,
     build_denoiser,
@@ -278,11 +277,9 @@ def _write_bundle(
 ) -> Path:
     weights = run / "diffusion" / WEIGHTS_NAME
     denoiser_sha256 = sha256_file(weights)
-    if (run / "bundle" / DESCRIPTION_NAME).exists():
-        written = load_bundle(run / "bundle").description
+    if _bundled_denoiser(run / "bundle") == denoiser_sha256:
         # Written anew it could differ in a digit, and its hash is what sets of synthetic scans are known by.
-        if written.training.get("denoiser_sha256") == denoiser_sha256:
-            return run / "bundle"
+        return run / "bundle"
     denoiser = build_denoiser(
         description.denoiser, description.autoencoder, description.grid, description.latent_shape
     )
@@ -311,6 +308,14 @@ def _write_bundle(
     bundle.save(run / "bundle")
     load_bundle(run / "bundle")
     return run / "bundle"
+
+
+def _bundled_denoiser(folder: Path) -> float | str | None:
+    """Hash of the denoiser's file that a bundle was made of; None without a bundle that can be used."""
+    try:
+        return load_bundle(folder).description.training.get("denoiser_sha256")
+    except UserError:
+        return None
 
 
 def _say_if_still_falling(folder: Path) -> None:
