@@ -80,7 +80,7 @@ def test_an_error_of_the_user_is_one_line_and_with_debug_a_traceback(tmp_path, d
         (["train", "OUT", "DATA"], "is not a prepared dataset"),
         (["train", "DATA", "OUT", "--accelerator", "tpu"], "accelerator 'tpu' is unknown"),
         (["train", "DATA", "OUT", "--steps", "0"], "autoencoder_training.steps"),
-        (["train", "diffusion", "DATA", "OUT", "--autoencoder", "DATA"], "is not a training run"),
+        (["train", "diffusion", "DATA", "OUT", "--autoencoder", "DATA"], "holds no autoencoder"),
         (["train", "DATA", "OUT", "--dry-run", "denoiser.widht=3"], "did you mean denoiser.width?"),
         (
             ["train", "DATA", "OUT", "--dry-run", "autoencoder_training.steps=null"],

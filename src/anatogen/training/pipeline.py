@@ -82,7 +82,7 @@ def train(
         settings = with_autoencoder_of(source, settings)
     claim_run(run, manifest, settings)
     strategy = "auto" if devices == 1 else "ddp_spawn"
-    if "autoencoder" in stages and not _is_settled(run, stages):
+    if "autoencoder" in stages and not _is_settled(run):
         fabric = _fabric(accelerator, devices, strategy)
         _launch(fabric, partial(_autoencoder_stage, data=data, folder=run / "autoencoder", settings=settings))
     if "diffusion" not in stages:
@@ -112,16 +112,15 @@ def train(
     return _write_bundle(run, data, network, description, fitness, device, settings)
 
 
-def _is_settled(run: Path, stages: tuple[Stage, ...]) -> bool:
+def _is_settled(run: Path) -> bool:
     """Whether the autoencoder must stay as it is, because stage two has begun to learn its latents."""
     if not (run / "diffusion" / CHECKPOINT_NAME).exists():
         return False
-    if stages == ("autoencoder",):
-        raise UserError(
-            f"{run} has begun stage two on this autoencoder's latents: to train the autoencoder on, delete "
-            f"{run / 'diffusion'} first"
-        )
-    print("autoencoder: left as it is, for stage two has begun on its latents", flush=True)
+    print(
+        "autoencoder: left as it is, for stage two has begun on its latents (to train it on, delete "
+        f"{run / 'diffusion'})",
+        flush=True,
+    )
     return True
 
 
