@@ -128,7 +128,7 @@ class Bundle:
             first: Number k of the first scan.
             sampler: "ddpm", "ddim", "dpm_solver_pp", "euler" or "heun"; default the bundle's own.
             steps: Sampling steps; default the bundle's own.
-            batch_size: Scans made at once.
+            batch_size: Scans made at once on a GPU; on a CPU one is made after the other.
 
         Yields:
             Volumes, float32 (D, H, W) in the unit of the training scans (HU for CT), with spacing and

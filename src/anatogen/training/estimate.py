@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from anatogen.bundle import build_denoiser
 from anatogen.config import to_yaml
 from anatogen.data.manifest import Grid, Split, load_manifest
-from anatogen.models.discriminators import Discriminators
 from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.settings import OptimiserSettings, Settings
 from anatogen.training.pipeline import check_budgets
 from anatogen.training.progress import clock
+from anatogen.training.vqgan_step import build_discriminators
 
 _BYTES_PER_WEIGHT = 4
 # Weight, gradient and Adam's two moments.
@@ -72,7 +72,6 @@ def describe_plan(data: Path, settings: Settings, stages: tuple[str, ...]) -> st
 def estimate_autoencoder(settings: Settings, grid: Grid, num_scans: int) -> StageEstimate:
     """What stage one takes."""
     batch = settings.autoencoder_training.batch_size
-    losses = settings.losses
     shape = (batch, 1, *grid.shape)
 
     def step(device: str) -> tuple[dict[str, nn.Module], Callable[[], Tensor]]:
@@ -81,19 +80,16 @@ def estimate_autoencoder(settings: Settings, grid: Grid, num_scans: int) -> Stag
             networks: dict[str, nn.Module] = {"autoencoder": network}
             x = torch.zeros(shape)
             index = torch.zeros(batch, dtype=torch.int64)
-            critics = None
-            if losses.adversarial:
-                critics = Discriminators(
-                    losses.discriminator_width, losses.adversarial_slice > 0, losses.adversarial_volume > 0
-                )
-                networks["discriminators"] = critics
+            discriminators = build_discriminators(settings.losses)
+            if discriminators is not None:
+                networks["discriminators"] = discriminators
 
         def run() -> Tensor:
             # The lookup keeps nothing for the way back, and has no kernels on the meta device.
             reconstructed = network.decode(network.encode(x), x.shape[2:])
             total = (reconstructed - x).abs().mean()
-            if critics is not None:
-                for real, fake in critics(x, reconstructed, index).values():
+            if discriminators is not None:
+                for real, fake in discriminators(x, reconstructed, index).values():
                     total = total + real[0].mean() + fake[0].mean()
             return total
 

@@ -142,6 +142,9 @@ class Loop:
 
     def record(self, values: Mapping[str, Tensor | float]) -> None:
         """Notes the losses of one step; their means are logged about once a second."""
+        if not self.fabric.is_global_zero:
+            # Only the writer empties the window.
+            return
         self._window.append(
             {name: value.detach() if isinstance(value, Tensor) else value for name, value in values.items()}
         )

@@ -37,7 +37,7 @@ class VQGANStep:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.training.seed)
             self.network = VQGAN(settings.autoencoder)
-            discriminators = _discriminators(settings.losses)
+            discriminators = build_discriminators(settings.losses)
         optimiser = adam(self.network, self._optimisation)
         self._wrapped, self._learner = fabric.setup(self.network, optimiser)
         self.parts: dict[str, Stateful] = {"network": self.network, "optimiser": optimiser}
@@ -125,7 +125,8 @@ class VQGANStep:
         return torch.stack(parts).sum()
 
 
-def _discriminators(settings: LossSettings) -> Discriminators | None:
+def build_discriminators(settings: LossSettings) -> Discriminators | None:
+    """The discriminators that the loss weights ask for, untrained, or None where they ask for none."""
     if not settings.adversarial:
         return None
     return Discriminators(
