@@ -3,7 +3,6 @@
 The page is a single HTML file without scripts, links or network access, so it can be mailed or archived.
 """
 
-import base64
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from anatogen.data.manifest import Grid
 from anatogen.figures import curves_figure, duration_text, planes_figure
-from anatogen.storage import write_text
+from anatogen.page import data_url, write_page
 
 _MAX_COLUMNS = 8
 
@@ -70,21 +68,17 @@ def write_demo_page(
             spacing_mm=grid.spacing_mm,
             axis_codes=grid.axis_codes,
         )
-        planes = _data_url(picture)
+        planes = data_url(picture)
         curves = {}
         for name, records in histories.items():
             if records:
                 curves_figure(records, picture)
-                curves[name] = _data_url(picture)
+                curves[name] = data_url(picture)
     total = sum(timings.values())
-    environment = Environment(
-        loader=PackageLoader("anatogen"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("demo.html").render(
+    path = folder / "index.html"
+    write_page(
+        path,
+        "demo.html",
         planes=planes,
         sources=[name for name, _ in sources],
         grid=grid,
@@ -98,10 +92,4 @@ def write_demo_page(
         commands=commands,
         next_steps=next_steps,
     )
-    path = folder / "index.html"
-    write_text(path, page)
     return path
-
-
-def _data_url(picture: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode("ascii")
