@@ -18,6 +18,14 @@ from anatogen.errors import ScanError
 MIN_VOXELS = 4
 
 
+class ConstantScanError(ScanError):
+    """Every voxel of a scan has one value: it is of no use for training, and `volume` is what was read."""
+
+    def __init__(self, volume: Volume) -> None:
+        super().__init__(f"it is constant: every voxel is {float(volume.array.flat[0]):g}")
+        self.volume = volume
+
+
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silences what nibabel, pydicom and highdicom say about headers they cope with."""
@@ -71,7 +79,7 @@ def checked_volume(array: npt.NDArray[np.generic], affine: npt.NDArray[np.float6
         bad = int(values.size - np.isfinite(values).sum())
         raise ScanError(f"{bad} of {values.size} voxels are NaN or infinite")
     if low == high:
-        raise ScanError(f"it is constant: every voxel is {low:g}")
+        raise ConstantScanError(Volume(values, affine))
     return Volume(values, affine)
 
 

@@ -50,7 +50,7 @@ class Inspection(BaseModel):
     @property
     def looks_like_ct(self) -> bool:
         """Whether the values can be Hounsfield units of a scan with air in it, where nothing else says so."""
-        return -4096 <= self.minimum <= -500 and self.maximum <= 32767
+        return looks_like_ct(self.minimum, self.maximum)
 
     def same_scan(self, other: "Inspection") -> bool:
         """Whether both are the same voxels in the same place, to 0.01 mm."""
@@ -109,14 +109,29 @@ def source_sha256(source: Source) -> str:
     return sha256_json(sorted(sha256_file(file) for file in source.files))
 
 
+def looks_like_ct(minimum: float, maximum: float) -> bool:
+    """Whether a scan's lowest and highest value can be Hounsfield units of a scan with air in it."""
+    return -4096 <= minimum <= -500 and maximum <= 32767
+
+
+def own_window(array: npt.NDArray[np.float32], percentiles: tuple[float, float]) -> tuple[float, float]:
+    """The values of an MR scan that become -1 and +1: `Inspection.low` and `Inspection.high`.
+
+    Args:
+        array: float32, any shape, not constant.
+        percentiles: The lower one over all voxels, the upper one over those of tissue.
+    """
+    low = float(np.percentile(array, percentiles[0]))
+    tissue = array[array > otsu_threshold(array)]
+    return low, float(np.percentile(tissue if tissue.size else array, percentiles[1]))
+
+
 def _measure(volume: Volume, digest: str, percentiles: tuple[float, float]) -> Inspection:
     array = volume.array
     num_labels = _num_labels(array)
     if num_labels:
         raise ScanError(f"it looks like a label map ({num_labels} distinct whole values)")
-    low = float(np.percentile(array, percentiles[0]))
-    tissue = array[array > otsu_threshold(array)]
-    high = float(np.percentile(tissue if tissue.size else array, percentiles[1]))
+    low, high = own_window(array, percentiles)
     if not high > low:
         raise ScanError(
             f"nearly constant: its {percentiles[0]:g}th and {percentiles[1]:g}th percentile are both {low:g}"
