@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_PNG_BYTES = 500_000
-_FONT = "DejaVu Sans"  # matplotlib carries it, so that pictures look the same on every computer
+FONT = "DejaVu Sans"  # matplotlib carries it, so that pictures look the same on every computer
 _BOOKKEEPING = frozenset({"step", "minutes"})
 
 Slice = npt.NDArray[np.float32]
@@ -76,10 +76,10 @@ def planes_figure(
     width = margin + columns * (cell + gap)
     height = len(rows) * (heading + sum(plane[4] + gap for plane in planes)) + gap
     inches = 1.1 * width / cell
-    figure = _figure(inches, inches * height / width, "black")
+    figure = new_figure(inches, inches * height / width, "black")
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
-    text: dict[str, Any] = {"fontfamily": _FONT, "va": "center"}
+    text: dict[str, Any] = {"fontfamily": FONT, "va": "center"}
     top = 0.0
     for label, group in rows:
         axes.text(gap, top + 0.6 * heading, label, color="white", fontsize=9, weight="bold", **text)
@@ -104,7 +104,7 @@ def planes_figure(
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
     axes.set_aspect("auto")
-    _save(figure, path, dpi=140)
+    save_figure(figure, path, dpi=140)
 
 
 def curves_figure(records: Sequence[Mapping[str, float]], path: Path, *, columns: int = 3) -> None:
@@ -127,7 +127,7 @@ def curves_figure(records: Sequence[Mapping[str, float]], path: Path, *, columns
         raise ValueError("there is no curve to draw: no record holds a finite quantity beside its step")
     columns = min(columns, len(series))
     lines = math.ceil(len(series) / columns)
-    figure = _figure(9, 2.2 * lines, "white")
+    figure = new_figure(9, 2.2 * lines, "white")
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     panels = figure.subplots(lines, columns, squeeze=False, sharex=True)
     minutes = max((float(record["minutes"]) for record in records if "minutes" in record), default=None)
@@ -139,24 +139,18 @@ def curves_figure(records: Sequence[Mapping[str, float]], path: Path, *, columns
     for number, panel in enumerate(panels.flat):
         if number < len(series) and number + columns >= len(series):
             panel.tick_params(labelbottom=True)
-            panel.set_xlabel(x_label, fontsize=8, fontfamily=_FONT, color="0.35")
-    _save(figure, path, dpi=150)
+            panel.set_xlabel(x_label, fontsize=8, fontfamily=FONT, color="0.35")
+    save_figure(figure, path, dpi=150)
 
 
-def duration_text(seconds: float) -> str:
-    """A duration as people write it: "0.8 s", "42 s", "3 min 05 s", "2 h 10 min"."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+def new_figure(width: float, height: float, colour: str) -> "Figure":
+    """An empty figure of this size in inches, with an Agg canvas of its own.
 
-
-def _figure(width: float, height: float, colour: str) -> "Figure":
-    """A figure of this size in inches with an Agg canvas of its own."""
+    Args:
+        width: In inches.
+        height: In inches.
+        colour: Of the background.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -165,7 +159,14 @@ def _figure(width: float, height: float, colour: str) -> "Figure":
     return figure
 
 
-def _save(figure: "Figure", path: Path, *, dpi: int) -> None:
+def save_figure(figure: "Figure", path: Path, *, dpi: int) -> None:
+    """Writes a figure as a PNG smaller than 500 kB, atomically; equal figures give equal bytes.
+
+    Args:
+        figure: What `new_figure` made.
+        path: The PNG file.
+        dpi: Pixels per inch; fewer where the file would be too big.
+    """
     from PIL import Image
 
     while True:
@@ -183,6 +184,34 @@ def _save(figure: "Figure", path: Path, *, dpi: int) -> None:
         dpi = int(dpi * 0.85)
     with atomic_path(path) as temporary:
         temporary.write_bytes(packed.getvalue())
+
+
+def style_panel(panel: "Axes", title: str) -> None:
+    """Gives axes the project's look: a bold title at the left, a light grid, no frame.
+
+    Args:
+        panel: With its data drawn already.
+        title: In plain words.
+    """
+    panel.set_title(title, fontsize=9, fontfamily=FONT, loc="left", color="0.15", weight="bold")
+    panel.tick_params(labelsize=7.5, labelcolor="0.35", color="0.7", which="both", labelfontfamily=FONT)
+    panel.grid(visible=True, color="0.92", linewidth=0.7)
+    panel.set_axisbelow(True)
+    for side, spine in panel.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color("0.7")
+
+
+def duration_text(seconds: float) -> str:
+    """A duration as people write it: "0.8 s", "42 s", "3 min 05 s", "2 h 10 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def _display_axes(axis_codes: tuple[str, str, str] | None) -> tuple[list[int], list[str] | None]:
@@ -264,15 +293,7 @@ def _draw_curve(
         panel.yaxis.set_major_locator(MaxNLocator(5))
     panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
-    panel.set_title(
-        name.replace("_", " "), fontsize=9, fontfamily=_FONT, loc="left", color="0.15", weight="bold"
-    )
-    panel.tick_params(labelsize=7.5, labelcolor="0.35", color="0.7", which="both", labelfontfamily=_FONT)
-    panel.grid(visible=True, color="0.92", linewidth=0.7)
-    panel.set_axisbelow(True)
-    for side, spine in panel.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color("0.7")
+    style_panel(panel, name.replace("_", " "))
     panel.margins(x=0.01)
 
 
