@@ -1,0 +1,136 @@
+"""What a report's numbers say, in plain sentences: do scans look real, are they diverse, do they leak?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from anatogen.evaluation.rows import Row
+
+Tone = Literal["good", "mixed", "bad", "open"]
+# The answer quotes the first of these that was measured: features that see anatomy come first.
+_FIDELITY_HEADLINES = ("frechet_volumes", "frechet_slices", "frechet")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to one of the report's questions.
+
+    Attributes:
+        question: What is asked.
+        tone: "good", "mixed", "bad", or "open" where it was not measured.
+        headline: The answer in one sentence.
+        detail: What it rests on.
+    """
+
+    question: str
+    tone: Tone
+    headline: str
+    detail: str
+
+
+def fidelity_answer(rows: Sequence[Row]) -> Answer:
+    """Do the scans look real? A distance counts as told apart where its interval lies beyond the floor's."""
+    question = "Do they look real?"
+    judged = [row for row in rows if row.group == "fidelity" and _is_judged(row)]
+    if not judged:
+        return Answer(question, "open", "This was not measured.", "No distance has a floor to compare with.")
+    apart = [row for row in judged if worse_than_floor(row)]
+    headline = _first(_FIDELITY_HEADLINES, [row for row in judged if (ratio_to_floor(row) or 0) > 0])
+    count = f"{len(apart)} of {len(judged)} measures tell synthetic from real scans"
+    tone: Tone = "good" if not apart else "mixed" if 2 * len(apart) <= len(judged) else "bad"
+    if headline is None:
+        return Answer(question, tone, f"{count}.", _worst_ratio(judged))
+    ratio = ratio_to_floor(headline)
+    assert headline.value is not None and headline.reference is not None and ratio is not None
+    return Answer(
+        question,
+        tone,
+        f"Synthetic scans lie {ratio:.2g} times as far from real scans as real scans lie from each other.",
+        f"{headline.label}: {number_text(headline.value)} ({_interval(headline)}), real against real "
+        f"{number_text(headline.reference)}. {count}. {_worst_ratio(judged)}".strip(),
+    )
+
+
+def diversity_answer(rows: Sequence[Row]) -> Answer:
+    """Are the scans as diverse as real ones? What counts is the gap to the real scans' own similarity."""
+    question = "Are they diverse?"
+    found = {row.name: row for row in rows if row.value is not None}
+    similarity, gap = found.get("ms_ssim"), found.get("ms_ssim_gap")
+    if similarity is None or gap is None or similarity.reference is None:
+        return Answer(question, "open", "This was not measured.", "No similarity of random pairs is known.")
+    assert similarity.value is not None and gap.value is not None
+    floor = "" if gap.reference is None else f"; two halves of the real set differ by {gap.reference:.2g}"
+    detail = (
+        f"MS-SSIM within random pairs: synthetic {number_text(similarity.value)} ({_interval(similarity)}), "
+        f"real {number_text(similarity.reference)}. A gap of {gap.value:.2g}{floor}."
+    )
+    same = _overlap(similarity) if gap.reference is None else not worse_than_floor(gap)
+    if same:
+        return Answer(question, "good", "They differ from each other as much as real scans do.", detail)
+    if similarity.value < similarity.reference:
+        headline = "They differ from each other more than real scans do; noise alone can do that."
+        return Answer(question, "mixed", headline, detail)
+    # Similarity ends at 1, where every scan is the same.
+    lost = gap.value / (1 - similarity.reference)
+    headline = f"They are more alike than real scans: {lost:.0%} of the way to one scan repeated."
+    return Answer(question, "bad" if lost > 0.5 else "mixed", headline, detail)
+
+
+def ratio_to_floor(row: Row) -> float | None:
+    """How many times worse than real against real; None where a ratio has no meaning (a floor of 0)."""
+    if row.value is None or row.reference is None:
+        return None
+    value, floor = (row.value, row.reference) if row.better == "lower" else (row.reference, row.value)
+    return value / floor if floor > 0 and value >= 0 else None
+
+
+def worse_than_floor(row: Row) -> bool:
+    """Whether the row's interval lies wholly on the worse side of the floor's."""
+    assert row.value is not None and row.reference is not None
+    low, high = _or(row.low, row.value), _or(row.high, row.value)
+    floor_low, floor_high = _or(row.reference_low, row.reference), _or(row.reference_high, row.reference)
+    return low > floor_high if row.better == "lower" else high < floor_low
+
+
+def number_text(value: float | None) -> str:
+    """A number in three or four significant digits, as tables show it."""
+    if value is None:
+        return "–"
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return (
+            f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
+        )
+    return f"{value:.2e}"
+
+
+def _is_judged(row: Row) -> bool:
+    return row.better in ("lower", "higher") and row.value is not None and row.reference is not None
+
+
+def _first(prefixes: Sequence[str], rows: Sequence[Row]) -> Row | None:
+    """The first row whose name starts with the first prefix that fits any."""
+    return next((row for prefix in prefixes for row in rows if row.name.startswith(prefix)), None)
+
+
+def _worst_ratio(rows: Sequence[Row]) -> str:
+    distances = [row for row in rows if row.better == "lower" and (ratio_to_floor(row) or 0) > 0]
+    if not distances:
+        return ""
+    worst = max(distances, key=lambda row: ratio_to_floor(row) or 0)
+    return f"Largest ratio: {ratio_to_floor(worst):.2g} ({worst.label})."
+
+
+def _interval(row: Row) -> str:
+    if row.low is None or row.high is None:
+        return "no interval"
+    return f"95% interval {number_text(row.low)} to {number_text(row.high)}"
+
+
+def _overlap(row: Row) -> bool:
+    assert row.value is not None and row.reference is not None
+    low, high = _or(row.low, row.value), _or(row.high, row.value)
+    return low <= _or(row.reference_high, row.reference) and high >= _or(row.reference_low, row.reference)
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value

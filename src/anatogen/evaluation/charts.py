@@ -1,0 +1,180 @@
+"""The charts of an evaluation report; colours mean the same in all of them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anatogen.evaluation.answers import number_text
+from anatogen.evaluation.rows import Row
+from anatogen.figures import FONT, new_figure, save_figure, style_panel
+
+Values = npt.NDArray[np.floating]
+
+REAL, SYNTHETIC, MARK = "0.55", "#1f4e8c", "#b3261e"
+_TEXT = {"fontfamily": FONT, "fontsize": 8, "va": "center"}
+
+
+def forest_figure(rows: Sequence[Row], path: Path) -> None:
+    """Draws each number with its 95% interval beside that of real scans against real scans.
+
+    Every line has its own scale, which starts at 0 (or at the smallest value, where one is negative), because
+    units differ; lengths are to be compared within a line.
+
+    Args:
+        rows: Those without a value or a reference are left out.
+        path: The PNG file.
+
+    Raises:
+        ValueError: If no row has both a value and a reference.
+    """
+    shown = [row for row in rows if row.value is not None and row.reference is not None]
+    if not shown:
+        raise ValueError("there is nothing to draw: no row has both a value and a reference")
+    figure = new_figure(10, 0.34 * len(shown) + 0.75, "white")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set_xlim(0, 10)
+    axes.set_ylim(len(shown) + 0.1, -2.1)
+    left, right = 3.9, 7.6
+    for x, name, colour in (
+        (left, "real against real", REAL),
+        (left + 1.75, "synthetic against real", SYNTHETIC),
+    ):
+        axes.plot([x], [-1.2], "o", color=colour, markersize=5)
+        axes.text(x + 0.12, -1.2, name, color="0.35", **_TEXT)
+    for x, name in ((right + 0.3, "synthetic"), (right + 1.35, "real")):
+        axes.text(x, -1.2, name, color="0.35", **_TEXT)
+    for line, row in enumerate(shown):
+        _draw_row(axes, line, row, left, right)
+    save_figure(figure, path, dpi=150)
+
+
+def _draw_row(axes, line: int, row: Row, left: float, right: float) -> None:  # type: ignore[no-untyped-def]
+    ends = (row.value, row.low, row.high, row.reference, row.reference_low, row.reference_high)
+    known = [end for end in ends if end is not None]
+    low, high = min(0.0, *known), max(0.0, *known)
+
+    def place(value: float) -> float:
+        return left + (right - left) * (value - low) / ((high - low) or 1.0)
+
+    axes.text(0.15, line, row.label, color="0.15", **_TEXT)
+    axes.plot([left, right], [line, line], color="0.93", linewidth=0.8, zorder=0)
+    if low < 0:
+        axes.plot([place(0)] * 2, [line - 0.3, line + 0.3], color="0.8", linewidth=0.8, zorder=0)
+    pairs = (
+        (row.reference, row.reference_low, row.reference_high, REAL, -0.13),
+        (row.value, row.low, row.high, SYNTHETIC, 0.13),
+    )
+    for value, start, stop, colour, shift in pairs:
+        assert value is not None
+        if start is not None and stop is not None:
+            axes.plot(
+                [place(start), place(stop)], [line + shift] * 2, color=colour, linewidth=2.2, alpha=0.45
+            )
+        axes.plot([place(value)], [line + shift], "o", color=colour, markersize=4.5)
+    for x, value in ((right + 0.3, row.value), (right + 1.35, row.reference)):
+        assert value is not None
+        axes.text(x, line, number_text(value), color="0.15", **_TEXT)
+
+
+def histogram_figure(
+    series: Mapping[str, Values],
+    path: Path,
+    *,
+    title: str,
+    label: str,
+    threshold: tuple[float, str] | None = None,
+) -> None:
+    """Draws how values are spread, as densities over the same bins.
+
+    Args:
+        series: Values (N,) by name; the first is drawn as real, the second as synthetic, others lighter.
+        path: The PNG file.
+        title: Above the axes.
+        label: Of the horizontal axis.
+        threshold: A value to mark, and its name.
+
+    Raises:
+        ValueError: If there is no finite value.
+    """
+    finite = {name: np.asarray(values)[np.isfinite(values)] for name, values in series.items()}
+    everything = np.concatenate(list(finite.values()))
+    if not len(everything):
+        raise ValueError("there is nothing to draw: no value is finite")
+    low, high = float(everything.min()), float(everything.max())
+    if threshold is not None:
+        low, high = min(low, threshold[0]), max(high, threshold[0])
+    margin = 0.02 * (high - low) or 0.5
+    smallest = min(len(values) for values in finite.values() if len(values))
+    bins = np.linspace(low - margin, high + margin, int(np.clip(2 * np.sqrt(smallest), 10, 40)) + 1)
+    figure = new_figure(8, 2.7, "white")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    panel = figure.subplots()
+    for (name, values), colour in zip(finite.items(), (REAL, SYNTHETIC, "#c98b2b"), strict=False):
+        if len(values):
+            panel.hist(values, bins, density=True, color=colour, alpha=0.25)
+            panel.hist(values, bins, density=True, color=colour, histtype="step", linewidth=1.4, label=name)
+    if threshold is not None:
+        panel.axvline(threshold[0], color=MARK, linewidth=1.2, linestyle="--", label=threshold[1])
+    style_panel(panel, title)
+    panel.set_xlabel(label, fontsize=8, fontfamily=FONT, color="0.35")
+    panel.set_yticks([])
+    panel.legend(fontsize=8, frameon=False, prop={"family": FONT, "size": 8}, loc="upper left")
+    save_figure(figure, path, dpi=150)
+
+
+def bars_figure(shares: Mapping[str, float], path: Path, *, title: str) -> None:
+    """Draws shares between 0 and 1 as horizontal bars with their percentages.
+
+    Args:
+        shares: By name, from the top.
+        path: The PNG file.
+        title: Above the bars.
+    """
+    figure = new_figure(8, 0.27 * len(shares) + 0.7, "white")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    panel = figure.subplots()
+    places = np.arange(len(shares))
+    panel.barh(places, [1.0] * len(shares), color="0.95", height=0.6)
+    panel.barh(places, list(shares.values()), color=SYNTHETIC, height=0.6)
+    for place, share in zip(places, shares.values(), strict=True):
+        panel.text(1.01, place, f"{share:.0%}", color="0.15", **_TEXT)
+    style_panel(panel, title)
+    panel.grid(visible=False)
+    panel.set_yticks(places, list(shares))
+    panel.set_xlim(0, 1.08)
+    panel.set_xticks([])
+    panel.invert_yaxis()
+    panel.spines[["left", "bottom"]].set_visible(False)
+    save_figure(figure, path, dpi=150)
+
+
+def spectra_figure(
+    real: tuple[Values, Values], synthetic: tuple[Values, Values], edges: Values, path: Path
+) -> None:
+    """Draws intensity histograms and radial power spectra of both sets side by side.
+
+    Args:
+        real: (shares of voxels in each bin (B,), power at each radius (R,)).
+        synthetic: The same of the synthetic scans.
+        edges: Of the bins, (B + 1,), in [-1, 1].
+        path: The PNG file.
+    """
+    figure = new_figure(9, 2.7, "white")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    intensities, spectra = figure.subplots(1, 2)
+    for name, (shares, power), colour in (("real", real, REAL), ("synthetic", synthetic, SYNTHETIC)):
+        intensities.stairs(shares, edges, color=colour, linewidth=1.5, label=name)
+        # Radius 0 is the mean, which the other panel shows; no power at all has no logarithm.
+        radii = np.arange(1, len(power))[power[1:] > 0]
+        spectra.plot(radii, power[radii], color=colour, linewidth=1.5, label=name)
+    intensities.set_yscale("symlog", linthresh=1e-4)
+    spectra.set_yscale("log")
+    style_panel(intensities, "Intensities: share of voxels")
+    style_panel(spectra, "Radial power spectrum")
+    intensities.set_xlabel("intensity in [-1, 1]", fontsize=8, fontfamily=FONT, color="0.35")
+    spectra.set_xlabel("spatial frequency", fontsize=8, fontfamily=FONT, color="0.35")
+    intensities.legend(frameon=False, prop={"family": FONT, "size": 8})
+    save_figure(figure, path, dpi=150)

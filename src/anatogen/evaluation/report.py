@@ -1,0 +1,229 @@
+"""The report of an evaluation: one page for people, one JSON for programs, figures as PNG beside them.
+
+The page holds its pictures and needs no scripts and no network. Both name scans by role and number only.
+"""
+
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from anatogen import __version__
+from anatogen.errors import UserError
+from anatogen.evaluation.answers import Answer, number_text, ratio_to_floor, worse_than_floor
+from anatogen.evaluation.rows import Row
+from anatogen.evaluation.scans import ScanSet
+from anatogen.page import data_url, write_page
+from anatogen.storage import remove_parts, write_json
+
+PAGE_NAME = "report.html"
+JSON_NAME = "report.json"
+FIGURES = "figures"
+CACHE = "cache"
+AUDIT = "audit"
+FORMAT_VERSION = 1
+_KNOWN = frozenset({PAGE_NAME, JSON_NAME, FIGURES, CACHE, AUDIT})
+_REPORTED = ("numpy", "scipy", "torch")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the page.
+
+    Attributes:
+        path: The PNG file.
+        alt: What is to be seen, for those who don't see it.
+        caption: How it is to be read.
+        black: Whether its ground is black (scans) and not white (charts).
+    """
+
+    path: Path
+    alt: str
+    caption: str
+    black: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: text, pictures, then a table of rows.
+
+    Attributes:
+        title: Its heading.
+        lead: What it is about.
+        rows: Shown as a table where there are any.
+        pictures: Shown above the table.
+        reference: What the rows' references are, as the head of their column.
+        notes: Shown below the table.
+    """
+
+    title: str
+    lead: str
+    rows: Sequence[Row] = ()
+    pictures: Sequence[Picture] = ()
+    reference: str = "Real against real"
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report says.
+
+    Attributes:
+        title: The page's heading.
+        summary: One or two sentences below it.
+        answers: The questions and their answers; none for a reconstruction report.
+        sections: In order.
+        settings: Of the evaluation, by name; in the JSON as they are.
+        inputs: Sets of scans that went in.
+        input_hashes: Hashes of the other files that went in, by name.
+        limits: What the numbers don't show.
+        details: More for the JSON, such as the scales of MS-SSIM.
+    """
+
+    title: str
+    summary: str
+    answers: Sequence[Answer]
+    sections: Sequence[Section]
+    settings: Mapping[str, Any]
+    inputs: Sequence[ScanSet]
+    input_hashes: Mapping[str, str] = field(default_factory=dict)
+    limits: Sequence[str] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_report_folder(out: Path) -> None:
+    """Makes the folder of a report if it is not there.
+
+    Raises:
+        UserError: If it is a file, or holds anything that is not a report's.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder for the report")
+    entries = list(out.iterdir()) if out.exists() else []
+    names = {entry.name for entry in entries if not entry.name.startswith(".part-")}
+    foreign = sorted(names - _KNOWN)
+    # A folder of figures alone may be someone's own: a report's has its cache from the beginning.
+    if foreign or (names and CACHE not in names):
+        raise UserError(
+            f"{out} is not empty and no report's folder ({(foreign or sorted(names))[0]} lies in it): "
+            "name an empty or a new folder"
+        )
+    (out / CACHE).mkdir(parents=True, exist_ok=True)
+    remove_parts(out)
+
+
+def clear_report(out: Path) -> Path:
+    """Takes away the report that lies in the folder, and returns the folder for the next one's figures.
+
+    So pictures and numbers of two evaluations are never mixed. The cache and the audit's files stay.
+    """
+    for name in (PAGE_NAME, JSON_NAME):
+        (out / name).unlink(missing_ok=True)
+    figures = out / FIGURES
+    figures.mkdir(exist_ok=True)
+    for picture in figures.glob("*.png"):
+        picture.unlink()
+    return figures
+
+
+def write_report(report: Report, out: Path) -> Path:
+    """Writes `report.html` and `report.json`, which comes last and makes the report whole.
+
+    Equal content gives an equal `report.json` but for "created", the time in UTC.
+
+    Args:
+        report: What it says.
+        out: The folder, after `open_report_folder` and `clear_report`.
+
+    Returns:
+        The path of the page.
+    """
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    content = {
+        "format_version": FORMAT_VERSION,
+        "created": created,
+        "title": report.title,
+        "answers": [asdict(answer) for answer in report.answers],
+        "rows": [asdict(row) for section in report.sections for row in section.rows],
+        "settings": dict(report.settings),
+        "inputs": {scans.role: _about(scans) for scans in report.inputs} | dict(report.input_hashes),
+        "limits": list(report.limits),
+        "details": dict(report.details),
+        "versions": _versions(),
+    }
+    page = out / PAGE_NAME
+    write_page(
+        page,
+        "report.html",
+        report=report,
+        created=created[:10],
+        sections=[
+            (section, [_cells(row) for row in section.rows], [_shown(p) for p in section.pictures])
+            for section in report.sections
+        ],
+        inputs=[(scans.role, _about(scans)) for scans in report.inputs],
+        shows_scans=any(picture.black for section in report.sections for picture in section.pictures),
+        versions=_versions(),
+    )
+    write_json(out / JSON_NAME, _finite(content))
+    return page
+
+
+def _about(scans: ScanSet) -> dict[str, Any]:
+    return {
+        "num_scans": len(scans),
+        "modality": scans.modality,
+        "shape": list(scans.grid.shape),
+        "spacing_mm": list(scans.grid.spacing_mm),
+        "sha256": scans.sha256,
+    }
+
+
+def _versions() -> dict[str, str]:
+    libraries = {name: version(name) for name in _REPORTED}
+    return {"anatogen": __version__, "python": platform.python_version()} | libraries
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    """A row as the table shows it."""
+    comparable = row.value is not None and row.reference is not None and row.better in ("lower", "higher")
+    ratio = ratio_to_floor(row) if comparable and row.group == "fidelity" else None
+    return {
+        "label": row.label,
+        "note": row.note,
+        "unit": row.unit,
+        "value": number_text(row.value),
+        "interval": _interval_text(row.low, row.high),
+        "reference": number_text(row.reference),
+        "reference_interval": _interval_text(row.reference_low, row.reference_high),
+        "ratio": "" if ratio is None else f"{ratio:.2g}×" if ratio < 100 else f"{ratio:.0f}×",
+        "apart": comparable and row.group == "fidelity" and worse_than_floor(row),
+    }
+
+
+def _interval_text(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{number_text(low)} to {number_text(high)}"
+
+
+def _shown(picture: Picture) -> dict[str, Any]:
+    return {
+        "url": data_url(picture.path),
+        "alt": picture.alt,
+        "caption": picture.caption,
+        "black": picture.black,
+    }
+
+
+def _finite(content: Any) -> Any:
+    """The content with null for what JSON has no number for."""
+    if isinstance(content, Mapping):
+        return {str(key): _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
