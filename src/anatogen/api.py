@@ -92,3 +92,40 @@ def train(
         accelerator=accelerator,
         devices=devices,
     )
+
+
+def train_gan(
+    data: Path | str,
+    run: Path | str,
+    overrides: Iterable[str] = (),
+    *,
+    config: Path | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    accelerator: str = "auto",
+    devices: int = 1,
+) -> Path:
+    """Trains the WGAN-GP baseline or resumes its training, as `anatogen train gan` does.
+
+    Args:
+        data: A prepared dataset.
+        run: Folder of the run.
+        overrides: Strings "key.sub=value", e.g. "gan.width=32".
+        config: YAML file of settings.
+        minutes: Budget in minutes; default 200,000 steps.
+        steps: Budget in steps.
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        devices: Number of GPUs, or of processes on a CPU; more than one needs the caller's script to be
+            guarded by `if __name__ == "__main__"`.
+
+    Returns:
+        The folder of the bundle.
+
+    Raises:
+        UserError: If settings, data and run don't fit.
+    """
+    from anatogen.presets import gan_settings
+    from anatogen.training.gan_pipeline import train_gan as train_generator
+
+    settings = gan_settings(overrides, config=config, minutes=minutes, steps=steps)
+    return train_generator(data, run, settings, accelerator=accelerator, devices=devices)

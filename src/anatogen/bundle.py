@@ -4,77 +4,41 @@
 space; the weights lie beside it as safetensors. Sampling needs neither the training data nor the network.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor, nn
 
-from anatogen import __version__
-from anatogen.data.manifest import Grid, Intensity
+from anatogen.bundle_description import (
+    DESCRIPTION_NAME,
+    BundleDescription,
+    GANBundleDescription,
+    read_description,
+)
+from anatogen.data.manifest import Grid
 from anatogen.data.volume import Volume
 from anatogen.diffusion import samplers
 from anatogen.diffusion.latents import LatentScaling
 from anatogen.diffusion.process import Network, mean_x_0_error, x_0_predictor
 from anatogen.diffusion.schedule import CosineSchedule, LinearFlowSchedule, Schedule
 from anatogen.errors import UserError
+from anatogen.gan_bundle import GANBundle, load_gan_bundle
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN
 from anatogen.seeding import derived_generator
 from anatogen.settings import AutoencoderSettings, DenoiserSettings, DiffusionSettings, Sampler
-from anatogen.storage import sha256_file, sha256_json, write_json
+from anatogen.storage import sha256_file, write_json
 from anatogen.weights import load_weights, save_weights
 
-DESCRIPTION_NAME = "bundle.json"
-FORMAT_VERSION = 1
-_AUTOENCODER = "autoencoder.safetensors"
-_DENOISER = "denoiser.safetensors"
+_AUTOENCODER, _DENOISER = BundleDescription.weights_names
 _NUM_VARIANCE_TIMES = 32
 
 
-class BundleDescription(BaseModel):
-    """`bundle.json`.
-
-    Attributes:
-        format_version: Of this file.
-        anatogen_version: Of the program that wrote it.
-        autoencoder: Architecture.
-        denoiser: Architecture.
-        diffusion: The process, and how it is sampled unless told otherwise.
-        grid: Shape, spacing and orientation of the scans.
-        intensity: The map from [-1, 1] to the scans' unit.
-        latent_shape: (d, h, w).
-        latent_shift: Of each latent channel.
-        latent_scale: Of each latent channel.
-        x_0_variance: Mean variance of the clean latent given a noised one, at evenly spaced times from 0
-            to 1; for ancestral sampling in any number of steps.
-        training: What is known of the training: hash of the dataset, steps, reconstruction quality.
-        files: SHA-256 of each weights file.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format_version: int = FORMAT_VERSION
-    anatogen_version: str = __version__
-    autoencoder: AutoencoderSettings
-    denoiser: DenoiserSettings
-    diffusion: DiffusionSettings
-    grid: Grid
-    intensity: Intensity
-    latent_shape: tuple[int, int, int]
-    latent_shift: list[float]
-    latent_scale: list[float]
-    x_0_variance: list[float] = []
-    training: dict[str, float | str] = {}
-    files: dict[str, str] = {}
-
-
 class Bundle:
-    """A trained generator.
+    """A trained latent diffusion model.
 
     Args:
         description: What it is.
@@ -91,7 +55,7 @@ class Bundle:
     @property
     def sha256(self) -> str:
         """Hash of the description, which holds the hashes of the weights."""
-        return sha256_json(self.description.model_dump(mode="json"))
+        return self.description.sha256
 
     @property
     def scaling(self) -> LatentScaling:
@@ -106,6 +70,11 @@ class Bundle:
         self.autoencoder.to(self.device)
         self.denoiser.to(self.device)
         return self
+
+    def sampling_options(self, sampler: Sampler | None, steps: int | None) -> dict[str, str | int]:
+        """How scans are sampled if this is asked for: what `generate` takes besides numbers and seed."""
+        settings = self.description.diffusion
+        return {"sampler": sampler or settings.sampler, "steps": steps or settings.sampling_steps}
 
     def sample(
         self,
@@ -218,8 +187,9 @@ class Bundle:
         save_weights(self.autoencoder, folder / _AUTOENCODER)
         save_weights(self.denoiser, folder / _DENOISER)
         files = {name: sha256_file(folder / name) for name in (_AUTOENCODER, _DENOISER)}
-        self.description = self.description.model_copy(update={"files": files})
-        write_json(folder / DESCRIPTION_NAME, self.description.model_dump(mode="json"))
+        content = self.description.model_dump(mode="json") | {"files": files}
+        self.description = BundleDescription.model_validate(content)
+        write_json(folder / DESCRIPTION_NAME, content)
 
     def _x_0_variance(self) -> Callable[[Tensor], Tensor] | None:
         table = self.description.x_0_variance
@@ -234,34 +204,23 @@ class Bundle:
         return interpolate
 
 
-def load_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundle:
+def load_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundle | GANBundle:
     """Reads a bundle and checks its weights against their hashes.
 
     Args:
         folder: What `anatogen train` wrote as RUN/bundle.
         device: Where to sample.
 
+    Returns:
+        A `Bundle`, or a `GANBundle` if the folder is one of `anatogen train gan`.
+
     Raises:
         UserError: If the folder is no bundle, of another format version, or damaged.
     """
     folder = Path(folder)
-    path = folder / DESCRIPTION_NAME
-    if not path.is_file():
-        raise UserError(
-            f"{folder} is not a model bundle: it has no {DESCRIPTION_NAME}. Training writes RUN/bundle."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format_version"] != FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format version {content['format_version']}, this program reads {FORMAT_VERSION}."
-            )
-        description = BundleDescription.model_validate(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}): copy the bundle again.") from error
-    for name in (_AUTOENCODER, _DENOISER):
-        if not (folder / name).is_file() or sha256_file(folder / name) != description.files.get(name):
-            raise UserError(f"{folder / name} is missing or damaged: copy the bundle again.")
+    description = read_description(folder)
+    if isinstance(description, GANBundleDescription):
+        return load_gan_bundle(folder, description).to(device)
     autoencoder = VQGAN(description.autoencoder)
     denoiser = build_denoiser(
         description.denoiser, description.autoencoder, description.grid, description.latent_shape
@@ -271,6 +230,21 @@ def load_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundl
     autoencoder.requires_grad_(False).eval()
     denoiser.requires_grad_(False).eval()
     return Bundle(description, autoencoder, denoiser).to(device)
+
+
+def load_diffusion_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundle:
+    """`load_bundle` for what needs an autoencoder or a denoiser.
+
+    Raises:
+        UserError: If the folder is no bundle of a diffusion model, or damaged.
+    """
+    bundle = load_bundle(folder, device)
+    if isinstance(bundle, GANBundle):
+        raise UserError(
+            f"{folder} is the bundle of a GAN, which has no autoencoder and no denoiser: "
+            "name one of a diffusion model"
+        )
+    return bundle
 
 
 def build_schedule(settings: DiffusionSettings) -> Schedule:

@@ -52,7 +52,7 @@ train_app = typer.Typer(
     cls=_BothStages,
     no_args_is_help=True,
     help="Train a generator: `train DATA RUN [OPTIONS]` for both stages (options: `train both --help`), "
-    "or one stage by name.",
+    "one stage by name, or a GAN as a baseline.",
 )
 app.add_typer(train_app, name="train")
 
@@ -127,8 +127,8 @@ def train_both(
     dry_run: DryRun = False,
 ) -> None:
     """Train the autoencoder, then the diffusion model on its latents."""
-    stages: tuple[Stage, ...] = ("autoencoder", "diffusion")
-    _train(data, run, overrides, preset, config, minutes, steps, stages, None, accelerator, devices, dry_run)
+    sources = _sources(overrides, config, minutes, steps) | {"preset": preset}
+    _train(data, run, sources, ("autoencoder", "diffusion"), accelerator, devices, dry_run)
 
 
 @train_app.command("autoencoder")
@@ -145,8 +145,8 @@ def train_autoencoder(
     dry_run: DryRun = False,
 ) -> None:
     """Train stage one: the VQ-GAN that compresses scans."""
-    stages: tuple[Stage, ...] = ("autoencoder",)
-    _train(data, run, overrides, preset, config, minutes, steps, stages, None, accelerator, devices, dry_run)
+    sources = _sources(overrides, config, minutes, steps) | {"preset": preset}
+    _train(data, run, sources, ("autoencoder",), accelerator, devices, dry_run)
 
 
 @train_app.command("diffusion")
@@ -166,11 +166,34 @@ def train_diffusion(
     dry_run: DryRun = False,
 ) -> None:
     """Train stage two: the diffusion model of the latents."""
-    stages: tuple[Stage, ...] = ("diffusion",)
-    source = autoencoder
-    _train(
-        data, run, overrides, preset, config, minutes, steps, stages, source, accelerator, devices, dry_run
-    )
+    sources = _sources(overrides, config, minutes, steps) | {"preset": preset}
+    _train(data, run, sources, ("diffusion",), accelerator, devices, dry_run, autoencoder)
+
+
+@train_app.command("gan")
+def train_gan(
+    data: Data,
+    run: Run,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key.sub=value, e.g. gan.width=32.")] = None,
+    config: ConfigFile = None,
+    minutes: Annotated[float | None, typer.Option(help="Budget in minutes, over all resumptions.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in steps.")] = None,
+    accelerator: Accelerator = "auto",
+    devices: Devices = 1,
+    dry_run: DryRun = False,
+) -> None:
+    """Train the baseline: a WGAN-GP, which has no stages."""
+    sources = _sources(overrides, config, minutes, steps)
+    if dry_run:
+        from anatogen.presets import gan_settings
+        from anatogen.training.estimate import describe_gan_plan
+
+        print(describe_gan_plan(data, gan_settings(**sources)))
+        return
+    from anatogen.api import train_gan as train
+
+    result = train(data, run, **sources, accelerator=accelerator, devices=devices)
+    print(f"finished: {result}")
 
 
 @app.command()
@@ -224,28 +247,29 @@ def main() -> None:
         sys.exit(1)
 
 
+def _sources(
+    overrides: list[str] | None, config: Path | None, minutes: float | None, steps: int | None
+) -> dict[str, Any]:
+    """What settings are made of, as the library's calls take it."""
+    return {"overrides": overrides or (), "config": config, "minutes": minutes, "steps": steps}
+
+
 def _train(
     data: Path,
     run: Path,
-    overrides: list[str] | None,
-    preset: str,
-    config: Path | None,
-    minutes: float | None,
-    steps: int | None,
+    sources: dict[str, Any],
     stages: tuple[Stage, ...],
-    autoencoder: Path | None,
     accelerator: str,
     devices: int,
     dry_run: bool,
+    autoencoder: Path | None = None,
 ) -> None:
     if dry_run:
         from anatogen.presets import training_settings
         from anatogen.training.estimate import describe_plan
         from anatogen.training.run_folder import with_autoencoder_of
 
-        settings = training_settings(
-            preset, overrides or (), config=config, minutes=minutes, steps=steps, stages=stages
-        )
+        settings = training_settings(**sources, stages=stages)
         if autoencoder is not None:
             settings = with_autoencoder_of(autoencoder, settings)
         print(describe_plan(data, settings, stages))
@@ -255,11 +279,7 @@ def _train(
     result = train(
         data,
         run,
-        overrides or (),
-        preset=preset,
-        config=config,
-        minutes=minutes,
-        steps=steps,
+        **sources,
         stages=stages,
         autoencoder_run=autoencoder,
         accelerator=accelerator,

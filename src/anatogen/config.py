@@ -44,7 +44,7 @@ def resolve(
     """
     values: dict[str, Any] = _copy(preset or {})
     if file is not None:
-        _merge(values, _read_yaml(file))
+        _merge(values, read_yaml(file))
     problems = []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -85,7 +85,12 @@ def save_yaml(config: Section, path: Path) -> None:
     write_text(path, to_yaml(config))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The nested values of a YAML configuration file.
+
+    Raises:
+        ConfigError: If it can't be read, or is no YAML of `key: value` lines.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from anatogen.bundle import load_bundle
+from anatogen.bundle import load_diffusion_bundle
 from anatogen.data.dataset import VolumeDataset
 from anatogen.data.formats import read_nifti
 from anatogen.data.manifest import Split, load_manifest
@@ -92,7 +92,7 @@ def _write_page(
     folder: Path, data: Path, run: Path, paths: list[Path], timings: dict[str, float], commands: list[str]
 ) -> Path:
     manifest = load_manifest(data)
-    bundle = load_bundle(run / "bundle")
+    bundle = load_diffusion_bundle(run / "bundle")
     held_out = VolumeDataset(data, Split.TEST)
     real = held_out.batch(range(min(_NUM_SHOWN, len(held_out))))
     with torch.inference_mode():

@@ -10,7 +10,7 @@ from typing import Any
 
 from anatogen.config import resolve
 from anatogen.errors import ConfigError
-from anatogen.settings import Settings
+from anatogen.settings import GANConfig, Settings
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -166,10 +166,38 @@ def training_settings(
     Raises:
         ConfigError: Listing all that is wrong.
     """
-    budgets = []
-    if minutes is not None or steps is not None:
-        # A budget that is given stands for the preset's, whichever kind that was.
-        for stage in stages:
-            budgets.append(f"{stage}_training.minutes={'null' if minutes is None else minutes}")
-            budgets.append(f"{stage}_training.steps={'null' if steps is None else steps}")
+    budgets = _budgets(stages, minutes, steps)
     return resolve(Settings, preset_named(preset), config, [*budgets, *overrides])
+
+
+def gan_settings(
+    overrides: Iterable[str] = (),
+    *,
+    config: Path | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+) -> GANConfig:
+    """The settings of a WGAN-GP: the defaults, then YAML file, then the budget, then overrides.
+
+    Args:
+        overrides: Strings "key.sub=value".
+        config: YAML file.
+        minutes: Budget in minutes.
+        steps: Budget in steps.
+
+    Raises:
+        ConfigError: Listing all that is wrong.
+    """
+    return resolve(GANConfig, {}, config, [*_budgets(("gan",), minutes, steps), *overrides])
+
+
+def _budgets(stages: Iterable[str], minutes: float | None, steps: int | None) -> list[str]:
+    """Overrides by which a budget that is given stands for the preset's, whichever kind that was."""
+    if minutes is None and steps is None:
+        return []
+    given = {"minutes": minutes, "steps": steps}
+    return [
+        f"{stage}_training.{kind}={'null' if value is None else value}"
+        for stage in stages
+        for kind, value in given.items()
+    ]

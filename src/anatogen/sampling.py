@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal, assert_never, cast, get_args
+from typing import Any, Literal, assert_never, cast, get_args
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from anatogen.data.formats import write_nifti, write_npy
 from anatogen.data.volume import Volume
 from anatogen.data.workers import available_cores, end_with_parent
 from anatogen.errors import UserError
+from anatogen.gan_bundle import GANBundle
 from anatogen.settings import Sampler
 from anatogen.storage import remove_parts, write_json
 
@@ -51,8 +52,8 @@ def sample(
         out: Folder for the scans; may hold some of the same set already.
         number: How many scans the set has.
         seed: Of the set.
-        sampler: Default the bundle's own.
-        steps: Sampling steps; default the bundle's own.
+        sampler: Default the bundle's own; a GAN has none.
+        steps: Sampling steps; default the bundle's own; a GAN has none.
         batch_size: Scans made at once on a GPU; on a CPU one is made after the other.
         file_format: "nifti" (.nii.gz), "dicom" (a folder of slices) or "npy".
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
@@ -77,7 +78,11 @@ def sample(
     loaded = load_bundle(bundle)
     out.mkdir(parents=True, exist_ok=True)
     remove_parts(out)
-    about = _about(loaded, seed, sampler, steps, file_format)
+    try:
+        options = loaded.sampling_options(sampler, steps)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    about = _about(loaded, seed, options, file_format)
     done = _done(out, about, file_format)
     missing = [index for index in range(number) if index not in done]
     if first_device.type == "cpu":
@@ -129,20 +134,23 @@ def _one_thread() -> Iterator[None]:
 
 
 def _about(
-    bundle: Bundle, seed: int, sampler: Sampler | None, steps: int | None, file_format: Format
+    bundle: Bundle | GANBundle, seed: int, options: dict[str, str | int], file_format: Format
 ) -> dict[str, str | int | bool]:
-    settings = bundle.description.diffusion
     return {
         "synthetic": True,
         "anatogen_version": __version__,
         "bundle_sha256": bundle.sha256,
         "seed": seed,
-        "sampler": sampler or settings.sampler,
-        "steps": steps or settings.sampling_steps,
+        **options,
         "format": file_format,
         "modality": bundle.description.intensity.modality,
         "unit": "HU" if bundle.description.intensity.modality == "CT" else "arbitrary",
     }
+
+
+def _options(about: dict[str, str | int | bool]) -> dict[str, Any]:
+    """What the bundle takes besides numbers and seed."""
+    return {name: about[name] for name in ("sampler", "steps") if name in about}
 
 
 def _scan_path(out: Path, index: int, file_format: Format) -> Path:
@@ -179,7 +187,7 @@ def _done(out: Path, about: dict[str, str | int | bool], file_format: Format) ->
 
 
 def _write_batch(
-    bundle: Bundle,
+    bundle: Bundle | GANBundle,
     out: Path,
     indices: list[int],
     about: dict[str, str | int | bool],
@@ -187,12 +195,7 @@ def _write_batch(
 ) -> int:
     grid, intensity = bundle.description.grid, bundle.description.intensity
     try:
-        arrays = bundle.generate(
-            indices,
-            seed=int(about["seed"]),
-            sampler=about["sampler"],  # type: ignore[arg-type]
-            steps=int(about["steps"]),
-        ).numpy()
+        arrays = bundle.generate(indices, seed=int(about["seed"]), **_options(about)).numpy()
     except ValueError as error:
         raise UserError(str(error)) from error
     for index, array in zip(indices, arrays, strict=True):
@@ -213,7 +216,8 @@ def _write(
         case "dicom":
             # A folder without its sidecar may be of any set: like a file, it is replaced.
             shutil.rmtree(path, ignore_errors=True)
-            identity = f"{about['bundle_sha256']} {about['seed']} {index} {about['sampler']} {about['steps']}"
+            parts = [about["bundle_sha256"], about["seed"], index, *_options(about).values()]
+            identity = " ".join(map(str, parts))
             modality: Literal["CT", "MR"] = "CT" if about["modality"] == "CT" else "MR"
             write_dicom(volume, path, modality, uid_from=identity, patient_id=f"SYNTHETIC-{index:06d}")
         case _:
@@ -242,7 +246,7 @@ def _num_gpus(device: str) -> int:
     return torch.cuda.device_count() if device in ("auto", "cuda") else 1
 
 
-_worker_bundle: Bundle | None = None
+_worker_bundle: Bundle | GANBundle | None = None
 
 
 def _start_worker(bundle: Path, device: str, counter) -> None:  # type: ignore[no-untyped-def]

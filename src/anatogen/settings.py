@@ -202,8 +202,8 @@ class DiffusionSettings(Section):
         return self
 
 
-class TrainingSettings(Section):
-    """What both stages share.
+class LoopSettings(Section):
+    """What all trainings share.
 
     Attributes:
         seed: Decides initial weights, order, flips and noise.
@@ -211,13 +211,21 @@ class TrainingSettings(Section):
             "left_right" of the body, or "none".
         checkpoint_minutes: Time between checkpoints; 0 for one after each step.
         preview_minutes: Time between preview pictures.
-        require_fit_autoencoder: Whether an autoencoder that fails its check stops stage two.
     """
 
     seed: int = 0
     flip: Literal["none", "vertical", "left_right"] = "none"
     checkpoint_minutes: Weight = 2.0
     preview_minutes: Annotated[float, Field(gt=0)] = 5.0
+
+
+class TrainingSettings(LoopSettings):
+    """What both stages share.
+
+    Attributes:
+        require_fit_autoencoder: Whether an autoencoder that fails its check stops stage two.
+    """
+
     require_fit_autoencoder: bool = True
 
 
@@ -231,3 +239,65 @@ class Settings(Section):
     diffusion: DiffusionSettings = DiffusionSettings()
     diffusion_training: OptimiserSettings = OptimiserSettings()
     training: TrainingSettings = TrainingSettings()
+
+
+class GANSettings(Section):
+    """The WGAN-GP baseline (Gulrajani et al. 2017) with the networks of Kwon et al. 2019.
+
+    Attributes:
+        latent_dim: Length of the noise vector that a scan is made of.
+        width: Channels of the finest hidden level of generator and critic; 64 in Kwon et al.
+        critic_steps: Updates of the critic for each one of the generator.
+        gradient_penalty: Weight of the penalty on the critic's gradient.
+        ema_decay: Decay of the moving average of the generator's weights, per step; 0 for none.
+        kwon_compatible: Trains as the published code of Kwon et al. does, with its faults: `critic_steps`
+            updates of the *generator* for each one of the critic, the gradient's norm taken over the
+            channels of each voxel, batch normalisation in the critic. Unless they are set, Adam's betas
+            are then that code's (0.9, 0.999), and there is no moving average.
+    """
+
+    latent_dim: Positive = 1_000
+    width: Positive = 64
+    critic_steps: Positive = 5
+    gradient_penalty: Weight = 10.0
+    ema_decay: Decay = 0.999
+    kwon_compatible: bool = False
+
+    @property
+    def updates(self) -> tuple[int, int]:
+        """Updates of the critic and of the generator in a step."""
+        return (1, self.critic_steps) if self.kwon_compatible else (self.critic_steps, 1)
+
+
+class GANOptimiserSettings(OptimiserSettings):
+    """Budget, batches and Adam of the GAN, for generator and critic alike.
+
+    A step is one update of the generator with the updates of the critic that belong to it (the other way
+    round if `kwon_compatible`). `batch_size` is that of one update.
+    """
+
+    batch_size: Positive = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    betas: tuple[Decay, Decay] = (0.0, 0.9)
+    steps: Positive | None = 200_000
+
+
+class GANConfig(Section):
+    """A WGAN-GP, from noise to scans; the saved `config.yaml` of its run."""
+
+    gan: GANSettings = GANSettings()
+    gan_training: GANOptimiserSettings = GANOptimiserSettings()
+    training: LoopSettings = LoopSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_kwon(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        gan, optimiser = values.get("gan", {}), values.get("gan_training", {})
+        if isinstance(gan, dict) and isinstance(optimiser, dict) and gan.get("kwon_compatible") is True:
+            return values | {
+                "gan": {"ema_decay": 0.0} | gan,
+                "gan_training": {"betas": (0.9, 0.999)} | optimiser,
+            }
+        return values

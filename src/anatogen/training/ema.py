@@ -1,21 +1,24 @@
 """Exponential moving average of a network's weights."""
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
-class ExponentialMovingAverage:
+
+class ExponentialMovingAverage(Generic[NetworkT]):
     """A shadow of a network whose weights follow it slowly.
 
     Args:
-        network: The network to follow; must have no buffers that training changes.
+        network: The network to follow. Its buffers, such as running statistics, are not followed.
         decay: Share of the shadow that one update keeps, once enough steps are made.
     """
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
-        self.shadow = copy.deepcopy(network).requires_grad_(False).eval()
+    def __init__(self, network: NetworkT, decay: float) -> None:
+        self.shadow: NetworkT = copy.deepcopy(network).requires_grad_(False).eval()
         self.decay = decay
 
     @torch.no_grad()

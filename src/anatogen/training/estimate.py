@@ -12,10 +12,12 @@ from anatogen.bundle import build_denoiser
 from anatogen.config import to_yaml
 from anatogen.data.manifest import Grid, Split, load_manifest
 from anatogen.models.vqgan import VQGAN, latent_shape
-from anatogen.settings import OptimiserSettings, Settings
-from anatogen.training.pipeline import check_budgets
+from anatogen.models.wgan_gp import Critic, Generator
+from anatogen.settings import GANConfig, OptimiserSettings, Settings
+from anatogen.training.devices import check_budgets
 from anatogen.training.progress import clock
 from anatogen.training.vqgan_step import build_discriminators
+from anatogen.training.wgan_gp import gradient_penalty
 
 _BYTES_PER_WEIGHT = 4
 # Weight, gradient and Adam's two moments.
@@ -60,13 +62,36 @@ def describe_plan(data: Path, settings: Settings, stages: tuple[str, ...]) -> st
     for stage in stages:
         estimate = estimate_autoencoder if stage == "autoencoder" else estimate_diffusion
         found = estimate(settings, manifest.grid, num_scans)
-        parameters = ", ".join(f"{name} {number:,}" for name, number in found.num_parameters.items())
-        lines.append(
-            f"{stage}: parameters {parameters}; about {found.memory_gb:.1f} GB for a step; the budget is "
-            f"{found.passes:.1f} passes over the training scans, at {found.seconds_per_step:.2f} s a step "
-            f"about {clock(found.seconds)}"
-        )
+        lines.append(_line(stage, found))
     return "\n".join(lines)
+
+
+def describe_gan_plan(data: Path, config: GANConfig) -> str:
+    """The resolved settings of a WGAN-GP and what it takes, as text.
+
+    Args:
+        data: A prepared dataset.
+        config: The whole configuration.
+
+    Raises:
+        UserError: If there is no budget, or the folder is no prepared dataset.
+    """
+    manifest = load_manifest(data)
+    check_budgets(config, ("gan",))
+    num_scans = len(manifest.split(Split.TRAIN))
+    found = estimate_gan(config, manifest.grid, num_scans)
+    return "\n".join(
+        [to_yaml(config), f"{num_scans} training scans of {manifest.grid.shape}", _line("gan", found)]
+    )
+
+
+def _line(stage: str, found: StageEstimate) -> str:
+    parameters = ", ".join(f"{name} {number:,}" for name, number in found.num_parameters.items())
+    return (
+        f"{stage}: parameters {parameters}; about {found.memory_gb:.1f} GB for a step; the budget is "
+        f"{found.passes:.1f} passes over the training scans, at {found.seconds_per_step:.2f} s a step "
+        f"about {clock(found.seconds)}"
+    )
 
 
 def estimate_autoencoder(settings: Settings, grid: Grid, num_scans: int) -> StageEstimate:
@@ -113,6 +138,47 @@ def estimate_diffusion(settings: Settings, grid: Grid, num_scans: int) -> StageE
     return _estimate(step, settings.diffusion_training, num_scans, num_shadows=1)
 
 
+def estimate_gan(config: GANConfig, grid: Grid, num_scans: int) -> StageEstimate:
+    """What a WGAN-GP takes; its memory is that of the larger of the two networks' updates."""
+    gan, budget = config.gan, config.gan_training
+    batch = budget.batch_size
+
+    def networks(device: str) -> tuple[dict[str, nn.Module], Tensor, Tensor]:
+        with torch.device(device):
+            made = {"generator": Generator(gan, grid.shape), "critic": Critic(gan, grid.shape)}
+            return made, torch.zeros(batch, 1, *grid.shape), torch.zeros(batch, gan.latent_dim)
+
+    def critic_update(device: str) -> tuple[dict[str, nn.Module], Callable[[], Tensor]]:
+        made, x, z = networks(device)
+        generator, critic = made.values()
+
+        def run() -> Tensor:
+            with torch.no_grad():
+                fake = generator(z)
+            penalty = gradient_penalty(critic, x, fake, z[:, 0], per_voxel=gan.kwon_compatible)
+            return critic(fake).mean() - critic(x).mean() + penalty
+
+        return made, run
+
+    def generator_update(device: str) -> tuple[dict[str, nn.Module], Callable[[], Tensor]]:
+        made, _, z = networks(device)
+        generator, critic = made.values()
+        return made, lambda: critic(generator(z)).mean()
+
+    of_critic = _estimate(critic_update, budget, num_scans, num_shadows=1)
+    of_generator = _estimate(generator_update, budget, num_scans, num_shadows=1)
+    num_critic, num_generator = gan.updates
+    seconds = num_critic * of_critic.seconds_per_step + num_generator * of_generator.seconds_per_step
+    steps = _num_steps(budget, seconds)
+    return StageEstimate(
+        of_critic.num_parameters,
+        max(of_critic.memory_gb, of_generator.memory_gb),
+        seconds,
+        steps * num_critic * batch / num_scans,
+        steps * seconds,
+    )
+
+
 def _estimate(
     build: Callable[[str], tuple[dict[str, nn.Module], Callable[[], Tensor]]],
     budget: OptimiserSettings,
@@ -136,9 +202,7 @@ def _estimate(
     }
     weights = sum(num_parameters.values()) * _BYTES_PER_WEIGHT * (_COPIES_TRAINED + num_shadows)
     seconds = _seconds_per_step(build)
-    steps = float(budget.steps) if budget.steps is not None else float("inf")
-    if budget.minutes is not None:
-        steps = min(steps, 60 * budget.minutes / seconds)
+    steps = _num_steps(budget, seconds)
     return StageEstimate(
         num_parameters,
         (weights + sum(saved.values())) / 1e9,
@@ -146,6 +210,11 @@ def _estimate(
         steps * budget.batch_size / num_scans,
         steps * seconds,
     )
+
+
+def _num_steps(budget: OptimiserSettings, seconds_per_step: float) -> float:
+    steps = float(budget.steps) if budget.steps is not None else float("inf")
+    return steps if budget.minutes is None else min(steps, 60 * budget.minutes / seconds_per_step)
 
 
 def _seconds_per_step(build: Callable[[str], tuple[dict[str, nn.Module], Callable[[], Tensor]]]) -> float:

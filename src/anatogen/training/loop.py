@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from anatogen.errors import UserError
-from anatogen.settings import OptimiserSettings, TrainingSettings
+from anatogen.settings import LoopSettings, OptimiserSettings
 from anatogen.storage import remove_parts, write_text
 from anatogen.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from anatogen.training.progress import StageProgress
@@ -40,6 +40,7 @@ class Loop:
         learners: The optimisers whose learning rate is set.
         num_cases: Scans in an epoch.
         preview: Writes a picture of the present state to a path, or returns without one.
+        batches_per_step: Batches of scans that a step learns from.
     """
 
     def __init__(
@@ -47,11 +48,12 @@ class Loop:
         fabric: Fabric,
         folder: Path,
         optimiser: OptimiserSettings,
-        training: TrainingSettings,
+        training: LoopSettings,
         parts: Mapping[str, Stateful],
         learners: list[torch.optim.Optimizer],
         num_cases: int,
         preview: Callable[[Path], None],
+        batches_per_step: int = 1,
     ) -> None:
         self.fabric = fabric
         self.folder = folder
@@ -61,6 +63,7 @@ class Loop:
         self.learners = learners
         self.num_cases = num_cases
         self.preview = preview
+        self.scans_per_step = batches_per_step * optimiser.batch_size
         self.step = 0
         self._seconds_before = 0.0
         self._started = time.perf_counter()
@@ -75,7 +78,7 @@ class Loop:
     @property
     def epoch(self) -> int:
         """Passes over the data that the next step's first scan comes after."""
-        return self.step * self.optimiser.batch_size // self.num_cases
+        return self.step * self.scans_per_step // self.num_cases
 
     def steps(self) -> Iterator[int]:
         """Yields the number of each step until the budget is used up, and looks after everything between."""
@@ -198,7 +201,7 @@ class Loop:
         for name in names:
             found = [float(values[name]) for values in self._window if name in values]
             record[name] = sum(found) / len(found)
-        scans = len(self._window) * self.optimiser.batch_size
+        scans = len(self._window) * self.scans_per_step
         record["scans_per_second"] = scans / max(now - self._window_started, 1e-9)
         record["learning_rate"] = self.learners[0].param_groups[0]["lr"]
         self._window.clear()

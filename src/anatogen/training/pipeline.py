@@ -1,25 +1,22 @@
 """`anatogen train`: both stages from a prepared dataset to a model bundle, each resumed where it stopped."""
 
-import re
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from torch.multiprocessing import ProcessRaisedException
 
 from anatogen.bundle import (
     Bundle,
-    BundleDescription,
     build_denoiser,
     build_schedule,
-    load_bundle,
+    load_diffusion_bundle,
     measure_x_0_variance,
 )
+from anatogen.bundle_description import BundleDescription
 from anatogen.data.dataset import VolumeDataset
 from anatogen.data.manifest import Manifest, Split, load_manifest
 from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling, standard_scaling
@@ -30,10 +27,11 @@ from anatogen.models.vqgan import VQGAN
 from anatogen.settings import Settings
 from anatogen.storage import sha256_file, write_json
 from anatogen.training.autoencoder import NUM_PREVIEWS, train_autoencoder
+from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, share_cores
 from anatogen.training.diffusion import train_diffusion
 from anatogen.training.fitness import Fitness, check_autoencoder
 from anatogen.training.latent_cache import cached_latents
-from anatogen.training.loop import CHECKPOINT_NAME, NonFiniteLossError, read_log, still_falling
+from anatogen.training.loop import CHECKPOINT_NAME, read_log, still_falling
 from anatogen.training.run_folder import claim_latents, claim_run, with_autoencoder_of
 from anatogen.weights import WEIGHTS_NAME, load_weights
 
@@ -75,19 +73,18 @@ def train(
     source = run if autoencoder_run is None else Path(autoencoder_run)
     manifest = load_manifest(data)
     check_budgets(settings, stages)
-    _check_devices(settings, stages, accelerator, devices)
+    check_devices(settings, stages, accelerator, devices)
     if not manifest.split(Split.TRAIN):
         raise UserError(f"{data} has no training scans: prepare it with other split fractions")
     if "autoencoder" not in stages:
         settings = with_autoencoder_of(source, settings)
     claim_run(run, manifest, settings)
-    strategy = "auto" if devices == 1 else "ddp_spawn"
     if "autoencoder" in stages and not _is_settled(run):
-        fabric = _fabric(accelerator, devices, strategy)
-        _launch(fabric, partial(_autoencoder_stage, data=data, folder=run / "autoencoder", settings=settings))
+        fabric = build_fabric(accelerator, devices)
+        launch(fabric, partial(_autoencoder_stage, data=data, folder=run / "autoencoder", settings=settings))
     if "diffusion" not in stages:
         return run / "autoencoder"
-    device = _fabric(accelerator, 1, "auto").device
+    device = build_fabric(accelerator, 1).device
     network = _load_autoencoder(source, settings, device)
     fitness = _require_fit(network, data, run, settings, device)
     weights = source / "autoencoder" / WEIGHTS_NAME
@@ -97,8 +94,8 @@ def train(
     scaling = _scaling(settings, network, latents)
     description = _describe(settings, manifest, latents.shape[3:], scaling)
     claim_latents(run / "diffusion", latents)
-    fabric = _fabric(accelerator, devices, strategy)
-    _launch(
+    fabric = build_fabric(accelerator, devices)
+    launch(
         fabric,
         partial(
             _diffusion_stage,
@@ -124,21 +121,8 @@ def _is_settled(run: Path) -> bool:
     return True
 
 
-def _launch(fabric: Fabric, stage: Callable[[Fabric], None]) -> None:
-    """Runs a stage in the processes of a fabric; an error of the user's is raised here as what it was."""
-    try:
-        fabric.launch(stage)
-    except ProcessRaisedException as error:
-        # A spawned process hands back the text of its traceback, which ends with the error.
-        found = re.findall(r"^anatogen\.[\w.]*?(\w+Error): (.*)", str(error), re.MULTILINE | re.DOTALL)
-        if not found:
-            raise
-        kind, message = found[-1]
-        raise (NonFiniteLossError if kind == "NonFiniteLossError" else UserError)(message.strip()) from error
-
-
 def _autoencoder_stage(fabric: Fabric, data: Path, folder: Path, settings: Settings) -> None:
-    _share_cores(fabric)
+    share_cores(fabric)
     train_autoencoder(fabric, data, folder, settings)
     if fabric.is_global_zero:
         _say_if_still_falling(folder)
@@ -152,7 +136,7 @@ def _diffusion_stage(
     description: BundleDescription,
     autoencoder_weights: Path,
 ) -> None:
-    _share_cores(fabric)
+    share_cores(fabric)
     autoencoder = VQGAN(settings.autoencoder)
     load_weights(autoencoder, autoencoder_weights)
     autoencoder.requires_grad_(False).eval()
@@ -173,46 +157,6 @@ def _diffusion_stage(
     train_diffusion(fabric, latents, scaling, schedule, grid, folder, settings, draw_preview)
     if fabric.is_global_zero:
         _say_if_still_falling(folder)
-
-
-def _fabric(accelerator: str, devices: int, strategy: str) -> Fabric:
-    on_gpu = accelerator in ("auto", "cuda") and torch.cuda.is_available()
-    # bfloat16 convolutions are hundreds of times slower on CPUs without native support.
-    precision: Any = "bf16-mixed" if on_gpu and torch.cuda.is_bf16_supported() else "32-true"
-    return Fabric(
-        accelerator="cuda" if on_gpu else "cpu", devices=devices, strategy=strategy, precision=precision
-    )
-
-
-def _share_cores(fabric: Fabric) -> None:
-    if fabric.device.type == "cpu" and fabric.world_size > 1:
-        torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
-
-
-def _check_devices(settings: Settings, stages: tuple[Stage, ...], accelerator: str, devices: int) -> None:
-    if accelerator not in ("auto", "cpu", "cuda"):
-        raise UserError(f"accelerator {accelerator!r} is unknown: use auto, cpu or cuda")
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise UserError("accelerator cuda: this machine has no usable GPU; use --accelerator cpu")
-    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
-    if devices < 1 or (on_gpu and devices > torch.cuda.device_count()):
-        available = f"; this machine has {torch.cuda.device_count()} GPUs" if on_gpu else ""
-        raise UserError(f"devices is {devices}: it must be at least 1{available}")
-    for stage in stages:
-        batch_size = getattr(settings, f"{stage}_training").batch_size
-        if batch_size % devices:
-            raise UserError(
-                f"{stage}_training.batch_size {batch_size} can't be shared evenly by {devices} devices: "
-                "use a multiple of their number"
-            )
-
-
-def check_budgets(settings: Settings, stages: Sequence[str]) -> None:
-    """Raises a UserError if a stage has no budget, which would never end."""
-    for stage in stages:
-        budget = getattr(settings, f"{stage}_training")
-        if budget.steps is None and budget.minutes is None:
-            raise UserError(f"{stage}_training has no budget: give --minutes or --steps")
 
 
 def _load_autoencoder(source: Path, settings: Settings, device: torch.device) -> VQGAN:
@@ -305,14 +249,14 @@ def _write_bundle(
         }
     )
     bundle.save(run / "bundle")
-    load_bundle(run / "bundle")
+    load_diffusion_bundle(run / "bundle")
     return run / "bundle"
 
 
 def _bundled_denoiser(folder: Path) -> float | str | None:
     """Hash of the denoiser's file that a bundle was made of; None without a bundle that can be used."""
     try:
-        return load_bundle(folder).description.training.get("denoiser_sha256")
+        return load_diffusion_bundle(folder).description.training.get("denoiser_sha256")
     except UserError:
         return None
 

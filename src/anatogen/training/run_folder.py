@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from anatogen.config import resolve, save_yaml
+from anatogen.config import read_yaml, resolve, save_yaml
 from anatogen.data.manifest import Manifest
 from anatogen.errors import UserError
 from anatogen.provenance import write_provenance
-from anatogen.settings import Settings
+from anatogen.settings import GANConfig, Settings
 from anatogen.storage import write_text
 
 _DATASET_NAME = "dataset.sha256"
@@ -20,6 +20,8 @@ _CHANGEABLE = (
     "autoencoder_training.minutes",
     "diffusion_training.steps",
     "diffusion_training.minutes",
+    "gan_training.steps",
+    "gan_training.minutes",
     "training.checkpoint_minutes",
     "training.preview_minutes",
     "training.require_fit_autoencoder",
@@ -52,7 +54,7 @@ def with_autoencoder_of(source: Path, settings: Settings) -> Settings:
     return settings.model_copy(update=kept)
 
 
-def claim_run(run: Path, manifest: Manifest, settings: Settings) -> None:
+def claim_run(run: Path, manifest: Manifest, settings: Settings | GANConfig) -> None:
     """Makes a folder this training's, or checks that it is; `config.yaml` comes last.
 
     Raises:
@@ -60,7 +62,7 @@ def claim_run(run: Path, manifest: Manifest, settings: Settings) -> None:
     """
     dataset = run / _DATASET_NAME
     if (run / "config.yaml").exists():
-        before, now = (_flat(value.model_dump(mode="json")) for value in (read_settings(run), settings))
+        before, now = (_flat(value) for value in (_saved(run, settings), settings.model_dump(mode="json")))
         begun = (run / "diffusion").exists()
         changed = [
             name
@@ -80,6 +82,20 @@ def claim_run(run: Path, manifest: Manifest, settings: Settings) -> None:
     write_text(dataset, manifest.sha256() + "\n")
     write_provenance(run / _PROVENANCE_NAME, {"dataset": manifest.sha256()}, settings.training.seed)
     save_yaml(settings, run / "config.yaml")
+
+
+def _saved(run: Path, settings: Settings | GANConfig) -> dict[str, Any]:
+    """The values that a run of the same kind of model was started with.
+
+    Raises:
+        UserError: If it trains the other kind of model, or its settings are not of this version.
+    """
+    path = run / "config.yaml"
+    trains_gan = "gan" in read_yaml(path)
+    if trains_gan != isinstance(settings, GANConfig):
+        kind = "a GAN" if trains_gan else "an autoencoder or a diffusion model"
+        raise UserError(f"{run} holds a run that trains {kind}: choose another folder")
+    return resolve(type(settings), file=path).model_dump(mode="json")
 
 
 def _is_begun(entry: Path) -> bool:

@@ -1,0 +1,85 @@
+"""Where a stage runs: devices and processes, checked before they are started."""
+
+import re
+from collections.abc import Callable, Sequence
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch.multiprocessing import ProcessRaisedException
+
+from anatogen.errors import UserError
+from anatogen.settings import GANConfig, Settings
+from anatogen.training.loop import NonFiniteLossError
+
+
+def build_fabric(
+    accelerator: str, devices: int, *, mixed_precision: bool = True, broadcast_buffers: bool = True
+) -> Fabric:
+    """Devices and processes of one stage, yet to be launched.
+
+    Args:
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        devices: Number of GPUs, or of processes on a CPU.
+        mixed_precision: Whether GPUs that have bfloat16 may use it.
+        broadcast_buffers: Whether each pass begins with the first process's buffers. Not for a network that
+            is run several times before its way back: its buffers change under the first run's feet.
+    """
+    on_gpu = accelerator in ("auto", "cuda") and torch.cuda.is_available()
+    # bfloat16 convolutions are hundreds of times slower on CPUs without native support.
+    is_mixed = mixed_precision and on_gpu and torch.cuda.is_bf16_supported()
+    strategy = DDPStrategy(start_method="spawn", broadcast_buffers=broadcast_buffers)
+    return Fabric(
+        accelerator="cuda" if on_gpu else "cpu",
+        devices=devices,
+        strategy="auto" if devices == 1 else strategy,
+        precision="bf16-mixed" if is_mixed else "32-true",
+    )
+
+
+def share_cores(fabric: Fabric) -> None:
+    """Gives each process on a CPU its part of the threads."""
+    if fabric.device.type == "cpu" and fabric.world_size > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
+
+
+def check_devices(
+    settings: Settings | GANConfig, stages: Sequence[str], accelerator: str, devices: int
+) -> None:
+    """Raises a UserError if the machine lacks the devices, or a stage's batch can't be shared by them."""
+    if accelerator not in ("auto", "cpu", "cuda"):
+        raise UserError(f"accelerator {accelerator!r} is unknown: use auto, cpu or cuda")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise UserError("accelerator cuda: this machine has no usable GPU; use --accelerator cpu")
+    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    if devices < 1 or (on_gpu and devices > torch.cuda.device_count()):
+        available = f"; this machine has {torch.cuda.device_count()} GPUs" if on_gpu else ""
+        raise UserError(f"devices is {devices}: it must be at least 1{available}")
+    for stage in stages:
+        batch_size = getattr(settings, f"{stage}_training").batch_size
+        if batch_size % devices:
+            raise UserError(
+                f"{stage}_training.batch_size {batch_size} can't be shared evenly by {devices} devices: "
+                "use a multiple of their number"
+            )
+
+
+def launch(fabric: Fabric, stage: Callable[[Fabric], None]) -> None:
+    """Runs a stage in the processes of a fabric; an error of the user's is raised here as what it was."""
+    try:
+        fabric.launch(stage)
+    except ProcessRaisedException as error:
+        # A spawned process hands back the text of its traceback, which ends with the error.
+        found = re.findall(r"^anatogen\.[\w.]*?(\w+Error): (.*)", str(error), re.MULTILINE | re.DOTALL)
+        if not found:
+            raise
+        kind, message = found[-1]
+        raise (NonFiniteLossError if kind == "NonFiniteLossError" else UserError)(message.strip()) from error
+
+
+def check_budgets(settings: Settings | GANConfig, stages: Sequence[str]) -> None:
+    """Raises a UserError if a stage has no budget, which would never end."""
+    for stage in stages:
+        budget = getattr(settings, f"{stage}_training")
+        if budget.steps is None and budget.minutes is None:
+            raise UserError(f"{stage}_training has no budget: give --minutes or --steps")

@@ -1,0 +1,96 @@
+"""`anatogen train gan`: the WGAN-GP baseline from prepared dataset to bundle, resumed where it stopped."""
+
+from functools import partial
+from pathlib import Path
+
+from lightning_fabric import Fabric
+
+from anatogen.bundle import load_bundle
+from anatogen.bundle_description import GANBundleDescription
+from anatogen.data.manifest import Manifest, Split, load_manifest
+from anatogen.errors import UserError
+from anatogen.figures import planes_figure
+from anatogen.gan_bundle import GANBundle
+from anatogen.models.wgan_gp import Generator
+from anatogen.settings import GANConfig
+from anatogen.storage import sha256_file
+from anatogen.training.autoencoder import NUM_PREVIEWS
+from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, share_cores
+from anatogen.training.loop import read_log
+from anatogen.training.run_folder import claim_run
+from anatogen.training.wgan_gp import train_wgan_gp
+from anatogen.weights import WEIGHTS_NAME, load_weights
+
+
+def train_gan(
+    data: Path | str, run: Path | str, config: GANConfig, *, accelerator: str = "auto", devices: int = 1
+) -> Path:
+    """Trains a WGAN-GP, or goes on with a training that was stopped; a finished one is left as it is.
+
+    Args:
+        data: A prepared dataset.
+        run: Folder of the run: checkpoint, log, previews in `gan/`, and at the end `bundle/`.
+        config: From `presets.gan_settings`.
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        devices: Number of GPUs, or of processes on a CPU.
+
+    Returns:
+        The folder of the bundle.
+
+    Raises:
+        UserError: If data and settings don't fit the run.
+        NonFiniteLossError: If a loss is not finite.
+    """
+    data, run = Path(data), Path(run)
+    manifest = load_manifest(data)
+    check_budgets(config, ("gan",))
+    check_devices(config, ("gan",), accelerator, devices)
+    if not manifest.split(Split.TRAIN):
+        raise UserError(f"{data} has no training scans: prepare it with other split fractions")
+    claim_run(run, manifest, config)
+    # The gradient penalty goes back through a gradient, which half precision has too few digits for; and the
+    # critic is run on real and on fake volumes before its way back.
+    fabric = build_fabric(accelerator, devices, mixed_precision=False, broadcast_buffers=False)
+    description = _describe(config, manifest)
+    launch(fabric, partial(_stage, data=data, folder=run / "gan", config=config, description=description))
+    return _write_bundle(run, description)
+
+
+def _describe(config: GANConfig, manifest: Manifest) -> GANBundleDescription:
+    return GANBundleDescription(
+        gan=config.gan,
+        grid=manifest.grid,
+        intensity=manifest.intensity,
+        training={"dataset_sha256": manifest.sha256()},
+    )
+
+
+def _stage(
+    fabric: Fabric, data: Path, folder: Path, config: GANConfig, description: GANBundleDescription
+) -> None:
+    share_cores(fabric)
+    grid = description.grid
+
+    def draw_preview(generator: Generator, path: Path) -> None:
+        bundle = GANBundle(description, generator).to(fabric.device)
+        arrays = bundle.generate(range(NUM_PREVIEWS), seed=config.training.seed).numpy()
+        planes_figure(
+            [("synthetic", list(arrays))], path, spacing_mm=grid.spacing_mm, axis_codes=grid.axis_codes
+        )
+
+    train_wgan_gp(fabric, data, folder, config, draw_preview)
+
+
+def _write_bundle(run: Path, description: GANBundleDescription) -> Path:
+    weights = run / "gan" / WEIGHTS_NAME
+    records = read_log(run / "gan")
+    training = description.training | {
+        "gan_steps": float(records[-1]["step"]) if records else 0.0,
+        "generator_sha256": sha256_file(weights),
+    }
+    generator = Generator(description.gan, description.grid.shape)
+    load_weights(generator, weights)
+    description = description.model_copy(update={"training": training})
+    GANBundle(description, generator).save(run / "bundle")
+    load_bundle(run / "bundle")
+    return run / "bundle"
