@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from anatogen.figures import FONT, new_figure, save_figure, style_panel
 Values = npt.NDArray[np.floating]
 
 REAL, SYNTHETIC, MARK = "0.55", "#1f4e8c", "#b3261e"
-_TEXT = {"fontfamily": FONT, "fontsize": 8, "va": "center"}
+_TEXT: dict[str, Any] = {"fontfamily": FONT, "fontsize": 8, "va": "center"}
 
 
 def forest_figure(rows: Sequence[Row], path: Path) -> None:
@@ -108,7 +109,8 @@ def histogram_figure(
         low, high = min(low, threshold[0]), max(high, threshold[0])
     margin = 0.02 * (high - low) or 0.5
     smallest = min(len(values) for values in finite.values() if len(values))
-    bins = np.linspace(low - margin, high + margin, int(np.clip(2 * np.sqrt(smallest), 10, 40)) + 1)
+    number = int(np.clip(2 * np.sqrt(smallest), 10, 40))
+    bins = np.linspace(low - margin, high + margin, number + 1).tolist()
     figure = new_figure(8, 2.7, "white")
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     panel = figure.subplots()
@@ -136,7 +138,7 @@ def bars_figure(shares: Mapping[str, float], path: Path, *, title: str) -> None:
     figure = new_figure(8, 0.27 * len(shares) + 0.7, "white")
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     panel = figure.subplots()
-    places = np.arange(len(shares))
+    places = [float(place) for place in range(len(shares))]
     panel.barh(places, [1.0] * len(shares), color="0.95", height=0.6)
     panel.barh(places, list(shares.values()), color=SYNTHETIC, height=0.6)
     for place, share in zip(places, shares.values(), strict=True):

@@ -26,7 +26,7 @@ FIGURES = "figures"
 CACHE = "cache"
 AUDIT = "audit"
 FORMAT_VERSION = 1
-_KNOWN = frozenset({PAGE_NAME, JSON_NAME, FIGURES, CACHE, AUDIT})
+_KNOWN = frozenset({PAGE_NAME, JSON_NAME, FIGURES, CACHE, AUDIT, "reconstruction.json", "reconstruction.png"})
 _REPORTED = ("numpy", "scipy", "torch")
 
 
@@ -58,6 +58,7 @@ class Section:
         pictures: Shown above the table.
         reference: What the rows' references are, as the head of their column.
         notes: Shown below the table.
+        columns: Rows of the same measures by the name of what was measured, to be read side by side.
     """
 
     title: str
@@ -66,6 +67,7 @@ class Section:
     pictures: Sequence[Picture] = ()
     reference: str = "Real against real"
     notes: Sequence[str] = ()
+    columns: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ class Report:
         answers: The questions and their answers; none for a reconstruction report.
         sections: In order.
         settings: Of the evaluation, by name; in the JSON as they are.
-        inputs: Sets of scans that went in.
+        inputs: Sets of scans that went in by role, as `about_scans` describes them.
         input_hashes: Hashes of the other files that went in, by name.
         limits: What the numbers don't show.
         details: More for the JSON, such as the scales of MS-SSIM.
@@ -89,7 +91,7 @@ class Report:
     answers: Sequence[Answer]
     sections: Sequence[Section]
     settings: Mapping[str, Any]
-    inputs: Sequence[ScanSet]
+    inputs: Mapping[str, Mapping[str, Any]]
     input_hashes: Mapping[str, str] = field(default_factory=dict)
     limits: Sequence[str] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -130,6 +132,17 @@ def clear_report(out: Path) -> Path:
     return figures
 
 
+def about_scans(scans: ScanSet) -> dict[str, Any]:
+    """What a report says of a set of scans: how many on which grid, and the hash of their content."""
+    return {
+        "num_scans": len(scans),
+        "modality": scans.modality,
+        "shape": list(scans.grid.shape),
+        "spacing_mm": list(scans.grid.spacing_mm),
+        "sha256": scans.sha256,
+    }
+
+
 def write_report(report: Report, out: Path) -> Path:
     """Writes `report.html` and `report.json`, which comes last and makes the report whole.
 
@@ -149,8 +162,13 @@ def write_report(report: Report, out: Path) -> Path:
         "title": report.title,
         "answers": [asdict(answer) for answer in report.answers],
         "rows": [asdict(row) for section in report.sections for row in section.rows],
+        "columns": {
+            name: [asdict(row) for row in rows]
+            for section in report.sections
+            for name, rows in section.columns.items()
+        },
         "settings": dict(report.settings),
-        "inputs": {scans.role: _about(scans) for scans in report.inputs} | dict(report.input_hashes),
+        "inputs": {**report.inputs, **report.input_hashes},
         "limits": list(report.limits),
         "details": dict(report.details),
         "versions": _versions(),
@@ -162,25 +180,19 @@ def write_report(report: Report, out: Path) -> Path:
         report=report,
         created=created[:10],
         sections=[
-            (section, [_cells(row) for row in section.rows], [_shown(p) for p in section.pictures])
+            {
+                "about": section,
+                "pictures": [_shown(picture) for picture in section.pictures],
+                "rows": [_cells(row) for row in section.rows],
+                "columns": {name: [_cells(row) for row in rows] for name, rows in section.columns.items()},
+            }
             for section in report.sections
         ],
-        inputs=[(scans.role, _about(scans)) for scans in report.inputs],
         shows_scans=any(picture.black for section in report.sections for picture in section.pictures),
         versions=_versions(),
     )
     write_json(out / JSON_NAME, _finite(content))
     return page
-
-
-def _about(scans: ScanSet) -> dict[str, Any]:
-    return {
-        "num_scans": len(scans),
-        "modality": scans.modality,
-        "shape": list(scans.grid.shape),
-        "spacing_mm": list(scans.grid.spacing_mm),
-        "sha256": scans.sha256,
-    }
 
 
 def _versions() -> dict[str, str]:
@@ -192,6 +204,7 @@ def _cells(row: Row) -> dict[str, Any]:
     """A row as the table shows it."""
     comparable = row.value is not None and row.reference is not None and row.better in ("lower", "higher")
     ratio = ratio_to_floor(row) if comparable and row.group == "fidelity" else None
+    apart = comparable and row.group == "fidelity" and worse_than_floor(row)
     return {
         "label": row.label,
         "note": row.note,
@@ -200,9 +213,16 @@ def _cells(row: Row) -> dict[str, Any]:
         "interval": _interval_text(row.low, row.high),
         "reference": number_text(row.reference),
         "reference_interval": _interval_text(row.reference_low, row.reference_high),
-        "ratio": "" if ratio is None else f"{ratio:.2g}×" if ratio < 100 else f"{ratio:.0f}×",
-        "apart": comparable and row.group == "fidelity" and worse_than_floor(row),
+        "ratio": _ratio_text(ratio, apart),
+        "apart": apart,
     }
+
+
+def _ratio_text(ratio: float | None, apart: bool) -> str:
+    """How many times worse; in words where the floor is not above 0, as an unbiased distance's may be."""
+    if ratio is None:
+        return "worse" if apart else ""
+    return f"{ratio:.2g}×" if ratio < 100 else f"{ratio:.0f}×"
 
 
 def _interval_text(low: float | None, high: float | None) -> str:
