@@ -1,0 +1,86 @@
+"""What is compared without a network: each scan's histogram, power spectrum, wavelet energies, coarse voxels.
+
+Each function gives one row a scan, float64 (N, ...), for the distances in `distances`.
+"""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional
+
+from anatogen.evaluation.scans import ScanSet
+from anatogen.models.blocks import haar
+
+Array = npt.NDArray[np.float64]
+
+_NUM_BINS = 1024
+_COARSE = 16
+# Energies below this, of a range of 2, are rounding.
+_ENERGY_FLOOR = 1e-6
+
+
+def intensity_histograms(scans: ScanSet) -> Array:
+    """Share of each scan's voxels in 1,024 equal bins that span [-1, 1]: (N, 1024)."""
+    rows = [np.histogram(array, bins=_NUM_BINS, range=(-1, 1))[0] for array in scans.arrays]
+    return np.stack(rows) / scans.arrays[0].size
+
+
+def radial_power(scans: ScanSet) -> Array:
+    """Power of each scan by spatial frequency, averaged over all directions: (N, F).
+
+    Frequencies are physical: shells of width 1 / (longest side in mm), up to the Nyquist frequency of the
+    coarsest axis. The mean is removed, and a Hann window along each axis keeps the edges of the field of
+    view from leaking into all frequencies; so the borders count little.
+    """
+    shape, spacing = scans.grid.shape, scans.grid.spacing_mm
+    window = np.ones(shape)
+    squared = np.zeros((shape[0], shape[1], shape[2] // 2 + 1))
+    for axis, (size, step) in enumerate(zip(shape, spacing, strict=True)):
+        along = [1, 1, 1]
+        along[axis] = -1
+        window *= np.hanning(size + 2)[1:-1].reshape(along)
+        last = axis == 2
+        frequencies = np.fft.rfftfreq(size, step) if last else np.fft.fftfreq(size, step)
+        squared += np.square(frequencies).reshape(along)
+    width = 1 / max(size * step for size, step in zip(shape, spacing, strict=True))
+    shell = np.rint(np.sqrt(squared) / width).astype(np.int64).ravel()
+    num_shells = math.floor(0.5 / max(spacing) / width + 1e-9) + 1
+    counts = np.bincount(shell)[1:num_shells]
+    rows = []
+    for array in scans.arrays:
+        power = np.square(np.abs(np.fft.rfftn((array - array.mean(dtype=np.float64)) * window)))
+        sums = np.bincount(shell, weights=power.ravel())[1:num_shells]
+        rows.append(sums / np.maximum(counts, 1) / array.size)
+    return np.stack(rows)
+
+
+def wavelet_energies(scans: ScanSet) -> Array:
+    """Where each scan has detail, and in which direction: (N, 38), from two levels of the Haar wavelet.
+
+    log10 of the mean squared coefficient of the 7 detail subbands of each level (14 values); the same of all
+    detail of a level within each octant of the volume (16); and the mean of the low-pass band there (8).
+    """
+    rows = []
+    for array in scans.arrays:
+        d, h, w = (size // 4 * 4 for size in array.shape)
+        low = torch.from_numpy(array[:d, :h, :w]).double()[None, None]
+        row = []
+        for _ in range(2):
+            bands = haar(low, (2, 3, 4))
+            low, energy = bands[:, :1], bands[:, 1:].square()
+            row.append(torch.log10(energy.mean(dim=(0, 2, 3, 4)) + _ENERGY_FLOOR))
+            octants = functional.adaptive_avg_pool3d(energy.mean(dim=1, keepdim=True), 2)
+            row.append(torch.log10(octants + _ENERGY_FLOOR).flatten())
+        row.append(functional.adaptive_avg_pool3d(low, 2).flatten() / 8)
+        rows.append(torch.cat(row).numpy())
+    return np.stack(rows)
+
+
+def coarse_voxels(scans: ScanSet) -> Array:
+    """Each scan averaged over blocks, to at most 16 along an axis: (N, up to 4096)."""
+    d, h, w = (min(_COARSE, length) for length in scans.grid.shape)
+    volumes = torch.from_numpy(scans.arrays)[:, None]
+    pooled = [functional.adaptive_avg_pool3d(volume, (d, h, w)).flatten() for volume in volumes]
+    return torch.stack(pooled).double().numpy()
