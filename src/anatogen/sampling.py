@@ -76,12 +76,12 @@ def sample(
         sampler_named(sampler)
     first_device = _device(device, 0)
     loaded = load_bundle(bundle)
-    out.mkdir(parents=True, exist_ok=True)
-    remove_parts(out)
     try:
         options = loaded.sampling_options(sampler, steps)
     except ValueError as error:
         raise UserError(str(error)) from error
+    out.mkdir(parents=True, exist_ok=True)
+    remove_parts(out)
     about = _about(loaded, seed, options, file_format)
     done = _done(out, about, file_format)
     missing = [index for index in range(number) if index not in done]
