@@ -180,7 +180,8 @@ def reference_compatible_ms_ssim(x: Tensor, y: Tensor) -> Tensor:
         contrast, luminance = _maps(x, y, 1.0, kernel, reflect=True)
         contrasts.append(_mean(contrast, None).clamp(min=0))
         similarity = _mean(contrast.mul_(luminance), None).clamp(min=0)
-    total = sum(WEIGHTS[:num_scales])
+    # The five weights sum to 0.9999, and the published code leaves them so.
+    total = 1.0 if num_scales == len(WEIGHTS) else sum(WEIGHTS[:num_scales])
     last = similarity ** (WEIGHTS[num_scales - 1] / total)
     result = torch.ones_like(last)
     for contrast, weight in zip(contrasts[:-1], WEIGHTS, strict=False):
