@@ -1,5 +1,6 @@
 """What a report's numbers say, in plain sentences: do scans look real, are they diverse, do they leak?"""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,7 @@ from anatogen.evaluation.rows import Row
 Tone = Literal["good", "mixed", "bad", "open"]
 # The answer quotes the first of these that was measured: features that see anatomy come first.
 _FIDELITY_HEADLINES = ("frechet_volumes", "frechet_slices", "frechet")
+_DETAIL = re.compile("_(axial|coronal|sagittal|all|extrapolated)(_|$)")
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class Answer:
 
 
 def fidelity_answer(rows: Sequence[Row]) -> Answer:
-    """Do the scans look real? A distance counts as told apart where its interval lies beyond the floor's."""
+    """Do the scans look real? A measure tells them apart where its interval lies beyond the floor's."""
     question = "Do they look real?"
     judged = [row for row in rows if row.group == "fidelity" and _is_judged(row)]
     if not judged:
         return Answer(question, "open", "This was not measured.", "No distance has a floor to compare with.")
-    apart = [row for row in judged if worse_than_floor(row)]
+    apart = [row for row in judged if tells_apart(row)]
     headline = _first(_FIDELITY_HEADLINES, [row for row in judged if (ratio_to_floor(row) or 0) > 0])
     count = f"{len(apart)} of {len(judged)} measures tell synthetic from real scans"
     tone: Tone = "good" if not apart else "mixed" if 2 * len(apart) <= len(judged) else "bad"
@@ -45,8 +47,9 @@ def fidelity_answer(rows: Sequence[Row]) -> Answer:
     return Answer(
         question,
         tone,
-        f"Synthetic scans lie {ratio:.2g} times as far from real scans as real scans lie from each other.",
-        f"{headline.label}: {number_text(headline.value)} ({_interval(headline)}), real against real "
+        f"Synthetic scans lie {ratio:.2g} times as far from real scans as real scans lie from each other"
+        + ("." if tells_apart(headline) else ", which is within chance."),
+        f"{label_text(headline)}: {number_text(headline.value)} ({_interval(headline)}), real against real "
         f"{number_text(headline.reference)}. {count}. {_worst_ratio(judged)}".strip(),
     )
 
@@ -64,7 +67,7 @@ def diversity_answer(rows: Sequence[Row]) -> Answer:
         f"MS-SSIM within random pairs: synthetic {number_text(similarity.value)} ({_interval(similarity)}), "
         f"real {number_text(similarity.reference)}. A gap of {gap.value:.2g}{floor}."
     )
-    same = _overlap(similarity) if gap.reference is None else not worse_than_floor(gap)
+    same = _overlap(similarity) if gap.reference is None else not tells_apart(gap)
     if same:
         return Answer(question, "good", "They differ from each other as much as real scans do.", detail)
     if similarity.value < similarity.reference:
@@ -78,14 +81,16 @@ def diversity_answer(rows: Sequence[Row]) -> Answer:
 
 def ratio_to_floor(row: Row) -> float | None:
     """How many times worse than real against real; None where a ratio has no meaning (a floor of 0)."""
-    if row.value is None or row.reference is None:
+    if row.value is None or row.reference is None or row.better not in ("lower", "higher"):
         return None
     value, floor = (row.value, row.reference) if row.better == "lower" else (row.reference, row.value)
     return value / floor if floor > 0 and value >= 0 else None
 
 
-def worse_than_floor(row: Row) -> bool:
-    """Whether the row's interval lies wholly on the worse side of the floor's."""
+def tells_apart(row: Row) -> bool:
+    """Whether the row's interval lies wholly on the worse side of the floor's; on any side where none is."""
+    if row.better == "reference":
+        return not _overlap(row)
     assert row.value is not None and row.reference is not None
     low, high = _or(row.low, row.value), _or(row.high, row.value)
     floor_low, floor_high = _or(row.reference_low, row.reference), _or(row.reference_high, row.reference)
@@ -96,15 +101,27 @@ def number_text(value: float | None) -> str:
     """A number in three or four significant digits, as tables show it."""
     if value is None:
         return "–"
-    if value == 0 or 1e-3 <= abs(value) < 1e5:
+    if value == round(value) and abs(value) < 1e5:
+        return f"{value:,.0f}"
+    if 1e-3 <= abs(value) < 1e5:
         return (
             f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
         )
     return f"{value:.2e}"
 
 
+def label_text(row: Row) -> str:
+    """The row's label as it stands at the beginning of a line."""
+    return row.label[:1].upper() + row.label[1:]
+
+
+def is_detail(row: Row) -> bool:
+    """Whether another row says the same in short: single planes, other numbers of scans, extrapolations."""
+    return _DETAIL.search(row.name) is not None
+
+
 def _is_judged(row: Row) -> bool:
-    return row.better in ("lower", "higher") and row.value is not None and row.reference is not None
+    return not is_detail(row) and row.name != "constant_scans" and None not in (row.value, row.reference)
 
 
 def _first(prefixes: Sequence[str], rows: Sequence[Row]) -> Row | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.evaluation.answers import number_text
+from anatogen.evaluation.answers import label_text, number_text
 from anatogen.evaluation.rows import Row
 from anatogen.figures import FONT, new_figure, save_figure, style_panel
 
@@ -33,7 +33,7 @@ def forest_figure(rows: Sequence[Row], path: Path) -> None:
     shown = [row for row in rows if row.value is not None and row.reference is not None]
     if not shown:
         raise ValueError("there is nothing to draw: no row has both a value and a reference")
-    figure = new_figure(10, 0.34 * len(shown) + 0.75, "white")
+    figure = new_figure(8.6, 0.3 * len(shown) + 0.75, "white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, 10)
@@ -60,7 +60,7 @@ def _draw_row(axes, line: int, row: Row, left: float, right: float) -> None:  # 
     def place(value: float) -> float:
         return left + (right - left) * (value - low) / ((high - low) or 1.0)
 
-    axes.text(0.15, line, row.label, color="0.15", **_TEXT)
+    axes.text(0.15, line, label_text(row), color="0.15", **_TEXT)
     axes.plot([left, right], [line, line], color="0.93", linewidth=0.8, zorder=0)
     if low < 0:
         axes.plot([place(0)] * 2, [line - 0.3, line + 0.3], color="0.8", linewidth=0.8, zorder=0)
@@ -123,7 +123,7 @@ def histogram_figure(
     style_panel(panel, title)
     panel.set_xlabel(label, fontsize=8, fontfamily=FONT, color="0.35")
     panel.set_yticks([])
-    panel.legend(fontsize=8, frameon=False, prop={"family": FONT, "size": 8}, loc="upper left")
+    panel.legend(frameon=False, prop={"family": FONT, "size": 8})
     save_figure(figure, path, dpi=150)
 
 
@@ -154,29 +154,30 @@ def bars_figure(shares: Mapping[str, float], path: Path, *, title: str) -> None:
 
 
 def spectra_figure(
-    real: tuple[Values, Values], synthetic: tuple[Values, Values], edges: Values, path: Path
+    real: tuple[Values, Values], synthetic: tuple[Values, Values], longest_mm: float, path: Path
 ) -> None:
     """Draws intensity histograms and radial power spectra of both sets side by side.
 
     Args:
-        real: (shares of voxels in each bin (B,), power at each radius (R,)).
+        real: Shares of voxels in equal bins of [-1, 1], (B,), and power at the frequencies 1, 2, ... (F,).
         synthetic: The same of the synthetic scans.
-        edges: Of the bins, (B + 1,), in [-1, 1].
+        longest_mm: The scans' longest side: the length of frequency 1.
         path: The PNG file.
     """
     figure = new_figure(9, 2.7, "white")
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
     intensities, spectra = figure.subplots(1, 2)
     for name, (shares, power), colour in (("real", real, REAL), ("synthetic", synthetic, SYNTHETIC)):
-        intensities.stairs(shares, edges, color=colour, linewidth=1.5, label=name)
-        # Radius 0 is the mean, which the other panel shows; no power at all has no logarithm.
-        radii = np.arange(1, len(power))[power[1:] > 0]
-        spectra.plot(radii, power[radii], color=colour, linewidth=1.5, label=name)
+        intensities.stairs(
+            shares, np.linspace(-1, 1, len(shares) + 1), color=colour, linewidth=1.5, label=name
+        )
+        present = np.flatnonzero(power > 0)
+        spectra.plot((present + 1) / longest_mm, power[present], color=colour, linewidth=1.5, label=name)
     intensities.set_yscale("symlog", linthresh=1e-4)
     spectra.set_yscale("log")
     style_panel(intensities, "Intensities: share of voxels")
     style_panel(spectra, "Radial power spectrum")
     intensities.set_xlabel("intensity in [-1, 1]", fontsize=8, fontfamily=FONT, color="0.35")
-    spectra.set_xlabel("spatial frequency", fontsize=8, fontfamily=FONT, color="0.35")
+    spectra.set_xlabel("spatial frequency (1/mm)", fontsize=8, fontfamily=FONT, color="0.35")
     intensities.legend(frameon=False, prop={"family": FONT, "size": 8})
     save_figure(figure, path, dpi=150)
