@@ -107,6 +107,87 @@ def planes_figure(
     save_figure(figure, path, dpi=140)
 
 
+def zoom_figure(
+    columns: Sequence[tuple[str, Sequence[npt.NDArray[Any]], Sequence[str]]],
+    path: Path,
+    *,
+    row_labels: Sequence[str],
+    spacing_mm: tuple[float, float, float] = (1, 1, 1),
+    value_range: tuple[float, float] = (-1, 1),
+    axis_codes: tuple[str, str, str] | None = None,
+) -> None:
+    """Draws the middle slice of volumes side by side, each with a magnified region of it at its right.
+
+    Volumes of one row show the same scan. The region is the third of the slice, along both axes, where the
+    first column's tissue changes most from voxel to voxel. Slices lie across the volumes' first axis.
+
+    Args:
+        columns: (label, volumes, captions), a volume (D, H, W) and a caption for each row.
+        path: The PNG file, written atomically, smaller than 500 kB.
+        row_labels: What each row shows.
+        spacing_mm: Distance between voxels along (D, H, W).
+        value_range: The values shown as black and white.
+        axis_codes: As in `planes_figure`.
+
+    Raises:
+        ValueError: If there is no volume, columns or volumes differ in size, or the axis codes don't name
+            three axes.
+    """
+    shapes = {np.asarray(volume).shape for _, volumes, _ in columns for volume in volumes}
+    lengths = {len(group) for _, volumes, captions in columns for group in (volumes, captions, row_labels)}
+    if len(shapes) != 1 or len(lengths) != 1:
+        raise ValueError(f"columns must be of one length and shape, got {sorted(lengths)}, {sorted(shapes)}")
+    directions, codes = _display_axes(axis_codes)
+    across, up = (number for number in (0, 1, 2) if directions[number] != 0)
+    everything = [slice(0, length) for length in shapes.pop()]
+    pictures = [
+        [_central_slice(np.asarray(v), everything, directions, codes, (across, up)) for v in volumes]
+        for _, volumes, _ in columns
+    ]
+    black = value_range[0] + 0.05 * (value_range[1] - value_range[0])
+    regions = [_busiest_region(picture, black) for picture in pictures[0]]
+    num_rows, num_columns = pictures[0][0].shape
+    width = num_columns * abs(spacing_mm[directions[across]])
+    height = num_rows * abs(spacing_mm[directions[up]])
+    gap, margin, heading, caption = 0.03 * width, 0.16 * width, 0.22 * width, 0.19 * width
+    cell = 2 * width + gap
+    total_width = margin + len(columns) * (cell + 4 * gap)
+    total_height = heading + len(row_labels) * (height + caption)
+    inches = 1.35 * total_width / width
+    figure = new_figure(inches, inches * total_height / total_width, "black")
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    text: dict[str, Any] = {"fontfamily": FONT, "va": "center", "ha": "center"}
+    shown: dict[str, Any] = {"cmap": "gray", "vmin": value_range[0], "vmax": value_range[1]}
+    for row, label in enumerate(row_labels):
+        middle = heading + row * (height + caption) + height / 2
+        axes.text(0.5 * margin, middle, label, color="0.8", fontsize=8, rotation=90, **text)
+    for column, (label, _, captions) in enumerate(columns):
+        left = margin + column * (cell + 4 * gap)
+        beside = left + width + gap
+        middle = left + cell / 2
+        axes.text(middle, 0.5 * heading, label, color="white", fontsize=9, weight="bold", **text)
+        for row, picture in enumerate(pictures[column]):
+            top, region = heading + row * (height + caption), regions[row]
+            for part, start in ((picture, left), (picture[region], beside)):
+                extent = (start, start + width, top + height, top)
+                axes.imshow(part, interpolation="catrom", extent=extent, **shown)
+            box = (
+                left + region[1].start / num_columns * width,
+                top + region[0].start / num_rows * height,
+                (region[1].stop - region[1].start) / num_columns * width,
+                (region[0].stop - region[0].start) / num_rows * height,
+            )
+            _draw_box(axes, *box)
+            _draw_box(axes, beside, top, width, height)
+            bottom = top + height + 0.4 * caption
+            axes.text(middle, bottom, captions[row], color="0.75", fontsize=7.5, **text)
+    axes.set_xlim(0, total_width)
+    axes.set_ylim(total_height, 0)
+    axes.set_aspect("auto")
+    save_figure(figure, path, dpi=140)
+
+
 def curves_figure(records: Sequence[Mapping[str, float]], path: Path, *, columns: int = 3) -> None:
     """Draws every quantity of a training history against the step, raw values light, smoothed ones dark.
 
@@ -264,6 +345,31 @@ def _central_slice(
         if codes[across] in "RA":
             picture = picture[:, ::-1]
     return np.ascontiguousarray(picture, dtype=np.float32)
+
+
+def _busiest_region(picture: Slice, black: float) -> tuple[slice, slice]:
+    """The third of a picture, along both axes, whose neighbouring voxels differ most.
+
+    Steps from or to black don't count: they are the body's outline, or the border of what was scanned.
+    """
+    picture = np.where(picture > black, picture, np.nan)
+    rows, columns = (max(length // 3, 1) for length in picture.shape)
+    change = np.zeros(np.add(picture.shape, 1))
+    change[1:-1, 1:] += np.nan_to_num(np.abs(np.diff(picture, axis=0)))
+    change[1:, 1:-1] += np.nan_to_num(np.abs(np.diff(picture, axis=1)))
+    # Sums over all regions at once, from the table of sums over all rectangles at the upper left corner.
+    table = change.cumsum(axis=0).cumsum(axis=1)
+    sums = (
+        table[rows:, columns:] - table[:-rows, columns:] - table[rows:, :-columns] + table[:-rows, :-columns]
+    )
+    top, left = np.unravel_index(sums.argmax(), sums.shape)
+    return slice(int(top), int(top) + rows), slice(int(left), int(left) + columns)
+
+
+def _draw_box(axes: "Axes", left: float, top: float, width: float, height: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="#f2c14e", linewidth=1.0))
 
 
 def _series(
