@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from itertools import count, islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal, assert_never, cast, get_args
@@ -20,11 +21,14 @@ from anatogen.data.formats import write_nifti, write_npy
 from anatogen.data.volume import Volume
 from anatogen.data.workers import available_cores, end_with_parent
 from anatogen.errors import UserError
+from anatogen.evaluation.copy_detector import CopyDetector, detector_sha256, load_detector
 from anatogen.gan_bundle import GANBundle
 from anatogen.settings import Sampler
 from anatogen.storage import remove_parts, write_json
 
 Format = Literal["nifti", "dicom", "npy"]
+_ENOUGH_CANDIDATES = 50
+_MOST_REJECTED = 0.9
 _SUFFIX = {"nifti": ".nii.gz", "dicom": "", "npy": ".npy"}
 
 
@@ -40,6 +44,7 @@ def sample(
     file_format: Format = "nifti",
     device: str = "auto",
     processes: int | None = None,
+    reject_copies: Path | str | None = None,
 ) -> list[Path]:
     """Writes synthetic scans 0 to number - 1, as far as they are missing.
 
@@ -59,12 +64,15 @@ def sample(
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         processes: Each takes a part of the set; default one per core, or per GPU. With more than one, a
             script must be guarded by `if __name__ == "__main__"`.
+        reject_copies: Folder of a privacy audit. Scans that it flags are left out, and later numbers take
+            their place, until there are `number` scans; a JSON `rejected_...` stands for each.
 
     Returns:
         Paths of all scans of the set, in order.
 
     Raises:
-        UserError: If the bundle is none, a number can't be, or the folder holds scans of another set.
+        UserError: If the bundle is none, a number can't be, the folder holds scans of another set, the audit
+            is of another grid, or it flags nearly all scans.
     """
     bundle, out = Path(bundle), Path(out)
     limits = {"number": number, "batch_size": batch_size, "processes": processes, "steps": steps}
@@ -82,28 +90,41 @@ def sample(
         raise UserError(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
     remove_parts(out)
-    about = _about(loaded, seed, options, file_format)
+    audit = None if reject_copies is None else Path(reject_copies)
+    detector = None if audit is None else _load_detector(audit, loaded)
+    about = _about(loaded, seed, options, file_format, audit)
     done = _done(out, about, file_format)
-    missing = [index for index in range(number) if index not in done]
+    rejected = _rejected(out, about)
     if first_device.type == "cpu":
         batch_size = 1
-    batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
     if processes is None:
         processes = available_cores() if first_device.type == "cpu" else _num_gpus(device)
-    processes = max(1, min(processes, len(batches)))
+    chosen, missing = _next_scans(number, done, rejected)
     columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("sampling", total=number, completed=number - len(missing))
-        if processes == 1:
-            loaded.to(first_device)
-            with _one_thread():
-                for batch in batches:
-                    _write_batch(loaded, out, batch, about, file_format)
-                    progress.advance(task, len(batch))
-        else:
-            for count in _in_processes(bundle, out, batches, about, file_format, device, processes):
-                progress.advance(task, count)
-    return [_scan_path(out, index, file_format) for index in range(number)]
+        # Every round makes what is missing if none of it is rejected; without an audit there is one.
+        while missing:
+            batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+            workers = min(processes, len(batches))
+            if workers == 1:
+                loaded.to(first_device)
+                detector = None if detector is None else detector.to(first_device)
+                written = _in_this_process(loaded, out, batches, about, file_format, detector)
+            else:
+                written = _in_processes(bundle, out, batches, about, file_format, device, workers, audit)
+            for indices, kept in written:
+                done.update(kept)
+                rejected.update(set(indices) - set(kept))
+                progress.advance(task, len(kept))
+                _check_rejection(len(rejected), len(done), audit)
+            chosen, missing = _next_scans(number, done, rejected)
+    return [_scan_path(out, index, file_format) for index in chosen]
+
+
+def num_rejected(out: Path | str) -> int:
+    """How many scans of the set in the folder were left out as copies so far."""
+    return len(list(Path(out).glob("rejected_*.json")))
 
 
 def sampler_named(name: str) -> Sampler:
@@ -134,7 +155,11 @@ def _one_thread() -> Iterator[None]:
 
 
 def _about(
-    bundle: Bundle | GANBundle, seed: int, options: dict[str, str | int], file_format: Format
+    bundle: Bundle | GANBundle,
+    seed: int,
+    options: dict[str, str | int],
+    file_format: Format,
+    audit: Path | None,
 ) -> dict[str, str | int | bool]:
     return {
         "synthetic": True,
@@ -145,6 +170,7 @@ def _about(
         "format": file_format,
         "modality": bundle.description.intensity.modality,
         "unit": "HU" if bundle.description.intensity.modality == "CT" else "arbitrary",
+        **({} if audit is None else {"audit_sha256": detector_sha256(audit)}),
     }
 
 
@@ -175,7 +201,9 @@ def _done(out: Path, about: dict[str, str | int | bool], file_format: Format) ->
             continue
         if not isinstance(found, dict) or not isinstance(found.get("index"), int):
             continue
-        differing = [name for name in about if found.get(name) != about[name] and name != "anatogen_version"]
+        # A set without an audit has scans that one with it lacks, so both must say so.
+        names = [name for name in (*about, *{"audit_sha256"} - {*about}) if name != "anatogen_version"]
+        differing = [name for name in names if found.get(name) != about.get(name)]
         if differing:
             raise UserError(
                 f"{sidecar} is of another set of scans (other {', '.join(differing)}): choose another "
@@ -186,23 +214,76 @@ def _done(out: Path, about: dict[str, str | int | bool], file_format: Format) ->
     return done
 
 
+def _rejection(out: Path, index: int) -> Path:
+    return out / f"rejected_{index:06d}.json"
+
+
+def _rejected(out: Path, about: dict[str, str | int | bool]) -> set[int]:
+    """Numbers of the scans that this audit has left out of this set already."""
+    rejected = set()
+    for path in sorted(out.glob("rejected_*.json")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            continue
+        if isinstance(found, dict) and isinstance(found.get("index"), int):
+            if any(found.get(name) != about[name] for name in about if name != "anatogen_version"):
+                raise UserError(
+                    f"{path} is of another set of scans, or another audit: choose another folder, or empty "
+                    "this one"
+                )
+            rejected.add(found["index"])
+    return rejected
+
+
+def _next_scans(number: int, done: set[int], rejected: set[int]) -> tuple[list[int], list[int]]:
+    """The first `number` scans that are not rejected, and those of them that are not there yet."""
+    chosen = list(islice((index for index in count() if index not in rejected), number))
+    return chosen, [index for index in chosen if index not in done]
+
+
+def _load_detector(audit: Path, bundle: Bundle | GANBundle) -> CopyDetector:
+    detector = load_detector(audit)
+    detector.check_grid(bundle.description.grid)
+    return detector.to(bundle.device)
+
+
+def _check_rejection(num_rejected: int, num_kept: int, audit: Path | None) -> None:
+    total = num_rejected + num_kept
+    if total >= _ENOUGH_CANDIDATES and num_rejected > _MOST_REJECTED * total:
+        raise UserError(
+            f"the audit {audit} flags {num_rejected} of {total} scans as copies: this bundle has memorised "
+            "its training scans; train it on more scans, or for less long"
+        )
+
+
 def _write_batch(
     bundle: Bundle | GANBundle,
     out: Path,
     indices: list[int],
     about: dict[str, str | int | bool],
     file_format: Format,
-) -> int:
+    detector: CopyDetector | None,
+) -> list[int]:
+    """Makes scans, and returns the numbers of those that were kept."""
     grid, intensity = bundle.description.grid, bundle.description.intensity
     try:
         arrays = bundle.generate(indices, seed=int(about["seed"]), **_options(about)).numpy()
     except ValueError as error:
         raise UserError(str(error)) from error
+    kept = []
     for index, array in zip(indices, arrays, strict=True):
+        if detector is not None:
+            correlation = float(detector.nearest(array[None])[0])
+            if correlation > detector.threshold:
+                rejected = {"index": index, "rejected": True, "correlation": correlation}
+                write_json(_rejection(out, index), about | rejected)
+                continue
         volume = Volume(intensity.restore(array), np.asarray(grid.affine))
         _write(volume, _scan_path(out, index, file_format), index, about, file_format)
         write_json(_sidecar(out, index), about | {"index": index})
-    return len(indices)
+        kept.append(index)
+    return kept
 
 
 def _write(
@@ -247,21 +328,40 @@ def _num_gpus(device: str) -> int:
 
 
 _worker_bundle: Bundle | GANBundle | None = None
+_worker_detector: CopyDetector | None = None
 
 
-def _start_worker(bundle: Path, device: str, counter) -> None:  # type: ignore[no-untyped-def]
-    global _worker_bundle
+def _start_worker(bundle: Path, device: str, audit: Path | None, counter) -> None:  # type: ignore[no-untyped-def]
+    global _worker_bundle, _worker_detector
     end_with_parent()
     with counter.get_lock():
         number = counter.value
         counter.value += 1
     torch.set_num_threads(1)
     _worker_bundle = load_bundle(bundle, _device(device, number))
+    _worker_detector = None if audit is None else _load_detector(audit, _worker_bundle)
 
 
-def _work(out: Path, indices: list[int], about: dict[str, str | int | bool], file_format: Format) -> int:
+def _work(
+    out: Path, indices: list[int], about: dict[str, str | int | bool], file_format: Format
+) -> tuple[list[int], list[int]]:
     assert _worker_bundle is not None
-    return _write_batch(_worker_bundle, out, indices, about, file_format)
+    return indices, _write_batch(_worker_bundle, out, indices, about, file_format, _worker_detector)
+
+
+def _in_this_process(
+    bundle: Bundle | GANBundle,
+    out: Path,
+    batches: list[list[int]],
+    about: dict[str, str | int | bool],
+    file_format: Format,
+    detector: CopyDetector | None,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yields the numbers of each finished batch, and those of them that were kept."""
+    for batch in batches:
+        with _one_thread():
+            kept = _write_batch(bundle, out, batch, about, file_format, detector)
+        yield batch, kept
 
 
 def _in_processes(
@@ -272,10 +372,11 @@ def _in_processes(
     file_format: Format,
     device: str,
     processes: int,
-) -> Iterator[int]:
-    """Yields how many scans each finished batch had."""
+    audit: Path | None,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yields the numbers of each finished batch, and those of them that were kept."""
     context = get_context("spawn")
-    arguments = (bundle, device, context.Value("i", 0))
+    arguments = (bundle, device, audit, context.Value("i", 0))
     with ProcessPoolExecutor(processes, context, _start_worker, arguments) as pool:
         futures = [pool.submit(_work, out, batch, about, file_format) for batch in batches]
         try:

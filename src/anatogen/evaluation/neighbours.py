@@ -1,0 +1,183 @@
+"""Statistics of nearest neighbours: are synthetic scans closer to training scans than unseen scans are?
+
+Similarities (M, N) are of M scans to N candidates. The nearest of many is nearer than the nearest of few, so
+sets of candidates that are compared have the same size.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+Values = npt.NDArray[np.floating]
+
+_NUM_DRAWS = 200
+
+
+class Share(NamedTuple):
+    """A share or mean, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def upper_threshold(null: Values, rate: float = 0.05) -> float:
+    """The value that a further draw from the null's distribution exceeds with probability `rate` at most.
+
+    The ceil((n + 1) (1 - rate))-th smallest value: for exchangeable draws the bound is exact at any n
+    (conformal prediction, Vovk et al. 2005). It tends to the percentile as n grows. Below 1 / rate - 1
+    values there is no such threshold, and the largest value is returned.
+
+    Args:
+        null: (n,), at least one value.
+        rate: In (0, 1).
+    """
+    ordered = np.sort(null)
+    # Rounded, or 0.95 x 20 = 19.000000000000004 would ask for one more.
+    rank = math.ceil(round((len(ordered) + 1) * (1 - rate), 9))
+    return float(ordered[min(rank, len(ordered)) - 1])
+
+
+def share_above(values: Values, null: Values, seed: int, rate: float = 0.05) -> Share:
+    """The share of values above the null's threshold; the bootstrap draws both sets anew.
+
+    Args:
+        values: (M,).
+        null: (n,); also uncertain, and with few values more so.
+        seed: Of the draws.
+        rate: Of the threshold.
+    """
+    generator = np.random.default_rng([seed, 1])
+    draws = []
+    for _ in range(_NUM_DRAWS * 5):
+        drawn = generator.choice(values, len(values))
+        threshold = upper_threshold(generator.choice(null, len(null)), rate)
+        draws.append(float((drawn > threshold).mean()))
+    low, high = np.quantile(draws, [0.025, 0.975])
+    # Repeated values lower a bootstrapped maximum, and no draw shows more than the sample.
+    value = float((values > upper_threshold(null, rate)).mean())
+    return Share(value, min(float(low), value), max(float(high), value))
+
+
+def cross_fitted_share(null: Values, seed: int, rate: float = 0.05, num_folds: int = 5) -> float:
+    """The share of null values above a threshold that was set without them.
+
+    Args:
+        null: (n,), at least 2.
+        seed: Decides the folds.
+        rate: Of the threshold.
+        num_folds: Each is left out once.
+    """
+    order = np.random.default_rng([seed, 2]).permutation(len(null))
+    flagged = 0
+    for fold in np.array_split(order, min(num_folds, len(null))):
+        kept = np.delete(null, fold)
+        flagged += int((null[fold] > upper_threshold(kept, rate)).sum())
+    return flagged / len(null)
+
+
+def distance_ratios(similarities: Values) -> Values:
+    """Distance to the nearest candidate over that to the second nearest; small for a copy of one scan.
+
+    Args:
+        similarities: (M, N), N >= 2, correlations; the distance is 1 minus it.
+
+    Returns:
+        (M,) in [0, 1]; 1 where both distances are 0.
+    """
+    second, first = np.partition(1 - similarities, 1, axis=1)[:, [1, 0]].T
+    second, first = np.maximum(second, 0), np.maximum(first, 0)
+    return np.where(second > 0, first / np.where(second > 0, second, 1), 1.0)
+
+
+def bootstrapped_median(values: Values, seed: int) -> Share:
+    """The median of values (M,), with its 95% bootstrap interval."""
+    generator = np.random.default_rng([seed, 3])
+    draws = np.median(generator.choice(values, (_NUM_DRAWS * 5, len(values))), axis=1)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Share(float(np.median(values)), float(low), float(high))
+
+
+def closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> tuple[Share, float]:
+    """How often a scan's closest record is a training scan, when both sets of records have one size.
+
+    The larger set is drawn down to the smaller one's size, again and again. The p-value is that of the
+    one-sided binomial test against 1/2, twice the median over the draws, which is valid whatever their
+    dependence (Rüger 1978).
+
+    Args:
+        to_train: (M, N) similarities to training scans.
+        to_holdout: (M, n) similarities to held-out scans.
+        seed: Of the draws.
+
+    Returns:
+        The share, with its interval over synthetic scans; the p-value.
+    """
+    number, size = len(to_train), min(to_train.shape[1], to_holdout.shape[1])
+    generator = np.random.default_rng([seed, 4])
+    wins, p_values = np.zeros(number), []
+    for _ in range(_NUM_DRAWS):
+        train = to_train[:, generator.permutation(to_train.shape[1])[:size]].max(axis=1)
+        holdout = to_holdout[:, generator.permutation(to_holdout.shape[1])[:size]].max(axis=1)
+        wins += (train > holdout) / _NUM_DRAWS
+        p_values.append(binomtest(int((train > holdout).sum()), number, 0.5, "greater").pvalue)
+    means = generator.choice(wins, (_NUM_DRAWS * 5, number)).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Share(float(wins.mean()), float(low), float(high)), min(1.0, 2 * float(np.median(p_values)))
+
+
+def unseen_closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> Share:
+    """The same share for held-out scans themselves: one half asks, the other is the unseen records.
+
+    About 1/2 unless the embedding treats training scans in another way, or the two sets differ.
+
+    Args:
+        to_train: (n, N) similarities of held-out to training scans.
+        to_holdout: (n, n) among held-out scans.
+        seed: Of the halves.
+
+    Returns:
+        The mean over random halves, and the interval in which 95% of them fall.
+    """
+    number = len(to_train)
+    generator = np.random.default_rng([seed, 5])
+    shares = []
+    for _ in range(_NUM_DRAWS):
+        order = generator.permutation(number)
+        asking, records = order[: number // 2], order[number // 2 :]
+        train = generator.permutation(to_train.shape[1])[: len(records)]
+        records = records[: len(train)]
+        closer = to_train[np.ix_(asking, train)].max(1) > to_holdout[np.ix_(asking, records)].max(1)
+        shares.append(float(closer.mean()))
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return Share(float(np.mean(shares)), float(low), float(high))
+
+
+def memorised_share(train_to_synthetic: Values, train_to_holdout: Values, seed: int) -> Share:
+    """The share of training scans with a synthetic scan closer than unseen scans come (Dar et al. 2025).
+
+    The threshold is the 95th percentile of the training scans' nearest held-out correlations; as many
+    synthetic as held-out scans are drawn each time, for the nearest of many is nearer.
+
+    Args:
+        train_to_synthetic: (N, M) similarities.
+        train_to_holdout: (N, n) similarities.
+        seed: Of the draws.
+
+    Returns:
+        The mean, and the interval over draws of training, synthetic and held-out scans.
+    """
+    size = min(train_to_synthetic.shape[1], train_to_holdout.shape[1])
+    generator = np.random.default_rng([seed, 6])
+    shares = []
+    for _ in range(_NUM_DRAWS):
+        rows = generator.choice(len(train_to_holdout), len(train_to_holdout))
+        synthetic = train_to_synthetic[:, generator.permutation(train_to_synthetic.shape[1])[:size]]
+        holdout = train_to_holdout[:, generator.permutation(train_to_holdout.shape[1])[:size]]
+        threshold = np.quantile(holdout[rows].max(axis=1), 0.95)
+        shares.append(float((synthetic[rows].max(axis=1) > threshold).mean()))
+    low, high = np.quantile(shares, [0.025, 0.975])
+    return Share(float(np.mean(shares)), float(low), float(high))

@@ -1,0 +1,58 @@
+"""Copies planted by the audit among its scans, to show what it is able to see."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import gaussian_filter
+
+Array = npt.NDArray[np.float32]
+
+BLUR_SIGMA = 1.0
+NOISE_DEVIATION = 0.1
+
+
+@dataclass(frozen=True)
+class PlantedKind:
+    """A way to hide a copy.
+
+    Attributes:
+        name: For machines.
+        text: For people, with its strength.
+        change: Maps (scan (D, H, W) in [-1, 1], generator) to the changed scan.
+    """
+
+    name: str
+    text: str
+    change: Callable[[Array, np.random.Generator], Array]
+
+
+def _flipped(array: Array, generator: np.random.Generator) -> Array:
+    flips = generator.integers(1, 8)
+    return np.ascontiguousarray(np.flip(array, tuple(axis for axis in range(3) if flips >> axis & 1)))
+
+
+def _blurred(array: Array, generator: np.random.Generator) -> Array:
+    return gaussian_filter(array, BLUR_SIGMA).astype(np.float32)
+
+
+def _noised(array: Array, generator: np.random.Generator) -> Array:
+    noise = generator.standard_normal(array.shape, dtype=np.float32)
+    return np.clip(array + NOISE_DEVIATION * noise, -1, 1).astype(np.float32)
+
+
+KINDS = (
+    PlantedKind("exact", "exact copies", lambda array, generator: array),
+    PlantedKind("flipped", "copies flipped along a random set of axes", _flipped),
+    PlantedKind("blurred", f"copies blurred (Gaussian, sigma {BLUR_SIGMA:g} voxel)", _blurred),
+    PlantedKind("noised", f"copies with noise ({NOISE_DEVIATION / 2:.0%} of the intensity range)", _noised),
+)
+
+
+def plant(kind: PlantedKind, arrays: Array, seed: int) -> Array:
+    """Changed copies of scans, float32 (M, D, H, W) in [-1, 1]; each depends on the seed and its place."""
+    changed = [
+        kind.change(array, np.random.default_rng([seed, number])) for number, array in enumerate(arrays)
+    ]
+    return np.stack(changed)

@@ -1,0 +1,62 @@
+"""The privacy audit's numbers in plain words."""
+
+from collections.abc import Sequence
+
+from anatogen.evaluation.rows import Row
+
+RATE = 0.05
+_LEAST_RECALL = 0.9
+_MEMBERSHIP_AUC = 0.6
+_NO_GUARANTEE = "An audit is no guarantee: a patient may be recognised by other means."
+
+
+def privacy_verdict(rows: Sequence[Row], num_flagged: int, num_synthetic: int) -> str:
+    """What an audit's rows say; always that no audit is a guarantee.
+
+    Args:
+        rows: Of the audit.
+        num_flagged: Synthetic scans above the threshold.
+        num_synthetic: All of them.
+    """
+    found = {row.name: row for row in rows}
+    recall = {name: found[f"planted_{name}"].value or 0.0 for name in ("exact", "flipped")}
+    blind = [
+        f"{value:.0%} of planted {name} copies" for name, value in recall.items() if value < _LEAST_RECALL
+    ]
+    if blind:
+        return (
+            f"This audit proves nothing: it finds only {' and '.join(blind)}, so it is not able to see "
+            f"copies here. {_NO_GUARANTEE}"
+        )
+    copies = found["copies"]
+    counted = (
+        f"{num_flagged} of {num_synthetic} synthetic scans are closer to a training scan than "
+        f"{1 - RATE:.0%} of unseen scans are"
+    )
+    signs = []
+    if copies.low is not None and copies.low > RATE:
+        signs.append(f"{counted}, where {RATE:.0%} are expected")
+    p_value = found["closer_to_train_p"].value
+    # The embedding itself may draw scans to the training set; held-out scans show how much.
+    floor = found["closer_to_train"].reference_high
+    share = found["closer_to_train"].value
+    if p_value is not None and p_value < 0.01 and share is not None and (floor is None or share > floor):
+        signs.append(f"{share:.0%} of them are closer to training than to held-out scans (p = {p_value:.1g})")
+    if signs:
+        text = f"Synthetic scans copy training patients: {'; '.join(signs)}."
+    else:
+        text = f"No sign of copying: {counted}, and {RATE:.0%} are expected."
+        weak = [
+            row.label.removeprefix("Found of planted ")
+            for row in rows
+            if row.name.startswith("planted_") and row.better == "higher" and (row.value or 0) < _LEAST_RECALL
+        ]
+        if weak:
+            text += f" It would miss many {' and '.join(weak)}."
+    membership = found.get("membership_denoiser_auc")
+    if membership is not None and (membership.value or 0) > _MEMBERSHIP_AUC and (membership.low or 0) > 0.5:
+        text += (
+            f" The bundle's loss tells who was in the training set (AUC {membership.value:.2f}): keep the "
+            "bundle, and share scans only."
+        )
+    return f"{text} {_NO_GUARANTEE}"
