@@ -131,15 +131,16 @@ class _PlainAutoencoder:
     """
 
     def __init__(self, network: VQGAN) -> None:
-        assert not network.wavelet_axes
+        assert not network.wavelet_axes and isinstance(network.codebook, Codebook)
         self.network = network
+        self.codebook = network.codebook
         use_plain_convolutions(network)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction, latent, and quantised latent; learns the codes as a side effect."""
         z = self.network.encoder(x)
-        quantised, one_hot = one_hot_lookup(self.network.codebook, z)
-        one_hot_update(self.network.codebook, z, one_hot)
+        quantised, one_hot = one_hot_lookup(self.codebook, z)
+        one_hot_update(self.codebook, z, one_hot)
         decoded: Tensor = self.network.decoder(z + (quantised - z).detach())
         return decoded, z, quantised
 

@@ -136,9 +136,24 @@ class Bundle:
             # One by one: sums are then rounded alike in every batch, and little speed is lost.
             return torch.cat([self.generate([i], seed=seed, sampler=sampler, steps=steps) for i in indices])
         latents = self.scaling.undo(self.sample_latents(indices, seed=seed, sampler=sampler, steps=steps))
-        quantised = self.autoencoder.codebook.embed(self.autoencoder.codebook.lookup(latents))
+        quantised = self.autoencoder.codebook.quantise(latents)
         decoded = self.autoencoder.decode(quantised, self.description.grid.shape)
         return decoded[:, 0].float().clamp(-1, 1).cpu()
+
+    @torch.inference_mode()
+    def encode(self, x: Tensor) -> Tensor:
+        """Scaled latents of volumes, such as the denoiser has learned.
+
+        Args:
+            x: float32 (B, 1, D, H, W) in [-1, 1], on the bundle's device.
+
+        Returns:
+            float32 (B, C, d, h, w), on the bundle's device.
+        """
+        z = self.autoencoder.encode(x)
+        if self.description.diffusion.latents == "post":
+            z = self.autoencoder.codebook.quantise(z)
+        return self.scaling.apply(z)
 
     @torch.inference_mode()
     def sample_latents(

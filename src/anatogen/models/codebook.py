@@ -1,10 +1,10 @@
-"""The VQ-GAN's codebook: nearest-code lookup, learned by exponential moving averages.
-
-van den Oord et al. 2017 (VQ-VAE), appendix A.1, with the revival of codes that fall out of use.
-"""
+"""Codebooks that are learned: by moving averages, on the unit sphere, or as a linear map of frozen codes."""
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn import functional
+
+from anatogen.models.quantisers import Quantiser, summed_over_ranks
 
 # Distances made at once: 128 MB of them; on a CPU as many as its cache holds until they are compared.
 _MAX_DISTANCES = 2**25
@@ -12,14 +12,11 @@ _MAX_DISTANCES_CPU = 2**20
 _EPSILON = 1e-5
 
 
-class Codebook(nn.Module):
-    """`num_codes` vectors of length `code_dim`, and how often each is used.
+class Codebook(Quantiser):
+    """Codes learned by exponential moving averages, with the revival of those that fall out of use.
 
-    A latent of several times `code_dim` channels is quantised in groups of `code_dim`, all with these codes
-    (product quantisation, Jegou et al. 2011).
-
-    `lookup` and `forward` have no side effects; `update` learns from one batch. Everything that a resumed
-    training needs, the `initialised` flag too, is a buffer.
+    van den Oord et al. 2017 (VQ-VAE), appendix A.1. Everything that a resumed training needs, the
+    `initialised` flag too, is a buffer.
 
     Args:
         num_codes: Number of vectors.
@@ -29,73 +26,44 @@ class Codebook(nn.Module):
             where the data is.
     """
 
-    codes: Tensor
     ema_count: Tensor
     ema_sum: Tensor
     initialised: Tensor
-    usage: Tensor
 
     def __init__(
         self, num_codes: int, code_dim: int, decay: float = 0.99, revive_below: float = 0.03
     ) -> None:
-        super().__init__()
+        super().__init__(num_codes)
         self.decay = decay
         self.revive_below = revive_below
         self.register_buffer("codes", torch.randn(num_codes, code_dim))
         self.register_buffer("ema_count", torch.ones(num_codes))
         self.register_buffer("ema_sum", torch.zeros(num_codes, code_dim))
         self.register_buffer("initialised", torch.tensor(False))
-        self.register_buffer("usage", torch.zeros(num_codes, dtype=torch.int64))
 
     def lookup(self, z: Tensor) -> Tensor:
-        """Index of the nearest code of each group of channels of each latent cell.
+        """Index of the nearest code of each group; see `Quantiser.lookup`."""
+        return _lookup(z, self.codes)
 
-        Args:
-            z: float (B, G * code_dim, D, H, W).
-
-        Returns:
-            int64 (B, D, H, W, G).
-        """
-        return self._nearest(self._cells(z)).reshape(z.shape[0], *z.shape[2:], -1)
-
-    def embed(self, indices: Tensor) -> Tensor:
-        """The codes of int64 (B, D, H, W, G) indices, as float32 (B, G * code_dim, D, H, W)."""
-        return self.codes[indices].flatten(-2).movedim(-1, 1)
-
-    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Replaces each cell by its nearest code; gradients pass straight through.
-
-        Args:
-            z: float (B, G * code_dim, D, H, W).
-
-        Returns:
-            The quantised latent, shape of z, float32, and the int64 indices (B, D, H, W, G).
-        """
-        with torch.autocast(z.device.type, enabled=False):
-            z = z.float()
-            indices = self.lookup(z)
-            return z + (self.embed(indices) - z).detach(), indices
+    def losses(self, h: Tensor, indices: Tensor) -> dict[str, Tensor]:
+        """Pull of the latent towards its codes."""
+        return {"commitment": functional.mse_loss(self.latent(h.float()), self.embed(indices))}
 
     @torch.no_grad()
-    def update(self, z: Tensor, indices: Tensor, generator: torch.Generator) -> None:
+    def update(self, h: Tensor, indices: Tensor, generator: torch.Generator) -> None:
         """Moves the codes towards the latents that chose them, and revives those that fell out of use.
 
-        The first call places the codes on cells of the batch. Under torch.distributed all ranks take part
-        and stay equal.
-
-        Args:
-            z: float (B, G * code_dim, D, H, W), the latents before quantisation.
-            indices: int64 (B, D, H, W, G), what `forward` returned for them.
-            generator: Chooses the cells that codes are placed on; alike on all ranks.
+        The first call places the codes on cells of the batch; see `Quantiser.update`.
         """
-        cells, chosen = self._cells(z.detach().float()), indices.flatten()
+        cells = _cells(self.latent(h.detach().float()), self.codes.shape[1])
+        chosen = indices.flatten()
         num_codes = len(self.codes)
         if not self.initialised:
             self._place(torch.ones(num_codes, dtype=torch.bool), _gathered(cells), generator)
             self.initialised.fill_(True)
-            chosen = self._nearest(cells)
-        count = _summed(torch.bincount(chosen, minlength=num_codes).to(cells.dtype))
-        total = _summed(torch.zeros_like(self.ema_sum).index_add_(0, chosen, cells))
+            chosen = _nearest(cells, self.codes)
+        count = summed_over_ranks(torch.bincount(chosen, minlength=num_codes).to(cells.dtype))
+        total = summed_over_ranks(torch.zeros_like(self.ema_sum).index_add_(0, chosen, cells))
         self.usage += count.to(torch.int64)
         self.ema_count.lerp_(count, 1 - self.decay)
         self.ema_sum.lerp_(total, 1 - self.decay)
@@ -106,27 +74,6 @@ class Codebook(nn.Module):
         dead = self.ema_count < self.revive_below * mass / num_codes
         if dead.any():
             self._place(dead.cpu(), _gathered(cells), generator)
-
-    @torch.no_grad()
-    def fraction_used(self) -> float:
-        """Share of the codes used since the last `reset_usage`, in [0, 1]."""
-        return float((self.usage > 0).float().mean())
-
-    def reset_usage(self) -> None:
-        """Starts to count the use of codes anew."""
-        self.usage.zero_()
-
-    def _cells(self, z: Tensor) -> Tensor:
-        return z.movedim(1, -1).reshape(-1, self.codes.shape[1])
-
-    def _nearest(self, cells: Tensor) -> Tensor:
-        # argmin |z - e|^2 = argmax z.e - |e|^2 / 2, one product with the offset as one more dimension.
-        offset = self.codes.square().sum(1, keepdim=True).mul(-0.5)
-        codes = torch.cat((self.codes, offset), dim=1).T.contiguous()
-        cells = nn.functional.pad(cells, (0, 1), value=1.0)
-        limit = min(_MAX_DISTANCES, _MAX_DISTANCES_CPU) if cells.device.type == "cpu" else _MAX_DISTANCES
-        rows = max(1, limit // len(self.codes))
-        return torch.cat([(chunk @ codes).max(1).indices for chunk in cells.split(rows)])
 
     def _place(self, where: Tensor, cells: Tensor, generator: torch.Generator) -> None:
         """Puts the codes at `where` on random cells, as if each had always been used as often as the mean."""
@@ -143,10 +90,83 @@ class Codebook(nn.Module):
         self.ema_sum[where] = placed * count
 
 
-def _summed(x: Tensor) -> Tensor:
-    if distributed.is_initialized():
-        distributed.all_reduce(x)
-    return x
+class SphericalCodebook(Codebook):
+    """Codes of unit length, chosen by the cosine of the angle.
+
+    Yu et al. 2022 (ViT-VQGAN), with their low-dimensional codes; learned by moving averages, each code being
+    the direction of the mean of the latents that chose it (spherical k-means, Dhillon and Modha 2001).
+    """
+
+    def __init__(
+        self, num_codes: int, code_dim: int, decay: float = 0.99, revive_below: float = 0.03
+    ) -> None:
+        super().__init__(num_codes, code_dim, decay, revive_below)
+        self.codes.copy_(functional.normalize(self.codes))
+
+    def latent(self, h: Tensor) -> Tensor:
+        """Each group of channels scaled to unit length."""
+        groups = h.float().unflatten(1, (-1, self.codes.shape[1]))
+        return functional.normalize(groups, dim=2).flatten(1, 2)
+
+    @torch.no_grad()
+    def update(self, h: Tensor, indices: Tensor, generator: torch.Generator) -> None:
+        """Turns the codes towards the latents that chose them; see `Codebook.update`."""
+        super().update(h, indices, generator)
+        self.codes.copy_(functional.normalize(self.codes))
+
+
+class LinearCodebook(Quantiser):
+    """Frozen random codes times a learned matrix: a gradient moves all codes, and none falls out of use.
+
+    Zhu et al. 2024 (SimVQ): codes are W c with c drawn once from N(0, 1 / code_dim).
+
+    Args:
+        num_codes: Number of vectors.
+        code_dim: Their length.
+    """
+
+    frozen: Tensor
+
+    def __init__(self, num_codes: int, code_dim: int) -> None:
+        super().__init__(num_codes)
+        self.register_buffer("frozen", torch.randn(num_codes, code_dim) * code_dim**-0.5)
+        self.linear = nn.Linear(code_dim, code_dim)
+
+    @property
+    def codes(self) -> Tensor:  # type: ignore[override]
+        """The frozen codes as the layer maps them, float32 (num_codes, code_dim)."""
+        codes: Tensor = self.linear(self.frozen)
+        return codes
+
+    def lookup(self, z: Tensor) -> Tensor:
+        """Index of the nearest code of each group; see `Quantiser.lookup`."""
+        return _lookup(z.detach(), self.codes.detach())
+
+    def losses(self, h: Tensor, indices: Tensor) -> dict[str, Tensor]:
+        """Pull of the latent towards its codes, and of the codes towards their latents."""
+        z, codes = h.float(), self.embed(indices)
+        return {
+            "commitment": functional.mse_loss(z, codes.detach()),
+            "codebook": functional.mse_loss(codes, z.detach()),
+        }
+
+
+def _cells(z: Tensor, code_dim: int) -> Tensor:
+    return z.movedim(1, -1).reshape(-1, code_dim)
+
+
+def _lookup(z: Tensor, codes: Tensor) -> Tensor:
+    return _nearest(_cells(z, codes.shape[1]), codes).reshape(z.shape[0], *z.shape[2:], -1)
+
+
+def _nearest(cells: Tensor, codes: Tensor) -> Tensor:
+    # argmin |z - e|^2 = argmax z.e - |e|^2 / 2, one product with the offset as one more dimension.
+    offset = codes.square().sum(1, keepdim=True).mul(-0.5)
+    limit = min(_MAX_DISTANCES, _MAX_DISTANCES_CPU) if cells.device.type == "cpu" else _MAX_DISTANCES
+    rows = max(1, limit // len(codes))
+    codes = torch.cat((codes, offset), dim=1).T.contiguous()
+    cells = functional.pad(cells, (0, 1), value=1.0)
+    return torch.cat([(chunk @ codes).max(1).indices for chunk in cells.split(rows)])
 
 
 def _gathered(x: Tensor) -> Tensor:

@@ -73,7 +73,9 @@ def train_autoencoder(fabric: Fabric, data: Path, folder: Path, settings: Settin
             )
         )
         if (step + 1) * batch_size // len(dataset) > step * batch_size // len(dataset):
-            values["codes_used"] = network.codebook.fraction_used()
+            codes_used = network.codebook.fraction_used()
+            if codes_used is not None:
+                values["codes_used"] = codes_used
             network.codebook.reset_usage()
         loop.record(values)
 

@@ -23,7 +23,7 @@ class Fitness(BaseModel):
     Attributes:
         psnr_db: Mean peak signal-to-noise ratio of held-out reconstructions, range [-1, 1].
         mean_scan_psnr_db: The same if the mean training scan stood for every scan.
-        codes_used: Share of the codebook that the checked scans use.
+        codes_used: Share of the codebook that the checked scans use; None without codes.
         latent_std: Standard deviation of each latent channel before quantisation.
         latent_peak: Largest distance of a latent from its channel's mean, in standard deviations.
         problems: Why the autoencoder is not fit; empty if it is.
@@ -31,7 +31,7 @@ class Fitness(BaseModel):
 
     psnr_db: float
     mean_scan_psnr_db: float
-    codes_used: float
+    codes_used: float | None
     latent_std: list[float]
     latent_peak: float
     problems: list[str]
@@ -57,17 +57,20 @@ def check_autoencoder(
     psnrs, mean_psnrs, latents, indices = [], [], [], []
     for index in range(len(checked)):
         x = checked.batch([index])
-        reconstructed, z, chosen = network(x.to(device))
+        z = network.encode(x.to(device))
+        chosen = network.codebook.lookup(z)
+        reconstructed = network.decode(network.codebook.quantise(z), x.shape[2:])
         psnrs.append(psnr_db(reconstructed.float().cpu(), x))
         mean_psnrs.append(psnr_db(mean, x))
         latents.append(z.float().cpu())
         indices.append(chosen.cpu())
     z = torch.cat(latents).movedim(1, 0).flatten(1)
+    num_codes = len(network.codebook.codes)
     std, average = torch.std_mean(z, dim=1, keepdim=True)
     fitness = Fitness(
         psnr_db=float(np.mean(psnrs)),
         mean_scan_psnr_db=float(np.mean(mean_psnrs)),
-        codes_used=len(torch.cat(indices).unique()) / len(network.codebook.codes),
+        codes_used=len(torch.cat(indices).unique()) / num_codes if num_codes else None,
         latent_std=[float(value) for value in std.flatten()],
         latent_peak=float(((z - average) / std.clamp(min=1e-12)).abs().max()),
         problems=[],
@@ -90,7 +93,7 @@ def _problems(fitness: Fitness) -> list[str]:
             f"reconstructions ({fitness.psnr_db:.1f} dB) are hardly closer to the scans than the mean "
             f"scan is ({fitness.mean_scan_psnr_db:.1f} dB): train the autoencoder longer, or compress less"
         )
-    if fitness.codes_used < _MIN_CODES_USED:
+    if fitness.codes_used is not None and fitness.codes_used < _MIN_CODES_USED:
         problems.append(
             f"only {fitness.codes_used:.2%} of the codes are used: the codebook has collapsed; "
             "lower autoencoder.num_codes or the learning rate"

@@ -1,6 +1,7 @@
 """Latents are encoded once, with their flips, and kept under a key of everything that decides them."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,9 +16,15 @@ _BATCH_SIZE = 4
 
 @torch.no_grad()
 def cached_latents(
-    network: VQGAN, weights: Path, dataset: VolumeDataset, flip: str, folder: Path, device: torch.device
+    network: VQGAN,
+    weights: Path,
+    dataset: VolumeDataset,
+    flip: str,
+    folder: Path,
+    device: torch.device,
+    stage: Literal["pre", "post"] = "pre",
 ) -> np.memmap:
-    """Latents before quantisation of every case, encoded unless they lie there already.
+    """Latents of every case, encoded unless they lie there already.
 
     Args:
         network: The trained autoencoder, on `device`.
@@ -26,11 +33,15 @@ def cached_latents(
         flip: "none", "vertical" or "left_right".
         folder: Where caches lie.
         device: Where to encode.
+        stage: Before or after quantisation.
 
     Returns:
         float32 (N, F, C, d, h, w), read-only: F = 2, as it is and flipped, or 1 without flips.
     """
-    key = sha256_json([dataset.manifest.sha256(), sha256_file(weights), flip])[:16]
+    decisive = [dataset.manifest.sha256(), sha256_file(weights), flip]
+    if stage == "post":
+        decisive.append(stage)
+    key = sha256_json(decisive)[:16]
     path = folder / f"{key}.npy"
     if not path.exists():
         remove_parts(folder)
@@ -42,7 +53,10 @@ def cached_latents(
                 indices = range(start, min(start + _BATCH_SIZE, len(dataset)))
                 x = dataset.batch(indices).to(device)
                 views = [x] if axis is None else [x, x.flip(axis)]
-                latents = torch.stack([network.encode(view) for view in views], dim=1).float().cpu().numpy()
+                encoded = [network.encode(view) for view in views]
+                if stage == "post":
+                    encoded = [network.codebook.quantise(z) for z in encoded]
+                latents = torch.stack(encoded, dim=1).float().cpu().numpy()
                 if out is None:
                     shape = (len(dataset), *latents.shape[1:])
                     out = np.lib.format.open_memmap(temporary, "w+", dtype=np.float32, shape=shape)

@@ -90,7 +90,8 @@ def train(
     weights = source / "autoencoder" / WEIGHTS_NAME
     dataset = VolumeDataset(data, Split.TRAIN)
     flip = settings.training.flip
-    latents = cached_latents(network, weights, dataset, flip, run / "latents", device)
+    stage = settings.diffusion.latents
+    latents = cached_latents(network, weights, dataset, flip, run / "latents", device, stage)
     scaling = _scaling(settings, network, latents)
     description = _describe(settings, manifest, latents.shape[3:], scaling)
     claim_latents(run / "diffusion", latents)
@@ -170,10 +171,11 @@ def _require_fit(network: VQGAN, data: Path, run: Path, settings: Settings, devi
     fitness = check_autoencoder(network, VolumeDataset(data, Split.TRAIN), held_out, device)
     write_json(run / FITNESS_NAME, fitness.model_dump(mode="json"))
     verdict = "fit for stage two" if not fitness.problems else "not fit for stage two"
+    codes = "" if fitness.codes_used is None else f"{fitness.codes_used:.0%} of codes used · "
     checked = "held-out" if len(held_out) else "training (nothing is held out)"
     print(
         f"autoencoder: {verdict} · {checked} PSNR {fitness.psnr_db:.1f} dB (mean scan "
-        f"{fitness.mean_scan_psnr_db:.1f} dB) · {fitness.codes_used:.0%} of codes used · latent std "
+        f"{fitness.mean_scan_psnr_db:.1f} dB) · {codes}latent std "
         f"{min(fitness.latent_std):.2g} to {max(fitness.latent_std):.2g}",
         flush=True,
     )
@@ -188,7 +190,7 @@ def _require_fit(network: VQGAN, data: Path, run: Path, settings: Settings, devi
 
 def _scaling(settings: Settings, network: VQGAN, latents: np.memmap) -> LatentScaling:
     if settings.diffusion.latent_scaling == "codebook_range":
-        return codebook_range_scaling(network.codebook.codes.cpu(), latents.shape[2])
+        return codebook_range_scaling(network.codebook.codes.detach().cpu(), latents.shape[2])
     return standard_scaling(torch.from_numpy(np.array(case)) for case in latents)
 
 
@@ -231,18 +233,18 @@ def _write_bundle(
     held_out = VolumeDataset(data, Split.VALIDATION)
     measured = held_out if len(held_out) else VolumeDataset(data, Split.TRAIN)
     x = measured.batch(range(min(_MAX_VARIANCE_SCANS, len(measured)))).to(device)
-    with torch.inference_mode():
-        latents = bundle.scaling.apply(torch.cat([autoencoder.encode(item) for item in x.split(1)]))
+    latents = torch.cat([bundle.encode(item) for item in x.split(1)])
     schedule = build_schedule(settings.diffusion)
     predict = x_0_predictor(denoiser, schedule, settings.diffusion.prediction, settings.diffusion.clip_x_0)
     records = read_log(run / "diffusion")
+    codes_used = {} if fitness.codes_used is None else {"codes_used": round(fitness.codes_used, 4)}
     bundle.description = description.model_copy(
         update={
             "x_0_variance": measure_x_0_variance(predict, latents, schedule, settings.training.seed),
             "training": description.training
             | {
                 "reconstruction_psnr_db": round(fitness.psnr_db, 3),
-                "codes_used": round(fitness.codes_used, 4),
+                **codes_used,
                 "diffusion_steps": float(records[-1]["step"]) if records else 0.0,
                 "denoiser_sha256": denoiser_sha256,
             },

@@ -51,7 +51,8 @@ def with_autoencoder_of(source: Path, settings: Settings) -> Settings:
         )
     trained = read_settings(source)
     kept = {name: getattr(trained, name) for name in ("autoencoder", "losses", "autoencoder_training")}
-    return settings.model_copy(update=kept)
+    # Validated anew: the settings of stage two may not fit another run's autoencoder.
+    return resolve(Settings, settings.model_copy(update=kept).model_dump())
 
 
 def claim_run(run: Path, manifest: Manifest, settings: Settings | GANConfig) -> None:

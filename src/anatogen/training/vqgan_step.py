@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from anatogen.models.discriminators import Discriminators, take_slices
 from anatogen.models.perceptual import PerceptualDistance, load_slice_features
-from anatogen.models.vqgan import VQGAN
+from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.settings import LossSettings, Settings
 from anatogen.training.checkpoint import Stateful
 from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
-from anatogen.training.optimisation import adam, take_step
+from anatogen.training.optimisation import adam, local_slice, take_step
 
 
 class VQGANStep:
@@ -34,6 +34,8 @@ class VQGANStep:
         self._fabric = fabric
         self._losses = settings.losses
         self._optimisation = settings.autoencoder_training
+        self._draws_latents = settings.autoencoder.quantiser == "none"
+        self._latent_channels = settings.autoencoder.latent_channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.training.seed)
             self.network = VQGAN(settings.autoencoder)
@@ -64,14 +66,16 @@ class VQGANStep:
             x: float32 (B, 1, D, H, W) in [-1, 1], on the device.
             step: Batches before this one.
             slice_index: int64 (B,), the slice of each volume that 2D losses see, in [0, D).
-            generator: Places codes.
+            generator: Decides what is random in the quantiser; alike on all ranks.
             require_finite: Raises if a loss is not finite; called before any weight changes.
 
         Returns:
             All losses, 0-d, unweighted, and their weighted sum "loss" without the adversarial part.
         """
-        reconstructed, z, indices = self._wrapped(x)
-        losses = self._reconstruction_losses(x, reconstructed, z, indices, slice_index)
+        noise = self._noise(x, generator) if self._draws_latents else None
+        reconstructed, h, indices = self._wrapped(x, noise)
+        losses = self._reconstruction_losses(x, reconstructed, slice_index)
+        losses |= self.network.codebook.losses(h, indices)
         total = torch.stack([getattr(self._losses, name) * value for name, value in losses.items()]).sum()
         backward, judge_loss = total, None
         if self._judges is not None and step >= self._losses.discriminator_start:
@@ -96,16 +100,20 @@ class VQGANStep:
         if judge_loss is not None:
             assert self._judges is not None
             take_step(self._fabric, judge_loss, self._judges, self._judge_learner, self._optimisation)
-        self.network.codebook.update(z, indices, generator)
+        self.network.codebook.update(h, indices, generator)
         return losses
 
+    def _noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Standard normal noise for the latents of this process's part of the batch."""
+        cells = latent_shape(x.shape[2:], self.network.compression)
+        shape = (self._optimisation.batch_size, self._latent_channels, *cells)
+        noise = torch.randn(shape, generator=generator)
+        return noise[local_slice(self._fabric, len(noise))].to(x.device)
+
     def _reconstruction_losses(
-        self, x: Tensor, reconstructed: Tensor, z: Tensor, indices: Tensor, slice_index: Tensor
+        self, x: Tensor, reconstructed: Tensor, slice_index: Tensor
     ) -> dict[str, Tensor]:
-        losses = {
-            "l1": functional.l1_loss(reconstructed.float(), x),
-            "commitment": functional.mse_loss(z.float(), self.network.codebook.embed(indices)),
-        }
+        losses = {"l1": functional.l1_loss(reconstructed.float(), x)}
         if self._perceptual is not None:
             shown = take_slices(reconstructed.float(), slice_index)
             losses["perceptual"] = self._perceptual(shown, take_slices(x, slice_index))
