@@ -1,6 +1,7 @@
 """Anatogen turns a folder of 3D medical scans into a generator of new ones.
 
-The short way: `prepare` a folder, `train` a generator, `load_bundle(...).sample(...)` or `sample` to disk.
+The short way: `prepare` a folder, `train` a generator, `load_bundle(...).sample(...)` or `sample` to disk,
+`evaluate` what came out.
 Each name is imported when it is first used, so that `import anatogen` stays light.
 """
 
@@ -9,14 +10,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anatogen.api import prepare, train
+    from anatogen.api import evaluate, prepare, train
     from anatogen.bundle import load_bundle
     from anatogen.sampling import sample
 
 __version__ = version("anatogen")
-__all__ = ["__version__", "load_bundle", "prepare", "sample", "train"]
+__all__ = ["__version__", "evaluate", "load_bundle", "prepare", "sample", "train"]
 
 _HOMES = {
+    "evaluate": "anatogen.api",
     "load_bundle": "anatogen.bundle",
     "prepare": "anatogen.api",
     "sample": "anatogen.sampling",

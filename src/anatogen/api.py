@@ -8,6 +8,7 @@ from anatogen.config import resolve
 
 if TYPE_CHECKING:
     from anatogen.data.prepare import PrepareSummary
+    from anatogen.evaluation.evaluate import Evaluation
     from anatogen.training.pipeline import Stage
 
 
@@ -129,3 +130,56 @@ def train_gan(
 
     settings = gan_settings(overrides, config=config, minutes=minutes, steps=steps)
     return train_generator(data, run, settings, accelerator=accelerator, devices=devices)
+
+
+def evaluate(
+    real: Path | str,
+    synthetic: Path | str,
+    out: Path | str,
+    *,
+    train: Path | str | None = None,
+    holdout: Path | str | None = None,
+    bundle: Path | str | None = None,
+    medicalnet: Path | str | None = None,
+    num_pairs: int = 1000,
+    seed: int = 0,
+) -> "Evaluation":
+    """Measures synthetic scans against real ones and writes a report, as `anatogen evaluate` does.
+
+    Args:
+        real: Folder of scans, prepared dataset, or one split of it such as "DATASET:test". Of a whole dataset
+            the test scans are the real and held-out ones, and copies of its training scans are looked for.
+        synthetic: Folder of synthetic scans on the same grid.
+        out: Folder of the report.
+        train: The scans that the generator was trained on; with `holdout`, the privacy audit is made.
+        holdout: Scans of other patients that it was not trained on; may be those of `real`.
+        bundle: The generator, for membership inference on its denoiser.
+        medicalnet: Weights file of a MedicalNet ResNet, for features of whole volumes.
+        num_pairs: Random pairs of scans for MS-SSIM.
+        seed: Of everything random.
+
+    Returns:
+        Every number, the answers to the report's questions, and its page.
+
+    Raises:
+        UserError: If a folder holds no scans, scans differ in grid or modality, sets that must be apart share
+            scans, there are too few scans, or the report's folder holds something else.
+    """
+    from rich.console import Console
+
+    from anatogen.evaluation.evaluate import evaluate as evaluate_scans
+    from anatogen.evaluation.progress import shown_progress
+
+    with shown_progress(Console()) as progress:
+        return evaluate_scans(
+            real,
+            synthetic,
+            out,
+            train=train,
+            holdout=holdout,
+            bundle=bundle,
+            medicalnet=medicalnet,
+            num_pairs=num_pairs,
+            seed=seed,
+            progress=progress,
+        )

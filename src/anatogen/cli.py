@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
+from anatogen.cli_evaluate import evaluate_app
+from anatogen.command_group import with_default
 from anatogen.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,15 +34,6 @@ _OUT_OF_MEMORY = (
 )
 
 
-class _BothStages(TyperGroup):
-    """`train DATA RUN` without the name of a stage trains both."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and "--help" not in args[:1]:
-            args = ["both", *args]
-        return super().parse_args(ctx, args)
-
-
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
@@ -49,12 +41,13 @@ app = typer.Typer(
     help="From a folder of 3D medical scans to a generator of new ones.",
 )
 train_app = typer.Typer(
-    cls=_BothStages,
+    cls=with_default("both"),
     no_args_is_help=True,
     help="Train a generator: `train DATA RUN [OPTIONS]` for both stages (options: `train both --help`), "
     "one stage by name, or a GAN as a baseline.",
 )
 app.add_typer(train_app, name="train")
+app.add_typer(evaluate_app, name="evaluate")
 
 
 def _show_version(wanted: bool) -> None:
@@ -212,9 +205,13 @@ def sample(
     processes: Annotated[
         int | None, typer.Option(help="Processes that share the work; default one per core, or per GPU.")
     ] = None,
+    reject_copies: Annotated[
+        Path | None,
+        typer.Option(metavar="AUDIT", help="Leave out scans that this privacy audit (REPORT/audit) flags."),
+    ] = None,
 ) -> None:
     """Write synthetic scans; a call that was stopped makes what is missing."""
-    from anatogen.sampling import format_named, sampler_named
+    from anatogen.sampling import format_named, num_rejected, sampler_named
     from anatogen.sampling import sample as write_samples
 
     paths = write_samples(
@@ -228,8 +225,11 @@ def sample(
         file_format=format_named(file_format),
         device=device,
         processes=processes,
+        reject_copies=reject_copies,
     )
     print(f"{len(paths)} synthetic scans in {out}")
+    if reject_copies is not None:
+        print(f"{num_rejected(out)} scans left out, because the audit flags them as copies")
 
 
 def main() -> None:

@@ -10,7 +10,11 @@ from anatogen.evaluation.rows import Row
 Tone = Literal["good", "mixed", "bad", "open"]
 # The answer quotes the first of these that was measured: features that see anatomy come first.
 _FIDELITY_HEADLINES = ("frechet_volumes", "frechet_slices", "frechet")
-_DETAIL = re.compile("_(axial|coronal|sagittal|all|extrapolated)(_|$)")
+_DETAIL = re.compile("^planted_|_(axial|coronal|sagittal|all|extrapolated)(_|$)")
+HOW_TO_AUDIT = (
+    "To make one, give the generator's training scans and scans that it has not seen: --train and --holdout; "
+    "a prepared dataset as REAL gives both by itself."
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,20 @@ def diversity_answer(rows: Sequence[Row]) -> Answer:
     return Answer(question, "bad" if lost > 0.5 else "mixed", headline, detail)
 
 
+def privacy_answer(verdict: str | None) -> Answer:
+    """Do the scans leak patients? The audit's verdict, or how to make one where none was made."""
+    question = "Do they leak patients?"
+    if verdict is None:
+        return Answer(question, "open", "No privacy audit was made.", HOW_TO_AUDIT)
+    headline, _, detail = verdict.partition(". ")
+    tone: Tone = "bad"
+    if verdict.startswith("This audit proves nothing"):
+        tone = "open"
+    elif verdict.startswith("No sign of copying"):
+        tone = "mixed" if "keep the bundle" in detail else "good"
+    return Answer(question, tone, f"{headline}.", detail)
+
+
 def ratio_to_floor(row: Row) -> float | None:
     """How many times worse than real against real; None where a ratio has no meaning (a floor of 0)."""
     if row.value is None or row.reference is None or row.better not in ("lower", "higher"):
@@ -116,7 +134,7 @@ def label_text(row: Row) -> str:
 
 
 def is_detail(row: Row) -> bool:
-    """Whether another row says the same in short: single planes, other numbers of scans, extrapolations."""
+    """Whether another row says the same in short: planes, other numbers of scans, planted copies."""
     return _DETAIL.search(row.name) is not None
 
 

@@ -21,6 +21,7 @@ from anatogen.evaluation.answers import is_detail, label_text, number_text
 from anatogen.evaluation.rows import Row
 
 Progress = Callable[[str, int, int], None]
+_SECONDS_PER_PLAIN_LINE = 20.0
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -29,13 +30,16 @@ def silent(what: str, done: int, total: int) -> None:
 
 @contextmanager
 def shown_progress(console: Console) -> Iterator[Progress]:
-    """A progress callback that draws a bar for every step; in a log file, one line when each is done."""
+    """A progress callback that draws a bar for every step; in a log file, a line now and then."""
     if not console.is_terminal:
-        started = time.perf_counter()
+        last = started = time.perf_counter()
 
         def line(what: str, done: int, total: int) -> None:
-            if done >= total:
-                print(f"{what}: {total} after {time.perf_counter() - started:.0f} s", flush=True)
+            nonlocal last
+            now = time.perf_counter()
+            if done >= total or now > last + _SECONDS_PER_PLAIN_LINE:
+                last = now
+                print(f"{what}: {done} of {total} after {now - started:.0f} s", flush=True)
 
         yield line
         return
@@ -59,7 +63,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     group = None
     for row in rows:
-        if is_detail(row):
+        if is_detail(row) and row.group == "fidelity":
             continue
         if row.group != group:
             group = row.group

@@ -5,6 +5,7 @@ The page holds its pictures and needs no scripts and no network. Both name scans
 
 import math
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +15,14 @@ from typing import Any
 
 from anatogen import __version__
 from anatogen.errors import UserError
-from anatogen.evaluation.answers import Answer, number_text, ratio_to_floor, worse_than_floor
+from anatogen.evaluation.answers import (
+    Answer,
+    is_detail,
+    label_text,
+    number_text,
+    ratio_to_floor,
+    tells_apart,
+)
 from anatogen.evaluation.rows import Row
 from anatogen.evaluation.scans import ScanSet
 from anatogen.page import data_url, write_page
@@ -183,7 +191,8 @@ def write_report(report: Report, out: Path) -> Path:
             {
                 "about": section,
                 "pictures": [_shown(picture) for picture in section.pictures],
-                "rows": [_cells(row) for row in section.rows],
+                "tables": _tables(section.rows),
+                "notes": [*_shared_notes(section.rows), *section.notes],
                 "columns": {name: [_cells(row) for row in rows] for name, rows in section.columns.items()},
             }
             for section in report.sections
@@ -200,20 +209,36 @@ def _versions() -> dict[str, str]:
     return {"anatogen": __version__, "python": platform.python_version()} | libraries
 
 
-def _cells(row: Row) -> dict[str, Any]:
-    """A row as the table shows it."""
-    comparable = row.value is not None and row.reference is not None and row.better in ("lower", "higher")
-    ratio = ratio_to_floor(row) if comparable and row.group == "fidelity" else None
-    apart = comparable and row.group == "fidelity" and worse_than_floor(row)
+def _tables(rows: Sequence[Row]) -> list[list[dict[str, Any]]]:
+    """The rows that say most, then their details."""
+    shared = _shared_notes(rows)
+    parts = [[row for row in rows if is_detail(row) is detail] for detail in (False, True)]
+    return [[_cells(row, shared) for row in part] for part in parts if part]
+
+
+def _shared_notes(rows: Sequence[Row]) -> list[str]:
+    """Parts of notes that most rows have, to be said once."""
+    counts = Counter(part for row in rows for part in dict.fromkeys(row.note.split("; ")) if part)
+    return [part for part, count in counts.items() if count >= 3 and 2 * count >= len(rows)]
+
+
+def _cells(row: Row, shared: Sequence[str] = ()) -> dict[str, Any]:
+    """A row as the table shows it, without the notes that the whole table shares."""
+    judged = row.group == "fidelity" and row.better != "none" and None not in (row.value, row.reference)
+    # An extrapolation has no interval: chance can't be ruled out.
+    apart = judged and tells_apart(row) and not (is_detail(row) and row.low is None)
+    # A longer unit would push the numbers out of their column.
+    is_short = len(row.unit) <= 5
+    remarks = ["" if is_short else row.unit, *(part for part in row.note.split("; ") if part not in shared)]
     return {
-        "label": row.label,
-        "note": row.note,
-        "unit": row.unit,
+        "label": label_text(row),
+        "note": "; ".join(remark for remark in remarks if remark),
+        "unit": row.unit if is_short else "",
         "value": number_text(row.value),
         "interval": _interval_text(row.low, row.high),
         "reference": number_text(row.reference),
         "reference_interval": _interval_text(row.reference_low, row.reference_high),
-        "ratio": _ratio_text(ratio, apart),
+        "ratio": _ratio_text(ratio_to_floor(row) if judged else None, apart),
         "apart": apart,
     }
 
@@ -221,7 +246,7 @@ def _cells(row: Row) -> dict[str, Any]:
 def _ratio_text(ratio: float | None, apart: bool) -> str:
     """How many times worse; in words where the floor is not above 0, as an unbiased distance's may be."""
     if ratio is None:
-        return "worse" if apart else ""
+        return "differs" if apart else ""
     return f"{ratio:.2g}×" if ratio < 100 else f"{ratio:.0f}×"
 
 

@@ -1,0 +1,238 @@
+"""`anatogen evaluate`: measures synthetic scans against real ones and writes the report."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from anatogen.bundle import load_diffusion_bundle
+from anatogen.data.manifest import MANIFEST_NAME, Split, load_manifest
+from anatogen.errors import UserError
+from anatogen.evaluation.answers import Answer, diversity_answer, fidelity_answer, privacy_answer
+from anatogen.evaluation.fidelity import measure_fidelity
+from anatogen.evaluation.privacy import audit
+from anatogen.evaluation.progress import Progress, silent
+from anatogen.evaluation.report import (
+    AUDIT,
+    CACHE,
+    Report,
+    about_scans,
+    clear_report,
+    open_report_folder,
+    write_report,
+)
+from anatogen.evaluation.rows import Row
+from anatogen.evaluation.scans import ScanSet, identical_scans, load_scans
+from anatogen.evaluation.sections import (
+    LIMITS,
+    diversity_section,
+    fidelity_section,
+    privacy_section,
+    scans_section,
+)
+from anatogen.evaluation.similarity import measure_diversity
+from anatogen.storage import sha256_file
+
+_MIN_SCANS = 4
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        rows: Every number.
+        answers: To the report's three questions.
+        page: The path of `report.html`.
+    """
+
+    rows: list[Row]
+    answers: list[Answer]
+    page: Path
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Where each set of scans lies; train and holdout are both given or both None."""
+
+    real: Path
+    train: Path | None
+    holdout: Path | None
+
+
+def evaluate(
+    real: Path | str,
+    synthetic: Path | str,
+    out: Path | str,
+    *,
+    train: Path | str | None = None,
+    holdout: Path | str | None = None,
+    bundle: Path | str | None = None,
+    medicalnet: Path | str | None = None,
+    num_pairs: int = 1000,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measures fidelity, diversity and privacy of synthetic scans, and writes a report.
+
+    Where `real` is a prepared dataset without a split, its test scans are the real and the held-out ones, and
+    copies of its training scans are looked for. Features are cached in the report's folder, so that the
+    same call again is quick. Equal scans, settings and seed give an equal `report.json` but for "created".
+
+    Args:
+        real: Folder of scans, prepared dataset, or one split of it such as "DATASET:test". Scans that the
+            generator was not trained on.
+        synthetic: Folder of synthetic scans on the same grid.
+        out: Folder of the report; may hold an earlier one, which is replaced.
+        train: The scans that the generator was trained on; with `holdout`, the audit is made.
+        holdout: Scans of other patients that it was not trained on; may be those of `real`.
+        bundle: The generator, for membership inference on its denoiser.
+        medicalnet: Weights file of a MedicalNet ResNet, for features of whole volumes.
+        num_pairs: Random pairs of scans for MS-SSIM.
+        seed: Of everything random.
+        progress: Told (what, done, total).
+
+    Raises:
+        UserError: If a folder holds no scans, scans differ in grid or modality, sets that must be apart share
+            scans, there are fewer than 4 scans, or the report's folder holds something else.
+    """
+    out = Path(out)
+    if num_pairs < 1:
+        raise UserError(f"pairs is {num_pairs}: it must be at least 1")
+    roles = _roles(Path(real), _path(train), _path(holdout))
+    if bundle is not None and roles.train is None:
+        raise UserError(f"the bundle {bundle} is for the privacy audit: give --train and --holdout too")
+    if medicalnet is not None and not Path(medicalnet).is_file():
+        raise UserError(f"{medicalnet} is no file: give a MedicalNet weights file (.pth), or leave it out")
+    real_scans = load_scans(roles.real, "real")
+    synthetic_scans = load_scans(Path(synthetic), "synthetic", real_scans)
+    train_scans = None if roles.train is None else load_scans(roles.train, "train", real_scans)
+    holdout_scans = None if roles.holdout is None else load_scans(roles.holdout, "holdout", real_scans)
+    _check_sets(real_scans, synthetic_scans, train_scans, holdout_scans)
+    generator = None if bundle is None else load_diffusion_bundle(bundle)
+    open_report_folder(out)
+
+    fidelity = measure_fidelity(
+        real_scans,
+        synthetic_scans,
+        seed=seed,
+        cache=out / CACHE,
+        medicalnet=_path(medicalnet),
+        progress=progress,
+    )
+    diversity, details = measure_diversity(
+        real_scans, synthetic_scans, seed=seed, num_pairs=num_pairs, progress=progress
+    )
+    found = None
+    if train_scans is not None and holdout_scans is not None:
+        found = audit(
+            train_scans,
+            holdout_scans,
+            synthetic_scans,
+            bundle=generator,
+            seed=seed,
+            out=out / AUDIT,
+            cache=out / CACHE,
+            progress=progress,
+        )
+    diversity = [*diversity, _repeated_row(synthetic_scans)]
+    privacy = [_identical_row(real_scans, synthetic_scans, train_scans), *(found.rows if found else ())]
+    answers = [
+        fidelity_answer(fidelity),
+        diversity_answer(diversity),
+        privacy_answer(found.verdict if found else None),
+    ]
+    figures = clear_report(out)
+    sections = [
+        scans_section(real_scans, synthetic_scans, figures, seed),
+        fidelity_section(fidelity, real_scans, synthetic_scans, figures),
+        diversity_section(diversity, details, figures),
+        privacy_section(privacy, found, figures),
+    ]
+    sets = [real_scans, synthetic_scans, train_scans, holdout_scans]
+    hashes = {} if generator is None else {"bundle": generator.sha256}
+    if medicalnet is not None:
+        hashes["medicalnet"] = sha256_file(Path(medicalnet))
+    report = Report(
+        title=f"{len(synthetic_scans)} synthetic scans against {len(real_scans)} real ones",
+        summary=_summary(real_scans),
+        answers=answers,
+        sections=sections,
+        settings={"seed": seed, "pairs": num_pairs, "privacy_audit": "yes" if found else "no"},
+        inputs={scans.role: about_scans(scans) for scans in sets if scans is not None},
+        input_hashes=hashes,
+        limits=LIMITS,
+        details={"diversity": details},
+    )
+    return Evaluation([*fidelity, *diversity, *privacy], answers, write_report(report, out))
+
+
+def describe_roles(real: Path, train: Path | None = None, holdout: Path | None = None) -> str | None:
+    """A line that says which split of a prepared dataset takes which part; None where nothing is assumed."""
+    roles = _roles(real, train, holdout)
+    if roles.real == real:
+        return None
+    return f"real and held-out scans: {roles.real}; copies are looked for of {roles.train}"
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _roles(real: Path, train: Path | None, holdout: Path | None) -> _Roles:
+    if (train is None) != (holdout is None):
+        given, missing = ("--train", "--holdout") if holdout is None else ("--holdout", "--train")
+        raise UserError(f"{given} was given without {missing}: the privacy audit needs both")
+    if train is not None or not (real / MANIFEST_NAME).is_file():
+        return _Roles(real, train, holdout)
+    splits = {case.split for case in load_manifest(real).cases}
+    if not {Split.TRAIN, Split.TEST} <= splits:
+        return _Roles(real, None, None)
+    test = Path(f"{real}:{Split.TEST}")
+    return _Roles(test, Path(f"{real}:{Split.TRAIN}"), test)
+
+
+def _check_sets(real: ScanSet, synthetic: ScanSet, train: ScanSet | None, holdout: ScanSet | None) -> None:
+    """A UserError if sets are too small, or share scans in a way that makes their comparison void."""
+    for scans in (real, synthetic):
+        if len(scans) < _MIN_SCANS:
+            raise UserError(
+                f"there are {len(scans)} {scans.role} scans: {_MIN_SCANS} are needed at least, 100 are better"
+            )
+    if identical_scans(synthetic, real) == len(synthetic):
+        raise UserError(
+            "every synthetic scan is also a real scan, so nothing is compared: give the folder of the "
+            "generated scans as SYNTHETIC"
+        )
+    if train is None or holdout is None:
+        return
+    for name, scans in (("REAL", real), ("--holdout", holdout)):
+        shared = identical_scans(scans, train)
+        if shared:
+            raise UserError(
+                f"{shared} of {len(scans)} scans of {name} are training scans too: give scans that the "
+                "generator was not trained on"
+            )
+
+
+def _repeated_row(synthetic: ScanSet) -> Row:
+    repeated = len(synthetic) - len(set(synthetic.hashes))
+    note = "voxel for voxel; they count in every other number" if repeated else "voxel for voxel"
+    return Row(
+        "diversity", "repeated_scans", "Synthetic scans that repeat another", float(repeated), note=note
+    )
+
+
+def _identical_row(real: ScanSet, synthetic: ScanSet, train: ScanSet | None) -> Row:
+    number = identical_scans(synthetic, real) + (0 if train is None else identical_scans(synthetic, train))
+    return Row(
+        "privacy",
+        "identical_scans",
+        "Synthetic scans that are a real scan",
+        float(number),
+        note="voxel for voxel; a real scan lies among the synthetic ones" if number else "voxel for voxel",
+    )
+
+
+def _summary(real: ScanSet) -> str:
+    shape = " × ".join(map(str, real.grid.shape))
+    spacing = " × ".join(f"{step:.3g}" for step in real.grid.spacing_mm)
+    return f"{real.modality}, {shape} voxels of {spacing} mm."

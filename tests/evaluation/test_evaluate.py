@@ -1,0 +1,268 @@
+"""`anatogen evaluate` from end to end on tiny scans: the same twice, and one line for what is wrong."""
+
+import json
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from synthetic_dataset import write_dataset
+
+from anatogen import cli
+from anatogen.data.manifest import load_manifest
+from anatogen.evaluation import evaluate as evaluation
+from anatogen.evaluation.contrastive import ContrastiveSettings
+from anatogen.evaluation.evaluate import describe_roles, evaluate
+from anatogen.evaluation.privacy import audit
+from anatogen.evaluation.reconstruction_report import report_reconstruction
+from anatogen.evaluation.rows import Row
+
+# An encoder that takes a moment; what it is worth is not asked here.
+QUICK = ContrastiveSettings(widths=(4, 8), dimensions=8, max_voxels=16**3, batch_size=4, steps=2)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(evaluation, "audit", partial(audit, settings=QUICK))
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6 training and 6 test scans."""
+    folder = write_dataset(tmp_path_factory.mktemp("evaluate") / "real", 6, 6)
+    path = folder / "dataset.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"validation"', '"test"'), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """5 scans like those, and the first once more."""
+    folder = write_dataset(tmp_path_factory.mktemp("evaluate") / "synthetic", 6, 0, seed=1)
+    shutil.copy(folder / "volumes" / "case_00000.npy", folder / "volumes" / "case_00005.npy")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(data: Path, made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report's folder, of an evaluation with an audit."""
+    out = tmp_path_factory.mktemp("evaluate") / "report"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "audit", partial(audit, settings=QUICK))
+        evaluate(data, made, out, num_pairs=5)
+    return out
+
+
+def _content(out: Path) -> dict:
+    content = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert content.pop("created")
+    return content
+
+
+def _row(content: dict, name: str) -> dict:
+    (row,) = [row for row in content["rows"] if row["name"] == name]
+    return row
+
+
+def _call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["anatogen", "evaluate", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return int(stopped.value.code or 0)
+
+
+def test_a_report_holds_every_group_and_answers_every_question(report: Path) -> None:
+    content = _content(report)
+    assert {row["group"] for row in content["rows"]} == {"fidelity", "diversity", "privacy"}
+    assert [answer["question"] for answer in content["answers"]] == [
+        "Do they look real?",
+        "Are they diverse?",
+        "Do they leak patients?",
+    ]
+    assert {role: about["num_scans"] for role, about in content["inputs"].items()} == {
+        "real": 6,
+        "synthetic": 6,
+        "train": 6,
+        "holdout": 6,
+    }
+    figures = {path.name for path in (report / "figures").iterdir()}
+    assert {"scans.png", "fidelity.png", "pairs.png", "nearest.png", "planted.png"} <= figures
+    assert {path.name for path in report.iterdir()} == {
+        "report.html",
+        "report.json",
+        "figures",
+        "cache",
+        "audit",
+    }
+
+
+def test_the_same_call_gives_the_same_report(data: Path, made: Path, report: Path, tmp_path: Path) -> None:
+    evaluate(data, made, tmp_path / "again", num_pairs=5)
+    assert _content(tmp_path / "again") == _content(report)
+    evaluate(data, made, tmp_path / "again", num_pairs=5, seed=1)
+    assert _row(_content(tmp_path / "again"), "ms_ssim_gap") != _row(_content(report), "ms_ssim_gap")
+
+
+def test_features_come_from_the_cache_the_second_time(
+    data: Path, made: Path, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "report"
+    shutil.copytree(report, out)
+    monkeypatch.setattr("anatogen.evaluation.features._square_pixels", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(
+        "anatogen.evaluation.contrastive.train_encoder", lambda *_, **__: pytest.fail("trained again")
+    )
+    evaluate(data, made, out, num_pairs=5)
+    assert _content(out) == _content(report)
+
+
+def test_nothing_of_files_or_patients_is_named(report: Path, data: Path) -> None:
+    names = [
+        "case_0",
+        "patient_",
+        str(data.parent),
+        *(case.source_sha256 for case in load_manifest(data).cases),
+    ]
+    for path in report.rglob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        assert not [name for name in names[:3] if name in text], path
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert not [name for name in names[:3] if name in page]
+
+
+def test_without_training_scans_the_report_says_how_to_make_an_audit(
+    data: Path, made: Path, tmp_path: Path
+) -> None:
+    real = Path(f"{data}:test")
+    found = evaluate(real, made, tmp_path / "report", num_pairs=3)
+    assert found.answers[2].tone == "open" and "--train and --holdout" in found.answers[2].detail
+    assert not (tmp_path / "report" / "audit").exists()
+    assert describe_roles(real) is None
+    assert (
+        describe_roles(data) == f"real and held-out scans: {data}:test; copies are looked for of {data}:train"
+    )
+
+
+def test_repeated_and_copied_scans_have_rows_that_say_so(data: Path, report: Path, tmp_path: Path) -> None:
+    content = _content(report)
+    assert _row(content, "repeated_scans")["value"] == 1
+    assert _row(content, "identical_scans")["value"] == 0
+    mixed = write_dataset(tmp_path / "mixed", 6, 0, seed=2)
+    for index in (0, 1):
+        shutil.copy(data / "volumes" / f"case_{index:05d}.npy", mixed / "volumes")
+    constant = np.zeros((16, 16, 16), dtype=np.float16)
+    np.save(mixed / "volumes" / "case_00002.npy", constant)
+    evaluate(data, mixed, tmp_path / "report", num_pairs=3)
+    content = _content(tmp_path / "report")
+    assert _row(content, "identical_scans")["value"] == 2
+    assert _row(content, "constant_scans")["value"] == 1
+
+
+def test_a_report_that_was_stopped_is_made_whole(
+    data: Path, made: Path, report: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "report"
+    shutil.copytree(report, out)
+    (out / "report.json").unlink()
+    (out / ".part-1.json").write_text("{")
+    evaluate(data, made, out, num_pairs=5)
+    assert _content(out) == _content(report)
+    assert not list(out.glob(".part-*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["DATA", "DATA:test"], "every synthetic scan is also a real scan"),
+        (["DATA:test", "MADE", "--train", "DATA:train"], "--train was given without --holdout"),
+        (["DATA:test", "MADE", "--holdout", "DATA:test"], "--holdout was given without --train"),
+        (["DATA:test", "MADE", "--bundle", "DATA"], "give --train and --holdout too"),
+        (["DATA", "MADE", "--bundle", "MADE"], "is not a model bundle"),
+        (["DATA:train", "MADE", "--train", "DATA:train", "--holdout", "DATA:test"], "6 of 6 scans of REAL"),
+        (["DATA:test", "MADE", "--train", "DATA:train", "--holdout", "DATA"], "6 of 12 scans of --holdout"),
+        (["DATA", "OTHER"], "shape 16 x 16 x 20"),
+        (["DATA", "EMPTY"], "holds no scans"),
+        (["EMPTY", "MADE"], "holds no scans"),
+        (["ABSENT", "MADE"], "is not a folder"),
+        (["DATA:tset", "MADE"], "there is no split 'tset'"),
+        (["DATA:validation", "MADE"], "is empty"),
+        (["DATA", "MADE", "--pairs", "0"], "pairs is 0"),
+        (["DATA", "MADE", "--medicalnet", "ABSENT"], "is no file"),
+        (["FEW", "MADE"], "there are 3 real scans"),
+    ],
+)
+def test_what_is_wrong_is_one_line(
+    arguments: list[str], message: str, data: Path, made: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "empty").mkdir()
+    places = {"DATA": data, "MADE": made, "EMPTY": tmp_path / "empty", "ABSENT": tmp_path / "absent"}
+    if "OTHER" in arguments:
+        places["OTHER"] = write_dataset(tmp_path / "other", 6, 0, shape=(16, 16, 20))
+    if "FEW" in arguments:
+        places["FEW"] = write_dataset(tmp_path / "few", 3, 0)
+
+    def place(word: str) -> str:
+        name, colon, split = word.partition(":")
+        return f"{places[name]}{colon}{split}" if name in places else word
+
+    out = tmp_path / "out"
+    assert _call(monkeypatch, *map(place, arguments), "--out", out) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("anatogen: ") and errors.count("\n") == 1 and message in errors
+    assert not out.exists()
+
+
+def test_a_folder_of_something_else_is_refused(
+    data: Path, made: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert _call(monkeypatch, data, made, "--out", tmp_path) == 1
+    assert "no report's folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", [[], ["scans"]])
+def test_the_command_prints_numbers_answers_and_the_page(
+    name: list[str], data: Path, made: Path, report: Path, monkeypatch, capsys
+) -> None:
+    assert _call(monkeypatch, *name, data, made, "--pairs", 5, "--out", report) == 0
+    shown = capsys.readouterr().out
+    assert f"real and held-out scans: {data}:test" in shown
+    assert "Kernel distance" in shown and "MS-SSIM within pairs" in shown and "planted exact copies" in shown
+    assert "Do they leak patients?" in shown and f"report: {report / 'report.html'}" in shown
+
+
+def test_reconstructions_get_the_same_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from anatogen.evaluation import reconstruction_report
+    from anatogen.evaluation.reconstruction import ReconstructionReport
+    from anatogen.figures import planes_figure
+    from anatogen.storage import write_json
+
+    def measured(data, bundles, out, *, seed, progress) -> ReconstructionReport:
+        rows = {
+            bundle.name: [Row("reconstruction", "psnr", "PSNR", 20.0 + index, 19, 25, unit="dB")]
+            for index, bundle in enumerate(bundles)
+        }
+        planes_figure([("real", [np.ones((4, 4, 4))])], out / "reconstruction.png")
+        scans = {"number": 5, "sha256": "0" * 64, "grid": {"shape": [4, 4, 4], "spacing_mm": [1, 1, 1]}}
+        weights = {name: {"weights_sha256": "1" * 64} for name in rows}
+        write_json(out / "reconstruction.json", {"scans": scans, "bundles": weights})
+        return ReconstructionReport(rows, out / "reconstruction.png")
+
+    monkeypatch.setattr(reconstruction_report, "evaluate_reconstruction", measured)
+    out = tmp_path / "report"
+    assert _call(monkeypatch, "reconstruction", "data", "one<b>", "two", "--out", out) == 0
+    assert f"report: {out / 'report.html'}" in capsys.readouterr().out
+    text = (out / "report.html").read_text(encoding="utf-8")
+    assert "one&lt;b&gt;</th>" in text and "20 dB" in text and "21 dB" in text
+    assert "it stays in your institution" in text
+    assert _content(out)["columns"]["two"][0]["value"] == 21
+    report_reconstruction("data", ["one"], out)
+    assert list(_content(out)["columns"]) == ["one"]
