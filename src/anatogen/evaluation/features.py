@@ -25,6 +25,8 @@ Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Progress = Callable[[str, int, int], None]
 
 NUM_SLICES = 16
+# Of the network's feature maps at four resolutions.
+NUM_CHANNELS = 16 + 24 + 40 + 112
 # Pixels along a slice's longer side, at least: the network halves slices four times.
 _MIN_PIXELS = 128
 # Part of the range of intensities below which the mean real scan counts as background.
@@ -84,7 +86,8 @@ def slice_features(
             parts.append(torch.cat([found.mean(dim=(2, 3)) for found in maps], dim=1))
         return torch.cat(parts).numpy()
 
-    rows = _cached(scans, compute, settings, cache, progress, f"slice features, {scans.role} scans")
+    shape = (sum(len(chosen) for chosen in places), NUM_CHANNELS)
+    rows = _cached(scans, compute, shape, settings, cache, progress, f"slice features, {scans.role} scans")
     edges = np.cumsum([len(chosen) for chosen in places])[:-1]
     return dict(zip(names, np.split(rows, edges, axis=1), strict=True))
 
@@ -119,7 +122,8 @@ def volume_features(
         found: Features = network(standardised)[0].numpy()
         return found
 
-    return _cached(scans, compute, settings, cache, progress, f"volume features, {scans.role} scans")
+    shape = (network.num_features,)
+    return _cached(scans, compute, shape, settings, cache, progress, f"volume features, {scans.role} scans")
 
 
 def _slice_places(start: int, stop: int) -> list[int]:
@@ -146,6 +150,7 @@ def _weights_sha256(network: SliceFeatures) -> str:
 def _cached(
     scans: ScanSet,
     compute: Callable[[Features], Features],
+    shape: tuple[int, ...],
     settings: list[object],
     cache: Path | None,
     progress: Progress | None,
@@ -155,7 +160,7 @@ def _cached(
     rows: list[Features] = []
     for done, (array, digest) in enumerate(zip(scans.arrays, scans.hashes, strict=True), start=1):
         file = None if cache is None else cache / f"{sha256_json([digest, *settings])}.npy"
-        row = None if file is None else _read(file, rows)
+        row = None if file is None else _read(file, shape)
         if row is None:
             row = compute(array)
             if file is not None:
@@ -167,10 +172,11 @@ def _cached(
     return np.stack(rows)
 
 
-def _read(file: Path, others: list[Features]) -> Features | None:
+def _read(file: Path, shape: tuple[int, ...]) -> Features | None:
+    """A scan's features; None if they are not there or the file is damaged."""
     try:
         row: Features = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    fits = isinstance(row, np.ndarray) and row.dtype == np.float32 and bool(np.isfinite(row).all())
-    return row if fits and (not others or row.shape == others[0].shape) else None
+    fits = isinstance(row, np.ndarray) and row.dtype == np.float32 and row.shape == shape
+    return row if fits and np.isfinite(row).all() else None
