@@ -16,24 +16,20 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from anatogen.bundle import load_diffusion_bundle
-from anatogen.bundle_description import DESCRIPTION_NAME
-from anatogen.data.manifest import MANIFEST_NAME, Grid, Split, load_manifest
 from anatogen.errors import UserError
+from anatogen.evaluation.autoencoders import bundle_names, held_out_scans, load_autoencoder
 from anatogen.evaluation.distances import polynomial_gram, unbiased_mmd
 from anatogen.evaluation.features import Features, foreground_box, slice_features
 from anatogen.evaluation.resampling import Split as Halves
 from anatogen.evaluation.resampling import over_splits
 from anatogen.evaluation.rows import Better, Row
-from anatogen.evaluation.scans import ScanSet, load_scans
+from anatogen.evaluation.scans import ScanSet
 from anatogen.evaluation.ssim import Scales, choose_scales, ms_ssim, ssim
 from anatogen.figures import zoom_figure
 from anatogen.models.perceptual import PerceptualDistance, load_slice_features
 from anatogen.models.vqgan import VQGAN
 from anatogen.storage import sha256_file, write_json
 from anatogen.training.fitness import psnr_db
-from anatogen.training.run_folder import read_settings
-from anatogen.weights import WEIGHTS_NAME, load_weights
 
 REPORT_NAME = "reconstruction.json"
 FIGURE_NAME = "reconstruction.png"
@@ -109,8 +105,8 @@ def evaluate_reconstruction(
     """
     if not bundles:
         raise UserError("there is no bundle to evaluate: name at least one")
-    names = _names(bundles)
-    scans = _held_out(data, bundles[0])
+    names = bundle_names(bundles)
+    scans = held_out_scans(data, bundles[0])
     perceptual, real_slices = None, None
     with suppress(UserError):  # without the weights: both rows say so
         perceptual = PerceptualDistance(load_slice_features(None)).to(device)
@@ -125,7 +121,7 @@ def evaluate_reconstruction(
         "bundles": {},
     }
     for name, folder in zip(names, bundles, strict=True):
-        network, weights = _load_autoencoder(folder, scans, data)
+        network, weights = load_autoencoder(folder, scans, data)
         done = _reconstruct(network.to(device), scans, perceptual, lambda *n, name=name: progress(name, *n))
         decoded_slices = None
         if real_slices is not None:
@@ -154,85 +150,6 @@ def evaluate_reconstruction(
     )
     write_json(out / REPORT_NAME, record)
     return ReconstructionReport(rows_by_bundle, out / FIGURE_NAME)
-
-
-def _names(bundles: Sequence[Path]) -> list[str]:
-    """The folders' own names, or those of the runs they lie in; numbered where two are alike."""
-    plain = [path.resolve().parent.name if path.name == "bundle" else path.resolve().name for path in bundles]
-    return [
-        name if plain.count(name) == 1 else f"{name} ({plain[: index + 1].count(name)})"
-        for index, name in enumerate(plain)
-    ]
-
-
-def _held_out(data: Path, bundle: Path) -> ScanSet:
-    """The scans to reconstruct; a plain folder is read as the bundle's own grid and window demand."""
-    if (data / MANIFEST_NAME).is_file():
-        manifest = load_manifest(data)
-        split = Split.TEST if manifest.split(Split.TEST) else Split.VALIDATION
-        return load_scans(Path(f"{data}:{split.value}"), "held-out")
-    like = None
-    if data.is_dir() and (_bundle_in(bundle) / DESCRIPTION_NAME).is_file():
-        description = load_diffusion_bundle(_bundle_in(bundle)).description
-        grid, intensity = description.grid, description.intensity
-        empty = np.empty((0, *grid.shape), dtype=np.float32)
-        like = ScanSet("bundle's", empty, (), grid, intensity.modality, intensity)
-    return load_scans(data, "held-out", like)
-
-
-def _bundle_in(folder: Path) -> Path:
-    """The bundle of a run's folder, or the folder itself."""
-    return folder / "bundle" if (folder / "bundle" / DESCRIPTION_NAME).is_file() else folder
-
-
-def _load_autoencoder(folder: Path, scans: ScanSet, data: Path) -> tuple[VQGAN, Path]:
-    """The network of a bundle or a run, and its weights file."""
-    inner = _bundle_in(folder)
-    weights = folder / "autoencoder" / WEIGHTS_NAME
-    if not (inner / DESCRIPTION_NAME).is_file() and weights.is_file():
-        dataset = _dataset_sha256(data)
-        if (folder / "dataset.sha256").read_text(encoding="utf-8").strip() != dataset:
-            raise UserError(
-                f"{folder} was trained on another dataset than {data}, and a run keeps no grid: name its "
-                "bundle, or the dataset that it was trained on"
-            )
-        network = VQGAN(read_settings(folder).autoencoder)
-        load_weights(network, weights)
-        return network.requires_grad_(False).eval(), weights
-    if not (inner / DESCRIPTION_NAME).is_file():
-        raise UserError(f"{folder} is no bundle, and no run whose autoencoder is trained")
-    bundle = load_diffusion_bundle(inner)
-    _check_fits(folder, bundle.description.grid, scans)
-    own = bundle.description.intensity
-    if own.modality != scans.modality or (own.modality == "CT" and own != scans.intensity):
-        raise UserError(
-            f"{folder} is for {own.modality} from {own.low:g} to {own.high:g}, and the scans are "
-            f"{scans.modality} from {scans.intensity.low:g} to {scans.intensity.high:g}: prepare them alike"
-        )
-    return bundle.autoencoder, inner / "autoencoder.safetensors"
-
-
-def _dataset_sha256(data: Path) -> str:
-    folder = data if (data / MANIFEST_NAME).is_file() else Path(str(data).rpartition(":")[0])
-    return load_manifest(folder).sha256() if (folder / MANIFEST_NAME).is_file() else ""
-
-
-def _check_fits(folder: Path, grid: Grid, scans: ScanSet) -> None:
-    alike = (
-        grid.shape == scans.grid.shape
-        and np.allclose(grid.spacing_mm, scans.grid.spacing_mm, rtol=1e-3)
-        and grid.axis_codes == scans.grid.axis_codes
-    )
-    if not alike:
-        raise UserError(
-            f"{folder} is for scans of {_grid_text(grid)}, and the data are {_grid_text(scans.grid)}: "
-            "prepare the scans on the bundle's grid"
-        )
-
-
-def _grid_text(grid: Grid) -> str:
-    shape, spacing = (" x ".join(f"{v:g}" for v in values) for values in (grid.shape, grid.spacing_mm))
-    return f"{shape} voxels of {spacing} mm, orientation {''.join(grid.axis_codes)}"
 
 
 @torch.inference_mode()
@@ -358,14 +275,17 @@ def _kernel_row(real: dict[str, Features] | None, decoded: dict[str, Features] |
 
     orders = (np.random.default_rng([seed, draw]).permutation(number) for draw in range(_NUM_SPLITS))
     halves = [Halves(order[:n], order[n : 2 * n], number + order[n : 2 * n]) for order in orders]
-    found, floor = over_splits(distance, halves)
+    found, floor = (
+        [float(numbers[0]) for numbers in estimate if numbers is not None]
+        for estimate in over_splits(distance, halves)
+    )
     return replace(
         row,
-        value=float(found.value[0]),
-        low=float(found.low[0]),
-        high=float(found.high[0]),
-        reference=float(floor.value[0]),
-        reference_low=float(floor.low[0]),
-        reference_high=float(floor.high[0]),
+        value=found[0],
+        low=found[1],
+        high=found[2],
+        reference=floor[0],
+        reference_low=floor[1],
+        reference_high=floor[2],
         note=f"mean of three planes; {n} scans against the reconstructions of {n} others",
     )
