@@ -38,8 +38,8 @@ class Comparison:
     """Real and synthetic scans as one row of indices, and the draws of them.
 
     Args:
-        num_real: Real scans, which have indices 0 to num_real - 1; at least 4.
-        num_synthetic: Synthetic scans, whose indices follow; at least 4.
+        num_real: Real scans, which have indices 0 to num_real - 1; at least 8.
+        num_synthetic: Synthetic scans, whose indices follow; at least 8.
         seed: Of all draws.
     """
 

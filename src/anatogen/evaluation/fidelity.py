@@ -28,8 +28,8 @@ from anatogen.evaluation.resampling import Indices, Measure
 from anatogen.evaluation.rows import Better, Row
 from anatogen.evaluation.scans import ScanSet, num_constant
 
-# Halves of two scans need this many.
-_LEAST_SCANS = 4
+# The extrapolation takes halves of halves, and a covariance needs two scans.
+_LEAST_SCANS = 8
 _PRDC_NAMES = ("precision", "recall", "density", "coverage")
 
 

@@ -1,7 +1,7 @@
 """The 3D ResNet of MedicalNet (Chen, Ma and Zheng 2019, "Med3D"), for its published weights.
 
-Its authors pretrained it on 23 sets of CT and MR scans. The weights are the user's to download; nothing is
-downloaded here.
+Its authors pretrained it to segment CT and MR scans of eight (some files: 23) public sets. The weights are
+the user's to download; nothing is downloaded here.
 """
 
 import re
