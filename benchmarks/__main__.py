@@ -144,7 +144,7 @@ def _markdown(report: dict[str, Any]) -> str:
         f"{sizes['denoiser_batch']}; lookup of {sizes['lookup']}^3 cells; fp32. "
         f"Median of {report['repeats']} processes (least..most). "
         "Memory: largest resident set above that of the built networks. "
-        "Ratio: time relative to Anatogen `paper`. "
+        "Ratio: time relative to Anatogen `paper`, or to Anatogen. "
         f"Best convolution of the run: {report['convolution_peak_gflops_per_second']:.0f} GFLOP/s.",
     ]
     header = ("Row", "Parameters", "Time", "Ratio", "Peak memory", "GFLOP", "GFLOP/s", "Of peak")
@@ -152,7 +152,7 @@ def _markdown(report: dict[str, Any]) -> str:
         rows = [result for result in report["results"] if result["workload"] == workload]
         if not rows:
             continue
-        reference = next((result for result in rows if result["row"] == "paper"), None)
+        reference = next((result for result in rows if result["row"] in ("paper", "anatogen")), None)
         lines += ["", f"### {title}", "", _line(header), _line(["---"] * len(header))]
         for result in rows:
             ratio = (

@@ -32,6 +32,10 @@ def build(row: str, workload: str, sizes: Sizes) -> Task:
         from benchmarks import peers
 
         return peers.build(row, workload, sizes)
+    if row == "anatogen":
+        from benchmarks import similarity
+
+        return similarity.build(workload, sizes)
     from benchmarks import steps
 
     return steps.build(row, workload, sizes)

@@ -20,6 +20,7 @@ from anatogen.settings import LossSettings, OptimiserSettings
 from anatogen.training.ema import ExponentialMovingAverage
 from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
 from anatogen.training.optimisation import adam
+from benchmarks.similarity import DATA_RANGE, value_note, volume_and_noisy_copy
 from benchmarks.steps import (
     cells_to_look_up,
     count_parameters,
@@ -83,8 +84,20 @@ def build(row: str, workload: str, sizes: Sizes) -> Task:
             quantizer = _monai("networks.nets").VQVAE(**_VQVAE).eval().quantizer
             cells = cells_to_look_up(sizes)
             return Task((Part(in_inference_mode(lambda: quantizer(cells))),), {})
+        case "ssim":
+            return _monai_ssim(sizes)
         case _:
             raise ValueError(f"workload {workload!r} is unknown")
+
+
+def _monai_ssim(sizes: Sizes) -> Task:
+    """Its dense window of 11^3 voxels, over the same windows: those that lie inside."""
+    metric = _monai("metrics").SSIMMetric(
+        spatial_dims=3, data_range=DATA_RANGE, win_size=11, kernel_sigma=1.5
+    )
+    x, y = volume_and_noisy_copy(sizes)
+    call = in_inference_mode(lambda: metric(x, y))
+    return Task((Part(call),), {}, value_note(metric(x, y)))
 
 
 def _monai(module: str) -> Any:

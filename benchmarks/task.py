@@ -13,6 +13,7 @@ WORKLOADS = {
     "sample": "One sampled volume: noise, all steps, decoding",
     "decode": "Autoencoder decoding of one latent",
     "lookup": "Codebook lookup and embedding",
+    "ssim": "SSIM of two volumes",
 }
 
 # The workloads of each row, in the order of the tables.
@@ -21,7 +22,8 @@ ROWS = {
     "paper_two_passes": ("vqgan_step", "decode", "lookup"),
     "default": ("vqgan_step", "denoiser_step", "denoiser_forward", "sample", "decode", "lookup"),
     "default_adversarial": ("vqgan_step",),
-    "monai": ("vqgan_step", "denoiser_step", "denoiser_forward", "sample", "decode", "lookup"),
+    "anatogen": ("ssim",),
+    "monai": ("vqgan_step", "denoiser_step", "denoiser_forward", "sample", "decode", "lookup", "ssim"),
     "video_diffusion": ("denoiser_step", "denoiser_forward", "sample"),
     "video_diffusion_32": ("denoiser_step", "denoiser_forward", "sample"),
 }
@@ -31,6 +33,7 @@ TITLES = {
     "paper_two_passes": "`paper`, as two forward passes",
     "default": "Anatogen `default`",
     "default_adversarial": "`default` with the losses of `paper`",
+    "anatogen": "Anatogen",
     "monai": "MONAI",
     "video_diffusion": "video-diffusion-pytorch, width 40",
     "video_diffusion_32": "video-diffusion-pytorch, width 32",
