@@ -30,6 +30,7 @@ from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN
 from anatogen.seeding import derived_generator
 from anatogen.settings import AutoencoderSettings, DenoiserSettings, DiffusionSettings, Sampler
+from anatogen.shipped import bundle_folder
 from anatogen.storage import sha256_file, write_json
 from anatogen.weights import load_weights, save_weights
 
@@ -197,10 +198,18 @@ class Bundle:
                     f"sampler {unknown!r} is unknown: use ddpm, ddim, dpm_solver_pp, euler or heun"
                 )
 
-    def save(self, folder: Path) -> None:
-        """Writes the bundle; `bundle.json`, which makes it one, comes last."""
-        save_weights(self.autoencoder, folder / _AUTOENCODER)
-        save_weights(self.denoiser, folder / _DENOISER)
+    def save(self, folder: Path, *, half: bool = False) -> None:
+        """Writes the bundle; `bundle.json`, which makes it one, comes last.
+
+        Args:
+            folder: Where to.
+            half: Writes weights as float16, in half the space.
+
+        Raises:
+            ValueError: If a weight is too large for float16.
+        """
+        save_weights(self.autoencoder, folder / _AUTOENCODER, half=half)
+        save_weights(self.denoiser, folder / _DENOISER, half=half)
         files = {name: sha256_file(folder / name) for name in (_AUTOENCODER, _DENOISER)}
         content = self.description.model_dump(mode="json") | {"files": files}
         self.description = BundleDescription.model_validate(content)
@@ -223,7 +232,7 @@ def load_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundl
     """Reads a bundle and checks its weights against their hashes.
 
     Args:
-        folder: What `anatogen train` wrote as RUN/bundle.
+        folder: What `anatogen train` wrote as RUN/bundle, or the name of a model that comes with the package.
         device: Where to sample.
 
     Returns:
@@ -232,7 +241,7 @@ def load_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundl
     Raises:
         UserError: If the folder is no bundle, of another format version, or damaged.
     """
-    folder = Path(folder)
+    folder = bundle_folder(folder)
     description = read_description(folder)
     if isinstance(description, GANBundleDescription):
         return load_gan_bundle(folder, description).to(device)

@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from anatogen import __version__
 from anatogen.data.manifest import Grid, Intensity
@@ -16,6 +16,26 @@ DESCRIPTION_NAME = "bundle.json"
 FORMAT_VERSION = 1
 
 
+class Release(BaseModel):
+    """What those who use a published model must know; it travels with the weights.
+
+    Attributes:
+        name: By which it is called.
+        summary: What its scans show, in one line.
+        licence: Of the weights, as an SPDX identifier.
+        attribution: Whom the licence asks to name.
+        metrics: What was measured, name to value with unit.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+    summary: Annotated[str, Field(min_length=1)]
+    licence: Annotated[str, Field(min_length=1)]
+    attribution: Annotated[str, Field(min_length=1)]
+    metrics: dict[str, str] = {}
+
+
 class CommonDescription(BaseModel):
     """What every bundle says, whatever makes its scans.
 
@@ -25,6 +45,7 @@ class CommonDescription(BaseModel):
         grid: Shape, spacing and orientation of the scans.
         intensity: The map from [-1, 1] to the scans' unit.
         training: What is known of the training: hash of the dataset, steps, quality.
+        release: Name and licence of a published model; none for one's own.
         files: SHA-256 of each weights file.
         weights_names: The weights files that a bundle of the kind has.
     """
@@ -37,6 +58,7 @@ class CommonDescription(BaseModel):
     grid: Grid
     intensity: Intensity
     training: dict[str, float | str] = {}
+    release: Release | None = None
     files: dict[str, str] = {}
 
     @property

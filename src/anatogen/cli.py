@@ -190,8 +190,18 @@ def train_gan(
 
 
 @app.command()
+def models() -> None:
+    """List the models that come with anatogen; `sample` takes their names."""
+    from anatogen.shipped import describe_models
+
+    print(describe_models())
+
+
+@app.command()
 def sample(
-    bundle: Annotated[Path, typer.Argument(help="Model bundle, e.g. RUN/bundle.")],
+    bundle: Annotated[
+        Path, typer.Argument(help="Model bundle, e.g. RUN/bundle, or a name that `anatogen models` lists.")
+    ],
     out: Annotated[Path, typer.Argument(help="Folder for the synthetic scans.")],
     number: Annotated[int, typer.Option("--number", "-n", help="How many scans the set has.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the set; scan k depends on (seed, k) alone.")] = 0,

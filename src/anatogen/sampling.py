@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from anatogen import __version__
 from anatogen.bundle import Bundle, load_bundle
+from anatogen.bundle_description import Release
 from anatogen.data.dicom_writing import write_dicom
 from anatogen.data.formats import write_nifti, write_npy
 from anatogen.data.volume import Volume
@@ -53,7 +54,7 @@ def sample(
     to rounding on a GPU.
 
     Args:
-        bundle: Folder of the model bundle.
+        bundle: Folder of the model bundle, or the name of a model that comes with the package.
         out: Folder for the scans; may hold some of the same set already.
         number: How many scans the set has.
         seed: Of the set.
@@ -161,10 +162,12 @@ def _about(
     file_format: Format,
     audit: Path | None,
 ) -> dict[str, str | int | bool]:
+    release = bundle.description.release
     return {
         "synthetic": True,
         "anatogen_version": __version__,
         "bundle_sha256": bundle.sha256,
+        **({} if release is None else _terms(release)),
         "seed": seed,
         **options,
         "format": file_format,
@@ -172,6 +175,11 @@ def _about(
         "unit": "HU" if bundle.description.intensity.modality == "CT" else "arbitrary",
         **({} if audit is None else {"audit_sha256": detector_sha256(audit)}),
     }
+
+
+def _terms(release: Release) -> dict[str, str]:
+    """What whoever passes on scans of a published model must pass on with them."""
+    return {"model": release.name, "licence": release.licence, "attribution": release.attribution}
 
 
 def _options(about: dict[str, str | int | bool]) -> dict[str, Any]:
