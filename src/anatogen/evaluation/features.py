@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.evaluation.scans import ScanSet
@@ -72,6 +72,10 @@ def slice_features(
         UserError: If the weights' package is not installed.
     """
     network = load_slice_features(None).eval()
+    # Nearly halves the time of depthwise convolutions on a CPU.
+    for part in network.modules():
+        if isinstance(part, nn.Conv2d):
+            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
     names = [_PLANES[code] for code in scans.grid.axis_codes]
     places = [_slice_places(*bounds) for bounds in box]
     settings = [_VERSION, "slices", _weights_sha256(network), scans.grid.spacing_mm, places]
