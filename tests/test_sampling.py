@@ -13,13 +13,17 @@ import torch
 from synthetic_dataset import AFFINE, SPACING_MM, tiny_settings
 
 import anatogen
+import anatogen.sampling
 from anatogen.bundle import Bundle, BundleDescription, load_bundle
 from anatogen.data.formats import read_scan
 from anatogen.data.manifest import Grid, Intensity
 from anatogen.errors import UserError
+from anatogen.evaluation.contrastive import ContrastiveSettings, Encoder, embeddings
+from anatogen.evaluation.copy_detector import CopyDetector
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN
-from anatogen.sampling import sample
+from anatogen.sampling import num_rejected, sample
+from anatogen.storage import write_json
 
 SHAPE = (7, 8, 10)  # odd along D: the last slice is padding inside
 
@@ -319,3 +323,77 @@ def test_nothing_on_the_way_to_a_scan_is_unpickled():
         imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         calls = {ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)}
         assert "pickle" not in imported and "torch.load" not in calls, file
+
+
+def _audit(folder: Path, bundle: Path, flagged: set[int], shape: tuple[int, int, int] = SHAPE) -> Path:
+    """A privacy audit rigged to flag some of scans 0 to 7: their own embeddings are its training scans."""
+    loaded = load_bundle(bundle)
+    settings = ContrastiveSettings(widths=(4, 8), dimensions=8)
+    torch.manual_seed(0)
+    encoder = Encoder(settings).eval()
+    grid = loaded.description.grid.model_copy(update={"shape": shape})
+    known = embeddings(encoder, loaded.generate(sorted(flagged)).numpy(), settings)
+    detector = CopyDetector(encoder, settings, known, 1 - 1e-5, grid)
+    write_json(folder / "audit.json", {"format_version": 1, "detector": detector.save(folder)})
+    return folder
+
+
+def _numbers(paths: list[Path]) -> list[int]:
+    return [int(path.stem.split("_")[1]) for path in paths]
+
+
+def test_scans_that_the_audit_flags_are_left_out_and_others_take_their_place(bundle, tmp_path):
+    audit = _audit(tmp_path / "audit", bundle, {1, 4})
+    options = {"file_format": "npy", "device": "cpu", "reject_copies": audit}
+    paths = sample(bundle, tmp_path / "out", number=4, **options)
+    assert _numbers(paths) == [0, 2, 3, 5] and num_rejected(tmp_path / "out") == 2
+    assert not (tmp_path / "out" / "synthetic_000001.npy").exists()
+    told = json.loads((tmp_path / "out" / "rejected_000004.json").read_text())
+    assert told["rejected"] and told["correlation"] > 0.99 and told["index"] == 4
+    whole = _scans(sample(bundle, tmp_path / "whole", number=6, file_format="npy", device="cpu"))
+    assert np.array_equal(_scans(paths), whole[[0, 2, 3, 5]])
+
+
+def test_a_set_without_copies_goes_on_where_it_stopped_in_any_number_of_processes(bundle, tmp_path):
+    audit = _audit(tmp_path / "audit", bundle, {0, 3})
+    options = {"number": 4, "file_format": "npy", "device": "cpu", "reject_copies": audit}
+    one = sample(bundle, tmp_path / "one", **options)
+    two = sample(bundle, tmp_path / "two", processes=2, **options)
+    for gone in ("synthetic_000002.json", "rejected_000003.json", "synthetic_000005.npy"):
+        (tmp_path / "two" / gone).unlink()
+    again = sample(bundle, tmp_path / "two", **options)
+    assert _numbers(one) == _numbers(two) == _numbers(again) == [1, 2, 4, 5]
+    names = [sorted(path.name for path in (tmp_path / folder).iterdir()) for folder in ("one", "two")]
+    assert names[0] == names[1]
+    for name in names[0]:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    more = sample(bundle, tmp_path / "two", **(options | {"number": 5}))
+    assert _numbers(more) == [1, 2, 4, 5, 6]
+
+
+def test_sets_with_and_without_an_audit_are_not_mixed(bundle, tmp_path):
+    audits = [_audit(tmp_path / name, bundle, flagged) for name, flagged in (("a", {0}), ("b", {1}))]
+    options = {"number": 2, "file_format": "npy", "device": "cpu"}
+    sample(bundle, tmp_path / "with", reject_copies=audits[0], **options)
+    with pytest.raises(UserError, match="other audit_sha256"):
+        sample(bundle, tmp_path / "with", **options)
+    with pytest.raises(UserError, match="other audit_sha256"):
+        sample(bundle, tmp_path / "with", reject_copies=audits[1], **options)
+    sample(bundle, tmp_path / "without", **options)
+    with pytest.raises(UserError, match="other audit_sha256"):
+        sample(bundle, tmp_path / "without", reject_copies=audits[0], **options)
+
+
+def test_a_bundle_that_gives_copies_only_is_given_up(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(anatogen.sampling, "_ENOUGH_CANDIDATES", 4)
+    audit = _audit(tmp_path / "audit", bundle, set(range(8)))
+    with pytest.raises(UserError, match="flags 4 of 4 scans as copies: this bundle has memorised"):
+        sample(bundle, tmp_path / "out", number=2, file_format="npy", device="cpu", reject_copies=audit)
+
+
+def test_an_audit_of_other_scans_or_none_is_refused(bundle, tmp_path):
+    other = _audit(tmp_path / "audit", bundle, {0}, shape=(16, 16, 16))
+    with pytest.raises(UserError, match=r"audit was made on scans of shape \(16, 16, 16\)"):
+        sample(bundle, tmp_path / "out", device="cpu", reject_copies=other)
+    with pytest.raises(UserError, match="is not a privacy audit"):
+        sample(bundle, tmp_path / "out", device="cpu", reject_copies=tmp_path)

@@ -63,7 +63,9 @@ def registered(moving: Array, fixed: Array, spacing_mm: tuple[float, float, floa
     method.SetMetricAsCorrelation()
     method.SetMetricSamplingStrategy(method.NONE)
     method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsGradientDescent(1.0, 60, 1e-5, 8)
+    # Steps of a voxel at most: longer ones push small scans out of each other.
+    step_mm = float(min(spacing_mm))
+    method.SetOptimizerAsRegularStepGradientDescent(step_mm, 0.01 * step_mm, 60)
     method.SetOptimizerScalesFromPhysicalShift()
     method.SetShrinkFactorsPerLevel([2, 1])
     method.SetSmoothingSigmasPerLevel([1, 0])
