@@ -48,7 +48,10 @@ def _heavy_modules_after(*arguments: str) -> tuple[str, str]:
     return found.rsplit("LOADED ", 1)[1].strip(), found
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["sample", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "--help"], ["sample", "--help"], ["evaluate", "scans", "--help"], ["--version"]],
+)
 def test_help_imports_nothing_heavy(arguments):
     loaded, shown = _heavy_modules_after(*arguments)
     assert loaded == "[]"

@@ -12,7 +12,6 @@ import torch
 from synthetic_dataset import write_dataset
 
 from anatogen import cli
-from anatogen.data.manifest import load_manifest
 from anatogen.evaluation import evaluate as evaluation
 from anatogen.evaluation.contrastive import ContrastiveSettings
 from anatogen.evaluation.evaluate import describe_roles, evaluate
@@ -106,21 +105,24 @@ def test_a_report_holds_every_group_and_answers_every_question(report: Path) -> 
 def test_the_same_call_gives_the_same_report(data: Path, made: Path, report: Path, tmp_path: Path) -> None:
     evaluate(data, made, tmp_path / "again", num_pairs=5)
     assert _content(tmp_path / "again") == _content(report)
-    evaluate(data, made, tmp_path / "again", num_pairs=5, seed=1)
-    assert _row(_content(tmp_path / "again"), "ms_ssim_gap") != _row(_content(report), "ms_ssim_gap")
 
 
-def test_features_come_from_the_cache_the_second_time(
+def test_a_report_that_was_stopped_is_made_whole_from_the_cache(
     data: Path, made: Path, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "report"
     shutil.copytree(report, out)
-    monkeypatch.setattr("anatogen.evaluation.features._square_pixels", lambda *_: pytest.fail("computed again"))
+    (out / "report.json").unlink()
+    (out / ".part-1.json").write_text("{")
+    monkeypatch.setattr(
+        "anatogen.evaluation.features._square_pixels", lambda *_: pytest.fail("computed again")
+    )
     monkeypatch.setattr(
         "anatogen.evaluation.contrastive.train_encoder", lambda *_, **__: pytest.fail("trained again")
     )
     evaluate(data, made, out, num_pairs=5)
     assert _content(out) == _content(report)
+    assert not list(out.glob(".part-*"))
 
 
 def test_nothing_of_files_or_patients_is_named(report: Path, data: Path) -> None:
@@ -132,9 +134,9 @@ def test_nothing_of_files_or_patients_is_named(report: Path, data: Path) -> None
     ]
     for path in report.rglob("*.json"):
         text = path.read_text(encoding="utf-8")
-        assert not [name for name in names[:3] if name in text], path
+        assert not [name for name in names if name in text], path
     page = (report / "report.html").read_text(encoding="utf-8")
-    assert not [name for name in names[:3] if name in page]
+    assert not [name for name in names if name in page]
 
 
 def test_without_training_scans_the_report_says_how_to_make_an_audit(
@@ -163,18 +165,6 @@ def test_repeated_and_copied_scans_have_rows_that_say_so(data: Path, report: Pat
     content = _content(tmp_path / "report")
     assert _row(content, "identical_scans")["value"] == 2
     assert _row(content, "constant_scans")["value"] == 1
-
-
-def test_a_report_that_was_stopped_is_made_whole(
-    data: Path, made: Path, report: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "report"
-    shutil.copytree(report, out)
-    (out / "report.json").unlink()
-    (out / ".part-1.json").write_text("{")
-    evaluate(data, made, out, num_pairs=5)
-    assert _content(out) == _content(report)
-    assert not list(out.glob(".part-*"))
 
 
 @pytest.mark.parametrize(
@@ -228,11 +218,10 @@ def test_a_folder_of_something_else_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("name", [[], ["scans"]])
 def test_the_command_prints_numbers_answers_and_the_page(
-    name: list[str], data: Path, made: Path, report: Path, monkeypatch, capsys
+    data: Path, made: Path, report: Path, monkeypatch, capsys
 ) -> None:
-    assert _call(monkeypatch, *name, data, made, "--pairs", 5, "--out", report) == 0
+    assert _call(monkeypatch, data, made, "--pairs", 5, "--out", report) == 0
     shown = capsys.readouterr().out
     assert f"real and held-out scans: {data}:test" in shown
     assert "Kernel distance" in shown and "MS-SSIM within pairs" in shown and "planted exact copies" in shown
