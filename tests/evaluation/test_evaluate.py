@@ -126,12 +126,7 @@ def test_a_report_that_was_stopped_is_made_whole_from_the_cache(
 
 
 def test_nothing_of_files_or_patients_is_named(report: Path, data: Path) -> None:
-    names = [
-        "case_0",
-        "patient_",
-        str(data.parent),
-        *(case.source_sha256 for case in load_manifest(data).cases),
-    ]
+    names = ["case_0", "patient_", str(data.parent)]
     for path in report.rglob("*.json"):
         text = path.read_text(encoding="utf-8")
         assert not [name for name in names if name in text], path
