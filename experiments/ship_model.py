@@ -22,7 +22,7 @@ from anatogen.storage import write_text
 from anatogen.training.fitness import psnr_db
 
 _MAX_BYTES = 30_000_000
-_MIN_PSNR_DB = 30.0
+_MIN_PSNR_DB = 35.0
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-import anatogen
+from anatogen.bundle import load_diffusion_bundle
 from anatogen.data.dataset import VolumeDataset
 from anatogen.data.formats import read_nifti
 from anatogen.data.manifest import Split
@@ -30,7 +30,7 @@ def main() -> None:
     for name in ("data", "run", "synthetic", "figure"):
         parser.add_argument(name, type=Path)
     arguments = parser.parse_args()
-    bundle = anatogen.load_bundle(arguments.run / "bundle")
+    bundle = load_diffusion_bundle(arguments.run / "bundle")
     grid, intensity = bundle.description.grid, bundle.description.intensity
     test, train = (VolumeDataset(arguments.data, split) for split in (Split.TEST, Split.TRAIN))
     real = test.batch(range(len(test)))
@@ -55,7 +55,8 @@ def main() -> None:
     spread = f"std {np.std(psnrs):.2f}, {len(psnrs)} scans"
     print(f"held-out reconstructions: PSNR {np.mean(psnrs):.2f} dB ({spread})")
     num_codes = len(bundle.autoencoder.codebook.codes)
-    print(f"codes used by the held-out scans: {len(codes.unique()) / num_codes:.1%} of {num_codes:,}")
+    if num_codes:
+        print(f"codes used by the held-out scans: {len(codes.unique()) / num_codes:.1%} of {num_codes:,}")
     training = list(train.batch(range(len(train)))[:, 0].numpy())
     print(f"{len(synthetic)} synthetic scans")
     for name, volumes in (("real, held out", list(real[:, 0].numpy())), ("synthetic", synthetic)):

@@ -32,8 +32,8 @@ def no_weights(monkeypatch):
     monkeypatch.setattr(reconstruction, "load_slice_features", absent)
 
 
-def write_bundle(folder, manifest):
-    settings = tiny_settings()
+def write_bundle(folder, manifest, *overrides):
+    settings = tiny_settings(*overrides)
     latent = (4, 4, 4)
     description = BundleDescription(
         autoencoder=settings.autoencoder,
@@ -136,6 +136,14 @@ def test_bundles_and_runs_are_compared_in_one_report(data, tmp_path, no_weights)
     again, _ = measure(data, bundles[:1], tmp_path / "again")
     same = [row for row in again.rows_by_bundle["first"] if row.name != "seconds"]
     assert same == [row for row in report.rows_by_bundle["first (1)"] if row.name != "seconds"]
+
+
+def test_a_continuous_latent_has_no_codes_to_count(data, tmp_path, no_weights):
+    bundle = write_bundle(tmp_path / "kl", load_manifest(data), "autoencoder.quantiser=none")
+    _, rows = measure(data, [bundle], tmp_path / "report")
+    for name in ("codes_used", "perplexity"):
+        assert rows["kl"][name].value is None and "continuous" in rows["kl"][name].note
+    assert rows["kl"]["psnr"].value is not None
 
 
 def test_what_does_not_fit_is_refused_in_one_line(data, tmp_path, no_weights):

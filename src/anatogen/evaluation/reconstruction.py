@@ -220,18 +220,30 @@ def _rows(scans: ScanSet, done: _Reconstruction, kernel: Row, seed: int) -> list
     ]
     if scans.modality == "CT":
         rows.append(_row("hu_error", "Mean absolute error", unit="HU"))
-    codes = done.code_counts
-    share, used = codes / codes.sum(), int((codes > 0).sum())
-    perplexity = float(np.exp(-(share[codes > 0] * np.log(share[codes > 0])).sum()))
-    count = f"{used} of {len(codes)} on {len(scans)} scans; more scans use more"
     rows += [
-        _row("codes_used", "Share of codes used", "higher", value=used / len(codes), note=count),
-        _row(
-            "perplexity", "Perplexity of the codes", "higher", value=perplexity, note=f"at most {len(codes)}"
-        ),
+        *_code_rows(done.code_counts, len(scans)),
         _row("seconds", "Seconds per scan", unit="s", note="encoding and decoding, on this machine"),
     ]
     return [_measured(row, done.per_scan.get(row.name), seed) for row in rows]
+
+
+def _code_rows(counts: npt.NDArray[np.int64], num_scans: int) -> list[Row]:
+    """Use of the codes, from how often each was chosen."""
+    if not len(counts):
+        note = "this autoencoder's latent is continuous"
+        return [
+            _row("codes_used", "Share of codes used", "higher", note=note),
+            _row("perplexity", "Perplexity of the codes", "higher", note=note),
+        ]
+    chosen = counts[counts > 0]
+    share = chosen / chosen.sum()
+    count = f"{len(chosen)} of {len(counts)} on {num_scans} scans; more scans use more"
+    perplexity = float(np.exp(-(share * np.log(share)).sum()))
+    limit = f"at most {len(counts)}"
+    return [
+        _row("codes_used", "Share of codes used", "higher", value=len(chosen) / len(counts), note=count),
+        _row("perplexity", "Perplexity of the codes", "higher", value=perplexity, note=limit),
+    ]
 
 
 def _row(
