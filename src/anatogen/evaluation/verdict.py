@@ -33,19 +33,24 @@ def privacy_verdict(rows: Sequence[Row], num_flagged: int, num_synthetic: int) -
         f"{num_flagged} of {num_synthetic} synthetic scans are closer to a training scan than "
         f"{1 - RATE:.0%} of unseen scans are"
     )
-    signs = []
-    if copies.low is not None and copies.low > RATE:
-        signs.append(f"{counted}, where {RATE:.0%} are expected")
     p_value = found["closer_to_train_p"].value
     # The embedding itself may draw scans to the training set; held-out scans show how much.
     floor = found["closer_to_train"].reference_high
     share = found["closer_to_train"].value
-    if p_value is not None and p_value < 0.01 and share is not None and (floor is None or share > floor):
-        signs.append(f"{share:.0%} of them are closer to training than to held-out scans (p = {p_value:.1g})")
-    if signs:
-        text = f"Synthetic scans copy training patients: {'; '.join(signs)}."
+    leans = p_value is not None and p_value < 0.01 and share is not None and (floor is None or share > floor)
+    if copies.low is not None and copies.low > RATE:
+        text = f"Synthetic scans copy training patients: {counted}, where {RATE:.0%} are expected."
     else:
-        text = f"No sign of copying: {counted}, and {RATE:.0%} are expected."
+        text = (
+            f"{'No copies found, but a sign of a leak' if leans else 'No sign of copying'}: {counted}, and "
+        )
+        text += f"{RATE:.0%} are expected."
+    if leans:
+        text += (
+            f" {share:.0%} of them are closer to training than to held-out scans (p = {p_value:.1g}); look at "
+            "the closest pairs."
+        )
+    if not (copies.low is not None and copies.low > RATE):
         weak = [
             row.label.removeprefix("Found of planted ")
             for row in rows
