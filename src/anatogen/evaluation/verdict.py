@@ -47,8 +47,8 @@ def privacy_verdict(rows: Sequence[Row], num_flagged: int, num_synthetic: int) -
         text += f"{RATE:.0%} are expected."
     if leans:
         text += (
-            f" {share:.0%} of them are closer to training than to held-out scans (p = {p_value:.1g}); look at "
-            "the closest pairs."
+            f" {share:.0%} of them are closer to training than to held-out scans (p = {p_value:.1g}); look "
+            "at the closest pairs."
         )
     if not (copies.low is not None and copies.low > RATE):
         weak = [
