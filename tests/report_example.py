@@ -15,10 +15,10 @@ from anatogen.evaluation.sections import LIMITS, diversity_section, fidelity_sec
 
 AFFINE = [[0, 0, 3, 0], [0, 3, 0, 0], [4, 0, 0, 0], [0, 0, 0, 1]]
 FIDELITY = [
-    Row("fidelity", "frechet_slices_axial", "Fréchet distance, axial slices", 9.0, 8, 10, 3.0, 2.5, 3.5),
+    Row("fidelity", "frechet_slices", "Fréchet distance, slices", 9.0, 8, 10, 3.0, 2.5, 3.5),
     Row(
         "fidelity",
-        "kid_slices_axial",
+        "kid_slices",
         "Kernel distance <b>&</b> more",
         0.02,
         0.01,

@@ -75,10 +75,13 @@ def test_figures_are_in_the_page_and_beside_it(tmp_path: Path) -> None:
 def test_notes_of_most_rows_are_said_once(tmp_path: Path) -> None:
     from anatogen.evaluation.report import Section
 
-    rows = [replace(row, note=f"few scans; only {index}") for index, row in enumerate(FIDELITY)]
+    rows = [
+        replace(row, note=f"few scans (5 real, 9 synthetic); only {index}")
+        for index, row in enumerate(FIDELITY)
+    ]
     page = example_report(tmp_path / "out", sections=[Section("Numbers", "All of them", rows)])
     text = page.read_text(encoding="utf-8")
-    assert text.count("ew scans") == 1 and "Few scans." in text
+    assert text.count("ew scans (5") == 1 and "Few scans (5 real, 9 synthetic)." in text
     assert all(f"only {index}" in text for index in range(len(rows)))
 
 

@@ -219,7 +219,10 @@ def _tables(rows: Sequence[Row]) -> list[list[dict[str, Any]]]:
 def _shared_notes(rows: Sequence[Row]) -> list[str]:
     """Parts of notes that most rows have, to be said once."""
     counts = Counter(part for row in rows for part in dict.fromkeys(row.note.split("; ")) if part)
-    return [part for part, count in counts.items() if count >= 3 and 2 * count >= len(rows)]
+    # Short ones, such as "40 of 50", are numbers of their row.
+    return [
+        part for part, count in counts.items() if count >= 3 and 2 * count >= len(rows) and len(part) > 20
+    ]
 
 
 def _cells(row: Row, shared: Sequence[str] = ()) -> dict[str, Any]:

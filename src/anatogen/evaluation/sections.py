@@ -144,7 +144,7 @@ def privacy_section(rows: Sequence[Row], found: Audit | None, figures: Path) -> 
     bars_figure(
         {label_text(row): row.value for row in planted if row.value is not None},
         recall,
-        title="What the audit flags: copies that it planted, and scans that are none",
+        title="What the audit flags",
     )
     return Section(
         title,
