@@ -168,3 +168,11 @@ def test_a_glob_is_a_string_though_yaml_would_take_it_for_an_alias():
         resolve(PrepareConfig, overrides=["include=*T1*"]).include
         == resolve(PrepareConfig, overrides=['include="*T1*"']).include
     )
+
+
+def test_a_rule_about_several_keys_is_one_short_line():
+    overrides = ["autoencoder.quantiser=none", "diffusion.latent_scaling=codebook_range"]
+    with pytest.raises(ConfigError) as raised:
+        resolve(Settings, overrides=overrides)
+    assert "needs a codebook" in str(raised.value)
+    assert "got {" not in str(raised.value)

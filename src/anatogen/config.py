@@ -127,7 +127,9 @@ def _describe(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
             yield f"{key}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            given = "" if problem["type"] == "missing" else f" (got {problem['input']!r})"
+            # A rule about several keys names their values itself; a whole section would bury it.
+            unnamed = problem["type"] == "missing" or isinstance(problem["input"], dict)
+            given = "" if unnamed else f" (got {problem['input']!r})"
             yield f"{key or 'configuration'}: {message}{given}"
 
 
