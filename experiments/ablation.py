@@ -1,0 +1,385 @@
+"""One change at a time from preset `paper` to `default`, each with the same minutes of one core.
+
+python experiments/ablation.py run DATA OUT [--minutes 3 3] [--number 48] [--only NAME ...]
+python experiments/ablation.py table DATA OUT
+
+`run` trains every variant that is not complete and samples from it; a run that was stopped goes on where it
+stopped. `table` measures them (held-out PSNR, KID, MS-SSIM gap, seconds) and writes OUT/table.md.
+DATA is a prepared dataset; its test scans judge.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anatogen.data.dataset import VolumeDataset
+from anatogen.data.manifest import Split
+from anatogen.evaluation.fidelity import measure_fidelity
+from anatogen.evaluation.progress import silent
+from anatogen.evaluation.scans import ScanSet, load_scans
+from anatogen.evaluation.similarity import measure_diversity
+from anatogen.models.vqgan import VQGAN
+from anatogen.presets import training_settings
+from anatogen.sampling import sample
+from anatogen.settings import Sampler
+from anatogen.storage import write_json, write_text
+from anatogen.training.fitness import check_autoencoder
+from anatogen.training.loop import read_log
+from anatogen.training.pipeline import train
+from anatogen.training.run_folder import read_settings
+from anatogen.weights import WEIGHTS_NAME, load_weights
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """An autoencoder of the ladder.
+
+    Attributes:
+        name: Of its run.
+        change: What differs from `base`, in words.
+        base: The autoencoder that it changes; none for preset `paper`.
+        overrides: The change as settings.
+    """
+
+    name: str
+    change: str
+    base: "Autoencoder | None" = None
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """All changes from `paper`, oldest first."""
+        return (() if self.base is None else self.base.settings) + self.overrides
+
+
+@dataclass(frozen=True)
+class Diffusion:
+    """A stage two of the ladder.
+
+    Attributes:
+        name: Of its run.
+        change: What differs from `base`, in words.
+        base: The variant that it changes.
+        overrides: The change as settings.
+        autoencoder: Whose latents it learns.
+    """
+
+    name: str
+    change: str
+    base: "Diffusion | None" = None
+    overrides: tuple[str, ...] = ()
+    autoencoder: str = "compression_8"
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """All settings, oldest first."""
+        return (() if self.base is None else self.base.settings) + self.overrides
+
+
+# The discriminators of `paper` start at step 10,000, which no run of minutes on a CPU reaches.
+_paper = Autoencoder("paper", "preset `paper`; its discriminators don't start in this time")
+_l1 = Autoencoder(
+    "l1",
+    "no perceptual loss, no discriminators",
+    _paper,
+    (
+        "losses.l1=1",
+        "losses.perceptual=0",
+        "losses.adversarial_slice=0",
+        "losses.adversarial_volume=0",
+        "losses.feature_matching=0",
+    ),
+)
+_wavelet = Autoencoder(
+    "wavelet",
+    "Haar wavelet at either end",
+    _l1,
+    (
+        "autoencoder.wavelet_levels=1",
+        "autoencoder.num_blocks=0",
+        "autoencoder.num_decoder_blocks=1",
+        "autoencoder.num_core_blocks=2",
+    ),
+)
+_wide = Autoencoder("wide", "twice the width", _wavelet, ("autoencoder.base_width=32",))
+_rate = Autoencoder(
+    "rate",
+    "learning rate 1e-3 with warm-up and cosine decay, betas (0.9, 0.99)",
+    _wide,
+    (
+        "autoencoder_training.learning_rate=1e-3",
+        "autoencoder_training.betas=[0.9,0.99]",
+        "autoencoder_training.warmup_steps=100",
+        "autoencoder_training.decay=cosine",
+    ),
+)
+_groups = Autoencoder(
+    "groups",
+    "four groups of codes: 2,048 of length 4 (preset `default`)",
+    _rate,
+    (
+        "autoencoder.num_codes=2048",
+        "autoencoder.code_dim=4",
+        "autoencoder.num_groups=4",
+    ),
+)
+_groups_2 = Autoencoder("groups_2", "two groups in place of four", _groups, ("autoencoder.num_groups=2",))
+_perceptual = Autoencoder(
+    "perceptual", "with the perceptual loss, weight 1", _groups, ("losses.perceptual=1",)
+)
+_compression_8 = Autoencoder(
+    "compression_8", "compression 8 in place of 4", _groups, ("autoencoder.compression=8",)
+)
+_QUANTISERS = (
+    Autoencoder(
+        "one_group",
+        "compression 8, 16,384 codes of length 8 as `paper`",
+        _compression_8,
+        ("autoencoder.num_codes=16384", "autoencoder.code_dim=8", "autoencoder.num_groups=1"),
+    ),
+    Autoencoder("sphere", "compression 8, on the sphere", _compression_8, ("autoencoder.quantiser=l2",)),
+    Autoencoder("simvq", "compression 8, SimVQ", _compression_8, ("autoencoder.quantiser=simvq",)),
+    Autoencoder(
+        "fsq",
+        "compression 8, FSQ",
+        _compression_8,
+        ("autoencoder.quantiser=fsq", "autoencoder.fsq_levels=[8,8,8,4]"),
+    ),
+    Autoencoder(
+        "none",
+        "compression 8, continuous, KL",
+        _compression_8,
+        # Without codes there is no range of a codebook, whatever stage two does.
+        ("autoencoder.quantiser=none", "diffusion.latent_scaling=standardise"),
+    ),
+)
+AUTOENCODERS = (
+    _paper,
+    _l1,
+    _wavelet,
+    _wide,
+    _rate,
+    _groups,
+    _groups_2,
+    _perceptual,
+    _compression_8,
+    *_QUANTISERS,
+)
+
+# Latents of compression 8: at compression 4 all that minutes of a CPU give is noise, whatever the process.
+_paper_process = Diffusion(
+    "paper_process",
+    "process and optimiser of `paper`, with a small volumetric denoiser",
+    None,
+    (
+        "denoiser.kind=volumetric",
+        "denoiser.width=64",
+        "denoiser.multipliers=[1,2]",
+        "denoiser.num_blocks=1",
+        "denoiser.num_heads=4",
+    ),
+)
+# Without it, nothing else shows in minutes.
+_fast = Diffusion(
+    "fast",
+    "learning rate 7e-4 with warm-up, cosine decay and clipping",
+    _paper_process,
+    (
+        "diffusion_training.learning_rate=7e-4",
+        "diffusion_training.warmup_steps=200",
+        "diffusion_training.decay=cosine",
+        "diffusion_training.gradient_clip=1",
+    ),
+)
+_standardised = Diffusion(
+    "standardised",
+    "latents standardised per channel, not clipped",
+    _fast,
+    ("diffusion.latent_scaling=standardise", "diffusion.clip_x_0=null"),
+)
+_l2 = Diffusion("l2", "L2 in place of L1", _standardised, ("diffusion.loss=l2",))
+_v = Diffusion("v", "v in place of eps", _l2, ("diffusion.prediction=v",))
+_flow = Diffusion(
+    "flow",
+    "flow matching in place of v on the cosine schedule",
+    _v,
+    (
+        "diffusion.schedule=linear_flow",
+        "diffusion.num_train_steps=null",
+        "diffusion.prediction=velocity",
+    ),
+)
+_logit = Diffusion(
+    "logit_normal",
+    "times logit-normal in place of uniform",
+    _flow,
+    ("diffusion.time_sampling=logit_normal",),
+)
+_ema = Diffusion("ema", "moving average 0.999 in place of 0.995", _logit, ("diffusion.ema_decay=0.999",))
+DIFFUSIONS = (
+    _paper_process,
+    _fast,
+    _standardised,
+    _l2,
+    _v,
+    _flow,
+    _logit,
+    _ema,
+    Diffusion("wide_denoiser", "denoiser twice as wide", _ema, ("denoiser.width=128",)),
+    Diffusion("deep_denoiser", "denoiser of three levels, 1-2-4", _ema, ("denoiser.multipliers=[1,2,4]",)),
+    Diffusion(
+        "factorised",
+        "the denoiser of `paper`",
+        _ema,
+        (
+            "denoiser.kind=factorised",
+            "denoiser.width=32",
+            "denoiser.multipliers=[1,2,4,8]",
+            "denoiser.num_blocks=2",
+            "denoiser.num_heads=8",
+        ),
+    ),
+    Diffusion("quantised", "quantised latents are diffused", _ema, ("diffusion.latents=post",)),
+    *(
+        Diffusion(f"ema_{a.name}", f"latents of autoencoder `{a.name}`", _ema, (), a.name)
+        for a in _QUANTISERS
+    ),
+    *(
+        Diffusion(
+            f"ema_{a.name}",
+            f"latents of autoencoder `{a.name}`",
+            _ema,
+            # As many cells for the denoiser's convolutions as at compression 8.
+            ("denoiser.patch=2",),
+            a.name,
+        )
+        for a in (_rate, _groups, _groups_2)
+    ),
+)
+
+
+# Sampler and steps, on the last rung.
+SAMPLERS: tuple[tuple[Sampler, int], ...] = (
+    *(("dpm_solver_pp", steps) for steps in (5, 10, 25, 50, 300)),
+    *((sampler, 25) for sampler in ("ddpm", "ddim", "euler", "heun")),
+)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("run", "table"))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "--minutes", type=float, nargs=2, default=(3.0, 3.0), help="of stage one and stage two"
+    )
+    parser.add_argument("--number", type=int, default=48, help="synthetic scans of each")
+    parser.add_argument("--only", nargs="+", default=[], help="names of variants, or `samplers`")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    if arguments.action == "run":
+        run(arguments.data, arguments.out, arguments.minutes, arguments.number, arguments.only)
+    else:
+        write_table(arguments.data, arguments.out)
+
+
+def run(data: Path, out: Path, minutes: tuple[float, float], number: int, only: list[str]) -> None:
+    """Trains and samples all variants, or those named."""
+    common = [
+        "training.flip=left_right",
+        "training.preview_minutes=1000",
+        "training.require_fit_autoencoder=false",
+    ]
+    for a in AUTOENCODERS:
+        if not only or a.name in only:
+            settings = training_settings("paper", [*a.settings, *common], minutes=minutes[0])
+            train(data, out / "autoencoders" / a.name, settings, stages=("autoencoder",))
+    for d in DIFFUSIONS:
+        if not only or d.name in only:
+            settings = training_settings("paper", [*d.settings, *common], minutes=minutes[1])
+            source = out / "autoencoders" / d.autoencoder
+            folder = out / "diffusion" / d.name
+            train(data, folder, settings, stages=("diffusion",), autoencoder_run=source)
+            _sample(folder / "bundle", out, d.name, number, "dpm_solver_pp", 25)
+    if not only or "samplers" in only:
+        for sampler, steps in SAMPLERS:
+            bundle = out / "diffusion" / _ema.name / "bundle"
+            _sample(bundle, out, f"{sampler}_{steps}", number, sampler, steps)
+
+
+def _sample(bundle: Path, out: Path, name: str, number: int, sampler: Sampler, steps: int) -> None:
+    timing = out / "timing" / f"{name}.json"
+    if not timing.exists():
+        started = time.perf_counter()
+        sample(bundle, out / "samples" / name, number=number, sampler=sampler, steps=steps, processes=1)
+        write_json(timing, {"seconds_per_scan": (time.perf_counter() - started) / number})
+
+
+def write_table(data: Path, out: Path) -> None:
+    """Measures complete variants, as far as they are not measured yet, and writes OUT/table.md."""
+    real = load_scans(Path(f"{data}:test"), "real")
+    lines = ["| autoencoder | change | held-out PSNR, dB | codes used | steps |", "|---|---|---|---|---|"]
+    for a in AUTOENCODERS:
+        folder = out / "autoencoders" / a.name
+        if (folder / "autoencoder" / WEIGHTS_NAME).exists():
+            psnr, used = _measured(
+                out, f"autoencoder_{a.name}", lambda folder=folder: _reconstruct(data, folder)
+            )
+            steps = read_log(folder / "autoencoder")[-1]["step"]
+            lines.append(f"| {a.name} | {a.change} | {psnr:.2f} | {used:.0%} | {steps:.0f} |")
+    lines += [
+        "",
+        "| stage two | change | KID | Fréchet | MS-SSIM gap | spectrum | steps | s a scan |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    named = [(d.name, d.change, out / "diffusion" / d.name / "diffusion") for d in DIFFUSIONS]
+    named += [(f"{sampler}_{steps}", f"{sampler}, {steps} steps", None) for sampler, steps in SAMPLERS]
+    for name, change, folder in named:
+        timing = out / "timing" / f"{name}.json"
+        if timing.exists():
+            values = _measured(
+                out, name, lambda name=name: _compare(real, out / "samples" / name, out / "cache")
+            )
+            seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds_per_scan"]
+            steps = "" if folder is None else f"{read_log(folder)[-1]['step']:.0f}"
+            cells = " | ".join(f"{value:.3g}" for value in values)
+            lines.append(f"| {name} | {change} | {cells} | {steps} | {seconds:.2f} |")
+    write_text(out / "table.md", "\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def _measured(out: Path, name: str, measure: Callable[[], list[float]]) -> list[float]:
+    path = out / "measured" / f"{name}.json"
+    if not path.exists():
+        write_json(path, measure())
+    values: list[float] = json.loads(path.read_text(encoding="utf-8"))
+    return values
+
+
+def _reconstruct(data: Path, folder: Path) -> list[float]:
+    network = VQGAN(read_settings(folder).autoencoder)
+    load_weights(network, folder / "autoencoder" / WEIGHTS_NAME)
+    network.requires_grad_(False).eval()
+    held_out = VolumeDataset(data, Split.TEST)
+    fitness = check_autoencoder(network, held_out, held_out, torch.device("cpu"))
+    return [fitness.psnr_db, fitness.codes_used]
+
+
+def _compare(real: ScanSet, samples: Path, cache: Path) -> list[float]:
+    synthetic = load_scans(samples, "synthetic", real)
+    rows = measure_fidelity(real, synthetic, seed=0, cache=cache, medicalnet=None, progress=silent)
+    rows += measure_diversity(real, synthetic, seed=0, num_pairs=500, progress=silent)[0]
+    found = {row.name: row.value for row in rows}
+    return [found[name] or 0.0 for name in ("kid_slices", "frechet_slices", "ms_ssim_gap", "spectrum")]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The paper's comparison on a dataset: diffusion (`paper`, `default`) and WGAN-GP, equal training time each.
+
+python experiments/comparison.py run DATA OUT [--minutes 15] [--number 43] [--only NAME ...]
+python experiments/comparison.py table DATA OUT
+
+`run` trains each generator that is not complete and samples from it, with one thread; a run that was stopped
+goes on where it stopped. `table` evaluates each against the test scans of DATA, a prepared dataset, with the
+audit for copies of its training scans, and writes OUT/table.md and OUT/scans.png.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anatogen.data.manifest import load_manifest
+from anatogen.evaluation.evaluate import evaluate
+from anatogen.evaluation.rows import Row
+from anatogen.evaluation.scans import load_scans
+from anatogen.figures import planes_figure
+from anatogen.presets import gan_settings, training_settings
+from anatogen.sampling import sample
+from anatogen.storage import write_json, write_text
+from anatogen.training.gan_pipeline import train_gan
+from anatogen.training.pipeline import train
+
+# Stage one's share of a diffusion model's training time.
+_AUTOENCODER_SHARE = 1 / 3
+_NUM_SHOWN = 6
+_COMMON = ("training.flip=left_right", "training.preview_minutes=1000")
+
+
+@dataclass(frozen=True)
+class Generator:
+    """One column of the comparison.
+
+    Attributes:
+        name: Of its run.
+        label: For people.
+        preset: Of the diffusion model; none for a GAN.
+        overrides: Settings that differ.
+    """
+
+    name: str
+    label: str
+    preset: str | None
+    overrides: tuple[str, ...] = ()
+
+
+# An autoencoder that minutes of a CPU leave unfit for stage two is part of the result.
+_GO_ON = "training.require_fit_autoencoder=false"
+GENERATORS = (
+    Generator("wgan_gp", "WGAN-GP", None, ("gan.width=16",)),
+    Generator("default", "`default`", "default"),
+    Generator("default_8", "`default`, compression 8", "default", ("autoencoder.compression=8", _GO_ON)),
+    Generator("paper", "`paper`", "paper", (_GO_ON,)),
+    Generator("paper_8", "`paper`, compression 8", "paper", ("autoencoder.compression=8", _GO_ON)),
+    Generator(
+        "wgan_gp_kwon",
+        "WGAN-GP as published by Kwon et al.",
+        None,
+        ("gan.width=16", "gan.kwon_compatible=true"),
+    ),
+)
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("run", "table"))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=15.0, help="of training, for each generator")
+    parser.add_argument("--number", type=int, default=43, help="synthetic scans of each generator")
+    parser.add_argument("--only", nargs="+", default=[], choices=[g.name for g in GENERATORS])
+    parser.add_argument("--set", nargs="+", default=[], help="further settings of all diffusion models")
+    arguments = parser.parse_args()
+    chosen = [g for g in GENERATORS if not arguments.only or g.name in arguments.only]
+    if arguments.action == "run":
+        torch.set_num_threads(1)
+        for generator in chosen:
+            _run(generator, arguments.data, arguments.out, arguments.minutes, arguments.number, arguments.set)
+    else:
+        _table(chosen, arguments.data, arguments.out)
+
+
+def _run(
+    generator: Generator, data: Path, out: Path, minutes: float, number: int, further: list[str]
+) -> None:
+    run = out / "runs" / generator.name
+    overrides = [*_COMMON, *generator.overrides, *(further if generator.preset else ())]
+    if generator.preset is None:
+        bundle = train_gan(data, run, gan_settings(overrides, minutes=minutes))
+    else:
+        first = _AUTOENCODER_SHARE * minutes
+        budgets = [
+            f"{stage}_training.{key}"
+            for stage, value in (("autoencoder", first), ("diffusion", minutes - first))
+            for key in (f"minutes={value}", "steps=null")
+        ]
+        bundle = train(data, run, training_settings(generator.preset, [*budgets, *overrides]))
+    timing = out / "timing" / f"{generator.name}.json"
+    if not timing.exists():
+        started = time.perf_counter()
+        sample(bundle, out / "samples" / generator.name, number=number, processes=1)
+        write_json(timing, {"seconds_per_scan": (time.perf_counter() - started) / number})
+
+
+def _table(chosen: list[Generator], data: Path, out: Path) -> None:
+    manifest = load_manifest(data)
+    columns: dict[str, dict[str, Row]] = {}
+    for generator in chosen:
+        bundle = None if generator.preset is None else out / "runs" / generator.name / "bundle"
+        samples = out / "samples" / generator.name
+        found = evaluate(data, samples, out / "reports" / generator.name, bundle=bundle)
+        columns[generator.label] = {row.name: row for row in found.rows}
+        timing = json.loads((out / "timing" / f"{generator.name}.json").read_text(encoding="utf-8"))
+        columns[generator.label]["seconds"] = Row(
+            "", "seconds", "Sampling, s a scan", timing["seconds_per_scan"], better="none"
+        )
+    rows = {row.name: row for column in columns.values() for row in column.values()}
+    lines = [
+        "| | real against real | " + " | ".join(columns) + " |",
+        "|---|---|" + "---|" * len(columns),
+    ]
+    for name, row in rows.items():
+        cells = [_cell(column.get(name)) for column in columns.values()]
+        lines.append(f"| {row.label} | {_number(row.reference)} | {' | '.join(cells)} |")
+    write_text(out / "table.md", "\n".join(lines) + "\n")
+    real = load_scans(Path(f"{data}:test"), "real")
+    groups = [("real, held out", list(real.arrays[:_NUM_SHOWN]))]
+    for generator in chosen:
+        made = load_scans(out / "samples" / generator.name, "synthetic", real)
+        groups.append((generator.label.replace("`", ""), list(made.arrays[:_NUM_SHOWN])))
+    planes_figure(
+        groups,
+        out / "scans.png",
+        spacing_mm=manifest.grid.spacing_mm,
+        axis_codes=manifest.grid.axis_codes,
+    )
+
+
+def _cell(row: Row | None) -> str:
+    if row is None or row.value is None:
+        return "–"
+    interval = "" if row.low is None else f" ({_number(row.low)} to {_number(row.high)})"
+    return _number(row.value) + interval
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    main()
