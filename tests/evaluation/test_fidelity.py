@@ -12,6 +12,7 @@ from anatogen.data.manifest import Grid, Intensity
 from anatogen.evaluation.descriptors import (
     coarse_voxels,
     intensity_histograms,
+    mirrored_correlations,
     radial_power,
     wavelet_energies,
 )
@@ -192,3 +193,15 @@ class TestDescriptors:
         array = np.random.default_rng(0).uniform(-1, 1, (1, 32, 16, 8)).astype(np.float32)
         found = coarse_voxels(ScanSet("real", array, ("",), grid, "MR", real.intensity))
         np.testing.assert_allclose(found[0], array[0].reshape(16, 2, 16, 8).mean(axis=1).ravel(), atol=1e-6)
+
+
+def test_mirrored_correlations_are_those_of_the_best_view():
+    records = _scans(3, 0, (8, 10, 12))
+    mirrored = records.with_arrays(np.ascontiguousarray(records.arrays[:, :, ::-1]))
+    found = mirrored_correlations(mirrored, records)
+    np.testing.assert_allclose(np.diag(found), 1)
+    views = [records.arrays[1]] + [np.flip(records.arrays[1], axis) for axis in range(3)]
+    wanted = max(np.corrcoef(mirrored.arrays[0].ravel(), view.ravel())[0, 1] for view in views)
+    assert found[0, 1] == pytest.approx(wanted, abs=1e-6)
+    constant = records.with_arrays(np.zeros_like(records.arrays))
+    assert not mirrored_correlations(constant, records).any()

@@ -84,3 +84,28 @@ def coarse_voxels(scans: ScanSet) -> Array:
     volumes = torch.from_numpy(scans.arrays)[:, None]
     pooled = [functional.adaptive_avg_pool3d(volume, (d, h, w)).flatten() for volume in volumes]
     return torch.stack(pooled).double().numpy()
+
+
+def mirrored_correlations(scans: ScanSet, records: ScanSet) -> Array:
+    """Highest correlation of coarse voxels of each scan with each record, as it is or mirrored on one axis.
+
+    Knows neither set beforehand, so it treats training and held-out records alike.
+
+    Args:
+        scans: M scans.
+        records: N scans on the same grid.
+
+    Returns:
+        (M, N) in [-1, 1]; a constant scan correlates with none.
+    """
+    asked = _unit(coarse_voxels(scans))
+    views = [records.arrays] + [np.flip(records.arrays, axis) for axis in (1, 2, 3)]
+    return np.max(
+        [asked @ _unit(coarse_voxels(records.with_arrays(np.ascontiguousarray(view)))).T for view in views],
+        axis=0,
+    )
+
+
+def _unit(rows: Array) -> Array:
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)

@@ -132,7 +132,7 @@ def closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> tuple[Sh
 def unseen_closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> Share:
     """The same share for held-out scans themselves: one half asks, the other is the unseen records.
 
-    About 1/2 unless the embedding treats training scans in another way, or the two sets differ.
+    About 1/2 unless the two sets differ in themselves.
 
     Args:
         to_train: (n, N) similarities of held-out to training scans.

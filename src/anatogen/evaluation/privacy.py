@@ -25,6 +25,7 @@ from anatogen.evaluation.copy_detector import (
     load_detector,
     read_audit,
 )
+from anatogen.evaluation.descriptors import mirrored_correlations
 from anatogen.evaluation.membership import membership_rows
 from anatogen.evaluation.privacy_rows import closest_rows, copies_row, memorised_row, planted_rows, ratio_row
 from anatogen.evaluation.progress import Progress, silent
@@ -110,7 +111,13 @@ def audit(
     rows = [
         copies_row(nearest, null, seed),
         memorised_row(known, made, unseen, seed),
-        *closest_rows(to_train, made @ unseen.T, null_to_train, unseen @ unseen.T, seed),
+        *closest_rows(
+            mirrored_correlations(synthetic, train),
+            mirrored_correlations(synthetic, holdout),
+            mirrored_correlations(holdout, train),
+            mirrored_correlations(holdout, holdout),
+            seed,
+        ),
         ratio_row(to_train, null_to_train, seed),
         *planted_rows(detector, train, holdout, null, bundle, seed, progress),
     ]

@@ -59,7 +59,18 @@ def memorised_row(known: Array, made: Array, unseen: Array, seed: int) -> Row:
 def closest_rows(
     to_train: Values, to_holdout: Values, null_to_train: Values, null: Values, seed: int
 ) -> list[Row]:
-    """Whether the closest record is a training scan, from similarities to training and to held-out scans."""
+    """Whether the closest record is a training scan, from similarities to training and to held-out scans.
+
+    Not those of the audit's encoder: it has seen the training scans alone, and draws whatever is like no scan
+    to their side.
+
+    Args:
+        to_train: (M, N) of synthetic to training scans.
+        to_holdout: (M, n) of synthetic to held-out scans.
+        null_to_train: (n, N) of held-out to training scans.
+        null: (n, n) among held-out scans.
+        seed: Of the draws.
+    """
     share, p_value = neighbours.closer_to_train(to_train, to_holdout, seed)
     floor = neighbours.unseen_closer_to_train(null_to_train, null, seed)
     size = min(to_train.shape[1], to_holdout.shape[1])
@@ -70,8 +81,8 @@ def closest_rows(
             "Synthetic scans whose closest record is a training scan, not a held-out one",
             *share,
             *floor,
-            note=f"sets of {size} records each; one half is expected where nothing leaks; the reference is "
-            "that of held-out scans",
+            note=f"by correlations of coarse voxels, sets of {size} records each; one half is expected where "
+            "nothing leaks; the reference is that of held-out scans",
         ),
         Row(
             "privacy",

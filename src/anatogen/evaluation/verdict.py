@@ -34,7 +34,7 @@ def privacy_verdict(rows: Sequence[Row], num_flagged: int, num_synthetic: int) -
         f"{1 - RATE:.0%} of unseen scans are"
     )
     p_value = found["closer_to_train_p"].value
-    # The embedding itself may draw scans to the training set; held-out scans show how much.
+    # The two sets may differ in themselves; held-out scans show how much.
     floor = found["closer_to_train"].reference_high
     share = found["closer_to_train"].value
     leans = p_value is not None and p_value < 0.01 and share is not None and (floor is None or share > floor)
