@@ -9,6 +9,7 @@ from synthetic_dataset import AFFINE, SPACING_MM, write_dataset
 
 from anatogen.data.formats import write_dicom, write_nifti, write_npy
 from anatogen.data.inspection import own_window
+from anatogen.data.manifest import MANIFEST_NAME
 from anatogen.data.transforms import centred_affine, orient
 from anatogen.data.volume import Volume
 from anatogen.errors import UserError
@@ -180,6 +181,13 @@ class TestBadInput:
         self._fails("shape 16 x 16 x 8", other, real)
         other = write_dataset(tmp_path / "mr", 2, 1, modality="MR")
         self._fails("are MR, and the real scans are CT", other, real)
+
+    def test_another_window_of_ct(self, dataset, real, tmp_path):
+        other = write_dataset(tmp_path / "wide", 2, 1)
+        manifest = json.loads((other / MANIFEST_NAME).read_text())
+        manifest["intensity"]["high"] = 1000.0
+        (other / MANIFEST_NAME).write_text(json.dumps(manifest))
+        self._fails("the window -200 to 1000 HU, and the real scans -200 to 600 HU", other, real)
 
     def test_an_unreadable_scan(self, tmp_path, real):
         (tmp_path / "a.nii.gz").write_bytes(b"nothing")

@@ -101,7 +101,8 @@ def content_hash(array: npt.NDArray[np.float32]) -> str:
 
 def identical_scans(a: ScanSet, b: ScanSet) -> int:
     """How many scans of `a` lie in `b` too, voxel for voxel."""
-    return sum(digest in set(b.hashes) for digest in a.hashes)
+    known = set(b.hashes)
+    return sum(digest in known for digest in a.hashes)
 
 
 def num_constant(scans: ScanSet) -> int:
@@ -122,7 +123,8 @@ def load_scans(path: Path, role: str, like: ScanSet | None = None) -> ScanSet:
 
     Raises:
         UserError: If there is no such folder or split, it holds no scans, a scan can't be read or holds
-            NaN, or the scans are not on one grid, or not on that of `like`.
+            NaN, or the scans are not on one grid, or not on that of `like`; or datasets of CT have
+            different windows.
     """
     folder, split = _folder_and_split(path)
     if not folder.is_dir():
@@ -253,6 +255,11 @@ def _check_like(scans: ScanSet, like: ScanSet) -> None:
     name = f"{scans.role} scans"
     if scans.modality != like.modality:
         raise UserError(f"{name} are {scans.modality}, and the {like.role} scans are {like.modality}")
+    if scans.modality == "CT" and scans.intensity != like.intensity:
+        raise UserError(
+            f"{name} have the window {_window_text(scans)}, and the {like.role} scans {_window_text(like)}: "
+            "prepare both with one `window_hu`"
+        )
     _check_grid(name, scans.grid.shape, scans.grid.spacing_mm, like.grid, f"the {like.role} scans")
     if scans.grid.axis_codes != like.grid.axis_codes:
         raise UserError(
@@ -284,6 +291,10 @@ def _scan_set(
     stored = arrays.astype(np.float16).astype(np.float32)
     hashes = tuple(content_hash(array) for array in stored)
     return ScanSet(role, stored, hashes, grid, intensity.modality, intensity, own_windows)
+
+
+def _window_text(scans: ScanSet) -> str:
+    return f"{scans.intensity.low:g} to {scans.intensity.high:g} HU"
 
 
 def _text(values: Sequence[float]) -> str:
