@@ -104,6 +104,7 @@ def test_the_foreground_is_that_of_real_scans_alone():
     assert not mask[:, :, 6:].any() and mask[:, :, :6].any()
     # A synthetic set that differs only far outside is no more and no less diverse.
     other = arrays.copy()
+    other[..., -1] = np.random.default_rng(1).uniform(-1, 1, other.shape[:-1])
     rows, record = measure(real, scan_set(other, "synthetic"))
     assert record["foreground"] == pytest.approx(float(mask.float().mean()))
     assert rows["ms_ssim"].value == pytest.approx(rows["ms_ssim"].reference)
@@ -119,6 +120,7 @@ def test_what_cannot_be_measured_says_why():
     real = scan_set(population(3, 0))
     rows, record = measure(real, scan_set(population(1, 1), "synthetic"))
     assert record == {} and all(row.value is None for row in rows.values())
+    assert list(rows) == ["ms_ssim", "ms_ssim_gap", "ms_ssim_reference_compatible"]
     assert "3 real, 1 synthetic" in rows["ms_ssim"].note
     flat = (4, 12, 12)
     rows, _ = measure(scan_set(population(3, 0, flat)), scan_set(population(3, 1, flat), "synthetic"))

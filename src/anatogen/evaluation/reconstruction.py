@@ -20,6 +20,7 @@ from anatogen.errors import UserError
 from anatogen.evaluation.autoencoders import bundle_names, held_out_scans, load_autoencoder
 from anatogen.evaluation.distances import polynomial_gram, unbiased_mmd
 from anatogen.evaluation.features import Features, foreground_box, slice_features
+from anatogen.evaluation.progress import Progress
 from anatogen.evaluation.resampling import Split as Halves
 from anatogen.evaluation.resampling import over_splits
 from anatogen.evaluation.rows import Better, Row
@@ -35,7 +36,6 @@ REPORT_NAME = "reconstruction.json"
 FIGURE_NAME = "reconstruction.png"
 
 Floats = npt.NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
 
 _RANGE = 2.0
 _NUM_BOOTSTRAPS = 1000
