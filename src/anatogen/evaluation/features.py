@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anatogen.evaluation.progress import Progress
 from anatogen.evaluation.scans import ScanSet
 from anatogen.models.medicalnet import load_medicalnet
 from anatogen.models.perceptual import SliceFeatures, load_slice_features
@@ -22,7 +23,6 @@ from anatogen.storage import atomic_path, sha256_file, sha256_json
 Features = npt.NDArray[np.float32]
 # First and one past the last voxel along D, H and W.
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-Progress = Callable[[str, int, int], None]
 
 NUM_SLICES = 16
 # Of the network's feature maps at four resolutions.
@@ -101,8 +101,9 @@ def volume_features(
 ) -> Features:
     """Features of whole scans from MedicalNet's 3D ResNet (Chen et al. 2019), averaged over space.
 
-    Each scan is brought to mean 0 and standard deviation 1 first, as MedicalNet was trained: so brightness
-    and contrast of whole scans are not seen.
+    Each scan is brought to mean 0 and standard deviation 1 first, so brightness and contrast of whole scans
+    are not seen. MedicalNet's authors take both over the voxels above 0 and fill the rest with noise; here
+    all voxels count, and nothing is random.
 
     Args:
         scans: In [-1, 1].

@@ -23,7 +23,8 @@ from anatogen.evaluation.distances import (
     squared_distances,
     unbiased_mmd,
 )
-from anatogen.evaluation.features import Progress, foreground_box, slice_features, volume_features
+from anatogen.evaluation.features import foreground_box, slice_features, volume_features
+from anatogen.evaluation.progress import Progress
 from anatogen.evaluation.resampling import Indices, Measure
 from anatogen.evaluation.rows import Better, Row
 from anatogen.evaluation.scans import ScanSet, num_constant
@@ -116,7 +117,7 @@ def _prdc_rows(vectors: Array, comparison: Comparison, suffix: str, of: str) -> 
     names = [(f"{name}_{suffix}", f"{name}, {of}") for name in _PRDC_NAMES]
     if comparison.n <= NUM_NEIGHBOURS:
         note = f"{comparison.n} scans a side: more than {NUM_NEIGHBOURS} are needed, and 50 would do"
-        return _missing(names, note, "reference")
+        return _missing(names, note)
     distances = squared_distances(vectors, vectors)
 
     def measure(a: Indices, b: Indices) -> Array:
@@ -134,7 +135,6 @@ def _plain_rows(
     _tell(progress, "distances without a network", 0)
     histograms = both(descriptors.intensity_histograms)
     spectra = both(descriptors.radial_power)
-    wavelets = both(descriptors.wavelet_energies)
     voxels = both(descriptors.coarse_voxels)
     gram = rbf_gram(voxels, median_bandwidth(voxels[: len(real)]))
 
@@ -148,11 +148,20 @@ def _plain_rows(
     rows = [
         *comparison.at_equal_n(_alone(histogram), names[:1], unit="of the range [-1, 1]"),
         *comparison.at_equal_n(_alone(spectrum), names[1:2], unit="log10"),
-        *comparison.at_equal_n(_alone(_frechet_measure(wavelets)), names[2:3]),
+        *_wavelet_rows(real, synthetic, comparison, names[2:3]),
         *comparison.unbiased(_alone(_kernel_measure(gram)), names[3:]),
     ]
     _tell(progress, "distances without a network", 1)
     return rows
+
+
+def _wavelet_rows(
+    real: ScanSet, synthetic: ScanSet, comparison: Comparison, names: list[tuple[str, str]]
+) -> list[Row]:
+    if min(real.grid.shape) < descriptors.LEAST_SIDE:
+        return _missing(names, f"two levels of the wavelet need {descriptors.LEAST_SIDE} voxels a side")
+    energies = np.concatenate([descriptors.wavelet_energies(scans) for scans in (real, synthetic)])
+    return comparison.at_equal_n(_alone(_frechet_measure(energies)), names)
 
 
 def _frechet_measure(x: Array) -> Callable[[Indices, Indices], float]:
@@ -207,8 +216,12 @@ def _all_names(with_volumes: bool) -> list[tuple[str, str]]:
     return [*_slice_names(), *volumes, *_plain_names()]
 
 
-def _missing(names: list[tuple[str, str]], note: str, better: Better = "lower") -> list[Row]:
-    return [Row("fidelity", name, label, None, better=better, note=note) for name, label in names]
+def _missing(names: list[tuple[str, str]], note: str) -> list[Row]:
+    return [Row("fidelity", name, label, None, better=_better(name), note=note) for name, label in names]
+
+
+def _better(name: str) -> Better:
+    return "reference" if name.startswith(_PRDC_NAMES) else "lower"
 
 
 def _constant_row(real: ScanSet, synthetic: ScanSet) -> Row:
