@@ -9,6 +9,7 @@ from anatogen.evaluation.neighbours import (
     closer_to_train,
     cross_fitted_share,
     distance_ratios,
+    exceedance_p_value,
     memorised_share,
     share_above,
     unseen_closer_to_train,
@@ -34,6 +35,16 @@ def test_a_further_draw_exceeds_the_threshold_in_one_of_twenty_at_most():
     assert np.mean(above) == pytest.approx(0.05, abs=0.005)
     found = [row[-1] > upper_threshold(row[:-1]) for row in draws[:2000]]
     assert found == above[:2000]
+
+
+def test_the_chance_of_exceedances_is_that_of_their_places():
+    """Of 39 null values the 38th is the threshold, so two of 41 lie above if both are among the top three."""
+    assert exceedance_p_value(1, 1, 39) == pytest.approx(2 / 40)
+    assert exceedance_p_value(2, 2, 39) == pytest.approx(comb(3, 2) / comb(41, 2))
+    assert exceedance_p_value(0, 50, 39) == 1
+    # Above the highest of four: one in five is expected, and 40% are no surprise.
+    assert exceedance_p_value(1, 1, 4) == pytest.approx(1 / 5)
+    assert exceedance_p_value(20, 50, 4) > 0.1
 
 
 def test_independent_scans_are_cleared_and_copies_counted():

@@ -137,6 +137,7 @@ def test_few_scans_get_a_note_with_the_number_that_would_do(cache, tmp_path):
     note = _values(found)["copies"].note
     assert "10 held-out scans" in note and "40 would do" in note
     assert "5 synthetic scans are few: 50 would do" in note
+    assert "chance flags 9%" in note
 
 
 def test_what_would_make_an_audit_worthless_is_refused(tmp_path):
@@ -156,7 +157,7 @@ def test_what_would_make_an_audit_worthless_is_refused(tmp_path):
 
 def _rows(**values: float) -> list[Row]:
     known = {"planted_exact": 1.0, "planted_flipped": 1.0, "planted_blurred": 1.0, "copies": 0.04}
-    known |= {"closer_to_train": 0.5, "closer_to_train_p": 0.5} | values
+    known |= {"copies_p": 1e-3, "closer_to_train": 0.5, "closer_to_train_p": 0.5} | values
     better = {name: "higher" for name in known if name.startswith("planted")}
     return [
         Row(
@@ -175,6 +176,7 @@ def _rows(**values: float) -> list[Row]:
             "proves nothing: it finds only 50% of planted flipped copies",
         ),
         ({"copies": 0.5}, "copy training patients: 2 of 50"),
+        ({"copies": 0.5, "copies_p": 0.2}, "Too few scans to say whether patients are copied: 2 of 50"),
         ({"closer_to_train": 0.8, "closer_to_train_p": 1e-4}, "80% of them are closer to training"),
         ({"planted_blurred": 0.3}, "would miss many planted_blurred"),
         ({"membership_denoiser_auc": 0.9}, "AUC 0.90): keep the bundle"),
@@ -183,6 +185,12 @@ def _rows(**values: float) -> list[Row]:
 def test_the_verdict_says_what_the_numbers_say_and_never_promises(values, text):
     verdict = privacy_verdict(_rows(**values), 2, 50)
     assert text in verdict and "An audit is no guarantee" in verdict
+
+
+@pytest.mark.parametrize("values", [{}, {"planted_flipped": 0.5}])
+def test_a_single_training_scan_among_synthetic_ones_is_no_chance(values):
+    verdict = privacy_verdict(_rows(**values), 2, 50, num_identical=1)
+    assert verdict.startswith("Synthetic scans copy training patients: 1 of 50 are training scans, voxel for")
 
 
 @pytest.mark.parametrize("name", ["audit.json", "encoder.safetensors", "embeddings.safetensors"])

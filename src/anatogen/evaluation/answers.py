@@ -90,7 +90,7 @@ def privacy_answer(verdict: str | None) -> Answer:
         return Answer(question, "open", "No privacy audit was made.", HOW_TO_AUDIT)
     headline, _, detail = verdict.partition(". ")
     tone: Tone = "bad"
-    if verdict.startswith("This audit proves nothing"):
+    if verdict.startswith(("This audit proves nothing", "Too few scans")):
         tone = "open"
     elif verdict.startswith("No sign of copying"):
         tone = "mixed" if "keep the bundle" in detail else "good"

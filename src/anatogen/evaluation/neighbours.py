@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
+from scipy.stats import betabinom, binomtest
 
 Values = npt.NDArray[np.floating]
 
@@ -35,10 +35,29 @@ def upper_threshold(null: Values, rate: float = 0.05) -> float:
         null: (n,), at least one value.
         rate: In (0, 1).
     """
-    ordered = np.sort(null)
+    return float(np.sort(null)[_rank(len(null), rate) - 1])
+
+
+def _rank(number: int, rate: float) -> int:
     # Rounded, or 0.95 x 20 = 19.000000000000004 would ask for one more.
-    rank = math.ceil(round((len(ordered) + 1) * (1 - rate), 9))
-    return float(ordered[min(rank, len(ordered)) - 1])
+    return min(math.ceil(round((number + 1) * (1 - rate), 9)), number)
+
+
+def exceedance_p_value(num_above: int, num_values: int, num_null: int, rate: float = 0.05) -> float:
+    """The chance that as many further draws from the null's distribution, or more, exceed its threshold.
+
+    The k-th smallest of n values leaves a share of the distribution above it that is itself random, a
+    Beta(n + 1 - k, k); so the count is beta-binomial, and exact for exchangeable draws at any n. A binomial
+    would take the threshold for known, and accuse too often where n is small.
+
+    Args:
+        num_above: Of the further draws, those above `upper_threshold` of the null.
+        num_values: All of them.
+        num_null: n, at least 1.
+        rate: Of the threshold.
+    """
+    rank = _rank(num_null, rate)
+    return float(betabinom(num_values, num_null + 1 - rank, rank).sf(num_above - 1))
 
 
 def share_above(values: Values, null: Values, seed: int, rate: float = 0.05) -> Share:
@@ -160,7 +179,8 @@ def memorised_share(train_to_synthetic: Values, train_to_holdout: Values, seed: 
     """The share of training scans with a synthetic scan closer than unseen scans come (Dar et al. 2025).
 
     The threshold is the 95th percentile of the training scans' nearest held-out correlations; as many
-    synthetic as held-out scans are drawn each time, for the nearest of many is nearer.
+    synthetic as held-out scans are drawn each time, for the nearest of many is nearer. They are drawn without
+    replacement, so the smaller of these sets is always the whole one.
 
     Args:
         train_to_synthetic: (N, M) similarities.

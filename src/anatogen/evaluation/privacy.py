@@ -27,7 +27,7 @@ from anatogen.evaluation.copy_detector import (
 )
 from anatogen.evaluation.descriptors import mirrored_correlations
 from anatogen.evaluation.membership import membership_rows
-from anatogen.evaluation.privacy_rows import closest_rows, copies_row, memorised_row, planted_rows, ratio_row
+from anatogen.evaluation.privacy_rows import closest_rows, copies_rows, memorised_row, planted_rows, ratio_row
 from anatogen.evaluation.progress import Progress, silent
 from anatogen.evaluation.rows import Row
 from anatogen.evaluation.scans import ScanSet, identical_scans
@@ -109,7 +109,7 @@ def audit(
     detector = CopyDetector(encoder, settings, known, threshold, train.grid)
 
     rows = [
-        copies_row(nearest, null, seed),
+        *copies_rows(nearest, null, seed),
         memorised_row(known, made, unseen, seed),
         *closest_rows(
             mirrored_correlations(synthetic, train),
@@ -123,7 +123,9 @@ def audit(
     ]
     if bundle is not None:
         rows += membership_rows(bundle, train.arrays, holdout.arrays, seed=seed, progress=progress)
-    verdict = privacy_verdict(rows, int((nearest > threshold).sum()), len(synthetic))
+    verdict = privacy_verdict(
+        rows, int((nearest > threshold).sum()), len(synthetic), identical_scans(synthetic, train)
+    )
     pairs = [
         Pair(
             int(index), int(to_train[index].argmax()), float(nearest[index]), bool(nearest[index] > threshold)
