@@ -165,14 +165,6 @@ def test_few_and_constant_scans_are_rows_not_errors(real, other, tmp_path, no_ne
     assert all(np.isfinite(rows[name].value) for name in PLAIN)
 
 
-def test_a_grid_too_flat_for_the_wavelet_gets_a_row_that_says_so(tmp_path, no_network):
-    shape = (3, 12, 12)
-    rows = measure_fidelity(_scans(8, 0, shape), _scans(8, 1, shape), seed=0, cache=tmp_path)
-    found = _by_name(rows)
-    assert found["frechet_wavelets"].value is None and "4 voxels a side" in found["frechet_wavelets"].note
-    assert found["histogram"].value is not None
-
-
 class TestDescriptors:
     def test_the_spectrum_has_physical_frequencies(self, real):
         """A wave along D, of 8 mm, on voxels of 2 x 1 x 1 mm."""

@@ -25,7 +25,8 @@ from anatogen.weights import load_weights, save_weights
 
 Array = npt.NDArray[np.float32]
 
-MIN_SIDE = 16
+# Sides are averaged down to no less than this; shorter ones stay as they are.
+_MIN_SIDE = 16
 # Tensor axes of a (1, d, h, w) scan.
 _ALL_FLIPS = [[axis for axis in (1, 2, 3) if number >> axis - 1 & 1] for number in range(8)]
 
@@ -118,7 +119,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 def working_shape(shape: tuple[int, ...], max_voxels: int) -> tuple[int, int, int]:
     """The shape that scans of this shape are averaged down to: longest sides are cut first, alike."""
     side = max(shape)
-    while np.prod([min(length, side) for length in shape]) > max_voxels and side > MIN_SIDE:
+    while np.prod([min(length, side) for length in shape]) > max_voxels and side > _MIN_SIDE:
         side -= 1
     depth, height, width = (min(length, side) for length in shape)
     return depth, height, width
@@ -151,16 +152,11 @@ def train_encoder(
         progress: Told (what, done, total).
 
     Raises:
-        UserError: If there are fewer than 2 scans, or a side has fewer than 16 voxels.
+        UserError: If there are fewer than 2 scans.
     """
     if len(arrays) < 2:
         raise UserError(
             f"the audit's encoder can't learn from {len(arrays)} training scans: give at least 2, better 50"
-        )
-    if min(arrays.shape[1:]) < MIN_SIDE:
-        raise UserError(
-            f"scans of {arrays.shape[1:]} voxels are too small for the audit's encoder: every side needs "
-            f"{MIN_SIDE}"
         )
     scans = scaled_down(arrays, settings.max_voxels)
     ratios = [big / small for big, small in zip(arrays.shape[1:], scans.shape[2:], strict=True)]

@@ -17,8 +17,6 @@ Array = npt.NDArray[np.float64]
 
 _NUM_BINS = 1024
 _COARSE = 16
-# Two levels of the wavelet halve each side twice.
-LEAST_SIDE = 4
 # Energies below this, of a range of 2, are rounding.
 _ENERGY_FLOOR = 1e-6
 
@@ -71,11 +69,11 @@ def wavelet_energies(scans: ScanSet) -> Array:
     Sides are cut to a multiple of 4 voxels.
 
     Args:
-        scans: At least `LEAST_SIDE` voxels a side.
+        scans: At least 4 voxels a side, as all scans have that are read.
     """
     rows = []
     for array in scans.arrays:
-        d, h, w = (size // LEAST_SIDE * LEAST_SIDE for size in array.shape)
+        d, h, w = (size // 4 * 4 for size in array.shape)
         low = torch.from_numpy(array[:d, :h, :w]).double()[None, None]
         row = []
         for _ in range(2):

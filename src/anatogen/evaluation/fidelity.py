@@ -135,6 +135,7 @@ def _plain_rows(
     _tell(progress, "distances without a network", 0)
     histograms = both(descriptors.intensity_histograms)
     spectra = both(descriptors.radial_power)
+    wavelets = both(descriptors.wavelet_energies)
     voxels = both(descriptors.coarse_voxels)
     gram = rbf_gram(voxels, median_bandwidth(voxels[: len(real)]))
 
@@ -148,20 +149,11 @@ def _plain_rows(
     rows = [
         *comparison.at_equal_n(_alone(histogram), names[:1], unit="of the range [-1, 1]"),
         *comparison.at_equal_n(_alone(spectrum), names[1:2], unit="log10"),
-        *_wavelet_rows(real, synthetic, comparison, names[2:3]),
+        *comparison.at_equal_n(_alone(_frechet_measure(wavelets)), names[2:3]),
         *comparison.unbiased(_alone(_kernel_measure(gram)), names[3:]),
     ]
     _tell(progress, "distances without a network", 1)
     return rows
-
-
-def _wavelet_rows(
-    real: ScanSet, synthetic: ScanSet, comparison: Comparison, names: list[tuple[str, str]]
-) -> list[Row]:
-    if min(real.grid.shape) < descriptors.LEAST_SIDE:
-        return _missing(names, f"two levels of the wavelet need {descriptors.LEAST_SIDE} voxels a side")
-    energies = np.concatenate([descriptors.wavelet_energies(scans) for scans in (real, synthetic)])
-    return comparison.at_equal_n(_alone(_frechet_measure(energies)), names)
 
 
 def _frechet_measure(x: Array) -> Callable[[Indices, Indices], float]:
