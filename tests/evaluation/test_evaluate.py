@@ -12,12 +12,18 @@ import torch
 from synthetic_dataset import write_dataset
 
 from anatogen import cli
+from anatogen.bundle_description import GANBundleDescription
+from anatogen.data.manifest import load_manifest
+from anatogen.errors import UserError
 from anatogen.evaluation import evaluate as evaluation
 from anatogen.evaluation.contrastive import ContrastiveSettings
 from anatogen.evaluation.evaluate import describe_roles, evaluate
 from anatogen.evaluation.privacy import audit
 from anatogen.evaluation.reconstruction_report import report_reconstruction
 from anatogen.evaluation.rows import Row
+from anatogen.gan_bundle import GANBundle
+from anatogen.models.wgan_gp import Generator
+from anatogen.settings import GANSettings
 
 # An encoder that takes a moment; what it is worth is not asked here.
 QUICK = ContrastiveSettings(widths=(4, 8), dimensions=8, max_voxels=16**3, batch_size=4, steps=2)
@@ -160,6 +166,31 @@ def test_repeated_and_copied_scans_have_rows_that_say_so(data: Path, report: Pat
     content = _content(tmp_path / "report")
     assert _row(content, "identical_scans")["value"] == 2
     assert _row(content, "constant_scans")["value"] == 1
+    privacy = content["answers"][2]
+    assert privacy["tone"] == "bad" and "2 of 6 are training scans, voxel for voxel" in privacy["headline"]
+
+
+def test_a_gan_s_bundle_has_no_loss_and_its_rows_say_so(
+    data: Path, made: Path, report: Path, tmp_path: Path
+) -> None:
+    manifest, settings = load_manifest(data), GANSettings(width=2, latent_dim=5)
+    description = GANBundleDescription(gan=settings, grid=manifest.grid, intensity=manifest.intensity)
+    GANBundle(description, Generator(settings, manifest.grid.shape)).save(tmp_path / "bundle")
+    out = tmp_path / "report"
+    shutil.copytree(report, out)
+    found = evaluate(data, made, out, bundle=tmp_path / "bundle", num_pairs=1)
+    (row,) = [row for row in found.rows if row.name == "membership_denoiser_auc"]
+    assert row.value is None and "GAN" in row.note
+
+
+def test_what_no_audit_can_be_made_of_is_told_before_anything_is_measured(
+    data: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "measure_fidelity", lambda *_, **__: pytest.fail("measured"))
+    few = write_dataset(tmp_path / "few", 3, 0, seed=5)
+    with pytest.raises(UserError, match="3 holdout scans: give at least 4"):
+        evaluate(Path(f"{data}:test"), made, tmp_path / "report", train=Path(f"{data}:train"), holdout=few)
+    assert not (tmp_path / "report").exists()
 
 
 @pytest.mark.parametrize(

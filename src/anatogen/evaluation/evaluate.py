@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from anatogen.bundle import load_diffusion_bundle
+from anatogen.bundle import load_bundle
 from anatogen.data.manifest import MANIFEST_NAME, Split, load_manifest
 from anatogen.errors import UserError
 from anatogen.evaluation.answers import Answer, diversity_answer, fidelity_answer, privacy_answer
 from anatogen.evaluation.fidelity import measure_fidelity
-from anatogen.evaluation.privacy import audit
+from anatogen.evaluation.privacy import audit, check_inputs
 from anatogen.evaluation.progress import Progress, silent
 from anatogen.evaluation.report import (
     AUDIT,
@@ -84,7 +84,7 @@ def evaluate(
         out: Folder of the report; may hold an earlier one, which is replaced.
         train: The scans that the generator was trained on; with `holdout`, the audit is made.
         holdout: Scans of other patients that it was not trained on; may be those of `real`.
-        bundle: The generator, for membership inference on its denoiser.
+        bundle: The generator, for membership inference on its denoiser; a GAN's rows say that it has none.
         medicalnet: Weights file of a MedicalNet ResNet, for features of whole volumes.
         num_pairs: Random pairs of scans for MS-SSIM.
         seed: Of everything random.
@@ -107,7 +107,9 @@ def evaluate(
     train_scans = None if roles.train is None else load_scans(roles.train, "train", real_scans)
     holdout_scans = None if roles.holdout is None else load_scans(roles.holdout, "holdout", real_scans)
     _check_sets(real_scans, synthetic_scans, train_scans, holdout_scans)
-    generator = None if bundle is None else load_diffusion_bundle(bundle)
+    generator = None if bundle is None else load_bundle(bundle)
+    if train_scans is not None and holdout_scans is not None:  # here, before minutes of other work
+        check_inputs(train_scans, holdout_scans, synthetic_scans, generator)
     open_report_folder(out)
 
     fidelity = measure_fidelity(

@@ -89,7 +89,7 @@ def audit(
     Raises:
         UserError: If held-out scans lie among the training scans, a set is too small, or grids differ.
     """
-    _check(train, holdout, synthetic, bundle)
+    check_inputs(train, holdout, synthetic, bundle)
     encoder = cached_encoder(
         train.arrays,
         train.hashes,
@@ -175,7 +175,14 @@ def load_audit(folder: Path | str) -> Audit:
         ) from error
 
 
-def _check(train: ScanSet, holdout: ScanSet, synthetic: ScanSet, bundle: Bundle | GANBundle | None) -> None:
+def check_inputs(
+    train: ScanSet, holdout: ScanSet, synthetic: ScanSet, bundle: Bundle | GANBundle | None
+) -> None:
+    """Refuses what no audit can be made of; takes no time.
+
+    Raises:
+        UserError: If held-out scans lie among the training scans, a set is too small, or grids differ.
+    """
     for scans, least in ((train, 2), (holdout, 4), (synthetic, 1)):
         if len(scans) < least:
             raise UserError(f"the audit got {len(scans)} {scans.role} scans: give at least {least}")

@@ -109,6 +109,8 @@ def evaluate_reconstruction(
         raise UserError("there is no bundle to evaluate: name at least one")
     names = bundle_names(bundles)
     scans = held_out_scans(data, bundles[0])
+    # All at first: a bundle that does not fit is told before minutes of work on another.
+    loaded = [load_autoencoder(folder, scans, data) for folder in bundles]
     perceptual, real_slices = None, None
     with suppress(UserError):  # without the weights: both rows say so
         perceptual = PerceptualDistance(load_slice_features(None)).to(device)
@@ -122,8 +124,7 @@ def evaluate_reconstruction(
         "figure": FIGURE_NAME,
         "bundles": {},
     }
-    for name, folder in zip(names, bundles, strict=True):
-        network, weights = load_autoencoder(folder, scans, data)
+    for name, (network, weights) in zip(names, loaded, strict=True):
         done = _reconstruct(network.to(device), scans, perceptual, lambda *n, name=name: progress(name, *n))
         decoded_slices = None
         if real_slices is not None:
