@@ -48,7 +48,8 @@ def scans_section(real: ScanSet, synthetic: ScanSet, figures: Path, seed: int) -
             Picture(
                 path,
                 "Real and synthetic scans: central axial, coronal and sagittal planes",
-                "Voxels are interpolated for display. R: the patient's right. A: anterior.",
+                "Voxels are interpolated for display. R: the patient's right. A: anterior. The real scans "
+                "are of patients: share this page only where those may be shared.",
                 black=True,
             )
         ],
