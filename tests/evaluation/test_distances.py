@@ -8,10 +8,9 @@ from scipy.stats import wasserstein_distance
 from anatogen.evaluation.distances import (
     frechet_distance,
     histogram_distance,
-    kernel_distance,
     median_bandwidth,
     polynomial_gram,
-    prdc,
+    prdc_of_distances,
     rbf_gram,
     spectrum_distance,
     squared_distances,
@@ -23,6 +22,17 @@ from anatogen.evaluation.resampling import extrapolated, jackknife, over_splits,
 @pytest.fixture
 def generator() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
+    gram = polynomial_gram(np.concatenate((x, y)))
+    return unbiased_mmd(gram, np.arange(len(x)), np.arange(len(x), len(gram)))
+
+
+def prdc(real: np.ndarray, fake: np.ndarray, k: int = 5):
+    both = np.concatenate((real, fake))
+    places = np.arange(len(both))
+    return prdc_of_distances(squared_distances(both, both), places[: len(real)], places[len(real) :], k)
 
 
 def _exact_sample(mean: np.ndarray, covariance: np.ndarray, n: int, generator) -> np.ndarray:

@@ -40,26 +40,14 @@ def _covariance_root(x: Array) -> Array:
     return centred if len(x) <= x.shape[1] else np.asarray(np.linalg.qr(centred, mode="r"))
 
 
-def kernel_distance(x: Array, y: Array) -> float:
-    """Kernel distance: unbiased squared MMD with the cubic kernel (Binkowski et al. 2018, "KID").
-
-    The mean of (u.v / d + 1)^3 over pairs within x, plus that within y, minus twice that between them. Pairs
-    of slices of one scan are left out, as slices of one scan are no independent draws. Zero on average for
-    sets of equal distribution, whatever their sizes; may be negative.
-
-    Args:
-        x: (N, S, d): S slices of each of N >= 2 scans.
-        y: (M, S, d).
-    """
-    gram = polynomial_gram(np.concatenate((x, y)))
-    return unbiased_mmd(gram, np.arange(len(x)), np.arange(len(x), len(gram)))
-
-
 def polynomial_gram(x: Array) -> Array:
     """The cubic kernel (u.v / d + 1)^3 between scans: (N, N), each value the mean over pairs of their slices.
 
+    `unbiased_mmd` of it is the kernel distance of Binkowski et al. 2018 ("KID"), but for pairs of slices of
+    one scan, which are left out: they are no independent draws.
+
     Args:
-        x: (N, S, d).
+        x: (N, S, d): S slices of each scan.
     """
     num_scans, num_slices, d = x.shape
     flat = np.asarray(x, np.float64).reshape(-1, d)
@@ -92,6 +80,9 @@ def median_bandwidth(x: Array) -> float:
 def unbiased_mmd(gram: Array, x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> float:
     """Unbiased squared maximum mean discrepancy of two sets (Gretton et al. 2012, lemma 6).
 
+    The mean of the kernel over pairs within x, plus that within y, minus twice that between them. Zero on
+    average for sets of equal distribution, whatever their sizes; may be negative.
+
     Args:
         gram: (T, T), the kernel between all pairs.
         x: Indices of the one set's members in it, at least 2.
@@ -120,27 +111,15 @@ class Prdc(NamedTuple):
     coverage: float
 
 
-def prdc(real: Array, fake: Array, k: int = 5) -> Prdc:
+def prdc_of_distances(
+    distances: Array, real: npt.NDArray[np.int64], fake: npt.NDArray[np.int64], k: int = 5
+) -> Prdc:
     """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
     A vector's neighbourhood is the ball that reaches to its k-th nearest neighbour in its own set.
 
     Args:
-        real: (n, d), n > k.
-        fake: (m, d), m > k.
-        k: Neighbours.
-    """
-    distances = squared_distances(*2 * (np.concatenate((real, fake)),))
-    return prdc_of_distances(distances, np.arange(len(real)), np.arange(len(real), len(distances)), k)
-
-
-def prdc_of_distances(
-    distances: Array, real: npt.NDArray[np.int64], fake: npt.NDArray[np.int64], k: int = 5
-) -> Prdc:
-    """`prdc` of two subsets, given (T, T) distances between all vectors (or any increasing function of them).
-
-    Args:
-        distances: With zeros on the diagonal.
+        distances: (T, T) between all vectors, or any increasing function of them; zeros on the diagonal.
         real: Indices of the real vectors, more than k.
         fake: Indices of the synthetic ones, more than k.
         k: Neighbours.

@@ -143,6 +143,6 @@ def _rows(
             few = f"{len(others)} held-out scans hardly define 1%: {_ENOUGH_SCANS} would do"
         value = measure(members, others)
         # Repeated values lower the highest scores of others, and no draw shows fewer true positives.
-        low, high = min(float(low), value), max(float(high), value)
-        rows.append(Row("privacy", row, label, value, low, high, reference, note=few))
+        ends = min(float(low), value), max(float(high), value)
+        rows.append(Row("privacy", row, label, value, *ends, reference, note=few))
     return rows

@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from anatogen.errors import UserError
 
-# Blocks in each stage -> depth of the network.
-_DEPTHS = {(1, 1, 1, 1): 10, (2, 2, 2, 2): 18, (3, 4, 6, 3): 34}
-_DEPTHS_BOTTLENECK = {(3, 4, 6, 3): 50}
+# Blocks in each stage of ResNet-10, 18 and 34; and of ResNet-50.
+_PLAIN = ((1, 1, 1, 1), (2, 2, 2, 2), (3, 4, 6, 3))
+_BOTTLENECK = ((3, 4, 6, 3),)
 _WIDTHS = (64, 128, 256, 512)
 # The last two stages keep the resolution and widen their kernels instead, as in Med3D's segmentation network.
 _STRIDES = (1, 2, 1, 1)
@@ -142,7 +142,7 @@ def load_medicalnet(file: Path) -> MedicalNet:
     backbone = {name: value for name, value in backbone.items() if not name.startswith(_SEGMENTATION_HEAD)}
     num_blocks = tuple(_num_blocks(backbone, stage) for stage in range(1, 5))
     bottleneck = "layer1.0.conv3.weight" in backbone
-    if num_blocks not in (_DEPTHS_BOTTLENECK if bottleneck else _DEPTHS):
+    if num_blocks not in (_BOTTLENECK if bottleneck else _PLAIN):
         raise UserError(
             f"MedicalNet weights: {file} is not of ResNet-10, 18, 34 or 50: it has {num_blocks} blocks in "
             "layer1 to layer4"
