@@ -180,6 +180,10 @@ def _rows(**values: float) -> list[Row]:
         ({"closer_to_train": 0.8, "closer_to_train_p": 1e-4}, "80% of them are closer to training"),
         ({"planted_blurred": 0.3}, "would miss many planted_blurred"),
         ({"membership_denoiser_auc": 0.9}, "AUC 0.90): keep the bundle"),
+        (
+            {"membership_denoiser_auc": 0.5, "membership_autoencoder_auc": 0.8},
+            "AUC 0.80): keep the bundle",
+        ),
     ],
 )
 def test_the_verdict_says_what_the_numbers_say_and_never_promises(values, text):

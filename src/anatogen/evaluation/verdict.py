@@ -78,10 +78,15 @@ def privacy_verdict(rows: Sequence[Row], num_flagged: int, num_synthetic: int, n
         ]
         if weak:
             text += f" It would miss many {' and '.join(weak)}."
-    membership = found.get("membership_denoiser_auc")
-    if membership is not None and (membership.value or 0) > _MEMBERSHIP_AUC and (membership.low or 0) > 0.5:
+    told = [
+        row.value
+        for row in rows
+        if row.name.startswith("membership_") and row.name.endswith("_auc")
+        if row.value is not None and row.value > _MEMBERSHIP_AUC and (row.low or 0) > 0.5
+    ]
+    if told:
         text += (
-            f" The bundle's loss tells who was in the training set (AUC {membership.value:.2f}): keep the "
-            "bundle, and share scans only."
+            f" The bundle's loss tells who was in the training set (AUC {max(told):.2f}): keep the bundle, "
+            "and share scans only."
         )
     return f"{text} {_NO_GUARANTEE}"
