@@ -98,7 +98,9 @@ def test_a_report_holds_every_group_and_answers_every_question(report: Path) -> 
         "holdout": 6,
     }
     figures = {path.name for path in (report / "figures").iterdir()}
-    assert {"scans.png", "fidelity.png", "pairs.png", "nearest.png", "planted.png"} <= figures
+    # Six scans are too few for distances, so there is no chart of them.
+    assert {"scans.png", "pairs.png", "nearest.png", "planted.png"} <= figures
+    assert "fidelity.png" not in figures
     assert {path.name for path in report.iterdir()} == {
         "report.html",
         "report.json",
