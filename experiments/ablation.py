@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -120,7 +121,7 @@ _rate = Autoencoder(
 )
 _groups = Autoencoder(
     "groups",
-    "four groups of codes: 2,048 of length 4 (preset `default`)",
+    "four groups of codes: 2,048 of length 4",
     _rate,
     (
         "autoencoder.num_codes=2048",
@@ -136,6 +137,7 @@ _compression_8 = Autoencoder(
     "compression_8", "compression 8 in place of 4", _groups, ("autoencoder.compression=8",)
 )
 _QUANTISERS = (
+    Autoencoder("eight_groups", "compression 8, eight groups", _compression_8, ("autoencoder.num_groups=8",)),
     Autoencoder(
         "one_group",
         "compression 8, 16,384 codes of length 8 as `paper`",
@@ -328,32 +330,33 @@ def write_table(data: Path, out: Path) -> None:
     real = load_scans(Path(f"{data}:test"), "real")
     lines = ["| autoencoder | change | held-out PSNR, dB | codes used | steps |", "|---|---|---|---|---|"]
     for a in AUTOENCODERS:
-        folder = out / "autoencoders" / a.name
-        if (folder / "autoencoder" / WEIGHTS_NAME).exists():
-            psnr, used = _measured(
-                out, f"autoencoder_{a.name}", lambda folder=folder: _reconstruct(data, folder)
+        run = out / "autoencoders" / a.name
+        if (run / "autoencoder" / WEIGHTS_NAME).exists():
+            psnr, used = _measured(out, f"autoencoder_{a.name}", partial(_reconstruct, data, run))
+            lines.append(
+                f"| {a.name} | {a.change} | {psnr:.2f} | {used:.0%} | {_num_steps(run / 'autoencoder')} |"
             )
-            steps = read_log(folder / "autoencoder")[-1]["step"]
-            lines.append(f"| {a.name} | {a.change} | {psnr:.2f} | {used:.0%} | {steps:.0f} |")
     lines += [
         "",
         "| stage two | change | KID | Fréchet | MS-SSIM gap | spectrum | steps | s a scan |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    named = [(d.name, d.change, out / "diffusion" / d.name / "diffusion") for d in DIFFUSIONS]
-    named += [(f"{sampler}_{steps}", f"{sampler}, {steps} steps", None) for sampler, steps in SAMPLERS]
-    for name, change, folder in named:
+    named = {d.name: (d.change, _num_steps(out / "diffusion" / d.name / "diffusion")) for d in DIFFUSIONS}
+    named |= {f"{sampler}_{steps}": (f"{sampler}, {steps} steps", "") for sampler, steps in SAMPLERS}
+    for name, (change, num_steps) in named.items():
         timing = out / "timing" / f"{name}.json"
         if timing.exists():
-            values = _measured(
-                out, name, lambda name=name: _compare(real, out / "samples" / name, out / "cache")
-            )
-            seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds_per_scan"]
-            steps = "" if folder is None else f"{read_log(folder)[-1]['step']:.0f}"
+            values = _measured(out, name, partial(_compare, real, out / "samples" / name, out / "cache"))
             cells = " | ".join(f"{value:.3g}" for value in values)
-            lines.append(f"| {name} | {change} | {cells} | {steps} | {seconds:.2f} |")
+            seconds = json.loads(timing.read_text(encoding="utf-8"))["seconds_per_scan"]
+            lines.append(f"| {name} | {change} | {cells} | {num_steps} | {seconds:.2f} |")
     write_text(out / "table.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def _num_steps(stage: Path) -> str:
+    records = read_log(stage)
+    return f"{records[-1]['step']:.0f}" if records else ""
 
 
 def _measured(out: Path, name: str, measure: Callable[[], list[float]]) -> list[float]:
@@ -376,9 +379,10 @@ def _reconstruct(data: Path, folder: Path) -> list[float]:
 def _compare(real: ScanSet, samples: Path, cache: Path) -> list[float]:
     synthetic = load_scans(samples, "synthetic", real)
     rows = measure_fidelity(real, synthetic, seed=0, cache=cache, medicalnet=None, progress=silent)
-    rows += measure_diversity(real, synthetic, seed=0, num_pairs=500, progress=silent)[0]
+    rows += measure_diversity(real, synthetic, seed=0, num_pairs=200, progress=silent)[0]
     found = {row.name: row.value for row in rows}
-    return [found[name] or 0.0 for name in ("kid_slices", "frechet_slices", "ms_ssim_gap", "spectrum")]
+    names = ("kid_slices", "frechet_slices", "ms_ssim_gap", "spectrum")
+    return [value for name in names if (value := found[name]) is not None]
 
 
 if __name__ == "__main__":
