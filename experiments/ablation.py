@@ -332,10 +332,10 @@ def write_table(data: Path, out: Path) -> None:
     for a in AUTOENCODERS:
         run = out / "autoencoders" / a.name
         if (run / "autoencoder" / WEIGHTS_NAME).exists():
-            psnr, used = _measured(out, f"autoencoder_{a.name}", partial(_reconstruct, data, run))
-            lines.append(
-                f"| {a.name} | {a.change} | {psnr:.2f} | {used:.0%} | {_num_steps(run / 'autoencoder')} |"
-            )
+            psnr, *used = _measured(out, f"autoencoder_{a.name}", partial(_reconstruct, data, run))
+            share = f"{used[0]:.0%}" if used else "–"
+            num_steps = _num_steps(run / "autoencoder")
+            lines.append(f"| {a.name} | {a.change} | {psnr:.2f} | {share} | {num_steps} |")
     lines += [
         "",
         "| stage two | change | KID | Fréchet | MS-SSIM gap | spectrum | steps | s a scan |",
@@ -373,7 +373,7 @@ def _reconstruct(data: Path, folder: Path) -> list[float]:
     network.requires_grad_(False).eval()
     held_out = VolumeDataset(data, Split.TEST)
     fitness = check_autoencoder(network, held_out, held_out, torch.device("cpu"))
-    return [fitness.psnr_db, fitness.codes_used]
+    return [fitness.psnr_db] if fitness.codes_used is None else [fitness.psnr_db, fitness.codes_used]
 
 
 def _compare(real: ScanSet, samples: Path, cache: Path) -> list[float]:
