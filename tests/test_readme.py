@@ -36,11 +36,11 @@ def python_snippet() -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A working folder with MY_SCANS in it, six scans of six patients."""
+    """A working folder with MY_SCANS in it, each of another patient; a tenth become test scans."""
     (tmp_path / "MY_SCANS").mkdir()
     d, h, w = np.meshgrid(*[np.linspace(-1, 1, 16)] * 3, indexing="ij")
-    for patient in range(6):
-        array = 1000 * np.exp(-3 * (d**2 + h**2 + (1 + 0.2 * patient) * w**2)).astype(np.float32)
+    for patient in range(40):
+        array = 1000 * np.exp(-3 * (d**2 + h**2 + (1 + 0.05 * patient) * w**2)).astype(np.float32)
         write_nifti(Volume(array, np.eye(4)), tmp_path / "MY_SCANS" / f"P{patient}_t1.nii.gz")
     return tmp_path
 
@@ -49,9 +49,11 @@ def shortened(command: list[str], settings: list[str]) -> list[str]:
     """The command with a budget, a number of scans and networks that a test has time for."""
     text = " ".join(shlex.quote(word) for word in command)
     text = re.sub(r"--minutes 60", "--steps 2", text)
-    text = re.sub(r"-n 100", "-n 2", text)
+    text = re.sub(r"-n 100", "-n 4", text)
     words = shlex.split(text)
-    if words[1] == "train":
+    if words[1:3] == ["train", "gan"]:
+        words += ["gan.width=2", "gan.latent_dim=4"]
+    elif words[1] == "train":
         words += settings + ([] if "--steps" in words else ["--steps", "2"])
     return words
 
@@ -63,8 +65,9 @@ def test_the_commands_run_one_after_the_other(folder: Path) -> None:
         result = subprocess.run([str(PROGRAM), *words[1:]], cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, f"{' '.join(words)}\n{result.stdout}\n{result.stderr}"
         seen.add(words[1])
-    assert seen == {"prepare", "train", "sample"}
-    assert len(list((folder / "synthetic").glob("*.nii.gz"))) == 2
+    assert seen == {"prepare", "train", "sample", "evaluate"}
+    assert len(list((folder / "synthetic").glob("*.nii.gz"))) == 4
+    assert (folder / "report" / "report.html").exists() and (folder / "report_autoencoders").exists()
     assert len(list((folder / "synthetic_dicom").glob("*/*.dcm"))) > 2
 
 
