@@ -10,12 +10,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anatogen.api import evaluate, prepare, train
+    from anatogen.api import evaluate, prepare, train, train_gan
     from anatogen.bundle import load_bundle
     from anatogen.sampling import sample
 
 __version__ = version("anatogen")
-__all__ = ["__version__", "evaluate", "load_bundle", "prepare", "sample", "train"]
+__all__ = ["__version__", "evaluate", "load_bundle", "prepare", "sample", "train", "train_gan"]
 
 _HOMES = {
     "evaluate": "anatogen.api",
@@ -23,6 +23,7 @@ _HOMES = {
     "prepare": "anatogen.api",
     "sample": "anatogen.sampling",
     "train": "anatogen.api",
+    "train_gan": "anatogen.api",
 }
 
 
