@@ -79,7 +79,7 @@ def test_independent_scans_are_cleared(clear):
     assert rows["copies"].value <= 0.15 and rows["copies"].low <= 0.05
     assert rows["closer_to_train_p"].value > 0.01
     assert rows["distance_ratio"].low < rows["distance_ratio"].reference_high
-    assert clear.verdict.startswith("No sign of copying") and "no guarantee" in clear.verdict
+    assert clear.verdict.tone == "good" and clear.verdict.text.startswith("No sign of copying")
 
 
 def test_copies_are_found_and_named(leaking):
@@ -87,7 +87,7 @@ def test_copies_are_found_and_named(leaking):
     assert rows["copies"].value >= 0.45 and rows["copies"].low > 0.05
     assert rows["closer_to_train"].value > 0.6
     assert rows["memorised"].value > 0.3
-    assert leaking.verdict.startswith("Synthetic scans copy training patients")
+    assert leaking.verdict.text.startswith("Synthetic scans copy training patients")
     # The likest pairs are copies, each beside the scan that it is of.
     assert all(pair.flagged and pair.synthetic == pair.train < 20 for pair in leaking.pairs)
 
@@ -168,33 +168,41 @@ def _rows(**values: float) -> list[Row]:
 
 
 @pytest.mark.parametrize(
-    ("values", "text"),
+    ("values", "tone", "text"),
     [
-        ({}, "No sign of copying: 2 of 50"),
+        ({}, "good", "No sign of copying: 2 of 50"),
         (
             {"planted_flipped": 0.5, "copies": 0.9},
+            "open",
             "proves nothing: it finds only 50% of planted flipped copies",
         ),
-        ({"copies": 0.5}, "copy training patients: 2 of 50"),
-        ({"copies": 0.5, "copies_p": 0.2}, "Too few scans to say whether patients are copied: 2 of 50"),
-        ({"closer_to_train": 0.8, "closer_to_train_p": 1e-4}, "80% of them are closer to training"),
-        ({"planted_blurred": 0.3}, "would miss many planted_blurred"),
-        ({"membership_denoiser_auc": 0.9}, "AUC 0.90): keep the bundle"),
+        ({"copies": 0.5}, "bad", "copy training patients: 2 of 50"),
+        (
+            {"copies": 0.5, "copies_p": 0.2},
+            "open",
+            "Too few scans to say whether patients are copied: 2 of 50",
+        ),
+        ({"closer_to_train": 0.8, "closer_to_train_p": 1e-4}, "bad", "80% of them are closer to training"),
+        ({"planted_blurred": 0.3}, "good", "would miss many planted_blurred"),
+        ({"membership_denoiser_auc": 0.9}, "mixed", "AUC 0.90): keep the bundle"),
         (
             {"membership_denoiser_auc": 0.5, "membership_autoencoder_auc": 0.8},
+            "mixed",
             "AUC 0.80): keep the bundle",
         ),
     ],
 )
-def test_the_verdict_says_what_the_numbers_say_and_never_promises(values, text):
+def test_the_verdict_says_what_the_numbers_say_and_never_promises(values, tone, text):
     verdict = privacy_verdict(_rows(**values), 2, 50)
-    assert text in verdict and "An audit is no guarantee" in verdict
+    assert verdict.tone == tone
+    assert text in verdict.text and "An audit is no guarantee" in verdict.text
 
 
 @pytest.mark.parametrize("values", [{}, {"planted_flipped": 0.5}])
 def test_a_single_training_scan_among_synthetic_ones_is_no_chance(values):
     verdict = privacy_verdict(_rows(**values), 2, 50, num_identical=1)
-    assert verdict.startswith("Synthetic scans copy training patients: 1 of 50 are training scans, voxel for")
+    assert verdict.tone == "bad"
+    assert verdict.text.startswith("Synthetic scans copy training patients: 1 of 50 are training scans")
 
 
 @pytest.mark.parametrize("name", ["audit.json", "encoder.safetensors", "embeddings.safetensors"])

@@ -3,11 +3,10 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from anatogen.evaluation.rows import Row
+from anatogen.evaluation.rows import Row, Tone
+from anatogen.evaluation.verdict import Verdict
 
-Tone = Literal["good", "mixed", "bad", "open"]
 # The answer quotes the first of these that was measured: features that see anatomy come first.
 _FIDELITY_HEADLINES = ("frechet_volumes", "frechet_slices", "frechet")
 _DETAIL = re.compile("^planted_|_(axial|coronal|sagittal|all|extrapolated)(_|$)")
@@ -83,18 +82,13 @@ def diversity_answer(rows: Sequence[Row]) -> Answer:
     return Answer(question, "bad" if lost > 0.5 else "mixed", headline, detail)
 
 
-def privacy_answer(verdict: str | None) -> Answer:
+def privacy_answer(verdict: Verdict | None) -> Answer:
     """Do the scans leak patients? The audit's verdict, or how to make one where none was made."""
     question = "Do they leak patients?"
     if verdict is None:
         return Answer(question, "open", "No privacy audit was made.", HOW_TO_AUDIT)
-    headline, _, detail = verdict.partition(". ")
-    tone: Tone = "bad"
-    if verdict.startswith(("This audit proves nothing", "Too few scans")):
-        tone = "open"
-    elif verdict.startswith("No sign of copying"):
-        tone = "mixed" if "keep the bundle" in detail else "good"
-    return Answer(question, tone, f"{headline}.", detail)
+    headline, _, detail = verdict.text.partition(". ")
+    return Answer(question, verdict.tone, f"{headline}.", detail)
 
 
 def ratio_to_floor(row: Row) -> float | None:

@@ -81,7 +81,7 @@ def evaluate(
         real: Folder of scans, prepared dataset, or one split of it such as "DATASET:test". Scans that the
             generator was not trained on.
         synthetic: Folder of synthetic scans on the same grid.
-        out: Folder of the report; may hold an earlier one, which is replaced.
+        out: Folder of the report; may hold an earlier one, which is replaced with its audit.
         train: The scans that the generator was trained on; with `holdout`, the audit is made.
         holdout: Scans of other patients that it was not trained on; may be those of `real`.
         bundle: The generator, for membership inference on its denoiser; a GAN's rows say that it has none.
@@ -142,7 +142,7 @@ def evaluate(
         diversity_answer(diversity),
         privacy_answer(found.verdict if found else None),
     ]
-    figures = clear_report(out)
+    figures = clear_report(out, keep=(AUDIT,) if found else ())
     sections = [
         scans_section(real_scans, synthetic_scans, figures, seed),
         fidelity_section(fidelity, real_scans, synthetic_scans, figures),

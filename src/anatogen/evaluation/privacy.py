@@ -31,7 +31,7 @@ from anatogen.evaluation.privacy_rows import closest_rows, copies_rows, memorise
 from anatogen.evaluation.progress import Progress, silent
 from anatogen.evaluation.rows import Row
 from anatogen.evaluation.scans import ScanSet, identical_scans
-from anatogen.evaluation.verdict import RATE, privacy_verdict
+from anatogen.evaluation.verdict import RATE, Verdict, privacy_verdict
 from anatogen.gan_bundle import GANBundle
 from anatogen.storage import write_json
 
@@ -44,7 +44,7 @@ class Audit:
 
     Attributes:
         rows: The numbers, of group "privacy".
-        verdict: What they say, in plain words.
+        verdict: What they say, in plain words, and how it sounds.
         pairs: The synthetic scans most like a training scan, the likest first.
         detector: Flags scans; what `anatogen sample --reject-copies` uses.
         nearest: "synthetic" and "holdout": each scan's correlation with its nearest training scan.
@@ -52,7 +52,7 @@ class Audit:
     """
 
     rows: list[Row]
-    verdict: str
+    verdict: Verdict
     pairs: list[Pair]
     detector: CopyDetector
     nearest: dict[str, list[float]]
@@ -144,7 +144,7 @@ def audit(
         "hashes": {scans.role: scans.sha256 for scans in (train, holdout, synthetic)}
         | ({"bundle": bundle.sha256} if bundle is not None else {}),
         "rows": [asdict(row) for row in rows],
-        "verdict": verdict,
+        "verdict": verdict._asdict(),
         "pairs": [asdict(pair) for pair in pairs],
         "nearest": found,
     }
@@ -163,7 +163,7 @@ def load_audit(folder: Path | str) -> Audit:
     try:
         return Audit(
             [Row(**row) for row in content["rows"]],
-            content["verdict"],
+            Verdict(**content["verdict"]),
             [Pair(**pair) for pair in content["pairs"]],
             detector,
             content["nearest"],

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anatogen.evaluation.progress import Progress, silent
-from anatogen.evaluation.reconstruction import REPORT_NAME, evaluate_reconstruction
+from anatogen.evaluation.reconstruction import FIGURE_NAME, REPORT_NAME, evaluate_reconstruction
 from anatogen.evaluation.report import (
     Picture,
     Report,
@@ -16,6 +16,7 @@ from anatogen.evaluation.report import (
     write_report,
 )
 from anatogen.evaluation.rows import Row
+from anatogen.shipped import bundle_folder
 
 _LIMITS = (
     "A synthetic scan can't be better than the reconstructions here, and may be much worse: these numbers "
@@ -49,7 +50,7 @@ def report_reconstruction(
 
     Args:
         data: A prepared dataset (its test scans), one split such as "DATASET:validation", or a folder.
-        bundles: Model bundles, or folders of runs.
+        bundles: Model bundles, folders of runs, or names of models that come with the package.
         out: Folder of the report; may hold an earlier one, which is replaced.
         seed: Of the intervals.
         progress: Told (what, done, total).
@@ -59,9 +60,10 @@ def report_reconstruction(
             report's folder holds something else.
     """
     out = Path(out)
+    folders = [bundle_folder(bundle) for bundle in bundles]
     open_report_folder(out)
-    found = evaluate_reconstruction(Path(data), [Path(b) for b in bundles], out, seed=seed, progress=progress)
-    clear_report(out)
+    found = evaluate_reconstruction(Path(data), folders, out, seed=seed, progress=progress)
+    clear_report(out, keep=(REPORT_NAME, FIGURE_NAME))
     record = json.loads((out / REPORT_NAME).read_text(encoding="utf-8"))
     scans = record["scans"]
     names = list(found.rows_by_bundle)

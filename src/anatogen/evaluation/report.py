@@ -5,8 +5,9 @@ The page holds its pictures and needs no scripts and no network. Both name scans
 
 import math
 import platform
+import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -126,17 +127,22 @@ def open_report_folder(out: Path) -> None:
     remove_parts(out)
 
 
-def clear_report(out: Path) -> Path:
+def clear_report(out: Path, keep: Collection[str] = ()) -> Path:
     """Takes away the report that lies in the folder, and returns the folder for the next one's figures.
 
-    So pictures and numbers of two evaluations are never mixed. The cache and the audit's files stay.
+    So pictures, numbers and audits of two evaluations are never mixed. The cache stays.
+
+    Args:
+        out: The folder of the report.
+        keep: Names of what the next report's own evaluation has written there already.
     """
-    for name in (PAGE_NAME, JSON_NAME):
-        (out / name).unlink(missing_ok=True)
+    for name in _KNOWN - {CACHE, *keep}:
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        else:
+            (out / name).unlink(missing_ok=True)
     figures = out / FIGURES
-    figures.mkdir(exist_ok=True)
-    for picture in figures.glob("*.png"):
-        picture.unlink()
+    figures.mkdir()
     return figures
 
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Better = Literal["lower", "higher", "reference", "none"]
+# How an answer computed from rows sounds; "open" where the numbers can't tell.
+Tone = Literal["good", "mixed", "bad", "open"]
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The privacy audit's numbers in plain words."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from anatogen.evaluation.rows import Row
+from anatogen.evaluation.rows import Row, Tone
 
 RATE = 0.05
 _LEAST_RECALL = 0.9
@@ -13,7 +14,16 @@ _LEANING_P = 0.01
 _NO_GUARANTEE = "An audit is no guarantee: a patient may be recognised by other means."
 
 
-def privacy_verdict(rows: Sequence[Row], num_flagged: int, num_synthetic: int, num_identical: int = 0) -> str:
+class Verdict(NamedTuple):
+    """What an audit says, and how it sounds: "open" where it can't tell."""
+
+    tone: Tone
+    text: str
+
+
+def privacy_verdict(
+    rows: Sequence[Row], num_flagged: int, num_synthetic: int, num_identical: int = 0
+) -> Verdict:
     """What an audit's rows say; always that no audit is a guarantee.
 
     Args:
@@ -28,9 +38,10 @@ def privacy_verdict(rows: Sequence[Row], num_flagged: int, num_synthetic: int, n
         f"{value:.0%} of planted {name} copies" for name, value in recall.items() if value < _LEAST_RECALL
     ]
     if blind and not num_identical:
-        return (
+        return Verdict(
+            "open",
             f"This audit proves nothing: it finds only {' and '.join(blind)}, so it is not able to see "
-            f"copies here. {_NO_GUARANTEE}"
+            f"copies here. {_NO_GUARANTEE}",
         )
     copies = found["copies"]
     counted = (
@@ -89,4 +100,13 @@ def privacy_verdict(rows: Sequence[Row], num_flagged: int, num_synthetic: int, n
             f" The bundle's loss tells who was in the training set (AUC {max(told):.2f}): keep the bundle, "
             "and share scans only."
         )
-    return f"{text} {_NO_GUARANTEE}"
+    tone: Tone
+    if copied:
+        tone = "bad"
+    elif above:
+        tone = "open"
+    elif leans:
+        tone = "bad"
+    else:
+        tone = "mixed" if told else "good"
+    return Verdict(tone, f"{text} {_NO_GUARANTEE}")
