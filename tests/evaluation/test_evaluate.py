@@ -143,9 +143,11 @@ def test_nothing_of_files_or_patients_is_named(report: Path, data: Path) -> None
 
 
 def test_without_training_scans_the_report_says_how_to_make_an_audit(
-    data: Path, made: Path, tmp_path: Path
+    data: Path, made: Path, report: Path, tmp_path: Path
 ) -> None:
     real = Path(f"{data}:test")
+    # The audit of an earlier evaluation would pass for this one's.
+    shutil.copytree(report, tmp_path / "report")
     found = evaluate(real, made, tmp_path / "report", num_pairs=3)
     assert found.answers[2].tone == "open" and "--train and --holdout" in found.answers[2].detail
     assert not (tmp_path / "report" / "audit").exists()
@@ -275,11 +277,20 @@ def test_reconstructions_get_the_same_page(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(reconstruction_report, "evaluate_reconstruction", measured)
     out = tmp_path / "report"
-    assert _call(monkeypatch, "reconstruction", "data", "one<b>", "two", "--out", out) == 0
+    one, two = tmp_path / "one<b>", tmp_path / "two"
+    assert _call(monkeypatch, "reconstruction", "data", one, two, "--out", out) == 0
     assert f"report: {out / 'report.html'}" in capsys.readouterr().out
     text = (out / "report.html").read_text(encoding="utf-8")
     assert "one&lt;b&gt;</th>" in text and "20 dB" in text and "21 dB" in text
     assert "it stays in your institution" in text
     assert _content(out)["columns"]["two"][0]["value"] == 21
-    report_reconstruction("data", ["one"], out)
-    assert list(_content(out)["columns"]) == ["one"]
+    report_reconstruction("data", [one], out)
+    assert list(_content(out)["columns"]) == ["one<b>"]
+    assert {path.name for path in out.glob("reconstruction.*")} == {
+        "reconstruction.json",
+        "reconstruction.png",
+    }
+    # A name that is no folder is looked for among the models that come with the package.
+    assert _call(monkeypatch, "reconstruction", "data", "no-such-model", "--out", tmp_path / "none") == 1
+    assert "models that come with anatogen" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
