@@ -379,6 +379,11 @@ def test_sets_with_and_without_an_audit_are_not_mixed(bundle, tmp_path):
         sample(bundle, tmp_path / "with", **options)
     with pytest.raises(UserError, match="other audit_sha256"):
         sample(bundle, tmp_path / "with", reject_copies=audits[1], **options)
+    # Stopped before a scan was kept: what was left out would be missing from any other set.
+    for path in (tmp_path / "with").glob("synthetic_*"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"rejected_000000\.json is of another set .*audit_sha256"):
+        sample(bundle, tmp_path / "with", **options)
     sample(bundle, tmp_path / "without", **options)
     with pytest.raises(UserError, match="other audit_sha256"):
         sample(bundle, tmp_path / "without", reject_copies=audits[0], **options)

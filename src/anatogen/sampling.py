@@ -94,8 +94,8 @@ def sample(
     audit = None if reject_copies is None else Path(reject_copies)
     detector = None if audit is None else _load_detector(audit, loaded)
     about = _about(loaded, seed, options, file_format, audit)
-    done = _done(out, about, file_format)
-    rejected = _rejected(out, about)
+    done = {index for index in _told(out, "synthetic", about) if _scan_path(out, index, file_format).exists()}
+    rejected = _told(out, "rejected", about)
     if first_device.type == "cpu":
         batch_size = 1
     if processes is None:
@@ -195,16 +195,16 @@ def _sidecar(out: Path, index: int) -> Path:
     return out / f"synthetic_{index:06d}.json"
 
 
-def _done(out: Path, about: dict[str, str | int | bool], file_format: Format) -> set[int]:
-    """Numbers of the scans that lie in the folder; each one's sidecar is written after it.
+def _told(out: Path, what: str, about: dict[str, str | int | bool]) -> set[int]:
+    """Numbers of the scans that a JSON in the folder says are "synthetic" (made), or "rejected".
 
     Raises:
         UserError: If any of them is of another set.
     """
-    done = set()
-    for sidecar in sorted(out.glob("synthetic_*.json")):
+    told = set()
+    for path in sorted(out.glob(f"{what}_*.json")):
         try:
-            found = json.loads(sidecar.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError):
             continue
         if not isinstance(found, dict) or not isinstance(found.get("index"), int):
@@ -214,34 +214,15 @@ def _done(out: Path, about: dict[str, str | int | bool], file_format: Format) ->
         differing = [name for name in names if found.get(name) != about.get(name)]
         if differing:
             raise UserError(
-                f"{sidecar} is of another set of scans (other {', '.join(differing)}): choose another "
+                f"{path} is of another set of scans (other {', '.join(differing)}): choose another "
                 "folder, or empty this one"
             )
-        if _scan_path(out, found["index"], file_format).exists():
-            done.add(found["index"])
-    return done
+        told.add(found["index"])
+    return told
 
 
 def _rejection(out: Path, index: int) -> Path:
     return out / f"rejected_{index:06d}.json"
-
-
-def _rejected(out: Path, about: dict[str, str | int | bool]) -> set[int]:
-    """Numbers of the scans that this audit has left out of this set already."""
-    rejected = set()
-    for path in sorted(out.glob("rejected_*.json")):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            continue
-        if isinstance(found, dict) and isinstance(found.get("index"), int):
-            if any(found.get(name) != about[name] for name in about if name != "anatogen_version"):
-                raise UserError(
-                    f"{path} is of another set of scans, or another audit: choose another folder, or empty "
-                    "this one"
-                )
-            rejected.add(found["index"])
-    return rejected
 
 
 def _next_scans(number: int, done: set[int], rejected: set[int]) -> tuple[list[int], list[int]]:
