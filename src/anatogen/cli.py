@@ -29,8 +29,8 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show settings, sizes an
 
 
 _OUT_OF_MEMORY = (
-    "the GPU's memory is full: lower autoencoder_training.batch_size or diffusion_training.batch_size when "
-    "training, --batch when sampling"
+    "the GPU's memory is full: lower autoencoder_training.batch_size, diffusion_training.batch_size or "
+    "gan_training.batch_size when training, --batch when sampling"
 )
 
 
