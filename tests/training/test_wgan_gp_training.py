@@ -199,6 +199,13 @@ def test_a_run_with_other_settings_is_refused(data, finished, override):
         train_gan(data, finished, tiny("training.flip=left_right", override), accelerator="cpu")
 
 
+def test_a_batch_too_small_for_batch_normalisation_is_refused(tmp_path):
+    data = write_dataset(tmp_path / "data")
+    with pytest.raises(UserError, match=r"gan_training\.batch_size gives each device 1 scan of .16, 16, 16"):
+        train_gan(data, tmp_path / "run", tiny("gan_training.batch_size=1"), accelerator="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_of_the_other_kind_is_refused_both_ways(data, finished, tmp_path):
     with pytest.raises(UserError, match="trains a GAN: choose another folder"):
         train(data, finished, tiny_settings(), accelerator="cpu")
