@@ -1,6 +1,7 @@
 """What all tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,3 +19,14 @@ def shared_data() -> Path:
     if not (folder / "hippocampus" / "images").is_dir():
         pytest.skip(f"no real scans at {folder}; set ANATOGEN_TEST_DATA to a folder that holds them")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """The order of sums, and so the last bits, depends on the number of threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

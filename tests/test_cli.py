@@ -5,24 +5,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from synthetic_dataset import TINY, write_dataset
 
 from anatogen import cli
 from anatogen.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("cli") / "data", num_train=3, num_validation=1)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:

@@ -25,6 +25,8 @@ from anatogen.models.vqgan import VQGAN
 from anatogen.sampling import num_rejected, sample
 from anatogen.storage import write_json
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = (7, 8, 10)  # odd along D: the last slice is padding inside
 
 
@@ -53,14 +55,6 @@ def make_bundle(folder: Path, modality: str = "CT", *overrides: str, preset: str
     )
     Bundle(description, autoencoder.eval(), denoiser.eval()).save(folder)
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

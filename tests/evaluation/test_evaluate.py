@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from synthetic_dataset import write_dataset
 
 from anatogen import cli
@@ -25,17 +24,15 @@ from anatogen.gan_bundle import GANBundle
 from anatogen.models.wgan_gp import Generator
 from anatogen.settings import GANSettings
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # An encoder that takes a moment; what it is worth is not asked here.
 QUICK = ContrastiveSettings(widths=(4, 8), dimensions=8, max_voxels=16**3, batch_size=4, steps=2)
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch):
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "audit", partial(audit, settings=QUICK))
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +53,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def report(data: Path, made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(data: Path, made: Path, one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report's folder, of an evaluation with an audit."""
     out = tmp_path_factory.mktemp("evaluate") / "report"
     with pytest.MonkeyPatch.context() as patch:

@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from test_contrastive import smooth_scans
 
@@ -21,6 +20,8 @@ from anatogen.evaluation.rows import Row
 from anatogen.evaluation.scans import ScanSet, content_hash
 from anatogen.evaluation.verdict import privacy_verdict
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SETTINGS = ContrastiveSettings(widths=(8, 16, 32), dimensions=16, batch_size=16, steps=60)
 GRID = Grid(shape=(16, 16, 16), spacing_mm=(1, 1, 1), affine=np.eye(4)[[2, 1, 0, 3]].tolist())
 
@@ -33,14 +34,6 @@ def scan_set(role: str, arrays: np.ndarray) -> ScanSet:
 TRAIN = scan_set("train", smooth_scans(40, 0))
 HOLDOUT = scan_set("holdout", smooth_scans(40, 1))
 FRESH = scan_set("synthetic", smooth_scans(40, 2))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

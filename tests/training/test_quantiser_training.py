@@ -18,6 +18,8 @@ from anatogen.training.latent_cache import cached_latents
 from anatogen.training.pipeline import train
 from anatogen.weights import WEIGHTS_NAME, load_weights, save_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 QUANTISERS = {
     "ema": (),
     "l2": ("autoencoder.quantiser=l2",),
@@ -33,14 +35,6 @@ OLD_CODEBOOK = {
     "codebook.initialised": (),
     "codebook.usage": (32,),
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -30,17 +30,10 @@ from anatogen.training.loop import NonFiniteLossError
 from anatogen.training.pipeline import train
 from anatogen.weights import WEIGHTS_NAME, load_weights, save_weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STAGES = ("autoencoder", "diffusion")
 OVERRIDES = (*ADVERSARIAL, "training.checkpoint_minutes=0")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """The order of sums, and so the last bits, depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +42,8 @@ def data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory) -> Path:
+def finished(data: Path, one_thread: None, tmp_path_factory) -> Path:
     """A run of both stages that nobody disturbed."""
-    torch.set_num_threads(1)
     run = tmp_path_factory.mktemp("stages") / "run"
     train(data, run, tiny_settings(*OVERRIDES), accelerator="cpu")
     return run

@@ -27,6 +27,8 @@ from anatogen.training.pipeline import train
 from anatogen.training.wgan_gp import WGANGPStep, gradient_penalty
 from anatogen.weights import WEIGHTS_NAME
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = (8, 16, 20)
 TINY = ("gan.width=2", "gan.latent_dim=4", "gan.critic_steps=2", "training.checkpoint_minutes=0")
 
@@ -35,23 +37,13 @@ def tiny(*overrides: str, steps: int = 4) -> GANConfig:
     return gan_settings([*TINY, *overrides], steps=steps)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """The order of sums, and so the last bits, depends on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("gan") / "data", shape=SHAPE)
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory) -> Path:
-    torch.set_num_threads(1)
+def finished(data: Path, one_thread: None, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("gan") / "run"
     train_gan(data, run, tiny("training.flip=left_right"), accelerator="cpu")
     return run
