@@ -193,8 +193,12 @@ def test_a_run_with_other_settings_is_refused(data, finished, override):
 
 def test_a_batch_too_small_for_batch_normalisation_is_refused(tmp_path):
     data = write_dataset(tmp_path / "data")
-    with pytest.raises(UserError, match=r"gan_training\.batch_size gives each device 1 scan of .16, 16, 16"):
-        train_gan(data, tmp_path / "run", tiny("gan_training.batch_size=1"), accelerator="cpu")
+    config = tiny("gan_training.batch_size=1")
+    message = r"gan_training\.batch_size gives each device 1 scan of .16, 16, 16"
+    with pytest.raises(UserError, match=message):
+        train_gan(data, tmp_path / "run", config, accelerator="cpu")
+    with pytest.raises(UserError, match=message):
+        describe_gan_plan(data, config)
     assert not (tmp_path / "run").exists()
 
 
@@ -277,10 +281,13 @@ def test_a_damaged_gan_bundle_is_refused(finished, tmp_path):
         load_bundle(tmp_path)
 
 
-def test_the_plan_counts_all_scans_of_a_step(data):
+def test_the_plan_counts_all_scans_of_a_step(data, tmp_path):
     config = tiny("gan.critic_steps=3", steps=10)
     text = describe_gan_plan(data, config)
     assert "width: 2" in text and f"{10 * 3 * 4 / 6:.1f} passes" in text
+    write_dataset(tmp_path / "none", num_train=0)
+    with pytest.raises(UserError, match="has no training scans"):
+        describe_gan_plan(tmp_path / "none", config)
     with pytest.raises(UserError, match="gan_training has no budget"):
         describe_gan_plan(data, gan_settings([*TINY, "gan_training.steps=null"]))
 

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 
 from anatogen.bundle import build_denoiser
 from anatogen.config import to_yaml
-from anatogen.data.manifest import Grid, Split, load_manifest
+from anatogen.data.manifest import Grid, load_manifest
 from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.models.wgan_gp import Critic, Generator
 from anatogen.settings import GANConfig, OptimiserSettings, Settings
 from anatogen.training.devices import check_budgets
 from anatogen.training.progress import clock
+from anatogen.training.run_folder import count_training_scans
 from anatogen.training.vqgan_step import build_discriminators
-from anatogen.training.wgan_gp import gradient_penalty
+from anatogen.training.wgan_gp import check_statistics, gradient_penalty
 
 _BYTES_PER_WEIGHT = 4
 # Weight, gradient and Adam's two moments.
@@ -53,11 +54,11 @@ def describe_plan(data: Path, settings: Settings, stages: tuple[str, ...]) -> st
         stages: "autoencoder", "diffusion" or both.
 
     Raises:
-        UserError: If a stage has no budget, or the folder is no prepared dataset.
+        UserError: If a stage has no budget, or the folder is no prepared dataset or has no training scans.
     """
     manifest = load_manifest(data)
     check_budgets(settings, stages)
-    num_scans = len(manifest.split(Split.TRAIN))
+    num_scans = count_training_scans(data, manifest)
     lines = [to_yaml(settings), f"{num_scans} training scans of {manifest.grid.shape}"]
     for stage in stages:
         estimate = estimate_autoencoder if stage == "autoencoder" else estimate_diffusion
@@ -74,11 +75,13 @@ def describe_gan_plan(data: Path, config: GANConfig) -> str:
         config: The whole configuration.
 
     Raises:
-        UserError: If there is no budget, or the folder is no prepared dataset.
+        UserError: If there is no budget, the folder is no prepared dataset or has no training scans, or a
+            batch is too small.
     """
     manifest = load_manifest(data)
     check_budgets(config, ("gan",))
-    num_scans = len(manifest.split(Split.TRAIN))
+    num_scans = count_training_scans(data, manifest)
+    check_statistics(config.gan_training.batch_size, manifest.grid.shape)
     found = estimate_gan(config, manifest.grid, num_scans)
     return "\n".join(
         [to_yaml(config), f"{num_scans} training scans of {manifest.grid.shape}", _line("gan", found)]

@@ -1,6 +1,5 @@
 """`anatogen train gan`: the WGAN-GP baseline from prepared dataset to bundle, resumed where it stopped."""
 
-import math
 from functools import partial
 from pathlib import Path
 
@@ -8,18 +7,17 @@ from lightning_fabric import Fabric
 
 from anatogen.bundle import load_bundle
 from anatogen.bundle_description import GANBundleDescription
-from anatogen.data.manifest import Manifest, Split, load_manifest
-from anatogen.errors import UserError
+from anatogen.data.manifest import Manifest, load_manifest
 from anatogen.figures import planes_figure
 from anatogen.gan_bundle import GANBundle
-from anatogen.models.wgan_gp import Generator, level_shapes
+from anatogen.models.wgan_gp import Generator
 from anatogen.settings import GANConfig
 from anatogen.storage import sha256_file
 from anatogen.training.autoencoder import NUM_PREVIEWS
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, share_cores
 from anatogen.training.loop import read_log
-from anatogen.training.run_folder import claim_run
-from anatogen.training.wgan_gp import train_wgan_gp
+from anatogen.training.run_folder import claim_run, count_training_scans
+from anatogen.training.wgan_gp import check_statistics, train_wgan_gp
 from anatogen.weights import WEIGHTS_NAME, load_weights
 
 
@@ -46,9 +44,8 @@ def train_gan(
     manifest = load_manifest(data)
     check_budgets(config, ("gan",))
     check_devices(config, ("gan",), accelerator, devices)
-    if not manifest.split(Split.TRAIN):
-        raise UserError(f"{data} has no training scans: prepare it with other split fractions")
-    _check_statistics(config.gan_training.batch_size // devices, manifest)
+    count_training_scans(data, manifest)
+    check_statistics(config.gan_training.batch_size // devices, manifest.grid.shape)
     claim_run(run, manifest, config)
     # The gradient penalty goes back through a gradient, which half precision has too few digits for; and the
     # critic is run on real and on fake volumes before its way back.
@@ -56,15 +53,6 @@ def train_gan(
     description = _describe(config, manifest)
     launch(fabric, partial(_stage, data=data, folder=run / "gan", config=config, description=description))
     return _write_bundle(run, description)
-
-
-def _check_statistics(batch_size: int, manifest: Manifest) -> None:
-    """Batch normalisation needs two values a channel, which one volume of a small grid hasn't."""
-    if batch_size * math.prod(level_shapes(manifest.grid.shape)[-1]) < 2:
-        raise UserError(
-            f"gan_training.batch_size gives each device {batch_size} scan of {manifest.grid.shape} voxels, "
-            "which is too little for batch normalisation: give at least 2"
-        )
 
 
 def _describe(config: GANConfig, manifest: Manifest) -> GANBundleDescription:

@@ -32,7 +32,7 @@ from anatogen.training.diffusion import train_diffusion
 from anatogen.training.fitness import Fitness, check_autoencoder
 from anatogen.training.latent_cache import cached_latents
 from anatogen.training.loop import CHECKPOINT_NAME, read_log, still_falling
-from anatogen.training.run_folder import claim_latents, claim_run, with_autoencoder_of
+from anatogen.training.run_folder import claim_latents, claim_run, count_training_scans, with_autoencoder_of
 from anatogen.weights import WEIGHTS_NAME, load_weights
 
 Stage = Literal["autoencoder", "diffusion"]
@@ -74,8 +74,7 @@ def train(
     manifest = load_manifest(data)
     check_budgets(settings, stages)
     check_devices(settings, stages, accelerator, devices)
-    if not manifest.split(Split.TRAIN):
-        raise UserError(f"{data} has no training scans: prepare it with other split fractions")
+    count_training_scans(data, manifest)
     if "autoencoder" not in stages:
         settings = with_autoencoder_of(source, settings)
     claim_run(run, manifest, settings)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from anatogen.config import read_yaml, resolve, save_yaml
-from anatogen.data.manifest import Manifest
+from anatogen.data.manifest import Manifest, Split
 from anatogen.errors import UserError
 from anatogen.provenance import write_provenance
 from anatogen.settings import GANConfig, Settings
@@ -53,6 +53,18 @@ def with_autoencoder_of(source: Path, settings: Settings) -> Settings:
     kept = {name: getattr(trained, name) for name in ("autoencoder", "losses", "autoencoder_training")}
     # Validated anew: the settings of stage two may not fit another run's autoencoder.
     return resolve(Settings, settings.model_copy(update=kept).model_dump())
+
+
+def count_training_scans(data: Path, manifest: Manifest) -> int:
+    """How many scans of a prepared dataset there are to learn from.
+
+    Raises:
+        UserError: If there is none.
+    """
+    number = len(manifest.split(Split.TRAIN))
+    if not number:
+        raise UserError(f"{data} has no training scans: prepare it with other split fractions")
+    return number
 
 
 def claim_run(run: Path, manifest: Manifest, settings: Settings | GANConfig) -> None:

@@ -4,6 +4,7 @@ Gulrajani et al. 2017, "Improved training of Wasserstein GANs", with the network
 `gan.kwon_compatible` it repeats what the latter's published code does, faults included.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from anatogen.data.dataset import VolumeDataset, flip_axis, prefetched, shuffled_indices
 from anatogen.data.manifest import Split
-from anatogen.models.wgan_gp import Critic, Generator, Shape, fit_running_statistics
+from anatogen.errors import UserError
+from anatogen.models.wgan_gp import Critic, Generator, Shape, fit_running_statistics, level_shapes
 from anatogen.seeding import derived_generator
 from anatogen.settings import GANConfig
 from anatogen.training.checkpoint import Stateful
@@ -178,6 +180,23 @@ class WGANGPStep:
         take_step(self._fabric, loss, self._wrapped_generator, self._generator_learner, self._optimisation)
         self.critic.requires_grad_(True)
         return {"generator_loss": loss.detach()}
+
+
+def check_statistics(batch_size: int, shape: Shape) -> None:
+    """Refuses batches that batch normalisation can't take: it needs two values of each channel.
+
+    Args:
+        batch_size: Scans that one device gets at once.
+        shape: (D, H, W) of the volumes.
+
+    Raises:
+        UserError: If the coarsest level has fewer voxels over the whole batch.
+    """
+    if batch_size * math.prod(level_shapes(shape)[-1]) < 2:
+        raise UserError(
+            f"gan_training.batch_size gives each device {batch_size} scan of {shape} voxels, which is too "
+            "little for batch normalisation: give at least 2"
+        )
 
 
 def gradient_penalty(
