@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from anatogen.bundle import Bundle, load_diffusion_bundle
-from anatogen.bundle_description import Release
+from anatogen.bundle_description import DESCRIPTION_NAME, Release
 from anatogen.errors import UserError
 from anatogen.shipped import CARD_NAME
 from anatogen.storage import write_text
@@ -56,12 +56,15 @@ def ship(bundle: Path, destination: Path, card: Path, *, number: int = 4) -> lis
         PSNR in dB of each scan, on [-1, 1], against that of the same seed in full precision.
 
     Raises:
-        UserError: If the card is not complete, a file is too large, or a scan differs too much.
+        UserError: If the card is not complete, the folder holds no model, a file is too large, or a scan
+            differs too much.
     """
     text = card.read_text(encoding="utf-8")
     release = read_release(text, card)
     if destination.name != release.name:
         raise UserError(f"{destination} must have the name of the model: {release.name}")
+    if destination.exists() and not (destination / DESCRIPTION_NAME).is_file():
+        raise UserError(f"{destination} is there and holds no model: name another folder")
     full = load_diffusion_bundle(bundle)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".part-") as temporary:

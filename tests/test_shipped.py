@@ -199,6 +199,10 @@ def test_a_model_is_shipped_only_with_a_whole_card_under_its_name(bundle, models
     with pytest.raises(UserError, match="must have the name of the model: blobs-ct"):
         ship(bundle, tmp_path / "blobs", card)
     assert [path.name for path in tmp_path.iterdir()] == ["card.md"]
+    (tmp_path / "blobs-ct" / "thesis").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds no model"):
+        ship(bundle, tmp_path / "blobs-ct", card)
+    assert (tmp_path / "blobs-ct" / "thesis").exists()
 
 
 def test_a_model_whose_scans_change_in_half_precision_is_not_shipped(bundle, tmp_path, monkeypatch):
