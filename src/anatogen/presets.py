@@ -68,7 +68,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "default": {
         "autoencoder": {
-            "compression": 4,
+            "compression": 8,
             "wavelet_levels": 1,
             "base_width": 32,
             "decoder_width": 32,
@@ -99,7 +99,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "denoiser": {
             "kind": "volumetric",
             "width": 64,
-            "multipliers": (1, 2, 4),
+            "multipliers": (1, 2),
             "num_blocks": 1,
             "num_heads": 4,
             "head_dim": 32,
