@@ -283,6 +283,13 @@ def test_more_steps_than_the_process_has_levels_are_a_clear_error(tmp_path, proc
         sample(folder, tmp_path / "out", steps=11, device="cpu", processes=processes)
 
 
+def test_a_file_is_no_folder_for_scans(bundle, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        sample(bundle, tmp_path / "out", device="cpu")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_zero_steps_are_not_taken_for_the_default(bundle):
     with pytest.raises(ValueError, match="0 sampling steps"):
         list(load_bundle(bundle).sample(1, steps=0))

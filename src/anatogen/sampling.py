@@ -89,6 +89,8 @@ def sample(
         options = loaded.sampling_options(sampler, steps)
     except ValueError as error:
         raise UserError(str(error)) from error
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder for the scans")
     out.mkdir(parents=True, exist_ok=True)
     remove_parts(out)
     audit = None if reject_copies is None else Path(reject_copies)

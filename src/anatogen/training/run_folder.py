@@ -73,6 +73,8 @@ def claim_run(run: Path, manifest: Manifest, settings: Settings | GANConfig) -> 
     Raises:
         UserError: If it holds a run with other settings or on other data, or something else.
     """
+    if run.exists() and not run.is_dir():
+        raise UserError(f"{run} is a file: name a folder for the run")
     dataset = run / _DATASET_NAME
     if (run / "config.yaml").exists():
         before, now = (_flat(value) for value in (_saved(run, settings), settings.model_dump(mode="json")))
