@@ -307,7 +307,8 @@ class GANSettings(Section):
     critic_steps: Positive = 5
     gradient_penalty: Weight = 10.0
     ema_decay: Decay = 0.999
-    kwon_compatible: bool = False
+    # Strict, for `GANConfig` looks at it before it is validated.
+    kwon_compatible: Annotated[bool, Field(strict=True)] = False
 
     @property
     def updates(self) -> tuple[int, int]:

@@ -103,8 +103,10 @@ def test_kwon_compatible_brings_that_codes_settings_and_leaves_what_is_set():
     assert resolve(GANConfig, kwon.model_dump()) == kwon
     with pytest.raises(ConfigError, match=r"gan\.widht: unknown key; did you mean gan\.width"):
         gan_settings(["gan.widht=3"])
-    with pytest.raises(ConfigError, match=r"gan"):
+    with pytest.raises(ConfigError, match=r"gan: Input should be a valid dictionary"):
         gan_settings(["gan=3"])
+    with pytest.raises(ConfigError, match=r"gan\.kwon_compatible: Input should be a valid boolean"):
+        gan_settings(["gan.kwon_compatible=1"])
 
 
 @pytest.mark.parametrize("kwon", [False, True])
@@ -189,6 +191,12 @@ def test_a_run_with_other_settings_is_refused(data, finished, override):
     key = override.split("=")[0]
     with pytest.raises(UserError, match=f"other settings.*{key} was "):
         train_gan(data, finished, tiny("training.flip=left_right", override), accelerator="cpu")
+
+
+def test_a_file_is_no_folder_for_a_run(data, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        train_gan(data, tmp_path / "run", tiny(), accelerator="cpu")
 
 
 def test_a_batch_too_small_for_batch_normalisation_is_refused(tmp_path):
