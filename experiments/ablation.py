@@ -247,6 +247,12 @@ DIFFUSIONS = (
         ),
     ),
     Diffusion("quantised", "quantised latents are diffused", _ema, ("diffusion.latents=post",)),
+    Diffusion(
+        "codebook_range",
+        "latents in the codebook's range, not standardised",
+        _ema,
+        ("diffusion.latent_scaling=codebook_range",),
+    ),
     *(
         Diffusion(f"ema_{a.name}", f"latents of autoencoder `{a.name}`", _ema, (), a.name)
         for a in _QUANTISERS

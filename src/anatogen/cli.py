@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anatogen.cli_evaluate import evaluate_app
+from anatogen.cli_scans import ConfigFile, prepare
 from anatogen.command_group import with_default
 from anatogen.errors import UserError
 
 if TYPE_CHECKING:
     from anatogen.training.pipeline import Stage
 
-Scans = Annotated[Path, typer.Argument(help="Folder of scans: NIfTI, NRRD, MetaImage, NPY, DICOM series.")]
 Data = Annotated[Path, typer.Argument(help="Prepared dataset.")]
 Run = Annotated[Path, typer.Argument(help="Folder of the run; the same command again resumes it.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, e.g. denoiser.width=96.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
 Preset = Annotated[str, typer.Option(help="paper, default or tiny.")]
 Minutes = Annotated[float | None, typer.Option(help="Budget of each stage in minutes, over all resumptions.")]
 Steps = Annotated[int | None, typer.Option(help="Budget of each stage in steps.")]
@@ -68,31 +67,7 @@ def _options(
     """From a folder of 3D medical scans to a generator of new ones."""
 
 
-@app.command()
-def prepare(
-    scans: Scans,
-    out: Annotated[Path, typer.Argument(help="Folder for the prepared dataset.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.sub=value, e.g. spacing_mm=1; all keys: docs/data.md.")
-    ] = None,
-    config: ConfigFile = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Make a scan that can't be used an error.")
-    ] = False,
-) -> None:
-    """Check scans, bring them to one grid and intensity range, and split them by patient."""
-    from anatogen.api import prepare as prepare_scans
-
-    summary = prepare_scans(scans, out, overrides or (), config=config, strict=strict)
-    for decision in summary.decisions:
-        print(f"  {decision}")
-    for left_out in summary.left_out:
-        print(f"  left out: {left_out.name}: {left_out.reason}")
-    counts = ", ".join(f"{count} {split}" for split, count in summary.num_cases.items())
-    state = "complete already" if summary.was_complete else "prepared"
-    print(
-        f"{state}: {len(summary.manifest.cases)} scans ({counts}), {len(summary.left_out)} left out, in {out}"
-    )
+app.command()(prepare)
 
 
 @app.command()
