@@ -260,9 +260,12 @@ class TrainingSettings(LoopSettings):
     """What both stages share.
 
     Attributes:
+        deformations: Randomly deformed copies of each training scan that stage two learns beside it: with few
+            scans it memorises them otherwise.
         require_fit_autoencoder: Whether an autoencoder that fails its check stops stage two.
     """
 
+    deformations: Annotated[int, Field(ge=0)] = 0
     require_fit_autoencoder: bool = True
 
 

@@ -116,11 +116,17 @@ def test_latents_after_quantisation_are_codes_and_are_cached_apart(data, tmp_pat
     loaded = load_diffusion_bundle(bundle)
     network = loaded.autoencoder
     weights, dataset = tmp_path / "run" / "autoencoder" / WEIGHTS_NAME, VolumeDataset(data, Split.TRAIN)
-    common = (network, weights, dataset, "none", tmp_path / "run" / "latents", torch.device("cpu"))
+
+    def latents(stage: str) -> torch.Tensor:
+        settings = tiny_settings(f"diffusion.latents={stage}")
+        folder = tmp_path / "run" / "latents"
+        found = cached_latents(network, weights, dataset, settings, folder, torch.device("cpu"))
+        return torch.from_numpy(np.array(found))[:, 0]
+
     assert len(list((tmp_path / "run" / "latents").glob("*.npy"))) == 1
-    post = torch.from_numpy(np.array(cached_latents(*common, "post")))[:, 0]
+    post = latents("post")
     assert len(list((tmp_path / "run" / "latents").glob("*.npy"))) == 1, "training cached the same ones"
-    pre = torch.from_numpy(np.array(cached_latents(*common, "pre")))[:, 0]
+    pre = latents("pre")
     assert torch.equal(network.codebook.quantise(pre), post) and not torch.equal(pre, post)
     x = dataset.batch(range(2))
     assert torch.allclose(loaded.encode(x), loaded.scaling.apply(post[:2]), atol=1e-4)

@@ -20,10 +20,12 @@ from anatogen.data.dataset import VolumeDataset
 from anatogen.data.manifest import Split
 from anatogen.errors import UserError
 from anatogen.models.vqgan import VQGAN
+from anatogen.seeding import derived_generator
 from anatogen.training import latent_cache as latent_cache_module
 from anatogen.training import loop as loop_module
 from anatogen.training import pipeline, run_folder
 from anatogen.training.autoencoder import train_autoencoder
+from anatogen.training.deformation import deformed
 from anatogen.training.fitness import Fitness, _problems, check_autoencoder, psnr_db
 from anatogen.training.latent_cache import cached_latents
 from anatogen.training.loop import NonFiniteLossError
@@ -452,10 +454,14 @@ def encoder(data: Path, tmp_path: Path) -> tuple[VQGAN, Path, VolumeDataset]:
     return network, tmp_path / WEIGHTS_NAME, VolumeDataset(data, Split.TRAIN)
 
 
+def _latents(encoder: tuple[VQGAN, Path, VolumeDataset], folder: Path, *overrides: str) -> np.memmap:
+    return cached_latents(*encoder, tiny_settings(*overrides), folder, torch.device("cpu"))
+
+
 @pytest.mark.parametrize(("flip", "axis"), [("none", None), ("vertical", 3), ("left_right", 4)])
 def test_cached_latents_are_those_of_the_encoder_with_their_flips(encoder, tmp_path, flip, axis):
-    network, weights, dataset = encoder
-    latents = cached_latents(network, weights, dataset, flip, tmp_path / "cache", torch.device("cpu"))
+    network, _, dataset = encoder
+    latents = _latents(encoder, tmp_path / "cache", f"training.flip={flip}")
     assert latents.shape == (6, 1 if axis is None else 2, 4, 8, 8, 8) and latents.dtype == np.float32
     for index in range(len(dataset)):
         x = dataset.batch([index])
@@ -465,17 +471,39 @@ def test_cached_latents_are_those_of_the_encoder_with_their_flips(encoder, tmp_p
         assert torch.allclose(torch.from_numpy(np.array(latents[index])), wanted, atol=1e-5)
 
 
-def test_the_cache_is_used_again_and_keyed_by_data_weights_and_flip(encoder, tmp_path):
+def test_deformed_copies_are_encoded_beside_each_scan_and_then_all_are_mirrored(encoder, tmp_path):
+    network, _, dataset = encoder
+    overrides = ("training.flip=left_right", "training.deformations=2")
+    latents = _latents(encoder, tmp_path / "cache", *overrides)
+    assert latents.shape == (6, 6, 4, 8, 8, 8)
+    assert np.array_equal(latents, _latents(encoder, tmp_path / "other", *overrides)), "drawn from the seed"
+    for index in range(len(dataset)):
+        x = dataset.batch([index])[0, 0]
+        copies = [
+            deformed(x, derived_generator(0, "deformation", index, copy))[None, None] for copy in range(2)
+        ]
+        with torch.no_grad():
+            wanted = network.encode(torch.cat([x[None, None], *copies]))
+            mirrored = network.encode(torch.cat([x[None, None], *copies]).flip(4))
+        assert torch.allclose(torch.from_numpy(np.array(latents[index, :3])), wanted, atol=1e-5)
+        assert torch.allclose(torch.from_numpy(np.array(latents[index, 3:])), mirrored, atol=1e-5)
+
+
+def test_the_cache_is_used_again_and_keyed_by_data_weights_and_views(encoder, tmp_path):
     network, weights, dataset = encoder
 
-    def path(dataset: VolumeDataset = dataset, flip: str = "none") -> Path:
-        found = cached_latents(network, weights, dataset, flip, tmp_path / "cache", torch.device("cpu"))
+    def path(*overrides: str, dataset: VolumeDataset = dataset) -> Path:
+        found = _latents((network, weights, dataset), tmp_path / "cache", *overrides)
         return Path(str(found.filename))
 
     first = path()
     stamp = first.stat().st_mtime_ns
     assert path() == first and first.stat().st_mtime_ns == stamp
-    assert path(flip="left_right") != first
+    changes = ["flip=left_right", "deformations=1", "deformations=2"]
+    paths = [path(f"training.{change}") for change in changes]
+    paths += [path("training.deformations=1", "training.seed=1"), path("diffusion.latents=post")]
+    assert len({first, *paths}) == 6
+    assert path("training.seed=1") == first, "nothing random is in it"
     other = write_dataset(tmp_path / "other", seed=1)
     assert path(dataset=VolumeDataset(other, Split.TRAIN)) != first
     network.encoder[0].bias.data += 1
@@ -484,7 +512,6 @@ def test_the_cache_is_used_again_and_keyed_by_data_weights_and_flip(encoder, tmp
 
 
 def test_a_cache_cut_short_is_never_used_and_is_removed(encoder, tmp_path, monkeypatch):
-    network, weights, dataset = encoder
     folder = tmp_path / "cache"
     encode = VQGAN.encode
     calls = []
@@ -497,9 +524,9 @@ def test_a_cache_cut_short_is_never_used_and_is_removed(encoder, tmp_path, monke
 
     with monkeypatch.context() as patch, pytest.raises(_Killed):
         patch.setattr(VQGAN, "encode", dies)
-        cached_latents(network, weights, dataset, "none", folder, torch.device("cpu"))
+        _latents(encoder, folder)
     (folder / ".part-xyz.npy").write_bytes(b"\x93NUMPY cut")
-    latents = cached_latents(network, weights, dataset, "none", folder, torch.device("cpu"))
+    latents = _latents(encoder, folder)
     assert np.isfinite(latents).all() and latents.shape[0] == 6
     assert [path.suffix for path in folder.iterdir()] == [".npy"] and len(list(folder.iterdir())) == 1
 

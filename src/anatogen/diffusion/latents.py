@@ -50,7 +50,7 @@ def standard_scaling(cases: Iterable[Tensor]) -> LatentScaling:
     """Gives each channel mean 0 and variance 1 over all cases.
 
     Args:
-        cases: float (F, C, d, h, w) each, all of the training set; taken one at a time.
+        cases: float (V, C, d, h, w) each, all of the training set; taken one at a time.
     """
     number, total, squares = 0, torch.zeros(()), torch.zeros(())
     for case in cases:

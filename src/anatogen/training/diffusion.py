@@ -36,7 +36,7 @@ def train_diffusion(
 
     Args:
         fabric: Devices and processes; launched.
-        latents: The cache, float32 (N, F, C, d, h, w).
+        latents: The cache, float32 (N, V, C, d, h, w), V views of each scan.
         scaling: Maps latents to the process's range.
         schedule: Of the diffusion process.
         grid: Of the volumes.

@@ -1,15 +1,18 @@
-"""Latents are encoded once, with their flips, and kept under a key of everything that decides them."""
+"""Latents are encoded once, with all their views, and kept under a key of everything that decides them."""
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from rich.progress import track
+from torch import Tensor
 
 from anatogen.data.dataset import VolumeDataset, flip_axis
 from anatogen.models.vqgan import VQGAN
+from anatogen.seeding import derived_generator
+from anatogen.settings import Settings, TrainingSettings
 from anatogen.storage import atomic_path, remove_parts, sha256_file, sha256_json
+from anatogen.training.deformation import deformed
 
 _BATCH_SIZE = 4
 
@@ -19,10 +22,9 @@ def cached_latents(
     network: VQGAN,
     weights: Path,
     dataset: VolumeDataset,
-    flip: str,
+    settings: Settings,
     folder: Path,
     device: torch.device,
-    stage: Literal["pre", "post"] = "pre",
 ) -> np.memmap:
     """Latents of every case, encoded unless they lie there already.
 
@@ -30,37 +32,46 @@ def cached_latents(
         network: The trained autoencoder, on `device`.
         weights: Its file, for the key.
         dataset: What to encode.
-        flip: "none", "vertical" or "left_right".
+        settings: Flips and deformations, and whether latents are taken before or after quantisation.
         folder: Where caches lie.
         device: Where to encode.
-        stage: Before or after quantisation.
 
     Returns:
-        float32 (N, F, C, d, h, w), read-only: F = 2, as it is and flipped, or 1 without flips.
+        float32 (N, V, C, d, h, w), read-only. Views V: the scan as it is, then its deformed copies; with
+        flips, then the mirror images of all these.
     """
-    decisive = [dataset.manifest.sha256(), sha256_file(weights), flip]
-    if stage == "post":
-        decisive.append(stage)
+    training, stage = settings.training, settings.diffusion.latents
+    decisive = [dataset.manifest.sha256(), sha256_file(weights), training.flip, stage]
+    if training.deformations:
+        decisive += [str(training.deformations), str(training.seed)]
     key = sha256_json(decisive)[:16]
     path = folder / f"{key}.npy"
     if not path.exists():
         remove_parts(folder)
-        axis = flip_axis(flip, dataset.manifest.grid.affine)
-        starts = range(0, len(dataset), _BATCH_SIZE)
         with atomic_path(path) as temporary:
             out: np.memmap | None = None
-            for start in track(starts, description="encoding latents"):
-                indices = range(start, min(start + _BATCH_SIZE, len(dataset)))
-                x = dataset.batch(indices).to(device)
-                views = [x] if axis is None else [x, x.flip(axis)]
-                encoded = [network.encode(view) for view in views]
-                if stage == "post":
-                    encoded = [network.codebook.quantise(z) for z in encoded]
-                latents = torch.stack(encoded, dim=1).float().cpu().numpy()
+            for index in track(range(len(dataset)), description="encoding latents"):
+                latents = []
+                for views in _views(dataset, index, training).split(_BATCH_SIZE):
+                    z = network.encode(views.to(device))
+                    latents.append((network.codebook.quantise(z) if stage == "post" else z).float().cpu())
+                encoded = torch.cat(latents).numpy()
                 if out is None:
-                    shape = (len(dataset), *latents.shape[1:])
+                    shape = (len(dataset), *encoded.shape)
                     out = np.lib.format.open_memmap(temporary, "w+", dtype=np.float32, shape=shape)
-                out[start : start + len(latents)] = latents
+                out[index] = encoded
             assert out is not None
             out.flush()
     return np.load(path, mmap_mode="r")
+
+
+def _views(dataset: VolumeDataset, index: int, settings: TrainingSettings) -> Tensor:
+    """All that stage two sees of a scan, float32 (V, 1, D, H, W)."""
+    x = dataset.batch([index])
+    copies = [
+        deformed(x[0, 0], derived_generator(settings.seed, "deformation", index, copy))[None, None]
+        for copy in range(settings.deformations)
+    ]
+    views = torch.cat([x, *copies])
+    axis = flip_axis(settings.flip, dataset.manifest.grid.affine)
+    return views if axis is None else torch.cat([views, views.flip(axis)])

@@ -88,9 +88,7 @@ def train(
     fitness = _require_fit(network, data, run, settings, device)
     weights = source / "autoencoder" / WEIGHTS_NAME
     dataset = VolumeDataset(data, Split.TRAIN)
-    flip = settings.training.flip
-    stage = settings.diffusion.latents
-    latents = cached_latents(network, weights, dataset, flip, run / "latents", device, stage)
+    latents = cached_latents(network, weights, dataset, settings, run / "latents", device)
     scaling = _scaling(settings, network, latents)
     description = _describe(settings, manifest, latents.shape[3:], scaling)
     claim_latents(run / "diffusion", latents)
