@@ -1,10 +1,18 @@
 """Recipes: one file for each known source of scans, and their registry."""
 
-from anatogen.data.recipes import folder
+from anatogen.data.recipes import breast_segmentation, folder, folder_with_masks, mrnet
 from anatogen.data.recipes.recipe import Recipe
 from anatogen.errors import UserError
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (folder.RECIPE,)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        folder.RECIPE,
+        folder_with_masks.RECIPE,
+        breast_segmentation.RECIPE,
+        mrnet.RECIPE,
+    )
+}
 
 
 def recipe_named(name: str) -> Recipe:
