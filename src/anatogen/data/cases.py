@@ -68,19 +68,17 @@ def describe_cases(
         for part, task, result in zip(parts, tasks, conversions, strict=True)
         if isinstance(result, Conversion) and task.source.name not in failed
     ]
-    hashes = {scan.source.name: patient_hash(scan.patient, config.seed) for (scan, *_), *_ in made}
-    given = {hashes[scan.source.name]: scan.split for (scan, *_), *_ in made if scan.split is not None}
-    splits = assign_splits(hashes.values(), config.split.validation, config.split.test, given)
-    serial = serial_names(hashes.values())
+    dealt = deal_patients([scan for (scan, *_), *_ in made], config)
     cases = []
     for (scan, inspection, region), task, conversion in made:
+        split, patient = dealt[scan.patient]
         side = {} if region.side is None else {"side": region.side}
         cases.append(
             Case(
                 id=task.output.stem,
                 file=f"{VOLUMES_FOLDER}/{task.output.name}",
-                split=splits[hashes[scan.source.name]],
-                patient=serial[hashes[scan.source.name]],
+                split=split,
+                patient=patient,
                 source_sha256=inspection.source_sha256,
                 intensity=task.intensity,
                 source_affine=inspection.affine,
@@ -91,6 +89,20 @@ def describe_cases(
             )
         )
     return cases, list(failed.values())
+
+
+def deal_patients(scans: Sequence[Scan], config: PrepareConfig) -> dict[str, tuple[Split, str]]:
+    """The split and the serial name of each patient.
+
+    Args:
+        scans: No patient of theirs is given two splits.
+        config: Says which fractions are held back.
+    """
+    hashes = {scan.patient: patient_hash(scan.patient, config.seed) for scan in scans}
+    given = {hashes[scan.patient]: scan.split for scan in scans if scan.split is not None}
+    splits = assign_splits(hashes.values(), config.split.validation, config.split.test, given)
+    serial = serial_names(hashes.values())
+    return {patient: (splits[digest], serial[digest]) for patient, digest in hashes.items()}
 
 
 def describe_dataset(
