@@ -12,7 +12,7 @@ from anatogen.data.discover import LeftOut, Source
 from anatogen.data.inspection import read_mask, read_source
 from anatogen.data.manifest import Intensity
 from anatogen.data.masks import nearest, on_grid_of
-from anatogen.data.regions import Region, cut, pad_to_cube
+from anatogen.data.regions import Region, cut, oriented_box
 from anatogen.data.transforms import (
     Interpolation,
     crop_or_pad,
@@ -110,7 +110,7 @@ def convert_scan(task: ConversionTask) -> Conversion | LeftOut:
     task.record.unlink(missing_ok=True)
     try:
         scan = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
-        volume = _to_grid(cut(scan, task.region), task)
+        volume = _to_grid(scan, task)
         array = task.intensity.normalise(volume.array).astype(np.float16)
         if array.min() == array.max():
             raise ScanError(f"on the common grid it is constant: every voxel is {float(array.min()):g}")
@@ -137,17 +137,27 @@ def _labels_on(grid: Volume, scan: Volume, source: Source, task: ConversionTask)
     return nearest(on_grid_of(scan, mask, required=False), grid)
 
 
-def _to_grid(volume: Volume, task: ConversionTask) -> Volume:
-    if task.cube:
-        volume = pad_to_cube(volume, task.intensity.low)
-    volume = orient(volume, task.codes)
+def _to_grid(scan: Volume, task: ConversionTask) -> Volume:
+    volume = orient(scan, task.codes)
+    box = oriented_box(task.region, scan, volume, cube=task.cube)
+    background = task.intensity.low
     if task.spacing_mm is None:
-        return resample(volume, shape=task.shape, interpolation=task.interpolation)
+        return resample(
+            volume, shape=task.shape, interpolation=task.interpolation, box=box, background=background
+        )
     # Up to a thousandth the grids differ by less than a voxel over the field of view: values stay as scanned.
-    if not np.allclose(volume.spacing_mm, task.spacing_mm, rtol=1e-3):
-        volume = resample(volume, spacing_mm=task.spacing_mm, interpolation=task.interpolation)
+    if np.allclose(volume.spacing_mm, task.spacing_mm, rtol=1e-3):
+        volume = cut(volume, box)
+    else:
+        volume = resample(
+            volume,
+            spacing_mm=task.spacing_mm,
+            interpolation=task.interpolation,
+            box=box,
+            background=background,
+        )
     center = None
     if task.center == "foreground":
         threshold = foreground_threshold(volume.array, task.intensity.modality)
         center = foreground_center(volume, threshold)
-    return crop_or_pad(volume, task.shape, task.intensity.low, center)
+    return crop_or_pad(volume, task.shape, background, center)

@@ -8,7 +8,13 @@ from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
 from anatogen.data.checks import MIN_VOXELS
-from anatogen.data.transforms import axis_codes, crop_or_pad, foreground_box, foreground_threshold, orient
+from anatogen.data.transforms import (
+    Box,
+    axis_codes,
+    foreground_box,
+    foreground_threshold,
+    orient,
+)
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError
 
@@ -72,12 +78,13 @@ def find_regions(volume: Volume, kind: RegionKind, modality: str, mask: Volume |
     return regions
 
 
-def cut(volume: Volume, region: Region) -> Volume:
-    """The box of a scan, each voxel where it was."""
-    box = tuple(slice(a, a + size) for a, size in zip(region.start, region.shape, strict=True))
+def cut(volume: Volume, box: Box) -> Volume:
+    """A part of a scan, each voxel where it was."""
+    start, shape = box
+    part = tuple(slice(a, a + size) for a, size in zip(start, shape, strict=True))
     affine = volume.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ region.start
-    return Volume(np.ascontiguousarray(volume.array[box]), affine)
+    affine[:3, 3] += affine[:3, :3] @ start
+    return Volume(np.ascontiguousarray(volume.array[part]), affine)
 
 
 def cube_shape(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:
@@ -86,9 +93,23 @@ def cube_shape(shape: tuple[int, int, int], spacing_mm: tuple[float, float, floa
     return _triple(int(np.ceil(round(lengths.max() / size, 3))) for size in spacing_mm)
 
 
-def pad_to_cube(volume: Volume, background: float) -> Volume:
-    """The volume in the middle of the cube around it, `cube_shape`."""
-    return crop_or_pad(volume, cube_shape(_triple(volume.array.shape), volume.spacing_mm), background)
+def oriented_box(region: Region, scan: Volume, oriented: Volume, *, cube: bool) -> Box:
+    """A region in the voxels of its scan after `orient`, as it is or in the middle of the cube around it.
+
+    Args:
+        region: In the voxels of the scan.
+        scan: As it was read.
+        oriented: What `orient` made of it.
+        cube: Whether the cube is wanted. It may reach beyond the scan: its first voxel may be negative.
+    """
+    start, shape = np.array(region.start), np.array(region.shape)
+    if cube:
+        wide = np.array(cube_shape(region.shape, scan.spacing_mm))
+        start, shape = start - (wide - shape) // 2, wide
+    to_oriented = np.linalg.solve(oriented.affine, scan.affine)
+    ends = np.array([[*start, 1], [*(start + shape - 1), 1]]) @ to_oriented.T
+    low, high = np.sort(np.rint(ends[:, :3]), axis=0)
+    return _triple(low), _triple(high - low + 1)
 
 
 def _cut_out_box(array: npt.NDArray[np.float32]) -> tuple[slice, slice, slice] | None:

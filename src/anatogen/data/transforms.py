@@ -15,6 +15,9 @@ from anatogen.errors import UserError
 
 Interpolation = Literal["linear", "cubic"]
 
+# First voxel (d, h, w) and shape (D, H, W) of a part of a scan.
+Box = tuple[tuple[int, int, int], tuple[int, int, int]]
+
 # Index directions of (D, H, W) that show a slice the way radiologists read it and make a right-handed system.
 CONVENTIONAL_CODES = {"S": "SPL", "R": "RIP", "A": "PIL"}
 
@@ -100,11 +103,14 @@ def resample(
     spacing_mm: tuple[float, float, float] | None = None,
     shape: tuple[int, int, int] | None = None,
     interpolation: Interpolation = "linear",
+    box: Box | None = None,
+    background: float = 0.0,
 ) -> Volume:
     """Interpolates onto a grid of another spacing, or another shape over the same field of view.
 
-    The centre of the grid stays where it is. Axes that get coarser are smoothed first with a Gaussian whose
-    width takes the old point spread to the new one (Cardoso et al., MICCAI 2015), so that nothing aliases.
+    The centre of the grid stays where it is, or comes to that of the box. Axes that get coarser are smoothed
+    first with a Gaussian whose width takes the old point spread to the new one (Cardoso et al., MICCAI 2015),
+    so that nothing aliases.
 
     Args:
         volume: Any scan.
@@ -112,11 +118,13 @@ def resample(
             it, rounded, at least 1.
         shape: Wanted (D, H, W); the spacing follows from the field of view. Give one of the two.
         interpolation: "linear" never overshoots, "cubic" (spline) is sharper.
+        box: The part of the scan that is the field of view, which may reach beyond it; default all of it.
+        background: Value of voxels whose centre lies outside the scan, in its own unit.
 
     Raises:
         UserError: If not exactly one of spacing and shape is given, or one is not positive.
     """
-    old_shape = np.array(volume.array.shape)
+    start, old_shape = (np.array(part) for part in box or ((0, 0, 0), volume.array.shape))
     old_spacing = np.array(volume.spacing_mm)
     if (spacing_mm is None) == (shape is None):
         raise UserError("resample takes either spacing_mm or shape")
@@ -130,18 +138,23 @@ def resample(
         new_shape = wanted.astype(int)
         new_spacing = old_shape * old_spacing / new_shape
     step = new_spacing / old_spacing
-    offset = (old_shape - 1) / 2 - step * (new_shape - 1) / 2
+    offset = start + ((old_shape - 1) / 2 - step * (new_shape - 1) / 2)
     array = volume.array
     sigma = np.sqrt(np.maximum(step**2 - 1, 0)) / (2 * np.sqrt(2 * np.log(2)))
     # Below 1 % of a voxel the kernel is a single tap, and the filter only costs time.
     sigma[step < 1.01] = 0
     if sigma.any():
         array = ndimage.gaussian_filter(array, sigma, mode="nearest")
-    if not (np.allclose(step, 1) and np.allclose(offset, 0)):
+    if not (np.allclose(step, 1) and np.allclose(offset, 0) and np.array_equal(new_shape, array.shape)):
         order = 1 if interpolation == "linear" else 3
         array = ndimage.affine_transform(
             array, step, offset, tuple(new_shape), order=order, mode="nearest", output=np.float32
         )
+    for axis, size in enumerate(volume.array.shape):
+        places = offset[axis] + step[axis] * np.arange(new_shape[axis])
+        outside = (places < -0.5) | (places > size - 0.5)
+        if outside.any():
+            np.moveaxis(array, axis, 0)[outside] = background
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ offset
     affine[:3, :3] *= step
