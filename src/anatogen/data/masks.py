@@ -44,7 +44,8 @@ def check_labels(mask: Volume, known: tuple[int, ...] | None) -> tuple[int, ...]
     labels = tuple(int(value) for value in np.unique(mask.array))
     unknown = sorted(set(labels) - {0, *known}) if known is not None else []
     if unknown:
-        raise ScanError(f"its mask holds the unknown label {unknown[0]}: known are {list(known or ())}")
+        named = ", ".join(map(str, known or ()))
+        raise ScanError(f"its mask holds the unknown label {unknown[0]}: known are {named}")
     return labels
 
 
