@@ -185,7 +185,7 @@ def test_empty_masks_are_kept_and_lost_labels_told(tmp_path: Path) -> None:
         write_npy(volume, tmp_path / "scans" / "images" / f"{seed}.npy")
         write_npy(Volume(mask, volume.affine), tmp_path / "scans" / "masks" / f"{seed}.npy")
     summary = run(tmp_path / "scans", tmp_path / "out", "shape=[16,16,16]", "npy_orientation=RIP")
-    assert "3 of 3 cases have a mask, with labels 1, 2, 3, 4, 5, 6, 7, 8" in summary.decisions
+    assert "3 of 3 cases have a mask; labels on the grid: 1, 2, 3, 4, 5, 6, 7, 8" in summary.decisions
     assert "1 of 3 masks are empty: background alone; they are kept" in summary.decisions
     (lost,) = [line for line in summary.decisions if "lack a label" in line]
     assert lost.startswith("1 of 3 masks")

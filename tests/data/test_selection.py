@@ -115,8 +115,16 @@ def test_where_keeps_the_wanted_and_counts_the_others(monkeypatch: pytest.Monkey
     assert chosen("where.diagnosis=[CN, MCI]")[0] == ["0", "2", "3"]
     assert chosen("where.diagnosis=CN", "where.visit=2")[0] == ["2"]
     assert chosen("where.diagnosis=null") == (["0", "1", "2", "3", "4"], ())
+    with pytest.raises(UserError, match="no scan has diagnosis SMC, but 1 AD, 2 CN, 1 MCI, 1 unknown; where"):
+        chosen("where.diagnosis=SMC")
     with pytest.raises(UserError, match=r"where\.sex can't be told.*conditions are diagnosis, visit"):
         chosen("where.sex=F")
+
+
+def test_a_recipe_that_takes_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_recipe(monkeypatch)
+    with pytest.raises(UserError, match="the recipe known takes none of the 2 scans in /download"):
+        select_scans(FOLDER, [source("a"), source("b")], PrepareConfig(recipe="known"))
 
 
 def test_ages_over_89_are_one_category(monkeypatch: pytest.MonkeyPatch) -> None:

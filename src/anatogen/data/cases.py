@@ -139,7 +139,8 @@ def mask_notes(parts: Sequence[Part], conversions: Sequence[Conversion | LeftOut
     if not pairs:
         return []
     labels = sorted({label for _, _, kept in pairs for label in kept if label})
-    notes = [f"{len(pairs)} of {len(parts)} cases have a mask, with labels {', '.join(map(str, labels))}"]
+    told = ", ".join(map(str, labels)) or "none"
+    notes = [f"{len(pairs)} of {len(parts)} cases have a mask; labels on the grid: {told}"]
     num_empty = sum(not any(before) for _, before, _ in pairs)
     if num_empty:
         notes.append(f"{num_empty} of {len(pairs)} masks are empty: background alone; they are kept")
@@ -158,9 +159,12 @@ def mask_notes(parts: Sequence[Part], conversions: Sequence[Conversion | LeftOut
 def patient_notes(cases: Sequence[Case], config: PrepareConfig) -> list[str]:
     """How many patients there are, and which wanted split stays empty, one line each."""
     num_patients = len({case.patient for case in cases})
-    note = f"{len(cases)} scans of {num_patients} patients"
+    num_scans = len({case.source_sha256 for case in cases})
+    note = f"{num_scans} scans of {num_patients} patients"
+    if num_scans < len(cases):
+        note += f", {len(cases)} cases"
     told = config.patient_pattern is not None or config.patient_csv is not None
-    if not told and num_patients == len(cases) > 1:
+    if not told and num_patients == num_scans > 1:
         note += ": each scan counts as a patient; if one has several, set patient_pattern or patient_csv"
     wanted = {Split.VALIDATION: config.split.validation, Split.TEST: config.split.test}
     empty = [

@@ -32,10 +32,12 @@ def select_scans(folder: Path, sources: Sequence[Source], config: PrepareConfig)
         config: Names the recipe; `patient_csv`, `patient_pattern`, `where` and `limit` change its choice.
 
     Raises:
-        UserError: If the recipe is unknown or finds that this is not its download, `where` names no
-            condition, or the patient table can't be read.
+        UserError: If the recipe is unknown, finds that this is not its download or takes nothing of it,
+            `where` names no condition or none has it, or the patient table can't be read.
     """
     selection = recipe_named(config.recipe).select(folder, sources)
+    if sources and not (selection.scans or selection.left_out):
+        raise UserError(f"the recipe {config.recipe} takes none of the {len(sources)} scans in {folder}")
     selection = replace(selection, scans=tuple(sorted(selection.scans, key=lambda scan: scan.source.name)))
     if config.patient_pattern is not None or config.patient_csv is not None:
         selection = _with_told_patients(selection, folder, config)
@@ -72,14 +74,17 @@ def _where(selection: Selection, wanted: Mapping[str, tuple[str | float, ...] | 
             )
         kept = tuple(scan for scan in selection.scans if scan.conditions.get(key) in values)
         text = " or ".join(str(value) for value in values)
-        others = Counter(
-            str(scan.conditions.get(key, "unknown")) for scan in selection.scans if scan not in kept
+        counts = Counter(
+            str(scan.conditions.get(key, "unknown"))
+            for scan in selection.scans
+            if scan.conditions.get(key) not in values
         )
+        others = ", ".join(f"{count} {value}" for value, count in sorted(counts.items()))
+        if not kept:
+            raise UserError(f"no scan has {key} {text}, but {others}; where.{key}=null takes all of them")
         note = f"{len(kept)} of {len(selection.scans)} scans have {key} {text}"
         if others:
-            note += "; the others: " + ", ".join(
-                f"{count} {value}" for value, count in sorted(others.items())
-            )
+            note += f"; the others: {others}"
         selection = replace(selection, scans=kept, notes=(*selection.notes, note))
     return selection
 

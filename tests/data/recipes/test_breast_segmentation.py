@@ -1,4 +1,4 @@
-"""breast_segmentation: each breast with its mask on the paper's grid; the search for breasts is stood in for."""
+"""breast_segmentation: each breast with its mask on the grid; the search for breasts is stood in for."""
 
 import sys
 from pathlib import Path
