@@ -16,6 +16,7 @@ from anatogen.data.prepare_config import prepare_settings
 from anatogen.data.transforms import axis_codes, orient
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError
+from anatogen.storage import sha256_json
 
 
 def run(scans: Path, out: Path, *overrides: str, recipe: str = "folder_with_masks") -> PrepareSummary:
@@ -218,10 +219,14 @@ def test_a_changed_mask_is_prepared_anew(pairs: Path, tmp_path: Path) -> None:
 
 
 def test_manifests_of_before_masks_still_load(pairs: Path, tmp_path: Path) -> None:
-    values = run(pairs, tmp_path / "out").manifest.model_dump(mode="json")
+    manifest = run(pairs, tmp_path / "out").manifest
+    values = manifest.model_dump(mode="json")
     for key in ("recipe", "labels"):
         del values[key]
     for case in values["cases"]:
         del case["conditions"], case["mask"]
     old = Manifest.model_validate(values)
     assert (old.recipe, old.labels, old.cases[0].mask, old.cases[0].conditions) == ("folder", {}, None, {})
+    # Runs know their dataset by its hash, and must go on.
+    assert old.sha256() == sha256_json(values)
+    assert manifest.sha256() != old.sha256()

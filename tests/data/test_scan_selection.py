@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from scan_makers import head, tree_bytes
@@ -62,6 +62,7 @@ LAYOUTS = {"mrnet": mrnet(), "folder_with_masks": st.one_of(decathlon(), bids())
 
 
 @pytest.mark.parametrize("recipe", LAYOUTS)
+@settings(deadline=None)
 @given(data=st.data(), fraction=fractions, seed=st.integers(0, 9), limit=st.none() | st.integers(1, 30))
 def test_splits_never_share_a_patient(
     recipe: str, data: st.DataObject, fraction: tuple[float, float], seed: int, limit: int | None
@@ -136,6 +137,8 @@ def test_ages_over_89_are_one_category(monkeypatch: pytest.MonkeyPatch) -> None:
     selection = select_scans(FOLDER, [], PrepareConfig(recipe="known"))
     assert [scan.conditions["age"] for scan in selection.scans] == [71.5, 89, 90, 90, 90, "about 50"]
     assert all(scan.conditions["stage"] == 95 for scan in selection.scans)
+    notes = select_scans(FOLDER, [], prepare_settings(["where.age=89"], recipe="known")).notes
+    assert notes == ("1 of 6 scans have age 89.0; the others: 1 71.5, 3 90.0, 1 about 50",)
 
 
 def test_a_patients_scan_without_a_split_goes_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,9 @@ class Manifest(_Record):
 
     def sha256(self) -> str:
         """Hash of everything that decides the prepared arrays; equal content gives an equal hash."""
-        return sha256_json(self.model_dump(mode="json"))
+        # Without what is empty: datasets keep their hash, and runs on them go on, when fields are added.
+        content = self.model_dump(mode="json", exclude_defaults=True)
+        return sha256_json({**content, "format_version": self.format_version})
 
     def save(self, folder: Path) -> None:
         """Writes `dataset.json` into the folder, atomically."""

@@ -38,17 +38,19 @@ def select_scans(folder: Path, sources: Sequence[Source], config: PrepareConfig)
     selection = recipe_named(config.recipe).select(folder, sources)
     if sources and not (selection.scans or selection.left_out):
         raise UserError(f"the recipe {config.recipe} takes none of the {len(sources)} scans in {folder}")
-    selection = replace(selection, scans=tuple(sorted(selection.scans, key=lambda scan: scan.source.name)))
+    scans = sorted(selection.scans, key=lambda scan: scan.source.name)
+    selection = replace(
+        selection, scans=tuple(replace(scan, conditions=_safe(scan.conditions)) for scan in scans)
+    )
     if config.patient_pattern is not None or config.patient_csv is not None:
         selection = _with_told_patients(selection, folder, config)
     selection = _where(selection, config.where)
     selection = _in_one_split(selection)
-    scans = tuple(replace(scan, conditions=_safe(scan.conditions)) for scan in selection.scans)
-    notes = selection.notes
-    if config.limit is not None and len(scans) > config.limit:
-        notes = (*notes, f"limit: the first {config.limit} of {len(scans)} scans are taken")
-        scans = scans[: config.limit]
-    return replace(selection, scans=scans, notes=notes)
+    num_scans = len(selection.scans)
+    if config.limit is None or num_scans <= config.limit:
+        return selection
+    note = f"limit: the first {config.limit} of {num_scans} scans are taken"
+    return replace(selection, scans=selection.scans[: config.limit], notes=(*selection.notes, note))
 
 
 def _with_told_patients(selection: Selection, folder: Path, config: PrepareConfig) -> Selection:
