@@ -74,6 +74,8 @@ def test_an_error_of_the_user_is_one_line_and_with_debug_a_traceback(tmp_path, d
         (["train", "DATA", "OUT", "denoiser.widht=3"], "did you mean denoiser.width?"),
         (["train", "DATA", "OUT", "--config", "absent.yaml"], "can't be read"),
         (["train", "OUT", "DATA"], "is not a prepared dataset"),
+        (["prepare", "DATA", "OUT", "--recipe", "mrnett"], "recipe 'mrnett' is unknown: known are folder, "),
+        (["prepare", "DATA", "OUT", "--limit", "0"], "limit: "),
         (["train", "DATA", "OUT", "--accelerator", "tpu"], "accelerator 'tpu' is unknown"),
         (["train", "DATA", "OUT", "--steps", "0"], "autoencoder_training.steps"),
         (["train", "diffusion", "DATA", "OUT", "--autoencoder", "DATA"], "holds no autoencoder"),
@@ -174,6 +176,30 @@ def test_train_and_sample_from_the_command_line(data, tmp_path, monkeypatch, cap
     assert _call(monkeypatch, "sample", run / "bundle", tmp_path / "out", "-n", 2, "--device", "cpu") == 0
     assert "2 synthetic scans" in capsys.readouterr().out
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
+
+
+def test_recipes_are_listed_and_used_by_name(tmp_path, monkeypatch, capsys):
+    import numpy as np
+    from scan_makers import head
+
+    from anatogen.data.formats import write_nifti
+    from anatogen.data.recipes import RECIPES
+    from anatogen.data.volume import Volume
+
+    assert _call(monkeypatch, "recipes") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    for seed in range(3):
+        volume = head(seed)
+        write_nifti(volume, tmp_path / "scans" / f"{seed}.nii")
+        mask = np.digitize(volume.array, [200, 500]).astype(np.float32)
+        write_nifti(Volume(mask, volume.affine), tmp_path / "scans" / f"{seed}_seg.nii")
+    out = tmp_path / "out"
+    options = ["--recipe", "folder_with_masks", "--limit", "2"]
+    assert _call(monkeypatch, "prepare", *options, tmp_path / "scans", out) == 0
+    shown = capsys.readouterr().out
+    assert "2 of 2 cases have a mask" in shown and "prepared: 2 scans" in shown
+    assert len(list((out / "masks").iterdir())) == 2
 
 
 def test_user_errors_are_value_errors():

@@ -15,8 +15,14 @@ from anatogen.errors import UserError
 
 Interpolation = Literal["linear", "cubic"]
 
+# First voxel (d, h, w) and shape (D, H, W) of a part of a scan.
+Box = tuple[tuple[int, int, int], tuple[int, int, int]]
+
 # Index directions of (D, H, W) that show a slice the way radiologists read it and make a right-handed system.
 CONVENTIONAL_CODES = {"S": "SPL", "R": "RIP", "A": "PIL"}
+
+# Separates a body from the air around it in CT.
+BODY_HU = -500.0
 
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 
@@ -97,11 +103,14 @@ def resample(
     spacing_mm: tuple[float, float, float] | None = None,
     shape: tuple[int, int, int] | None = None,
     interpolation: Interpolation = "linear",
+    box: Box | None = None,
+    background: float = 0.0,
 ) -> Volume:
     """Interpolates onto a grid of another spacing, or another shape over the same field of view.
 
-    The centre of the grid stays where it is. Axes that get coarser are smoothed first with a Gaussian whose
-    width takes the old point spread to the new one (Cardoso et al., MICCAI 2015), so that nothing aliases.
+    The centre of the grid stays where it is, or comes to that of the box. Axes that get coarser are smoothed
+    first with a Gaussian whose width takes the old point spread to the new one (Cardoso et al., MICCAI 2015),
+    so that nothing aliases.
 
     Args:
         volume: Any scan.
@@ -109,11 +118,13 @@ def resample(
             it, rounded, at least 1.
         shape: Wanted (D, H, W); the spacing follows from the field of view. Give one of the two.
         interpolation: "linear" never overshoots, "cubic" (spline) is sharper.
+        box: The part of the scan that is the field of view, which may reach beyond it; default all of it.
+        background: Value of voxels whose centre lies outside the scan, in its own unit.
 
     Raises:
         UserError: If not exactly one of spacing and shape is given, or one is not positive.
     """
-    old_shape = np.array(volume.array.shape)
+    start, old_shape = (np.array(part) for part in box or ((0, 0, 0), volume.array.shape))
     old_spacing = np.array(volume.spacing_mm)
     if (spacing_mm is None) == (shape is None):
         raise UserError("resample takes either spacing_mm or shape")
@@ -127,18 +138,23 @@ def resample(
         new_shape = wanted.astype(int)
         new_spacing = old_shape * old_spacing / new_shape
     step = new_spacing / old_spacing
-    offset = (old_shape - 1) / 2 - step * (new_shape - 1) / 2
+    offset = start + ((old_shape - 1) / 2 - step * (new_shape - 1) / 2)
     array = volume.array
     sigma = np.sqrt(np.maximum(step**2 - 1, 0)) / (2 * np.sqrt(2 * np.log(2)))
     # Below 1 % of a voxel the kernel is a single tap, and the filter only costs time.
     sigma[step < 1.01] = 0
     if sigma.any():
         array = ndimage.gaussian_filter(array, sigma, mode="nearest")
-    if not (np.allclose(step, 1) and np.allclose(offset, 0)):
+    if not (np.allclose(step, 1) and np.allclose(offset, 0) and np.array_equal(new_shape, array.shape)):
         order = 1 if interpolation == "linear" else 3
         array = ndimage.affine_transform(
             array, step, offset, tuple(new_shape), order=order, mode="nearest", output=np.float32
         )
+    for axis, size in enumerate(volume.array.shape):
+        places = offset[axis] + step[axis] * np.arange(new_shape[axis])
+        outside = (places < -0.5) | (places > size - 0.5)
+        if outside.any():
+            np.moveaxis(array, axis, 0)[outside] = background
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ offset
     affine[:3, :3] *= step
@@ -195,20 +211,30 @@ def otsu_threshold(array: npt.NDArray[np.float32]) -> float:
     return float(otsu.GetThreshold())
 
 
-def foreground_center(volume: Volume, threshold: float) -> tuple[float, float, float]:
-    """Centre (d, h, w) in voxels of the bounding box of the largest connected part above the threshold.
+def foreground_threshold(array: npt.NDArray[np.float32], modality: str) -> float:
+    """The value above which a voxel is not air: fixed for "CT", Otsu's for "MR"."""
+    return BODY_HU if modality == "CT" else otsu_threshold(array)
+
+
+def foreground_box(volume: Volume, threshold: float) -> tuple[slice, slice, slice] | None:
+    """The bounding box (d, h, w) in voxels of the largest connected part above the threshold, if any is.
 
     Args:
         volume: Any scan.
-        threshold: Value in the scan's unit, e.g. of `otsu_threshold`; about -500 HU finds the body in CT.
+        threshold: Value in the scan's unit, e.g. of `foreground_threshold`.
     """
     labels, count = ndimage.label(volume.array > threshold)
     if count == 0:
-        d, h, w = volume.array.shape
-        return (d - 1) / 2, (h - 1) / 2, (w - 1) / 2
+        return None
     sizes = np.bincount(labels.ravel())
     largest = int(np.argmax(sizes[1:])) + 1
-    box = ndimage.find_objects(labels, max_label=largest)[largest - 1]
+    d, h, w = ndimage.find_objects(labels, max_label=largest)[largest - 1]
+    return d, h, w
+
+
+def foreground_center(volume: Volume, threshold: float) -> tuple[float, float, float]:
+    """Centre (d, h, w) in voxels of `foreground_box`, or of the scan where there is none."""
+    box = foreground_box(volume, threshold) or tuple(slice(0, size) for size in volume.array.shape)
     d, h, w = ((part.start + part.stop - 1) / 2 for part in box)
     return d, h, w
 
