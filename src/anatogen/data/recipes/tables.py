@@ -1,0 +1,124 @@
+"""The tables that come with a download, CSV or Excel: where they are, and what their rows say."""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from anatogen.errors import UserError
+
+Cell = str | float | None
+
+# An age above this is told as one more: HIPAA's rule for what may leave a hospital (45 CFR 164.514).
+_OLDEST = 89
+
+
+def find_tables(download: Path, pattern: str) -> list[Path]:
+    """Tables whose name matches, in the download, up to two folders below it, or beside it; nearest first.
+
+    Args:
+        download: The folder that the user names.
+        pattern: Regular expression for the whole file name; case does not matter.
+    """
+    folder = download.resolve()
+    below = [entry for entry in _entries(folder) if entry.is_dir()]
+    places = [folder, *below, *(entry for place in below for entry in _entries(place) if entry.is_dir())]
+    found = [
+        file
+        for place in [*places, folder.parent]
+        for file in _entries(place)
+        if re.fullmatch(pattern, file.name, re.IGNORECASE) and file.is_file()
+    ]
+    return list(dict.fromkeys(found))
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file by column; names of columns in lower case, with single spaces.
+
+    Raises:
+        UserError: If it can't be read.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            return [
+                {_plain(name): (value or "").strip() for name, value in row.items() if isinstance(name, str)}
+                for row in reader
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"the table {path} can't be read ({error}): save it as CSV in UTF-8") from error
+
+
+def read_sheet(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Cell]]:
+    """Rows of the first sheet of an Excel file, below the row that names the first of the columns.
+
+    Rows above that one (groups of columns) are passed over; a row of explanations below it comes as data.
+
+    Args:
+        path: An .xlsx file.
+        columns: Wanted columns in lower case with single spaces; the first has to be there.
+
+    Yields:
+        Values by wanted column; a column that the sheet lacks is None.
+
+    Raises:
+        UserError: If it can't be read or has no such column.
+    """
+    # A tenth of a second that most uses of this module do not need.
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except Exception as error:  # a damaged archive can raise nearly anything
+        raise UserError(
+            f"the table {path} can't be read ({type(error).__name__}): download it again"
+        ) from error
+    places: dict[str, int] | None = None
+    try:
+        for row in book.worksheets[0].iter_rows(values_only=True):
+            if places is not None:
+                yield {
+                    column: _cell(row[places[column]])
+                    if column in places and places[column] < len(row)
+                    else None
+                    for column in columns
+                }
+                continue
+            # Of two columns of one name the first counts.
+            names = {_plain(str(value)): index for index, value in reversed(list(enumerate(row)))}
+            if columns[0] in names:
+                places = names
+    finally:
+        book.close()
+    if places is None:
+        raise UserError(f"the table {path} has no column {columns[0]!r}: download it again")
+
+
+def whole_years(age: float) -> float:
+    """An age in whole years that identifies nobody: above 89 it is 90."""
+    return 90.0 if age >= _OLDEST + 1 else float(int(age))
+
+
+def number(value: Cell) -> float | None:
+    """A cell's number, or None for "NC", "NP", nothing, and the like."""
+    try:
+        return float(value) if value is not None else None
+    except ValueError:
+        return None
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().split())
+
+
+def _cell(value: object) -> Cell:
+    if value is None or isinstance(value, str):
+        return value.strip() if value else None
+    return float(value) if isinstance(value, int | float) else str(value)
