@@ -67,29 +67,22 @@ def read_sheet(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Cell]
     # A tenth of a second that most uses of this module do not need.
     import openpyxl
 
+    places: dict[str, int] | None = None
     try:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        for row in book.worksheets[0].iter_rows(values_only=True):
+            if places is None:
+                # Of two columns of one name the first counts.
+                names = {_plain(str(value)): index for index, value in reversed(list(enumerate(row)))}
+                places = names if columns[0] in names else None
+            else:
+                cells = {name: places.get(name, len(row)) for name in columns}
+                yield {name: _cell(row[cell]) if cell < len(row) else None for name, cell in cells.items()}
+        book.close()
     except Exception as error:  # a damaged archive can raise nearly anything
         raise UserError(
             f"the table {path} can't be read ({type(error).__name__}): download it again"
         ) from error
-    places: dict[str, int] | None = None
-    try:
-        for row in book.worksheets[0].iter_rows(values_only=True):
-            if places is not None:
-                yield {
-                    column: _cell(row[places[column]])
-                    if column in places and places[column] < len(row)
-                    else None
-                    for column in columns
-                }
-                continue
-            # Of two columns of one name the first counts.
-            names = {_plain(str(value)): index for index, value in reversed(list(enumerate(row)))}
-            if columns[0] in names:
-                places = names
-    finally:
-        book.close()
     if places is None:
         raise UserError(f"the table {path} has no column {columns[0]!r}: download it again")
 
