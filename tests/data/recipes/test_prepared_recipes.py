@@ -29,6 +29,12 @@ from anatogen.data.transforms import orient
 from anatogen.data.volume import Volume
 from anatogen.errors import UserError
 
+# For tests of what does not depend on the grid.
+SMALL = {
+    "adni": ["where.diagnosis=null", "shape=[32, 32, 32]"],
+    "duke": ["shape=[24, 64, 64]"],
+    "lidc": ["shape=[64, 64, 64]", "spacing_mm=5"],
+}
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -67,15 +73,28 @@ def resampled(image: sitk.Image, case: Case, shape: tuple[int, ...], background:
     step = np.array(grid.GetSpacing())[np.abs(turn).argmax(axis=0)] / np.array(image.GetSpacing())
     sigma = np.sqrt(np.maximum(step**2 - 1, 0)) / 2.354820045 * (step >= 1.01)
     if sigma.any():
-        gaussian = sitk.DiscreteGaussianImageFilter()
-        gaussian.SetUseImageSpacing(False)
-        gaussian.SetVariance((sigma**2).tolist())
-        gaussian.SetMaximumKernelWidth(200)
-        gaussian.SetMaximumError(1e-4)
-        image = gaussian.Execute(image)
+        array = sitk.GetArrayFromImage(image)
+        for axis, width in enumerate(sigma[::-1]):
+            array = blurred(array, axis, width)
+        smooth = sitk.GetImageFromArray(array)
+        smooth.CopyInformation(image)
+        image = smooth
     values = sitk.Resample(image, grid, sitk.Transform(), sitk.sitkLinear, background, sitk.sitkFloat64)
     low, high = case.intensity.low, case.intensity.high
     return np.clip((sitk.GetArrayFromImage(values) - low) / (high - low) * 2 - 1, -1, 1)
+
+
+def blurred(array: np.ndarray, axis: int, sigma: float) -> np.ndarray:
+    """Convolved with a sampled Gaussian; beyond the edges the outermost values go on."""
+    reach = int(4 * sigma + 0.5)
+    if reach == 0:
+        return array
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    padding = [(reach, reach) if number == axis else (0, 0) for number in range(3)]
+    wide = np.moveaxis(np.pad(array, padding, mode="edge"), axis, 0)
+    size = array.shape[axis]
+    total = sum(weight * wide[start : start + size] for start, weight in enumerate(weights / weights.sum()))
+    return np.moveaxis(total, 0, axis)
 
 
 def boxed(image: sitk.Image, start: np.ndarray, size: np.ndarray) -> sitk.Image:
@@ -116,18 +135,12 @@ def test_adni_is_the_brains_box_in_a_cube_of_64_voxels(tmp_path: Path) -> None:
         inside = np.argwhere(array > 0)[:, ::-1]
         start, size = inside.min(axis=0), np.ptp(inside, axis=0) + 1
         box = boxed(image, start, size)
-        # Padded on both sides to the box's longest edge, as near as whole voxels come.
+        # Zeros all around, but along the box's longest edge, which is the cube's.
         spacing = np.array(image.GetSpacing())
-        total = np.ceil(np.round((size * spacing).max() / spacing, 3)) - size
-        before = np.trunc(total / 2 + 0.5 * (total % 2)).astype(int)
-        half = [int(n) for n in before], [int(n) for n in total - before]
-        options = [half, (half[1], half[0])]
-        expected = [
-            resampled(sitk.ConstantPad(box, low, high, 0.0), case, (64, 64, 64), 0.0) for low, high in options
-        ]
-        found = prepared(summary.folder, case)
-        errors = [np.abs(one - found).max() for one in expected]
-        assert min(errors) < 2e-3, errors
+        lengths = size * spacing
+        padding = [0 if length == lengths.max() else 30 for length in lengths]
+        expected = resampled(sitk.ConstantPad(box, padding, padding, 0.0), case, (64, 64, 64), 0.0)
+        assert np.abs(expected - prepared(summary.folder, case)).max() < 2e-3
         # A cube: equally long each way, to less than a voxel of the scan; its middle is the brain's.
         lengths = np.linalg.norm(np.array(case.affine)[:3, :3], axis=0) * 64
         assert np.ptp(lengths) < spacing.max()
@@ -140,7 +153,7 @@ def test_adni_is_the_brains_box_in_a_cube_of_64_voxels(tmp_path: Path) -> None:
 
 def test_duke_halves_are_the_scan_at_their_places(tmp_path: Path) -> None:
     download = tmp_path / "download"
-    volumes = [torso(), torso((60, 140, 180), (3.3, 2.0, 2.0), left_mm=45, right_mm=70, seed=2)]
+    volumes = [torso(), torso((45, 80, 100), (3.3, 3.4, 3.6), left_mm=45, right_mm=70, seed=2)]
     for number, volume in enumerate(volumes, start=1):
         duke_series(download, number, "3.000000-ax t1-1", volume, "ax t1", shuffled=True)
     summary = run(download, tmp_path / "out", "duke")
@@ -166,7 +179,7 @@ def test_lidc_is_the_central_320_mm_at_2_5_mm(tmp_path: Path) -> None:
     shapes = [
         ((36, 60, 64), (7.0, 6.0, 6.5)),  # interpolated, padded above and below
         ((50, 100, 104), (5.0, 4.0, 4.0)),  # larger than the grid: cropped
-        ((130, 180, 184), (1.8, 2.0, 2.0)),  # finer: smoothed
+        ((80, 100, 104), (1.8, 2.0, 2.0)),  # finer: smoothed
     ]
     folders = [
         lidc_series(download, number, "study", f"{number}.000000-NA-1", chest_ct(*shape), shuffled=True)
@@ -212,19 +225,18 @@ def test_adni_keeps_left_left(tmp_path: Path, kind: str) -> None:
 def test_duke_keeps_left_left(tmp_path: Path, kind: str) -> None:
     download = tmp_path / "in"
     for number, code in enumerate(("SPL", "IAR", "PIL"), start=1):
-        volume = orient(torso(), code)
+        volume = orient(torso(seed=number), code)
         if kind == "dicom":
             duke_series(download, number, "3.000000-ax t1-1", volume, "ax t1")
         else:
             folder = download / f"Breast_MRI_{number:03d}"
             folder.mkdir(parents=True)
             write_nifti(volume, folder / "T1_non_fs.nii.gz")
-    summary = run(download, tmp_path / "out", "duke")
+    summary = run(download, tmp_path / "out", "duke", "percentiles=[0, 100]", *SMALL["duke"])
     assert len(summary.manifest.cases) == 6
     wanted = bright_mm(torso().array, torso().affine, 1200)
     for case in summary.manifest.cases:
         array = case.intensity.restore(np.load(summary.folder / case.file).astype(np.float32))
-        # Clipped at the 99.5th percentile, the ball is no brighter than that; fat has 900.
         bright = array > 1100
         assert bright.any() == (case.conditions["side"] == "left")
         if bright.any():
@@ -235,7 +247,7 @@ def test_duke_keeps_left_left(tmp_path: Path, kind: str) -> None:
 def test_lidc_keeps_left_left_and_hounsfield_units(tmp_path: Path, kind: str) -> None:
     download = tmp_path / "in"
     for number, code in enumerate(("SPL", "IAR", "SAL"), start=1):
-        volume = orient(chest_ct(), code)
+        volume = orient(chest_ct((36 + 2 * number, 60, 64)), code)
         if kind == "dicom":
             lidc_series(download, number, "study", f"{number}.000000-NA-1", volume)
         else:
@@ -243,7 +255,6 @@ def test_lidc_keeps_left_left_and_hounsfield_units(tmp_path: Path, kind: str) ->
             write_nifti(volume, download / f"LIDC-IDRI-{number:04d}.nii.gz")
     summary = run(download, tmp_path / "out", "lidc")
     assert len(summary.manifest.cases) == 3
-    scan = chest_ct()
     for case in summary.manifest.cases:
         assert (case.intensity.modality, case.intensity.low, case.intensity.high) == ("CT", -1000, 1000)
         array = case.intensity.restore(np.load(summary.folder / case.file).astype(np.float32))
@@ -257,7 +268,7 @@ def test_lidc_keeps_left_left_and_hounsfield_units(tmp_path: Path, kind: str) ->
         spine = ((x / 8) ** 2 + ((y + 85) / 8) ** 2 < 1) & (np.abs(z) < 100)
         np.testing.assert_allclose(array[spine], 700, atol=0.5)
         assert array.min() == -1000  # the -2000 around the field of view is air
-    assert scan.array.min() == -2000
+    assert volume.array.min() == -2000
 
 
 # --- The fixtures as wholes
@@ -268,11 +279,10 @@ def test_patients_are_in_one_split_and_not_named(
     request: pytest.FixtureRequest, tmp_path: Path, recipe: str
 ) -> None:
     download = request.getfixturevalue(recipe)
-    for seed in range(3):
+    for seed in range(2):
         out = tmp_path / str(seed)
-        override = ["where.diagnosis=null"] if recipe == "adni" else []
         summary = run(
-            download, out, recipe, f"seed={seed}", "split.validation=0.3", "split.test=0.3", *override
+            download, out, recipe, f"seed={seed}", "split.validation=0.3", "split.test=0.3", *SMALL[recipe]
         )
         splits: dict[str, set[str]] = {}
         for case in summary.manifest.cases:
@@ -303,7 +313,7 @@ def test_adni_without_its_table_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_duke_fixture_gives_two_patients_and_names_the_third(tmp_path: Path) -> None:
     download = duke_download(tmp_path)
-    summary = run(download, tmp_path / "out", "duke")
+    summary = run(download, tmp_path / "out", "duke", *SMALL["duke"])
     sides = [(case.conditions["side"], case.conditions["tumor_side"]) for case in summary.manifest.cases]
     assert sides == [("left", "left"), ("right", "left"), ("left", "both"), ("right", "both")]
     left_out = json.loads((summary.folder / "left_out.json").read_text())
@@ -311,7 +321,7 @@ def test_duke_fixture_gives_two_patients_and_names_the_third(tmp_path: Path) -> 
 
 
 def test_lidc_fixture_leaves_out_the_stack_with_a_hole(lidc: Path, tmp_path: Path) -> None:
-    summary = run(lidc, tmp_path / "out", "lidc")
+    summary = run(lidc, tmp_path / "out", "lidc", *SMALL["lidc"])
     assert len(summary.manifest.cases) == 3
     (left_out,) = summary.left_out
     assert "LIDC-IDRI-0003" in left_out.name
@@ -320,7 +330,7 @@ def test_lidc_fixture_leaves_out_the_stack_with_a_hole(lidc: Path, tmp_path: Pat
 
 
 def test_limit_takes_the_first_scans(lidc: Path, tmp_path: Path) -> None:
-    assert len(run(lidc, tmp_path / "out", "lidc", "limit=1").manifest.cases) == 1
+    assert len(run(lidc, tmp_path / "out", "lidc", "limit=1", *SMALL["lidc"]).manifest.cases) == 1
 
 
 def test_a_real_series_in_the_layout_of_ida(shared_data: Path, tmp_path: Path) -> None:
@@ -336,6 +346,7 @@ def test_a_real_series_in_the_layout_of_ida(shared_data: Path, tmp_path: Path) -
     assert np.ptp(lengths) < 3.1
     assert 150 < lengths[0] < 260
     expected = resampled(image_of(path), case, (64, 64, 64), 0.0)
-    inside = (slice(10, -10),) * 3
-    assert np.abs(expected - found)[inside].max() < 0.05
+    # Outside the box there are ears and noise, which the prepared cube does not have.
+    assert np.quantile(np.abs(expected - found), 0.9) < 1e-3
+    assert np.abs(expected - found)[20:44, 16:48, 18:46].max() < 2e-3
     assert load_manifest(summary.folder).recipe == "adni"

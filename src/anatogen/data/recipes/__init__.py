@@ -1,10 +1,12 @@
 """Recipes: one file for each known source of scans, and their registry."""
 
-from anatogen.data.recipes import folder
+from anatogen.data.recipes import adni, duke, folder, lidc
 from anatogen.data.recipes.recipe import Recipe
 from anatogen.errors import UserError
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (folder.RECIPE,)}
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe for recipe in (folder.RECIPE, adni.RECIPE, duke.RECIPE, lidc.RECIPE)
+}
 
 
 def recipe_named(name: str) -> Recipe:
