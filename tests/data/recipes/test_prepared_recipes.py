@@ -299,7 +299,7 @@ def test_adni_takes_the_cognitively_normal_with_their_conditions(adni: Path, tmp
     assert [case.conditions for case in summary.manifest.cases] == [
         {"diagnosis": "CN", "sex": "M", "age": 84},
         {"diagnosis": "CN", "sex": "M", "age": 86},
-        {"diagnosis": "CN", "sex": "F", "age": 90},
+        {"diagnosis": "CN", "sex": "F", "age": 90},  # 91 tells who it is
     ]
     assert len({case.patient for case in summary.manifest.cases}) == 2
 
@@ -318,6 +318,33 @@ def test_duke_fixture_gives_two_patients_and_names_the_third(tmp_path: Path) -> 
     assert sides == [("left", "left"), ("right", "left"), ("left", "both"), ("right", "both")]
     left_out = json.loads((summary.folder / "left_out.json").read_text())
     assert "Breast_MRI_003" in json.dumps(left_out)
+
+
+@pytest.mark.parametrize("same_grid", [True, False], ids=["same grid", "grid of another series"])
+def test_duke_cuts_to_the_breast_mask(tmp_path: Path, same_grid: bool) -> None:
+    volume = torso()
+    download = tmp_path / "in"
+    duke_series(download, 2, "3.000000-ax t1-1", volume, "ax t1")
+    # The masks of the collection are drawn on the fat-saturated series, whose voxels are others.
+    drawn_on = volume if same_grid else torso((50, 130, 130), (4.0, 2.0, 2.6))
+    points = millimetres(drawn_on)
+    inside = (np.abs(points[0] + 4) > 30) & (np.abs(points[0] + 4) < 110) & (np.abs(points[1] - 20) < 30)
+    inside &= np.abs(points[2] - 5) < 50
+    path = download / "Breast_MRI_002" / "Segmentation_Breast_MRI_002_Breast.seg.nrrd"
+    path.parent.mkdir(parents=True)
+    image = sitk.GetImageFromArray(inside.astype(np.uint8))
+    sitk.WriteImage(placed(image, drawn_on.affine[:, [2, 1, 0, 3]]), str(path))
+    summary = run(download, tmp_path / "out", "duke", *SMALL["duke"])
+    assert [case.conditions["side"] for case in summary.manifest.cases] == ["left", "right"]
+    for case, sign in zip(summary.manifest.cases, (-1, 1), strict=True):
+        places = millimetres(Volume(np.zeros(summary.manifest.grid.shape, np.float32), np.array(case.affine)))
+        low, high = places.reshape(3, -1).min(axis=1), places.reshape(3, -1).max(axis=1)
+        ends = sorted((sign * 30 - 4, sign * 110 - 4))
+        np.testing.assert_allclose(low, [ends[0], -10, -45], atol=5.5)
+        np.testing.assert_allclose(high, [ends[1], 50, 55], atol=5.5)
+        mask = np.load(summary.folder / (case.mask or ""))
+        assert mask.dtype == np.uint8
+        assert mask.mean() > 0.8
 
 
 def test_lidc_fixture_leaves_out_the_stack_with_a_hole(lidc: Path, tmp_path: Path) -> None:

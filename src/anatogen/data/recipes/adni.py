@@ -24,7 +24,7 @@ import numpy as np
 from anatogen.data.discover import LeftOut, Source
 from anatogen.data.inspection import read_source
 from anatogen.data.recipes.recipe import Recipe, Scan, Selection
-from anatogen.data.recipes.tables import find_tables, number, read_csv, whole_years
+from anatogen.data.recipes.tables import find_tables, number, read_csv
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError
 
@@ -175,7 +175,7 @@ class _Table:
             conditions["sex"] = sexes.pop()
         age = number(_first(rows[0], "age")) if own else None
         if age is not None:
-            conditions["age"] = whole_years(age)
+            conditions["age"] = float(int(age))
         return conditions
 
 

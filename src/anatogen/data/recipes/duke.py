@@ -29,7 +29,7 @@ from anatogen.data.checks import quiet_libraries
 from anatogen.data.discover import LeftOut, Source
 from anatogen.data.formats import ending
 from anatogen.data.recipes.recipe import Recipe, Scan, Selection
-from anatogen.data.recipes.tables import find_tables, number, read_sheet, whole_years
+from anatogen.data.recipes.tables import find_tables, number, read_sheet
 
 _PATIENT = re.compile(r"Breast_MRI_\d{3}", re.IGNORECASE)
 _BREAST_MASK = re.compile(r"_Breast\.seg\.nrrd$", re.IGNORECASE)
@@ -196,7 +196,7 @@ def _clinical(download: Path) -> tuple[dict[str, dict[str, str | float]], list[s
         # Days from the diagnosis back to the birth, negative.
         days = number(row["date of birth (days)"])
         if days is not None:
-            conditions["age"] = whole_years(abs(days) / 365.25)
+            conditions["age"] = float(int(abs(days) / 365.25))
         found[_patient(patient)] = conditions
     return found, []
 

@@ -9,9 +9,6 @@ from anatogen.errors import UserError
 
 Cell = str | float | None
 
-# An age above this is told as one more: HIPAA's rule for what may leave a hospital (45 CFR 164.514).
-_OLDEST = 89
-
 
 def find_tables(download: Path, pattern: str) -> list[Path]:
     """Tables whose name matches, in the download, up to two folders below it, or beside it; nearest first.
@@ -85,11 +82,6 @@ def read_sheet(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Cell]
         ) from error
     if places is None:
         raise UserError(f"the table {path} has no column {columns[0]!r}: download it again")
-
-
-def whole_years(age: float) -> float:
-    """An age in whole years that identifies nobody: above 89 it is 90."""
-    return 90.0 if age >= _OLDEST + 1 else float(int(age))
 
 
 def number(value: Cell) -> float | None:
