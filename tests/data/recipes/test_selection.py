@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pydicom
@@ -115,7 +116,8 @@ def test_adni_takes_what_all_rows_of_a_subject_say_for_an_image_without_one(tmp_
 )  # fmt: skip
 def test_adni_knows_mp_rage_by_its_many_names(tmp_path: Path, sequence: str, wanted: bool) -> None:
     adni_nifti(tmp_path, brain(), "002_S_0295", sequence, "2006-04-18_08_20_30.0", 1, 2)
-    assert len(chosen(adni_recipe.RECIPE, tmp_path).scans) == wanted
+    adni_nifti(tmp_path, brain(), "003_S_0001", "MPRAGE", "2006-04-18_08_20_30.0", 3, 4)
+    assert len(chosen(adni_recipe.RECIPE, tmp_path).scans) == 1 + wanted
 
 
 def test_adni_prefers_skull_stripped_versions_and_reads_bare_files(tmp_path: Path) -> None:
@@ -279,6 +281,14 @@ def test_lidc_knows_converted_scans_by_their_path(tmp_path: Path) -> None:
     selection = chosen(lidc_recipe.RECIPE, tmp_path)
     assert [scan.patient for scan in selection.scans] == ["LIDC-IDRI-0007"] * 2
     assert [scan.name for scan in selection.left_out] == ["other.nii.gz"]
+
+
+@pytest.mark.parametrize("recipe", [adni_recipe, duke_recipe, lidc_recipe])
+def test_another_download_is_told_from_the_wanted_one(tmp_path: Path, recipe: ModuleType) -> None:
+    write_nifti(brain(), tmp_path / "brain.nii")
+    with pytest.raises(UserError, match=r"holds no .*: expected") as caught:
+        chosen(recipe.RECIPE, tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 # --- Tables

@@ -26,7 +26,7 @@ from anatogen.data.inspection import read_source
 from anatogen.data.recipes.recipe import Recipe, Scan, Selection
 from anatogen.data.recipes.tables import find_tables, number, read_csv
 from anatogen.data.volume import Volume
-from anatogen.errors import ScanError
+from anatogen.errors import ScanError, UserError
 
 _SUBJECT = re.compile(r"\d{3}_S_\d{4,5}")
 _IMAGE = re.compile(r"_I(\d+)(?=\.|$)", re.IGNORECASE)
@@ -73,6 +73,9 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
     Args:
         download: The folder that holds `ADNI`, or it itself.
         sources: What was discovered in it.
+
+    Raises:
+        UserError: If there is none, or a table can't be read.
     """
     left_out = []
     sessions: dict[tuple[str, str], list[_Image]] = {}
@@ -87,6 +90,10 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
             sessions.setdefault((image.subject, image.session), []).append(image)
         else:
             num_others += 1
+    if not sessions:
+        raise UserError(
+            f"{download} holds no MP-RAGE of ADNI: expected such as ADNI/002_S_0295/MPRAGE/<date>/I45107/..."
+        )
     chosen = [max(session, key=lambda image: image.rank) for session in sessions.values()]
     chosen.sort(key=lambda image: image.source.name)
     versions = Counter(image.sequence for image in chosen)

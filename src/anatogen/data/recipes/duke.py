@@ -30,6 +30,7 @@ from anatogen.data.discover import LeftOut, Source
 from anatogen.data.formats import ending
 from anatogen.data.recipes.recipe import Recipe, Scan, Selection
 from anatogen.data.recipes.tables import find_tables, number, read_sheet
+from anatogen.errors import UserError
 
 _PATIENT = re.compile(r"Breast_MRI_\d{3}", re.IGNORECASE)
 _BREAST_MASK = re.compile(r"_Breast\.seg\.nrrd$", re.IGNORECASE)
@@ -70,6 +71,9 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
     Args:
         download: The folder that holds `Duke-Breast-Cancer-MRI`, or it itself.
         sources: What was discovered in it.
+
+    Raises:
+        UserError: If there are no scans of it, or a sheet can't be read.
     """
     masks: dict[str, Source] = {}
     patients: dict[str, list[_Series]] = {}
@@ -87,6 +91,11 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
             num_others += 1
         else:
             patients.setdefault(_patient(named), []).append(_series(source))
+    if not patients:
+        raise UserError(
+            f"{download} holds no scans of Duke-Breast-Cancer-MRI: expected DICOM series such as "
+            "Duke-Breast-Cancer-MRI/Breast_MRI_001/..."
+        )
     mapped, notes = _mapped_series(download)
     clinical, clinical_notes = _clinical(download)
     scans = []

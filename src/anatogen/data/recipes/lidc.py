@@ -20,6 +20,7 @@ from pathlib import Path
 
 from anatogen.data.discover import LeftOut, Source
 from anatogen.data.recipes.recipe import Recipe, Scan, Selection
+from anatogen.errors import UserError
 
 _PATIENT = re.compile(r"LIDC-IDRI-\d{4}", re.IGNORECASE)
 
@@ -30,6 +31,9 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
     Args:
         download: The folder that holds `LIDC-IDRI`, or it itself.
         sources: What was discovered in it.
+
+    Raises:
+        UserError: If there is none.
     """
     scans, left_out = [], []
     others: Counter[str] = Counter()
@@ -44,6 +48,10 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
             )
         else:
             scans.append(Scan(source, patient))
+    if not scans:
+        raise UserError(
+            f"{download} holds no CT of LIDC-IDRI: expected DICOM series such as LIDC-IDRI/LIDC-IDRI-0001/..."
+        )
     notes = [
         "voxels of 2.5 mm at once: the field of view of 1 mm, the central 320 and a resize to 128, but "
         "interpolated once",
