@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from download_makers import millimetres, torso
+from download_makers import ellipsoid, empty, millimetres, torso
 
 from anatogen.data.formats import read_scan
 from anatogen.data.recipes.breasts import breast_halves
@@ -87,6 +87,56 @@ def test_the_outline_bears_the_brightness_that_surface_coils_give() -> None:
     coils = Volume((volume.array * np.exp(-depth / 70)).astype(np.float32), volume.affine)
     for half, same in zip(breast_halves(coils), breast_halves(volume), strict=True):
         np.testing.assert_allclose(bounds(half), bounds(same), atol=8)
+
+
+def difficult(kind: str) -> Volume:
+    """Both breasts at 78 mm from the midline at x = 0, tips at 60 mm, and something that may mislead."""
+    shape, spacing = (40, 90, 110), (4.5, 3.5, 3.6)
+    volume = empty(shape, spacing)
+    volume.affine[1, 3] -= 40
+    x, y, z = millimetres(volume)
+    if kind == "sternum at a slope":
+        y = y - 0.35 * z
+    elif kind == "lying askew":
+        angle = np.radians(8)
+        x, y = x * np.cos(angle) - y * np.sin(angle), x * np.sin(angle) + y * np.cos(angle)
+    points = np.stack([x, y, z])
+    fat, muscle, gland = (150, 300, 400) if kind == "fat saturation" else (900, 300, 400)
+    array = np.where((x / 160) ** 2 + ((y + 100) / 100) ** 2 < 1, fat, 0.0)
+    array[(x / 148) ** 2 + ((y + 100) / 88) ** 2 < 1] = muscle
+    for side in (-1, 1):
+        middle = side * (58 if kind == "breasts that nearly touch" else 78)
+        breast = ellipsoid(points, (middle, -25, 5), (62, 85, 65)) & (y > -60) & (array != muscle)
+        array[breast] = fat
+        array[ellipsoid(points, (middle, 5, 5), (30, 38, 35)) & breast] = gland
+        if kind == "implants":
+            array[ellipsoid(points, (middle, 0, 5), (45, 45, 45))] = 60
+        elif kind == "arms at the sides":
+            array[ellipsoid(points, (side * 174, -20, 0), (22, 40, 300))] = fat
+    if kind == "belly":
+        array[ellipsoid(points, (0, -60, -110), (130, 110, 60))] = fat
+    generator = np.random.default_rng(1)
+    level = (0.06 if kind == "noise" else 0.015) * array.max()
+    noise = generator.normal(0, level, (2, *shape))
+    return Volume(np.hypot(array + noise[0], noise[1]).astype(np.float32), volume.affine)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["sternum at a slope", "lying askew", "fat saturation", "breasts that nearly touch", "implants",
+     "arms at the sides", "belly", "noise"],
+)  # fmt: skip
+def test_the_outline_bears_what_real_scans_bring(kind: str) -> None:
+    left, right = (bounds(half) for half in breast_halves(difficult(kind)))
+    assert abs(left[0, 1]) < 12
+    assert abs(right[0, 0]) < 12
+    # Both breasts to their sides, tips and ends; none of the arms.
+    assert -170 < left[0, 0] < -110
+    assert 110 < right[0, 1] < 170
+    for half in (left, right):
+        assert half[1, 1] > 55
+        assert half[2, 0] < -40
+        assert half[2, 1] > 50
 
 
 def test_a_mask_may_lie_on_another_grid() -> None:

@@ -54,6 +54,8 @@ def test_adni_takes_one_image_of_each_session_the_most_processed(adni: Path) -> 
     ]  # fmt: skip
     assert not selection.left_out
     assert "7 MP-RAGE images of 5 sessions" in told(selection)
+    assert "1 with gradwarp, b1 correction, n3, scaled; " in told(selection)
+    assert "1 as scanned" in told(selection)
     assert "passed over: 2 scans" in told(selection)
 
 
@@ -132,8 +134,10 @@ def test_adni_prefers_skull_stripped_versions_and_reads_bare_files(tmp_path: Pat
     for file in (tmp_path / "ADNI").rglob("*.nii"):
         shutil.copy(file, flat)
     write_nifti(brain(), flat / "brain.nii")
+    write_nifti(brain(), flat / "ADNI_009_S_0001 Jane Doe_MPRAGE.nii")
     selection = chosen(adni_recipe.RECIPE, flat)
-    assert [scan.patient for scan in selection.scans] == ["002_S_0295"]
+    assert "Jane" not in told(selection)
+    assert [scan.patient for scan in selection.scans] == ["002_S_0295", "009_S_0001"]
     assert "_I3.nii" in selection.scans[0].source.name
     assert [scan.name for scan in selection.left_out] == ["brain.nii"]
 

@@ -33,7 +33,7 @@ _IMAGE = re.compile(r"_I(\d+)(?=\.|$)", re.IGNORECASE)
 _SERIES = re.compile(r"_S(\d+)_I\d+", re.IGNORECASE)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 # MP-RAGE under the names of its makers (IR-SPGR is General Electric's), and what ADNI made of it.
-_MP_RAGE = re.compile(r"mp[- ]?rage|\bmpr\b|\bmpr-r\b|\bmt1\b|\bir-?f?spgr\b|masked and n3", re.IGNORECASE)
+_MP_RAGE = re.compile(r"mp[- ]?rage|\bmpr\b|\bmt1\b|\bir-?f?spgr\b|masked and n3", re.IGNORECASE)
 # Brain and hippocampus masks are named after what they were drawn on.
 _MASK = re.compile(r"mask(?!ed)", re.IGNORECASE)
 # What ADNI's processing writes into the name of the sequence; skull-stripping outweighs the rest.
@@ -62,9 +62,17 @@ class _Image:
     @property
     def rank(self) -> tuple[int, bool, str]:
         """Higher for more processing, then for the first of two scans of a session."""
-        name = self.sequence.lower()
-        steps = sum(weight for step, weight in _STEPS.items() if step in name)
+        steps = sum(_STEPS[step] for step in self._steps)
         return steps, not _REPEAT.search(self.sequence), self.source.name
+
+    @property
+    def processing(self) -> str:
+        """For the user. Names no folder, which someone may have named after a patient."""
+        return f"with {', '.join(self._steps)}" if self._steps else "as scanned"
+
+    @property
+    def _steps(self) -> list[str]:
+        return [step for step in _STEPS if step in self.sequence.lower()]
 
 
 def select(download: Path, sources: Sequence[Source]) -> Selection:
@@ -96,10 +104,10 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
         )
     chosen = [max(session, key=lambda image: image.rank) for session in sessions.values()]
     chosen.sort(key=lambda image: image.source.name)
-    versions = Counter(image.sequence for image in chosen)
+    versions = Counter(image.processing for image in chosen)
     notes = [
         f"{num_images} MP-RAGE images of {len(chosen)} sessions, one taken of each: "
-        + ", ".join(f"{count} {name}" for name, count in versions.most_common())
+        + "; ".join(f"{count} {name}" for name, count in versions.most_common())
     ]
     if num_others:
         notes.append(
