@@ -26,7 +26,7 @@ from anatogen.data.recipes import duke as duke_recipe
 from anatogen.data.recipes import lidc as lidc_recipe
 from anatogen.data.recipes.adni import is_skull_stripped
 from anatogen.data.recipes.recipe import Recipe, Selection
-from anatogen.data.recipes.tables import find_tables, read_csv, read_sheet
+from anatogen.data.recipes.tables import find_tables, number, read_csv, read_sheet
 from anatogen.data.volume import Volume
 from anatogen.errors import UserError
 
@@ -148,9 +148,9 @@ def test_skull_stripping_is_told_by_exact_zeros_and_volume(tmp_path: Path) -> No
     assert is_skull_stripped(brain())
     assert not is_skull_stripped(head)
     assert not is_skull_stripped(defaced)  # zeros around it, but as large as a head
-    for number, volume in enumerate((brain(), head, defaced), start=1):
+    for place, volume in enumerate((brain(), head, defaced), start=1):
         date = "2006-04-18_08_20_30.0"
-        adni_nifti(tmp_path, volume, f"002_S_000{number}", "MP-RAGE", date, number, number)
+        adni_nifti(tmp_path, volume, f"002_S_000{place}", "MP-RAGE", date, place, place)
     assert "1 of 3 scans looked into are skull-stripped" in told(chosen(adni_recipe.RECIPE, tmp_path))
     shutil.rmtree(tmp_path / "ADNI" / "002_S_0001")
     assert "none of 2 scans looked into is" in told(chosen(adni_recipe.RECIPE, tmp_path))
@@ -184,6 +184,9 @@ def test_duke_conditions_come_from_the_clinical_sheet(duke: Path) -> None:
         {"tumor_side": "left", "subtype": "luminal", "age": 41},
         {"tumor_side": "both", "subtype": "triple_negative", "age": 93},
     ]
+
+    sheet = "the clinical sheet has 3 patients and tells age of 2, subtype of 2, tumor_side of 2"
+    assert sheet in told(chosen(duke_recipe.RECIPE, duke))
 
 
 def test_duke_without_its_sheets_goes_by_descriptions_and_says_so(tmp_path: Path) -> None:
@@ -231,6 +234,7 @@ def test_duke_mapping_outweighs_descriptions_and_knows_folders_named_by_uid(tmp_
         ("t1_fl3d_tra_dynaVIEWS_spair", "", False), ("Ax T1 fat sat", "", False), ("ax dyn pre", "", False),
         ("Ph2/Ax T1 Vibrant", "", False), ("sub t1 1", "", False), ("MIP t1", "", False),
         ("ax t2", "", False), ("3 plane loc", "", False), ("t1 localizer", "", False),
+        ("AX 3DT1", "", True), ("ax post1", "", False), ("t10 test", "", False),
     ],
 )  # fmt: skip
 def test_duke_descriptions(tmp_path: Path, description: str, options: object, wanted: bool) -> None:
@@ -253,8 +257,8 @@ def test_duke_takes_breast_masks_and_no_others(tmp_path: Path) -> None:
     import SimpleITK as sitk
 
     volume = torso((4, 12, 16), (40.0, 22.0, 22.0))
-    for number in (1, 2):
-        duke_series(tmp_path, number, "3.000000-ax t1-1", volume, "ax t1")
+    for patient in (1, 2):
+        duke_series(tmp_path, patient, "3.000000-ax t1-1", volume, "ax t1")
     folder = tmp_path / "Segmentation_Masks_NRRD" / "Breast_MRI_002"
     folder.mkdir(parents=True)
     for name in ("Breast", "Dense_and_Vessels"):
@@ -309,10 +313,17 @@ def test_tables_are_found_near_and_read_as_they_are(tmp_path: Path) -> None:
     assert read_csv(found[0]) == [{"x y": "1", "z": ""}]
 
 
+def test_cells_that_are_no_numbers_are_none() -> None:
+    assert [number(cell) for cell in ("41.5", 2, "NC", "nan", "inf", None, "")] == [41.5, 2, *[None] * 5]
+
+
 def test_broken_tables_are_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "table.csv").write_bytes(b"a,b\n\xff\xfe,1\n")
+    (tmp_path / "table.csv").write_bytes(b"a,b\nJos\xe9,1\n" + b"x" * 200_000 + b",2\n")
+    assert read_csv(tmp_path / "table.csv", {"c"}) == []  # another's table, whatever is in it
     with pytest.raises(UserError, match="can't be read"):
-        read_csv(tmp_path / "table.csv")
+        read_csv(tmp_path / "table.csv", {"a", "c"}, {"b"})
+    (tmp_path / "short.csv").write_bytes(b"a,b\nJos\xe9\n\n,2,3\n")
+    assert read_csv(tmp_path / "short.csv") == [{"a": "Jos\ufffd"}, {"a": "", "b": "2"}]
     (tmp_path / "sheet.xlsx").write_bytes(b"PK no archive")
     with pytest.raises(UserError, match="can't be read"):
         list(read_sheet(tmp_path / "sheet.xlsx", ("patient id",)))

@@ -39,6 +39,10 @@ _MASK = re.compile(r"mask(?!ed)", re.IGNORECASE)
 # What ADNI's processing writes into the name of the sequence; skull-stripping outweighs the rest.
 _STEPS = {"gradwarp": 1, "b1 correction": 1, "n3": 1, "scaled": 1, "masked": 10}
 _REPEAT = re.compile(r"\bmpr-r\b|repeat", re.IGNORECASE)
+# Of the collection's table, then of the advanced search's.
+_IMAGE_COLUMNS = ("image data id", "image id")
+_SUBJECT_COLUMNS = ("subject", "subject id")
+_GROUP_COLUMNS = ("group", "research group")
 _OLD_GROUPS = {"NORMAL": "CN", "NL": "CN"}
 
 # Scans that are looked into to tell whether their skulls are stripped.
@@ -165,8 +169,8 @@ class _Table:
         self._images: dict[str, dict[str, str]] = {}
         self._subjects: dict[str, list[dict[str, str]]] = {}
         for row in rows:
-            subject = _first(row, "subject", "subject id")
-            image = re.fullmatch(r"I?(\d+)", _first(row, "image data id", "image id"), re.IGNORECASE)
+            subject = _first(row, _SUBJECT_COLUMNS)
+            image = re.fullmatch(r"I?(\d+)", _first(row, _IMAGE_COLUMNS), re.IGNORECASE)
             if image:
                 self._images[image.group(1)] = row
             self._subjects.setdefault(subject, []).append(row)
@@ -178,17 +182,17 @@ class _Table:
     def conditions(self, image: _Image) -> dict[str, str | float]:
         """Of its own row; else what all rows of its subject agree on, which an age at one visit is not."""
         row = self._images.get(image.image or "")
-        own = row is not None and _first(row, "subject", "subject id") == image.subject
+        own = row is not None and _first(row, _SUBJECT_COLUMNS) == image.subject
         rows = [row] if own and row is not None else self._subjects.get(image.subject, [])
         conditions: dict[str, str | float] = {}
-        groups = {_first(row, "group", "research group").upper() for row in rows} - {""}
-        sexes = {_first(row, "sex").upper()[:1] for row in rows} - {""}
+        groups = {_first(row, _GROUP_COLUMNS).upper() for row in rows} - {""}
+        sexes = {row.get("sex", "").upper()[:1] for row in rows} - {""}
         if len(groups) == 1:
             group = groups.pop()
             conditions["diagnosis"] = _OLD_GROUPS.get(group, group)
         if len(sexes) == 1:
             conditions["sex"] = sexes.pop()
-        age = number(_first(rows[0], "age")) if own else None
+        age = number(rows[0].get("age")) if own else None
         if age is not None:
             conditions["age"] = float(int(age))
         return conditions
@@ -198,11 +202,9 @@ def _read_tables(download: Path) -> tuple[_Table, list[str]]:
     rows: list[dict[str, str]] = []
     num_tables = 0
     for path in find_tables(download, r".*\.csv"):
-        table = read_csv(path)
-        columns = table[0].keys() if table else set()
-        if {"subject", "subject id"} & columns and {"group", "research group"} & columns:
-            rows += table
-            num_tables += 1
+        table = read_csv(path, _SUBJECT_COLUMNS, _GROUP_COLUMNS)
+        rows += table
+        num_tables += bool(table)
     if num_tables:
         note = f"tables with diagnosis, age and sex in or beside the download: {num_tables}"
     else:
@@ -212,7 +214,7 @@ def _read_tables(download: Path) -> tuple[_Table, list[str]]:
     return _Table(rows), [note]
 
 
-def _first(row: dict[str, str], *names: str) -> str:
+def _first(row: dict[str, str], names: Iterable[str]) -> str:
     return next((row[name] for name in names if row.get(name)), "")
 
 

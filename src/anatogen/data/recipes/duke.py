@@ -19,6 +19,7 @@ between would only blur it.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from anatogen.errors import UserError
 
 _PATIENT = re.compile(r"Breast_MRI_\d{3}", re.IGNORECASE)
 _BREAST_MASK = re.compile(r"_Breast\.seg\.nrrd$", re.IGNORECASE)
-_T1 = re.compile(r"\bt1", re.IGNORECASE)
+_T1 = re.compile(r"(?<!pos)t1(?!\d)", re.IGNORECASE)
 # Dynamic series are T1-weighted too, and fat-saturated; subtractions and projections are computed from them.
 _DYNAMIC = re.compile(
     r"\bdyn|\bph\d|phase|vibrant|pass\b|\bsub|\bmip\b|\bmpr\b|\bloc|scout|survey|\bt2|stir",
@@ -135,22 +136,31 @@ def _series(source: Source) -> _Series:
     if not source.is_dicom:
         description = source.files[0].name.split(".")[0].replace("_", " ")
         return _Series(source, "", folder, description, _is_fat_saturated(description, ""), False)
-    with quiet_libraries():
-        header = pydicom.dcmread(
-            source.files[0],
-            stop_before_pixels=True,
-            force=True,
-            specific_tags=["SeriesInstanceUID", "SeriesDescription", "ScanOptions", "ContrastBolusAgent"],
-        )
-        # "3.000000-ax t1-41554" tells it where the header does not.
-        in_folder = re.fullmatch(r"[\d.]+-(.*)-\d+", folder)
-        description = str(header.get("SeriesDescription") or (in_folder.group(1) if in_folder else ""))
-        options = header.get("ScanOptions") or ""
-        options = options if isinstance(options, str) else " ".join(options)
-        contrast = bool(_CONTRAST.search(description)) or bool(header.get("ContrastBolusAgent"))
-        uid = str(header.get("SeriesInstanceUID") or "")
+    told = _header(source.files[0])
+    # "3.000000-ax t1-41554" tells it where the header does not.
+    in_folder = re.fullmatch(r"[\d.]+-(.*)-\d+", folder)
+    description = told["SeriesDescription"] or (in_folder.group(1) if in_folder else "")
     description = " ".join(description.replace("_", " ").split())
-    return _Series(source, uid, folder, description, _is_fat_saturated(description, options), contrast)
+    fat_saturated = _is_fat_saturated(description, told["ScanOptions"])
+    contrast = bool(_CONTRAST.search(description)) or bool(told["ContrastBolusAgent"])
+    return _Series(source, told["SeriesInstanceUID"], folder, description, fat_saturated, contrast)
+
+
+def _header(file: Path) -> dict[str, str]:
+    """What a slice says of its series; nothing where it is damaged, which `prepare` tells."""
+    keywords = ["SeriesInstanceUID", "SeriesDescription", "ScanOptions", "ContrastBolusAgent"]
+    with quiet_libraries():
+        try:
+            header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=keywords)
+            values = {keyword: header.get(keyword) or "" for keyword in keywords}
+            return {
+                keyword: value if isinstance(value, str) else " ".join(value)
+                for keyword, value in values.items()
+            }
+        except MemoryError:
+            raise
+        except Exception:  # damaged headers can raise nearly anything
+            return dict.fromkeys(keywords, "")
 
 
 def _is_fat_saturated(description: str, options: str) -> bool:
@@ -207,7 +217,9 @@ def _clinical(download: Path) -> tuple[dict[str, dict[str, str | float]], list[s
         if days is not None:
             conditions["age"] = float(int(abs(days) / 365.25))
         found[_patient(patient)] = conditions
-    return found, []
+    told = Counter(name for conditions in found.values() for name in conditions)
+    names = ", ".join(f"{name} of {count}" for name, count in sorted(told.items())) or "nothing"
+    return found, [f"the clinical sheet has {len(found)} patients and tells {names}"]
 
 
 RECIPE = Recipe(

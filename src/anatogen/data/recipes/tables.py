@@ -1,8 +1,9 @@
 """The tables that come with a download, CSV or Excel: where they are, and what their rows say."""
 
 import csv
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from anatogen.errors import UserError
@@ -29,20 +30,25 @@ def find_tables(download: Path, pattern: str) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path: Path, *columns: Collection[str]) -> list[dict[str, str]]:
     """Rows of a CSV file by column; names of columns in lower case, with single spaces.
+
+    Args:
+        path: The file.
+        columns: Of each of these, the file needs to have one; else it is another's table, and has no rows.
 
     Raises:
         UserError: If it can't be read.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            return [
-                {_plain(name): (value or "").strip() for name, value in row.items() if isinstance(name, str)}
-                for row in reader
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # Tables of many programs lie about; what is not UTF-8 in one matters in names that are not used.
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            reader = csv.reader(file)
+            names = [_plain(name) for name in next(reader, [])]
+            if not all(set(names) & set(choice) for choice in columns):
+                return []
+            return [dict(zip(names, (cell.strip() for cell in row), strict=False)) for row in reader if row]
+    except (OSError, csv.Error) as error:
         raise UserError(f"the table {path} can't be read ({error}): save it as CSV in UTF-8") from error
 
 
@@ -85,11 +91,12 @@ def read_sheet(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Cell]
 
 
 def number(value: Cell) -> float | None:
-    """A cell's number, or None for "NC", "NP", nothing, and the like."""
+    """A cell's number, or None for "NC", "NP", "nan", nothing, and the like."""
     try:
-        return float(value) if value is not None else None
+        found = float(value) if value is not None else math.nan
     except ValueError:
         return None
+    return found if math.isfinite(found) else None
 
 
 def _entries(folder: Path) -> list[Path]:
