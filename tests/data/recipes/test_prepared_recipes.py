@@ -20,7 +20,7 @@ from download_makers import (
     torso,
 )
 
-from anatogen.data.formats import read_scan, write_nifti
+from anatogen.data.formats import read_scan, write_dicom, write_nifti
 from anatogen.data.manifest import Case, Manifest, load_manifest
 from anatogen.data.prepare import PrepareSummary, prepare
 from anatogen.data.prepare_config import prepare_settings
@@ -268,6 +268,10 @@ def test_lidc_keeps_left_left_and_hounsfield_units(tmp_path: Path, kind: str) ->
         spine = ((x / 8) ** 2 + ((y + 85) / 8) ** 2 < 1) & (np.abs(z) < 100)
         np.testing.assert_allclose(array[spine], 700, atol=0.5)
         assert array.min() == -1000  # the -2000 around the field of view is air
+        exported = tmp_path / f"export_{case.id}"
+        write_dicom(Volume(array, np.array(case.affine)), exported, "CT", uid_from=case.id)
+        # Whole numbers in the file.
+        np.testing.assert_allclose(orient(read_scan(exported), "SPL").array, array, atol=0.51)
     assert volume.array.min() == -2000
 
 
