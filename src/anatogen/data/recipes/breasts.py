@@ -36,6 +36,7 @@ _OUTLINE_SIGMA_MM = 5.0
 # The body is found on voxels of about this size: finer ones only cost time.
 _COARSE_MM = 2.0
 
+_Range = tuple[int, int]
 Box = tuple[slice, slice, slice]
 
 
@@ -71,12 +72,10 @@ def _boxes(volume: Volume) -> tuple[Box, Box]:
     body = _body(np.ascontiguousarray(volume.array[:: step[0], :: step[1], :: step[2]]))
     outline = _outline(body, spacing * step)
     left, right = (
-        _box(outline.slices, (front, outline.back), side, step, volume.array.shape)
-        for front, side in ((outline.left_front, outline.left), (outline.right_front, outline.right))
+        _box((outline.slices, outline.rows, columns), step, volume.array.shape)
+        for columns in (outline.left, outline.right)
     )
-    # Rows from the same one: the breasts of one scan are to be one scale.
-    rows = slice(min(left[1].start, right[1].start), left[1].stop)
-    return (left[0], rows, left[2]), (right[0], rows, right[2])
+    return left, right
 
 
 def _body(array: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
@@ -98,14 +97,12 @@ def _body(array: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class _Outline:
-    """The breast region in coarse voxels: ranges [first, end), rows of the fronts and of the back."""
+    """The breast region in coarse voxels: first and end of its slices, rows, and columns on either side."""
 
-    slices: tuple[int, int]
-    back: int
-    left_front: int
-    right_front: int
-    left: tuple[int, int]
-    right: tuple[int, int]
+    slices: _Range
+    rows: _Range
+    left: _Range
+    right: _Range
 
 
 def _outline(body: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]) -> _Outline:
@@ -140,38 +137,29 @@ def _outline(body: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]) -> _
             f"on the left and {deepest[0]:.0f} mm on the right, and both have to by {_MIN_DEPTH_MM:g} mm"
         )
     back = min(num_rows, int(np.ceil((skin[first:end].max() + _CHEST_WALL_MM) / spacing[1])))
-    rows = np.asarray(body[first:end, :back].any(axis=0))
-    across = np.flatnonzero(rows.any(axis=0))
-    right_front, left_front = (
-        int(np.flatnonzero(side.any(axis=1))[0]) for side in (rows[:, :midline], rows[:, midline:])
-    )
+    seen = np.asarray(body[first:end, :back].any(axis=0))
+    # Rows and columns with body in them, before the chest wall.
+    rows, across = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     return _Outline(
         slices=(first, end),
-        back=back,
-        left_front=left_front,
-        right_front=right_front,
+        rows=(int(rows[0]), back),
         left=(midline, int(across[-1]) + 1),
         right=(int(across[0]), midline),
     )
 
 
-def _run_around(place: int, wanted: npt.NDArray[np.bool_]) -> tuple[int, int]:
+def _run_around(place: int, wanted: npt.NDArray[np.bool_]) -> _Range:
     """First and end of the unbroken run of wanted places that holds this one."""
     labels, _ = ndimage.label(wanted)
     places = np.flatnonzero(labels == labels[place])
     return int(places[0]), int(places[-1]) + 1
 
 
-def _box(
-    slices: tuple[int, int],
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-    step: npt.NDArray[np.int_],
-    shape: tuple[int, ...],
-) -> Box:
+def _box(ranges: tuple[_Range, _Range, _Range], step: npt.NDArray[np.int_], shape: tuple[int, ...]) -> Box:
+    """Ranges of coarse voxels as those of fine ones."""
     d, h, w = (
         slice(first * int(size), min(end * int(size), limit))
-        for (first, end), size, limit in zip((slices, rows, columns), step, shape, strict=True)
+        for (first, end), size, limit in zip(ranges, step, shape, strict=True)
     )
     return d, h, w
 
