@@ -21,7 +21,7 @@ from download_makers import (
 )
 
 from anatogen.data.formats import read_scan, write_dicom, write_nifti
-from anatogen.data.manifest import Case, Manifest, load_manifest
+from anatogen.data.manifest import Case, load_manifest
 from anatogen.data.prepare import PrepareSummary, prepare
 from anatogen.data.prepare_config import prepare_settings
 from anatogen.data.recipes.breasts import breast_halves
@@ -110,11 +110,6 @@ def prepared(out: Path, case: Case) -> np.ndarray:
 def bright_mm(array: np.ndarray, affine: np.ndarray, threshold: float) -> np.ndarray:
     points = millimetres(Volume(array.astype(np.float32), np.array(affine)))
     return points[:, array > threshold].mean(axis=1)
-
-
-def case_of(manifest: Manifest, volume: Volume) -> list[Case]:
-    """Cases by the scan's affine: names are not in the manifest, on purpose."""
-    return [case for case in manifest.cases if np.allclose(case.source_affine, volume.affine, atol=1e-3)]
 
 
 # --- Geometry
