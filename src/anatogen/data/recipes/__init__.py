@@ -1,6 +1,14 @@
 """Recipes: one file for each known source of scans, and their registry."""
 
-from anatogen.data.recipes import breast_segmentation, folder, folder_with_masks, mrnet
+from anatogen.data.recipes import (
+    adni,
+    breast_segmentation,
+    duke,
+    folder,
+    folder_with_masks,
+    lidc,
+    mrnet,
+)
 from anatogen.data.recipes.recipe import Recipe
 from anatogen.errors import UserError
 
@@ -9,8 +17,11 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         folder.RECIPE,
         folder_with_masks.RECIPE,
-        breast_segmentation.RECIPE,
         mrnet.RECIPE,
+        adni.RECIPE,
+        duke.RECIPE,
+        lidc.RECIPE,
+        breast_segmentation.RECIPE,
     )
 }
 
