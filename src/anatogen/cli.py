@@ -154,9 +154,9 @@ def train_gan(
     sources = _sources(overrides, config, minutes, steps)
     if dry_run:
         from anatogen.presets import gan_settings
-        from anatogen.training.estimate import describe_gan_plan
+        from anatogen.training.estimate import describe_plan
 
-        print(describe_gan_plan(data, gan_settings(**sources)))
+        print(describe_plan(data, gan_settings(**sources), ("gan",)))
         return
     from anatogen.api import train_gan as train
 
