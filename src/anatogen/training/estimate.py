@@ -40,7 +40,13 @@ class StageEstimate:
 
 
 def estimate_stage(
-    stage: str, settings: Settings | GANConfig, grid: Grid, num_scans: int, *, accelerator: str = "auto"
+    stage: str,
+    settings: Settings | GANConfig,
+    grid: Grid,
+    num_scans: int,
+    *,
+    accelerator: str = "auto",
+    measure: bool = True,
 ) -> StageEstimate:
     """What a stage takes; a few steps of it are made in a process of its own.
 
@@ -50,13 +56,14 @@ def estimate_stage(
         grid: Of the scans.
         num_scans: Training scans.
         accelerator: "cpu", "cuda" or "auto".
+        measure: Whether to make those steps.
     """
     fabric = build_fabric(accelerator, 1, mixed_precision=stage != "gan")
     on_gpu = fabric.device.type == "cuda"
     bf16 = on_gpu and stage != "gan" and torch.cuda.is_bf16_supported()
     memory_gb = peak_memory_gb(stage, settings, grid, on_gpu=on_gpu, bf16=bf16)
     # What does not fit is not tried: the system might end other programs for it.
-    fits = memory_gb < available_memory_gb(accelerator)
+    fits = measure and memory_gb < available_memory_gb(accelerator)
     measured = probe(stage, settings, grid, accelerator=accelerator) if fits else None
     budget: OptimiserSettings = getattr(settings, f"{stage}_training")
     steps = float("inf") if budget.steps is None else float(budget.steps)
