@@ -20,7 +20,7 @@ from anatogen.data.transforms import centred_affine
 from anatogen.errors import UserError
 from anatogen.models.vqgan import latent_shape
 from anatogen.planning.fingerprint import Fingerprint, take_fingerprint
-from anatogen.planning.rules import STAGES, Budget, decide, decide_budgets, num_training_scans
+from anatogen.planning.rules import STAGES, Budget, decide, decide_budgets, num_training_scans, settings_of
 from anatogen.presets import preset_named
 from anatogen.settings import Settings
 from anatogen.storage import write_json
@@ -180,7 +180,7 @@ def make_plan(
         )
     )
     decisions = decide(fingerprint, budget, given, given_training, memory, seconds_per_step, preset)
-    settings = resolve(Settings, merged(preset_named(preset), decisions.training))
+    settings = settings_of(decisions.training, preset)
     num_scans = num_training_scans(fingerprint, decisions.prepare)
     seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in STAGES}
     tried = {
@@ -198,7 +198,7 @@ def make_plan(
         if estimate.measured is not None:
             seconds[stage] = estimate.measured.seconds_per_step
     decisions = decide_budgets(decisions, fingerprint, budget, given_training, seconds, preset)
-    training = resolve(Settings, merged(preset_named(preset), decisions.training))
+    training = settings_of(decisions.training, preset)
     estimates = _estimates(tried, decisions.steps, seconds, training, num_scans)
     return Plan(
         resolve(PrepareConfig, decisions.prepare),

@@ -80,7 +80,7 @@ def _autoencoder(fabric: Fabric, settings: Settings, grid: Grid) -> Rehearsal:
     @torch.no_grad()
     def preview() -> object:
         with fabric.autocast():
-            return take_step.network(_volumes(NUM_PREVIEWS, grid, fabric))
+            return take_step.network(_volumes(1, grid, fabric))
 
     return Rehearsal(networks, step, {"preview": preview})
 
