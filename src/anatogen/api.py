@@ -4,8 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anatogen.config import resolve
-
 if TYPE_CHECKING:
     from anatogen.data.prepare import PrepareSummary
     from anatogen.evaluation.evaluate import Evaluation
@@ -18,6 +16,8 @@ def prepare(
     out: Path | str,
     overrides: Iterable[str] = (),
     *,
+    recipe: str | None = None,
+    limit: int | None = None,
     config: Path | None = None,
     strict: bool = False,
 ) -> "PrepareSummary":
@@ -27,6 +27,8 @@ def prepare(
         scans: Folder of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
         out: Folder of the dataset.
         overrides: Strings "key.sub=value", e.g. "spacing_mm=1".
+        recipe: Name of a recipe, whose settings file and overrides change; default any folder's.
+        limit: Takes the first so many scans, to try.
         config: YAML file of settings.
         strict: Makes a scan that can't be used an error.
 
@@ -36,10 +38,10 @@ def prepare(
     Raises:
         UserError: If settings or folders are wrong, or no scan is left.
     """
-    from anatogen.data.prepare import PrepareConfig
     from anatogen.data.prepare import prepare as prepare_scans
+    from anatogen.data.prepare_config import prepare_settings
 
-    settings = resolve(PrepareConfig, file=config, overrides=overrides)
+    settings = prepare_settings(overrides, config=config, recipe=recipe, limit=limit)
     return prepare_scans(Path(scans), Path(out), settings, strict=strict)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anatogen.cli_evaluate import evaluate_app
-from anatogen.cli_scans import ConfigFile, plan, prepare
+from anatogen.cli_scans import ConfigFile, plan, prepare, recipes
 from anatogen.command_group import with_default
 from anatogen.errors import UserError
 
@@ -68,6 +68,7 @@ def _options(
 
 
 app.command()(prepare)
+app.command()(recipes)
 app.command()(plan)
 
 

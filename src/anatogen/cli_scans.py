@@ -17,6 +17,11 @@ def prepare(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key.sub=value, e.g. spacing_mm=1; all keys: docs/data.md.")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="For a known download or layout; `anatogen recipes` lists them."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Take the first so many scans only, to try.")] = None,
     config: ConfigFile = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Make a scan that can't be used an error.")
@@ -25,16 +30,26 @@ def prepare(
     """Check scans, bring them to one grid and intensity range, and split them by patient."""
     from anatogen.api import prepare as prepare_scans
 
-    summary = prepare_scans(scans, out, overrides or (), config=config, strict=strict)
+    summary = prepare_scans(
+        scans, out, overrides or (), recipe=recipe, limit=limit, config=config, strict=strict
+    )
     for decision in summary.decisions:
         print(f"  {decision}")
     for left_out in summary.left_out:
         print(f"  left out: {left_out.name}: {left_out.reason}")
+    num_cases = len(summary.manifest.cases)
     counts = ", ".join(f"{count} {split}" for split, count in summary.num_cases.items())
     state = "complete already" if summary.was_complete else "prepared"
-    print(
-        f"{state}: {len(summary.manifest.cases)} scans ({counts}), {len(summary.left_out)} left out, in {out}"
-    )
+    print(f"{state}: {num_cases} scans ({counts}), {len(summary.left_out)} left out, in {out}")
+
+
+def recipes() -> None:
+    """List the recipes of `prepare`: known downloads and layouts."""
+    from anatogen.data.recipes import RECIPES
+
+    width = max(map(len, RECIPES))
+    for recipe in RECIPES.values():
+        print(f"{recipe.name:{width}}  {recipe.summary}")
 
 
 def plan(

@@ -5,18 +5,28 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
-from anatogen.data.common_grid import choose_modality
+from anatogen.data.common_grid import choose_modality, oriented
 from anatogen.data.discover import LeftOut, Source, discover
 from anatogen.data.inspection import Inspection, InspectionTask, inspect_scan, read_source
-from anatogen.data.patients import identify
 from anatogen.data.prepare_config import PrepareConfig
-from anatogen.data.transforms import body_axes, centred_affine, orient, otsu_threshold, slice_plane
+from anatogen.data.recipes.recipe import Scan
+from anatogen.data.selection import select_scans
+from anatogen.data.transforms import (
+    body_axes,
+    centred_affine,
+    foreground_box,
+    foreground_threshold,
+    orient,
+    slice_plane,
+)
+from anatogen.data.volume import Volume
 from anatogen.data.workers import Workers, available_cores
 from anatogen.errors import ScanError, UserError
 
@@ -27,8 +37,6 @@ _STRAYS = 0.1
 # Voxels along an axis that the foreground is looked for with, and of the thumbnails that mirrors are told by.
 _COARSE = 96
 _THUMBNAIL = 12
-# Hounsfield units between air and body.
-_BODY_HU = -500.0
 
 Triple = tuple[float, float, float]
 
@@ -55,15 +63,15 @@ class Fingerprint(_Record):
     """What a set of scans is like. Holds no name and nothing of a patient.
 
     Attributes:
-        num_scans: Scans that were found.
+        num_scans: Scans that were found; cases where one gives several.
         num_patients: Patients that they are of, as far as names and headers tell.
         num_measured: Scans whose voxels were looked at: all, or 200 that were evenly chosen.
         num_left_out: Of those that were looked at, how many can't be used; they don't count in what follows.
         modality: "CT" or "MR".
         orientation: Directions in which (D, H, W) grow, that of most scans' slices.
         spacing_mm: Distance of voxels.
-        size: Voxels.
-        field_mm: Field of view.
+        size: Voxels, of the region of each scan that counts.
+        field_mm: Its field of view.
         foreground_mm: Bounding box of what is not air.
         background: Median share of voxels that hold the lowest value: high where the skull was stripped or
             the scan was padded.
@@ -111,8 +119,9 @@ class _Look:
 @dataclass(frozen=True)
 class _LookTask:
     source: Source
-    is_ct: bool
+    modality: str
     npy_spacing_mm: Triple
+    npy_orientation: str
 
 
 def take_fingerprint(
@@ -136,58 +145,70 @@ def take_fingerprint(
             config.include,
             config.exclude,
         )
-        patients, unknown = identify(sources, scans, config.patient_pattern, config.patient_csv)
-        sources = [source for source in sources if source.name in patients]
-        chosen = _evenly(sources, MAX_MEASURED)
+        selection = select_scans(scans, sources, config)
+        chosen = _evenly(selection.scans, MAX_MEASURED)
+        names = [scan.source.name for scan in chosen]
         with tempfile.TemporaryDirectory() as records:
-            tasks = [
-                InspectionTask(source, config.percentiles, config.npy_spacing_mm, Path(records))
-                for source in chosen
-            ]
-            names = [source.name for source in chosen]
+            tasks = [_inspection_task(scan, config, Path(records)) for scan in chosen]
             results = pool.map(inspect_scan, tasks, names, "Checking")
-        left_out = [*damaged, *unknown, *(result for result in results if isinstance(result, LeftOut))]
+        left_out = [
+            *damaged,
+            *selection.left_out,
+            *(result for result in results if isinstance(result, LeftOut)),
+        ]
         accepted = [
-            (source, result)
-            for source, result in zip(chosen, results, strict=True)
+            (scan.source, result)
+            for scan, result in zip(chosen, results, strict=True)
             if isinstance(result, Inspection)
         ]
         _require(accepted, left_out, scans)
-        modality = _one_modality(accepted, config)
-        _, strays, _ = choose_modality(accepted, modality)
-        others = {stray.name for stray in strays}
-        if config.modality == "auto":
-            others |= {
-                source.name
-                for source, result in accepted
-                if source.modality is None and result.looks_like_ct != (modality == "CT")
-            }
-        accepted = [(source, result) for source, result in accepted if source.name not in others]
+        modality, strays = _one_modality(accepted, config)
+        accepted = [(source, result) for source, result in accepted if source.name not in strays]
         looks = pool.map(
             _look,
-            [_LookTask(source, modality == "CT", config.npy_spacing_mm) for source, _ in accepted],
+            [
+                _LookTask(source, modality, config.npy_spacing_mm, config.npy_orientation)
+                for source, _ in accepted
+            ],
             [source.name for source, _ in accepted],
             "Measuring",
         )
-    usable = len(accepted) / max(1, len(chosen))
-    names_of_patients = {patients[source.name] for source in sources}
+    # Of scans that were not looked at as many can't be used as of those that were.
+    usable = len(selection.scans) * len(accepted) / len(chosen)
+    cases = sum(len(inspection.regions) for _, inspection in accepted) / len(accepted)
+    patients = len({scan.patient for scan in selection.scans})
     return _summarise(
-        [result for _, result in accepted],
+        [inspection for _, inspection in accepted],
         looks,
-        modality,
-        config.orientation,
-        # Of scans that were not looked at as many can't be used as of those that were.
-        num_scans=round(usable * len(sources)),
-        num_patients=min(round(usable * len(sources)), len(names_of_patients)),
-        num_measured=len(accepted),
-        num_left_out=len(chosen) - len(accepted) + len(damaged) + len(unknown),
+        config,
+        {
+            "num_scans": round(usable * cases),
+            "num_patients": min(round(usable), patients),
+            "num_measured": len(accepted),
+            "num_left_out": len(chosen) - len(accepted) + len(damaged) + len(selection.left_out),
+            "modality": modality,
+        },
     )
 
 
-def _evenly(sources: Sequence[Source], number: int) -> list[Source]:
-    if len(sources) <= number:
-        return list(sources)
-    return [sources[index * len(sources) // number] for index in range(number)]
+def _inspection_task(scan: Scan, config: PrepareConfig, records: Path) -> InspectionTask:
+    # Without its mask, which changes nothing that a plan looks at but where breasts are.
+    return InspectionTask(
+        source=scan.source,
+        percentiles=config.percentiles,
+        npy_spacing_mm=config.npy_spacing_mm,
+        records=records,
+        npy_orientation=config.npy_orientation,
+        modality=config.modality,
+        region=config.region,
+        mask=scan.mask if config.region == "breasts" else None,
+    )
+
+
+def _evenly(scans: Sequence[Scan], number: int) -> list[Scan]:
+    if len(scans) <= number:
+        return list(scans)
+    return [scans[index * len(scans) // number] for index in range(number)]
 
 
 def _require(accepted: Sequence[object], left_out: Sequence[LeftOut], scans: Path) -> None:
@@ -201,41 +222,34 @@ def _require(accepted: Sequence[object], left_out: Sequence[LeftOut], scans: Pat
     raise UserError(f"{scans} holds no scans: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series")
 
 
-def _one_modality(accepted: Sequence[tuple[Source, Inspection]], config: PrepareConfig) -> str:
-    modality, _, _ = choose_modality(accepted, config.modality)
-    if config.modality != "auto":
-        return modality
-    num_ct = sum(
-        (source.modality or ("CT" if result.looks_like_ct else "MR")) == "CT" for source, result in accepted
-    )
-    fewer = min(num_ct, len(accepted) - num_ct)
-    if fewer > _STRAYS * len(accepted):
+def _one_modality(
+    accepted: Sequence[tuple[Source, Inspection]], config: PrepareConfig
+) -> tuple[str, set[str]]:
+    """The modality, and the names of the few scans that are of another one."""
+    modality, strays, _ = choose_modality(accepted, config.modality)
+    if config.modality == "auto" and len(strays) > _STRAYS * len(accepted):
+        other = "MR" if modality == "CT" else "CT"
         raise UserError(
-            f"the scans mix modalities: {num_ct} look like CT and {len(accepted) - num_ct} like MR; choose "
-            "one with include=... or exclude=..., or set modality to CT or MR if they are all of it"
+            f"the scans mix modalities: {len(accepted) - len(strays)} look like {modality} and {len(strays)} "
+            f"like {other}; choose with include=... or exclude=..., or set modality={modality} if all are"
         )
-    return modality
+    return modality, {stray.name for stray in strays}
 
 
 def _look(task: _LookTask) -> _Look | LeftOut:
     """Foreground and thumbnail of a scan."""
     try:
-        volume = read_source(task.source, task.npy_spacing_mm)
+        volume = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
     except ScanError as error:
         return LeftOut(task.source.name, str(error))
     upright = orient(volume, "RAS")
     array = upright.array
-    background = float(np.mean(array == array.min()))
     steps = [max(1, size // _COARSE) for size in array.shape]
     coarse = np.ascontiguousarray(array[tuple(slice(step // 2, None, step) for step in steps)])
-    threshold = _BODY_HU if task.is_ct else otsu_threshold(coarse)
-    labels, count = ndimage.label(coarse > threshold)
-    extent = list(coarse.shape)
-    if count:
-        largest = int(np.argmax(np.bincount(labels.ravel())[1:])) + 1
-        box = ndimage.find_objects(labels, max_label=largest)[largest - 1]
-        extent = [part.stop - part.start for part in box]
+    box = foreground_box(Volume(coarse, upright.affine), foreground_threshold(coarse, task.modality))
+    extent = coarse.shape if box is None else [part.stop - part.start for part in box]
     sizes = np.minimum(np.array(extent) * steps, array.shape) * np.array(upright.spacing_mm)
+    background = float(np.mean(array == array.min()))
     low, high = np.percentile(coarse, (0.5, 99.5))
     clipped = np.clip(coarse, low, high)
     factors = [_THUMBNAIL / size for size in clipped.shape]
@@ -246,37 +260,28 @@ def _look(task: _LookTask) -> _Look | LeftOut:
 def _summarise(
     inspections: Sequence[Inspection],
     looks: Sequence[_Look | LeftOut],
-    modality: str,
-    orientation: str,
-    *,
-    num_scans: int,
-    num_patients: int,
-    num_measured: int,
-    num_left_out: int,
+    config: PrepareConfig,
+    counts: dict[str, Any],
 ) -> Fingerprint:
-    codes = orientation
+    codes = config.orientation
     if codes == "auto":
         planes = Counter(slice_plane(np.array(inspection.affine)) for inspection in inspections)
         codes = min(planes, key=lambda plane: (-planes[plane], plane))
+    geometry = [
+        oriented(region.shape, np.array(inspection.affine), codes, config.cube)
+        for inspection in inspections
+        for region in inspection.regions
+    ]
+    size = np.array([shape for shape, _ in geometry], dtype=float)
+    spacing = np.array([lengths for _, lengths in geometry])
     wanted = body_axes(centred_affine(codes, (1, 1, 1), (1, 1, 1)))
-    spacings, sizes = [], []
-    for inspection in inspections:
-        affine = np.array(inspection.affine)
-        order = [body_axes(affine).index(axis) for axis in wanted]
-        spacings.append(np.linalg.norm(affine[:3, :3], axis=0)[order])
-        sizes.append(np.array(inspection.shape)[order])
-    spacing, size = np.array(spacings), np.array(sizes, dtype=float)
     seen = [look for look in looks if isinstance(look, _Look)]
     foreground = np.array([np.array(look.foreground_mm)[list(wanted)] for look in seen])
     highs = np.array([inspection.high for inspection in inspections])
     likeness, mirrored, error = mirror_likeness([look.thumbnail for look in seen])
     bottom, top = np.percentile(np.abs(highs), (5, 95))
     return Fingerprint(
-        num_scans=num_scans,
-        num_patients=num_patients,
-        num_measured=num_measured,
-        num_left_out=num_left_out,
-        modality=modality,
+        **counts,
         orientation=codes,
         spacing_mm=_spread(spacing),
         size=_spread(size),

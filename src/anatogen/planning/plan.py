@@ -16,6 +16,7 @@ from anatogen import __version__
 from anatogen.config import merged, parse_overrides, resolve, save_yaml, to_yaml
 from anatogen.data.manifest import Grid
 from anatogen.data.prepare_config import PrepareConfig
+from anatogen.data.recipes import recipe_named
 from anatogen.data.transforms import centred_affine
 from anatogen.errors import UserError
 from anatogen.models.vqgan import latent_shape
@@ -241,8 +242,8 @@ def _settled(
     sections = Settings.model_fields
     given = {key: value for key, value in values.items() if key not in sections}
     given_training = {key: value for key, value in values.items() if key in sections}
-    if recipe is not None:
-        raise UserError(f"recipe {recipe!r} is unknown")
+    name = recipe or str(given.get("recipe", "folder"))
+    given = merged(merged(recipe_named(name).defaults, given), {"recipe": name})
     resolve(PrepareConfig, given)
     resolve(Settings, merged(preset_named(preset), given_training))
     return given, given_training
