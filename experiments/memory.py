@@ -17,7 +17,7 @@ import numpy as np
 from anatogen.data.manifest import Case, Grid, Intensity, Manifest, Split
 from anatogen.data.transforms import centred_affine
 from anatogen.presets import training_settings
-from anatogen.training.memory import peak_memory_gb, peak_tensor_bytes
+from anatogen.training.memory import peak_memory_gb
 
 _STEPS = 4
 _NUM_SCANS = 6
@@ -142,7 +142,6 @@ def main() -> None:
             measured = measured_bytes(row, Path(folder))
         for (stage, peak), batch in zip(measured.items(), row.batches, strict=True):
             estimate = peak_memory_gb(stage, settings, grid_of(row))
-            tensors = peak_tensor_bytes(stage, settings, grid_of(row))
             shape = " x ".join(map(str, row.shape))
             print(
                 f"| {row.preset} | {shape} | {stage}, {batch} | {estimate:.2f} | {peak / 1e9:.2f} | "
@@ -155,7 +154,6 @@ def main() -> None:
                     "shape": row.shape,
                     "stage": stage,
                     "batch": batch,
-                    "tensor_bytes": tensors,
                     "measured_bytes": peak,
                     "estimate_gb": estimate,
                 }

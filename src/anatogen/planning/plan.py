@@ -3,18 +3,21 @@
 fingerprint of the scans -> speed of this machine -> rules -> a short probe of what was decided -> plan
 """
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from anatogen import __version__
 from anatogen.config import merged, parse_overrides, resolve, save_yaml, to_yaml
-from anatogen.data.manifest import Grid
+from anatogen.data.manifest import MANIFEST_NAME, Grid
 from anatogen.data.prepare_config import PrepareConfig
 from anatogen.data.recipes import recipe_named
 from anatogen.data.transforms import centred_affine
@@ -157,8 +160,24 @@ def make_plan(
     """
     given, given_training = _settled(recipe, overrides, preset)
     budget = _budget(memory_gb, hours, accelerator)
+    if (scans / MANIFEST_NAME).exists():
+        raise UserError(
+            f"{scans} is a prepared dataset: plan the scans that it was made of, or ask "
+            f"`anatogen train {scans} RUN --dry-run` what its training takes"
+        )
     fingerprint = take_fingerprint(scans, resolve(PrepareConfig, given), workers=workers, progress=progress)
+    with Console(stderr=True).status("Timing this machine") if progress else nullcontext():
+        return _planned(fingerprint, budget, given, given_training, preset, accelerator)
 
+
+def _planned(
+    fingerprint: Fingerprint,
+    budget: Budget,
+    given: dict[str, Any],
+    given_training: dict[str, Any],
+    preset: str,
+    accelerator: str,
+) -> Plan:
     @cache
     def speed(stage: str) -> float:
         """Seconds of this machine for a cell of the stage's batch."""
@@ -266,13 +285,9 @@ def _budget(memory_gb: float | None, hours: float, accelerator: str) -> Budget:
 
 def _work(stage: str, settings: Settings, grid: Grid) -> float:
     """What the time of a step is about in proportion to: voxels or gathered latent cells of a batch."""
-    cells: float = 1.0
     if stage == "autoencoder":
-        for size in grid.shape:
-            cells *= size
-        return cells * settings.autoencoder_training.batch_size
-    for size in latent_shape(grid.shape, settings.autoencoder.compression):
-        cells *= size
+        return math.prod(grid.shape) * settings.autoencoder_training.batch_size
+    cells = math.prod(latent_shape(grid.shape, settings.autoencoder.compression))
     return cells / settings.denoiser.patch**3 * settings.diffusion_training.batch_size
 
 

@@ -342,7 +342,9 @@ def _warnings(
         for stage in STAGES
         if steps[stage] < MIN_STEPS[stage]
     ]
-    if fingerprint.num_patients == fingerprint.num_scans and not decisions.prepare.get("patient_pattern"):
+    told = {"patient_pattern", "patient_csv"} & decisions.prepare.keys()
+    is_any_folder = decisions.prepare.get("recipe", "folder") == "folder"
+    if fingerprint.num_patients == fingerprint.num_scans and is_any_folder and not told:
         warnings.append(
             "each scan counts as a patient: if one has several, set patient_pattern or patient_csv, or they "
             "leak from training into the test"

@@ -23,11 +23,15 @@ from anatogen.settings import GANConfig, Settings
 from anatogen.training.rehearsal import rehearse
 
 # Python, torch, and what a training imports; oneDNN's kernels, which are made at run time, included.
-_PROCESS_BYTES_CPU = 450e6
+_PROCESS_BYTES_CPU = 420e6
 # CUDA's context and its kernels; 0.6 GB is usual, and was not measured.
 _PROCESS_BYTES_GPU = 600e6
-# What the allocator holds beyond the tensors: fragments, and the workspace of convolutions.
-_ALLOCATOR = 1.1
+# What is held beyond the tensors: copies that convolutions make, and freed pieces of memory that can't be
+# given back because their neighbours are in use. glibc maps blocks of 32 MB or more one by one, which
+# leaves no pieces.
+_OVERHEAD = 1.1
+_OVERHEAD_OF_PIECES = 1.4
+_PIECE_BYTES = 32 * 2**20
 
 
 def peak_memory_gb(
@@ -45,19 +49,7 @@ def peak_memory_gb(
         bf16: Whether it runs in mixed precision.
     """
     base = _PROCESS_BYTES_GPU if on_gpu else _PROCESS_BYTES_CPU
-    return (base + _ALLOCATOR * peak_tensor_bytes(stage, settings, grid, bf16=bf16)) / 1e9
-
-
-def peak_tensor_bytes(stage: str, settings: Settings | GANConfig, grid: Grid, *, bf16: bool = False) -> int:
-    """Largest sum of all tensors' bytes at one moment of a stage.
-
-    Args:
-        stage: "autoencoder", "diffusion" or "gan".
-        settings: The whole configuration.
-        grid: Of the scans.
-        bf16: Whether it runs in mixed precision.
-    """
-    counter = _LiveBytes()
+    counter = _LiveBytes(pieces=_OVERHEAD if on_gpu else _OVERHEAD_OF_PIECES)
     with warnings.catch_warnings():
         # Of switches that concern other hardware.
         warnings.simplefilter("ignore")
@@ -74,7 +66,7 @@ def peak_tensor_bytes(stage: str, settings: Settings | GANConfig, grid: Grid, *,
                 rehearsal.step(number)
             for other in rehearsal.others.values():
                 other()
-    return counter.peak
+    return (base + counter.peak) / 1e9
 
 
 class _StillFabric(Fabric):
@@ -85,13 +77,18 @@ class _StillFabric(Fabric):
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the storages that exist, each once however many views it has."""
+    """Counts the storages that exist, each once however many views it has, and what each costs.
 
-    def __init__(self) -> None:
+    Args:
+        pieces: Factor of those below 32 MB.
+    """
+
+    def __init__(self, pieces: float) -> None:
         super().__init__()
-        self.peak = 0
-        self._now = 0
-        self._sizes: dict[int, int] = {}
+        self.peak = 0.0
+        self._pieces = pieces
+        self._now = 0.0
+        self._sizes: dict[int, float] = {}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -106,8 +103,9 @@ class _LiveBytes(TorchDispatchMode):
         key = storage._cdata
         if key in self._sizes:
             return
-        self._sizes[key] = storage.nbytes()
-        self._now += storage.nbytes()
+        bytes_ = storage.nbytes()
+        self._sizes[key] = bytes_ * (self._pieces if bytes_ < _PIECE_BYTES else _OVERHEAD)
+        self._now += self._sizes[key]
         self.peak = max(self.peak, self._now)
         weakref.finalize(storage, self._forget, key)
 
