@@ -1,8 +1,11 @@
-"""Estimated against measured memory of trainings: `python experiments/memory.py OUT.json`.
+"""Estimated against measured memory of trainings.
+
+    python experiments/memory.py measure PEAKS.json
+    python experiments/memory.py table PEAKS.json
 
 Each row trains one stage for a few steps in a process of its own, with previews, encoding and all else
-that `anatogen train` does, and reads the largest resident set from the system. Prints the table of
-docs/planning.md.
+that `anatogen train` does, and reads the largest resident set from the system. The table is
+that of docs/planning.md.
 """
 
 import json
@@ -45,6 +48,11 @@ class Row:
     preset: str
     shape: tuple[int, int, int]
     batches: tuple[int, int] = (2, 4)
+
+    @property
+    def name(self) -> str:
+        """Preset, grid and batches."""
+        return f"{self.preset} {self.shape} {self.batches}"
 
 
 ROWS = (
@@ -131,35 +139,31 @@ def measured_bytes(row: Row, folder: Path) -> dict[str, int]:
     return peaks
 
 
-def main() -> None:
-    """Measures all rows, prints the table, and writes its numbers."""
-    found = []
-    print("| preset | grid | stage, batch | estimate, GB | measured, GB | estimate / measured |")
+def measure(out: Path) -> None:
+    """Trains all rows that are not in the file yet, and writes their peaks to it."""
+    peaks = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    for row in ROWS:
+        if row.name not in peaks:
+            with tempfile.TemporaryDirectory() as folder:
+                peaks[row.name] = measured_bytes(row, Path(folder))
+            out.write_text(json.dumps(peaks, indent=2) + "\n", encoding="utf-8")
+
+
+def print_table(out: Path) -> None:
+    """Estimates beside the peaks of the file."""
+    print("| preset | grid | stage, batch | estimate, GB | measured, GB | ratio |")
     print("|---|---|---|---|---|---|")
+    peaks = json.loads(out.read_text(encoding="utf-8"))
     for row in ROWS:
         settings = training_settings(row.preset, overrides_of(row), steps=_STEPS)
-        with tempfile.TemporaryDirectory() as folder:
-            measured = measured_bytes(row, Path(folder))
-        for (stage, peak), batch in zip(measured.items(), row.batches, strict=True):
+        for (stage, peak), batch in zip(peaks.get(row.name, {}).items(), row.batches, strict=False):
             estimate = peak_memory_gb(stage, settings, grid_of(row))
             shape = " x ".join(map(str, row.shape))
             print(
-                f"| {row.preset} | {shape} | {stage}, {batch} | {estimate:.2f} | {peak / 1e9:.2f} | "
-                f"{estimate / (peak / 1e9):.2f} |",
-                flush=True,
+                f"| `{row.preset}` | {shape} | {stage}, {batch} | {estimate:.2f} | {peak / 1e9:.2f} | "
+                f"{estimate / (peak / 1e9):.2f} |"
             )
-            found.append(
-                {
-                    "preset": row.preset,
-                    "shape": row.shape,
-                    "stage": stage,
-                    "batch": batch,
-                    "measured_bytes": peak,
-                    "estimate_gb": estimate,
-                }
-            )
-    Path(sys.argv[1]).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    {"measure": measure, "table": print_table}[sys.argv[1]](Path(sys.argv[2]))

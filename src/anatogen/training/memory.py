@@ -26,11 +26,11 @@ from anatogen.training.rehearsal import rehearse
 _PROCESS_BYTES_CPU = 420e6
 # CUDA's context and its kernels; 0.6 GB is usual, and was not measured.
 _PROCESS_BYTES_GPU = 600e6
-# What is held beyond the tensors: copies that convolutions make, and freed pieces of memory that can't be
-# given back because their neighbours are in use. glibc maps blocks of 32 MB or more one by one, which
-# leaves no pieces.
+# What is held beyond tensors that come and go: copies that convolutions make, and freed pieces of memory
+# that can't be given back because their neighbours are in use. glibc maps blocks of 32 MB or more one by one,
+# which leaves no pieces.
 _OVERHEAD = 1.1
-_OVERHEAD_OF_PIECES = 1.4
+_OVERHEAD_OF_PIECES = 1.7
 _PIECE_BYTES = 32 * 2**20
 
 
@@ -61,9 +61,10 @@ def peak_memory_gb(
             if isinstance(autoencoder, VQGAN):
                 # Moving the codes depends on values, and is small beside the step before it.
                 autoencoder.codebook.update = _keep_codes  # type: ignore[assignment]
-            # From the second step on the optimiser's state is there throughout.
-            for number in range(2):
-                rehearsal.step(number)
+            # From the second step on the optimiser's state is there throughout, as are the weights.
+            rehearsal.step(0)
+            counter.settle()
+            rehearsal.step(1)
             for other in rehearsal.others.values():
                 other()
     return (base + counter.peak) / 1e9
@@ -80,7 +81,7 @@ class _LiveBytes(TorchDispatchMode):
     """Counts the storages that exist, each once however many views it has, and what each costs.
 
     Args:
-        pieces: Factor of those below 32 MB.
+        pieces: Factor of those below 32 MB that come and go.
     """
 
     def __init__(self, pieces: float) -> None:
@@ -88,6 +89,7 @@ class _LiveBytes(TorchDispatchMode):
         self.peak = 0.0
         self._pieces = pieces
         self._now = 0.0
+        self._bytes: dict[int, float] = {}
         self._sizes: dict[int, float] = {}
 
     def __torch_dispatch__(
@@ -99,17 +101,23 @@ class _LiveBytes(TorchDispatchMode):
                 self._note(value.untyped_storage())
         return out
 
+    def settle(self) -> None:
+        """Takes what lives now as there to stay, which costs no more than itself."""
+        self._sizes = dict(self._bytes)
+        self.peak = self._now = float(sum(self._sizes.values()))
+
     def _note(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key in self._sizes:
             return
-        bytes_ = storage.nbytes()
-        self._sizes[key] = bytes_ * (self._pieces if bytes_ < _PIECE_BYTES else _OVERHEAD)
+        self._bytes[key] = size = float(storage.nbytes())
+        self._sizes[key] = size * (self._pieces if size < _PIECE_BYTES else _OVERHEAD)
         self._now += self._sizes[key]
         self.peak = max(self.peak, self._now)
         weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
+        del self._bytes[key]
         self._now -= self._sizes.pop(key)
 
 
