@@ -53,6 +53,8 @@ def shortened(command: list[str], settings: list[str]) -> list[str]:
     words = shlex.split(text)
     if words[1:3] == ["train", "gan"]:
         words += ["gan.width=2", "gan.latent_dim=4"]
+    elif words[1] == "plan":
+        words += settings
     elif words[1] == "train":
         words += settings + ([] if "--steps" in words else ["--steps", "2"])
     return words

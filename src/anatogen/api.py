@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from anatogen.data.prepare import PrepareSummary
     from anatogen.evaluation.evaluate import Evaluation
+    from anatogen.planning.plan import Plan
     from anatogen.training.pipeline import Stage
 
 
@@ -42,6 +43,46 @@ def prepare(
 
     settings = prepare_settings(overrides, config=config, recipe=recipe, limit=limit)
     return prepare_scans(Path(scans), Path(out), settings, strict=strict)
+
+
+def plan(
+    scans: Path | str,
+    overrides: Iterable[str] = (),
+    *,
+    memory_gb: float | None = None,
+    hours: float = 24.0,
+    recipe: str | None = None,
+    preset: str = "default",
+    accelerator: str = "auto",
+) -> "Plan":
+    """Plans how to prepare and train a folder of scans, as `anatogen plan` does; `save` writes it.
+
+    Args:
+        scans: Folder of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
+        overrides: Strings "key.sub=value" of `prepare` or `train`, which the plan keeps.
+        memory_gb: Of the GPU, or of the machine without one, in 10^9 bytes; default what this one has.
+        hours: For everything, on this machine.
+        recipe: Name of a recipe, whose settings the plan keeps.
+        preset: Where what no rule decides comes from.
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+
+    Returns:
+        Both configurations, each decision with its reason, warnings, and what it will take.
+
+    Raises:
+        UserError: If settings are wrong, or scans or budget can't give a generator.
+    """
+    from anatogen.planning.plan import make_plan
+
+    return make_plan(
+        Path(scans),
+        memory_gb=memory_gb,
+        hours=hours,
+        recipe=recipe,
+        overrides=overrides,
+        preset=preset,
+        accelerator=accelerator,
+    )
 
 
 def train(

@@ -50,3 +50,38 @@ def recipes() -> None:
     width = max(map(len, RECIPES))
     for recipe in RECIPES.values():
         print(f"{recipe.name:{width}}  {recipe.summary}")
+
+
+def plan(
+    scans: Scans,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key.sub=value of prepare or train, which the plan keeps, e.g. spacing_mm=1."),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Of the GPU or the machine, e.g. 24G; default what this one has.")
+    ] = None,
+    hours: Annotated[float, typer.Option(help="For everything, on this machine.")] = 24.0,
+    recipe: Annotated[str | None, typer.Option(help="A recipe, whose settings the plan keeps.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the plan.")] = Path("plan"),
+    preset: Annotated[str, typer.Option(help="Where what no rule decides comes from.")] = "default",
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Look at scans and this machine, and decide how to prepare and train; each decision with its reason."""
+    from anatogen.api import plan as plan_training
+    from anatogen.planning.plan import next_commands, parse_memory
+
+    made = plan_training(
+        scans,
+        overrides or (),
+        memory_gb=None if memory is None else parse_memory(memory),
+        hours=hours,
+        recipe=recipe,
+        preset=preset,
+        accelerator=accelerator,
+    )
+    made.save(out)
+    print(made.text())
+    print(f"\nsaved in {out}; next:")
+    for command in next_commands(scans, out):
+        print(f"  {command}")

@@ -107,7 +107,7 @@ def choose_grid(
             f"orientation {codes} ({plane}), that of {planes[codes]} of {len(inspections)} scans"
         )
     geometry = [
-        _oriented(region.shape, np.array(inspection.affine), codes, cube)
+        oriented(region.shape, np.array(inspection.affine), codes, cube)
         for inspection in inspections
         for region in inspection.regions
     ]
@@ -133,7 +133,7 @@ def choose_grid(
     return CommonGrid(codes, spacing_mm, shape, tuple(decisions))
 
 
-def _oriented(
+def oriented(
     shape: tuple[int, int, int], affine: npt.NDArray[np.float64], codes: str, cube: bool
 ) -> tuple[tuple[int, ...], tuple[float, float, float]]:
     """Shape and spacing of a region along the axes of the common grid."""

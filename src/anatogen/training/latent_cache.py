@@ -14,7 +14,7 @@ from anatogen.settings import Settings, TrainingSettings
 from anatogen.storage import atomic_path, remove_parts, sha256_file, sha256_json
 from anatogen.training.deformation import deformed
 
-_BATCH_SIZE = 4
+ENCODED_AT_ONCE = 4
 
 
 @torch.no_grad()
@@ -52,7 +52,7 @@ def cached_latents(
             out: np.memmap | None = None
             for index in track(range(len(dataset)), description="encoding latents"):
                 latents = []
-                for views in _views(dataset, index, training).split(_BATCH_SIZE):
+                for views in _views(dataset, index, training).split(ENCODED_AT_ONCE):
                     z = network.encode(views.to(device))
                     latents.append((network.codebook.quantise(z) if stage == "post" else z).float().cpu())
                 encoded = torch.cat(latents).numpy()
