@@ -1,7 +1,7 @@
 """Anatogen turns a folder of 3D medical scans into a generator of new ones.
 
-The short way: `prepare` a folder, `train` a generator, `load_bundle(...).sample(...)` or `sample` to disk,
-`evaluate` what came out.
+The short way: `doctor` looks at a folder of scans, `prepare` makes a dataset of it, `train` a generator,
+`load_bundle(...).sample(...)` or `sample` to disk, `evaluate` what came out.
 Each name is imported when it is first used, so that `import anatogen` stays light.
 """
 
@@ -10,14 +10,15 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anatogen.api import evaluate, prepare, train, train_gan
+    from anatogen.api import doctor, evaluate, prepare, train, train_gan
     from anatogen.bundle import load_bundle
     from anatogen.sampling import sample
 
 __version__ = version("anatogen")
-__all__ = ["__version__", "evaluate", "load_bundle", "prepare", "sample", "train", "train_gan"]
+__all__ = ["__version__", "doctor", "evaluate", "load_bundle", "prepare", "sample", "train", "train_gan"]
 
 _HOMES = {
+    "doctor": "anatogen.api",
     "evaluate": "anatogen.api",
     "load_bundle": "anatogen.bundle",
     "prepare": "anatogen.api",

@@ -7,9 +7,51 @@ from typing import TYPE_CHECKING
 from anatogen.config import resolve
 
 if TYPE_CHECKING:
+    from anatogen.data.diagnosis import Diagnosis
     from anatogen.data.prepare import PrepareSummary
     from anatogen.evaluation.evaluate import Evaluation
     from anatogen.training.pipeline import Stage
+
+
+def doctor(
+    scans: Path | str,
+    out: Path | str | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    config: Path | None = None,
+    headers_only: bool = False,
+    progress: bool = True,
+) -> "Diagnosis":
+    """Finds out what is wrong with a folder of scans, as `anatogen doctor` does.
+
+    Args:
+        scans: Folder of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
+        out: Folder for `doctor.html` and `doctor.json`, which name files; None writes nothing.
+        overrides: Strings "key.sub=value" as `prepare` takes them.
+        config: YAML file of settings of `prepare`.
+        headers_only: Reads no voxels.
+        progress: Whether to show progress bars on the terminal.
+
+    Returns:
+        Facts and findings, each with what to do.
+
+    Raises:
+        UserError: If settings or folders are wrong.
+    """
+    from anatogen.data.doctor import examine
+    from anatogen.data.prepare_config import PrepareConfig
+    from anatogen.doctor_page import check_out, write_doctor_page
+
+    scans = Path(scans)
+    settings = resolve(PrepareConfig, file=config, overrides=overrides)
+    if out is None:
+        return examine(scans, settings, headers_only=headers_only, progress=progress)
+    out = Path(out)
+    check_out(scans, out)
+    records = out / ".examined"
+    diagnosis = examine(scans, settings, headers_only=headers_only, records=records, progress=progress)
+    write_doctor_page(diagnosis, out, progress=progress)
+    return diagnosis
 
 
 def prepare(

@@ -35,3 +35,24 @@ def prepare(
     print(
         f"{state}: {len(summary.manifest.cases)} scans ({counts}), {len(summary.left_out)} left out, in {out}"
     )
+
+
+def doctor(
+    scans: Scans,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.sub=value of prepare, e.g. 'exclude=labelsTr/*'.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for doctor.html and doctor.json.")] = Path("doctor"),
+    config: ConfigFile = None,
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="Read no voxels: quick, and blind to copies and damage.")
+    ] = False,
+) -> None:
+    """Find out what is wrong with a folder of scans, and what to do about it."""
+    from anatogen.api import doctor as examine_scans
+    from anatogen.doctor_table import print_diagnosis
+
+    diagnosis = examine_scans(scans, out, overrides or (), config=config, headers_only=headers_only)
+    print_diagnosis(diagnosis, out)
+    if not diagnosis.is_usable:
+        raise typer.Exit(1)

@@ -86,7 +86,7 @@ def inspect_scan(task: InspectionTask) -> Inspection | LeftOut:
         pass
     try:
         volume = read_source(task.source, task.npy_spacing_mm)
-        inspection = _measure(volume, digest, task.percentiles)
+        inspection = measure(volume, digest, task.percentiles)
     except ScanError as error:
         return LeftOut(task.source.name, str(error))
     write_text(record, inspection.model_dump_json())
@@ -126,9 +126,19 @@ def own_window(array: npt.NDArray[np.float32], percentiles: tuple[float, float])
     return low, float(np.percentile(tissue if tissue.size else array, percentiles[1]))
 
 
-def _measure(volume: Volume, digest: str, percentiles: tuple[float, float]) -> Inspection:
+def measure(volume: Volume, digest: str, percentiles: tuple[float, float]) -> Inspection:
+    """Measures a scan that was read.
+
+    Args:
+        volume: As its reader gives it.
+        digest: `source_sha256` of its files.
+        percentiles: As in `own_window`.
+
+    Raises:
+        ScanError: If it is a label map or nearly constant.
+    """
     array = volume.array
-    num_labels = _num_labels(array)
+    num_labels = count_labels(array)
     if num_labels:
         raise ScanError(f"it looks like a label map ({num_labels} distinct whole values)")
     low, high = own_window(array, percentiles)
@@ -149,7 +159,7 @@ def _measure(volume: Volume, digest: str, percentiles: tuple[float, float]) -> I
     )
 
 
-def _num_labels(array: npt.NDArray[np.float32]) -> int:
+def count_labels(array: npt.NDArray[np.float32]) -> int:
     """How many labels a label map has: whole numbers from 0 and few of them; 0 for what is none."""
     if array.min() != 0:
         return 0
