@@ -157,15 +157,18 @@ def test_the_counts_of_a_dry_run_are_those_of_the_networks(data):
     from anatogen.bundle import build_denoiser
     from anatogen.data.manifest import load_manifest
     from anatogen.models.vqgan import VQGAN
-    from anatogen.training.estimate import estimate_autoencoder, estimate_diffusion
+    from anatogen.training.estimate import estimate_stage
 
     settings, grid = tiny_settings(), load_manifest(data).grid
-    autoencoder = estimate_autoencoder(settings, grid, 3)
-    diffusion = estimate_diffusion(settings, grid, 3)
+    autoencoder = estimate_stage("autoencoder", settings, grid, 3)
+    diffusion = estimate_stage("diffusion", settings, grid, 3)
     network = VQGAN(settings.autoencoder)
     denoiser = build_denoiser(settings.denoiser, settings.autoencoder, grid, (8, 8, 8))
-    assert autoencoder.num_parameters == {"autoencoder": sum(p.numel() for p in network.parameters())}
-    assert diffusion.num_parameters == {"denoiser": sum(p.numel() for p in denoiser.parameters())}
+    assert autoencoder.measured is not None and diffusion.measured is not None
+    assert autoencoder.measured.num_parameters == {
+        "autoencoder": sum(p.numel() for p in network.parameters())
+    }
+    assert diffusion.measured.num_parameters == {"denoiser": sum(p.numel() for p in denoiser.parameters())}
     assert autoencoder.passes == pytest.approx(6 * 2 / 3)
     assert 0 < autoencoder.memory_gb < 1
 

@@ -4,12 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anatogen.config import resolve
-
 if TYPE_CHECKING:
     from anatogen.data.diagnosis import Diagnosis
     from anatogen.data.prepare import PrepareSummary
     from anatogen.evaluation.evaluate import Evaluation
+    from anatogen.planning.plan import Plan
     from anatogen.training.pipeline import Stage
 
 
@@ -18,6 +17,7 @@ def doctor(
     out: Path | str | None = None,
     overrides: Iterable[str] = (),
     *,
+    recipe: str | None = None,
     config: Path | None = None,
     headers_only: bool = False,
     progress: bool = True,
@@ -28,6 +28,7 @@ def doctor(
         scans: Folder of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
         out: Folder for `doctor.html` and `doctor.json`, which name files; None writes nothing.
         overrides: Strings "key.sub=value" as `prepare` takes them.
+        recipe: Name of the recipe of `prepare` that the folder is meant for.
         config: YAML file of settings of `prepare`.
         headers_only: Reads no voxels.
         progress: Whether to show progress bars on the terminal.
@@ -39,11 +40,11 @@ def doctor(
         UserError: If settings or folders are wrong.
     """
     from anatogen.data.doctor import examine
-    from anatogen.data.prepare_config import PrepareConfig
+    from anatogen.data.prepare_config import prepare_settings
     from anatogen.doctor_page import check_out, write_doctor_page
 
     scans = Path(scans)
-    settings = resolve(PrepareConfig, file=config, overrides=overrides)
+    settings = prepare_settings(overrides, config=config, recipe=recipe)
     if out is None:
         return examine(scans, settings, headers_only=headers_only, progress=progress)
     out = Path(out)
@@ -59,6 +60,8 @@ def prepare(
     out: Path | str,
     overrides: Iterable[str] = (),
     *,
+    recipe: str | None = None,
+    limit: int | None = None,
     config: Path | None = None,
     strict: bool = False,
 ) -> "PrepareSummary":
@@ -68,6 +71,8 @@ def prepare(
         scans: Folder of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
         out: Folder of the dataset.
         overrides: Strings "key.sub=value", e.g. "spacing_mm=1".
+        recipe: Name of a recipe, whose settings file and overrides change; default any folder's.
+        limit: Takes the first so many scans, to try.
         config: YAML file of settings.
         strict: Makes a scan that can't be used an error.
 
@@ -77,11 +82,51 @@ def prepare(
     Raises:
         UserError: If settings or folders are wrong, or no scan is left.
     """
-    from anatogen.data.prepare import PrepareConfig
     from anatogen.data.prepare import prepare as prepare_scans
+    from anatogen.data.prepare_config import prepare_settings
 
-    settings = resolve(PrepareConfig, file=config, overrides=overrides)
+    settings = prepare_settings(overrides, config=config, recipe=recipe, limit=limit)
     return prepare_scans(Path(scans), Path(out), settings, strict=strict)
+
+
+def plan(
+    scans: Path | str,
+    overrides: Iterable[str] = (),
+    *,
+    memory_gb: float | None = None,
+    hours: float = 24.0,
+    recipe: str | None = None,
+    preset: str = "default",
+    accelerator: str = "auto",
+) -> "Plan":
+    """Plans how to prepare and train a folder of scans, as `anatogen plan` does; `save` writes it.
+
+    Args:
+        scans: Folder of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
+        overrides: Strings "key.sub=value" of `prepare` or `train`, which the plan keeps.
+        memory_gb: Of the GPU, or of the machine without one, in 10^9 bytes; default what this one has.
+        hours: For everything, on this machine.
+        recipe: Name of a recipe, whose settings the plan keeps.
+        preset: Where what no rule decides comes from.
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+
+    Returns:
+        Both configurations, each decision with its reason, warnings, and what it will take.
+
+    Raises:
+        UserError: If settings are wrong, or scans or budget can't give a generator.
+    """
+    from anatogen.planning.plan import make_plan
+
+    return make_plan(
+        Path(scans),
+        memory_gb=memory_gb,
+        hours=hours,
+        recipe=recipe,
+        overrides=overrides,
+        preset=preset,
+        accelerator=accelerator,
+    )
 
 
 def train(

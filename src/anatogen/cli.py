@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anatogen.cli_evaluate import evaluate_app
-from anatogen.cli_scans import ConfigFile, doctor, prepare
+from anatogen.cli_scans import ConfigFile, doctor, plan, prepare, recipes
 from anatogen.command_group import with_default
 from anatogen.errors import UserError
 
@@ -69,6 +69,8 @@ def _options(
 
 app.command()(doctor)
 app.command()(prepare)
+app.command()(recipes)
+app.command()(plan)
 
 
 @app.command()
@@ -155,9 +157,9 @@ def train_gan(
     sources = _sources(overrides, config, minutes, steps)
     if dry_run:
         from anatogen.presets import gan_settings
-        from anatogen.training.estimate import describe_gan_plan
+        from anatogen.training.estimate import describe_plan
 
-        print(describe_gan_plan(data, gan_settings(**sources)))
+        print(describe_plan(data, gan_settings(**sources), ("gan",)))
         return
     from anatogen.api import train_gan as train
 

@@ -17,6 +17,11 @@ def prepare(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key.sub=value, e.g. spacing_mm=1; all keys: docs/data.md.")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="For a known download or layout; `anatogen recipes` lists them."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Take the first so many scans only, to try.")] = None,
     config: ConfigFile = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Make a scan that can't be used an error.")
@@ -25,16 +30,61 @@ def prepare(
     """Check scans, bring them to one grid and intensity range, and split them by patient."""
     from anatogen.api import prepare as prepare_scans
 
-    summary = prepare_scans(scans, out, overrides or (), config=config, strict=strict)
+    summary = prepare_scans(
+        scans, out, overrides or (), recipe=recipe, limit=limit, config=config, strict=strict
+    )
     for decision in summary.decisions:
         print(f"  {decision}")
     for left_out in summary.left_out:
         print(f"  left out: {left_out.name}: {left_out.reason}")
+    num_cases = len(summary.manifest.cases)
     counts = ", ".join(f"{count} {split}" for split, count in summary.num_cases.items())
     state = "complete already" if summary.was_complete else "prepared"
-    print(
-        f"{state}: {len(summary.manifest.cases)} scans ({counts}), {len(summary.left_out)} left out, in {out}"
+    print(f"{state}: {num_cases} scans ({counts}), {len(summary.left_out)} left out, in {out}")
+
+
+def recipes() -> None:
+    """List the recipes of `prepare`: known downloads and layouts."""
+    from anatogen.data.recipes import RECIPES
+
+    width = max(map(len, RECIPES))
+    for recipe in RECIPES.values():
+        print(f"{recipe.name:{width}}  {recipe.summary}")
+
+
+def plan(
+    scans: Scans,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(help="key.sub=value of prepare or train, which the plan keeps, e.g. spacing_mm=1."),
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Of the GPU or the machine, e.g. 24G; default what this one has.")
+    ] = None,
+    hours: Annotated[float, typer.Option(help="For everything, on this machine.")] = 24.0,
+    recipe: Annotated[str | None, typer.Option(help="A recipe, whose settings the plan keeps.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the plan.")] = Path("plan"),
+    preset: Annotated[str, typer.Option(help="Where what no rule decides comes from.")] = "default",
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Look at scans and this machine, and decide how to prepare and train; each decision with its reason."""
+    from anatogen.api import plan as plan_training
+    from anatogen.planning.plan import next_commands, parse_memory
+
+    made = plan_training(
+        scans,
+        overrides or (),
+        memory_gb=None if memory is None else parse_memory(memory),
+        hours=hours,
+        recipe=recipe,
+        preset=preset,
+        accelerator=accelerator,
     )
+    made.save(out)
+    print(made.text())
+    print(f"\nsaved in {out}; next:")
+    for command in next_commands(scans, out):
+        print(f"  {command}")
 
 
 def doctor(
@@ -43,16 +93,17 @@ def doctor(
         list[str] | None, typer.Argument(help="key.sub=value of prepare, e.g. 'exclude=labelsTr/*'.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for doctor.html and doctor.json.")] = Path("doctor"),
+    recipe: Annotated[str | None, typer.Option(help="The recipe that the folder is meant for.")] = None,
     config: ConfigFile = None,
     headers_only: Annotated[
         bool, typer.Option("--headers-only", help="Read no voxels: quick, and blind to copies and damage.")
     ] = False,
 ) -> None:
     """Find out what is wrong with a folder of scans, and what to do about it."""
-    from anatogen.api import doctor as examine_scans
+    from anatogen.api import doctor as examine
     from anatogen.doctor_table import print_diagnosis
 
-    diagnosis = examine_scans(scans, out, overrides or (), config=config, headers_only=headers_only)
+    diagnosis = examine(scans, out, overrides or (), recipe=recipe, config=config, headers_only=headers_only)
     print_diagnosis(diagnosis, out)
     if not diagnosis.is_usable:
         raise typer.Exit(1)

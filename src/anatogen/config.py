@@ -45,34 +45,32 @@ def resolve(
     values: dict[str, Any] = _copy(preset or {})
     if file is not None:
         _merge(values, read_yaml(file))
-    problems = []
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            problems.append(f"'{override}': an override is written key.sub=value")
-            continue
-        try:
-            # A glob is a string, not YAML's alias.
-            value = text if text.startswith("*") else yaml.safe_load(text)
-        except yaml.YAMLError:
-            problems.append(f"'{override}': the value is not valid YAML")
-            continue
-        branch: dict[str, Any] = {}
-        leaf = branch
-        *parents, last = key.split(".")
-        for name in parents:
-            leaf[name] = {}
-            leaf = leaf[name]
-        leaf[last] = value
-        _merge(values, branch)
+    problems = _add_overrides(values, overrides)
     try:
         resolved = model.model_validate(values)
     except ValidationError as error:
         problems.extend(_describe(error, model))
-    if problems:
-        listing = "\n".join(f"  - {problem}" for problem in problems)
-        raise ConfigError(f"the configuration is wrong:\n{listing}")
+    _raise_if_any(problems)
     return resolved
+
+
+def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values of both; where they meet, those of `extra`."""
+    values = _copy(base)
+    _merge(values, extra)
+    return values
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Nested values of strings ``key.sub=value``.
+
+    Raises:
+        ConfigError: Listing those that can't be read.
+    """
+    values: dict[str, Any] = {}
+    problems = _add_overrides(values, overrides)
+    _raise_if_any(problems)
+    return values
 
 
 def to_yaml(config: Section) -> str:
@@ -102,6 +100,37 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"the configuration file {path} must hold `key: value` lines, not {content!r}")
     return content
+
+
+def _add_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
+    """Merges overrides into nested values; returns what is wrong with those that can't be read."""
+    problems = []
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            problems.append(f"'{override}': an override is written key.sub=value")
+            continue
+        try:
+            # A glob is a string, not YAML's alias.
+            value = text if text.startswith("*") else yaml.safe_load(text)
+        except yaml.YAMLError:
+            problems.append(f"'{override}': the value is not valid YAML")
+            continue
+        branch: dict[str, Any] = {}
+        leaf = branch
+        *parents, last = key.split(".")
+        for name in parents:
+            leaf[name] = {}
+            leaf = leaf[name]
+        leaf[last] = value
+        _merge(values, branch)
+    return problems
+
+
+def _raise_if_any(problems: list[str]) -> None:
+    if problems:
+        listing = "\n".join(f"  - {problem}" for problem in problems)
+        raise ConfigError(f"the configuration is wrong:\n{listing}")
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,9 @@ from anatogen.config import resolve
 from anatogen.data.diagnosis import Diagnosis, Finding, far_from_median
 from anatogen.data.discover import Source
 from anatogen.data.doctor import examine
-from anatogen.data.examination import LookTask, look
+from anatogen.data.examination import look
 from anatogen.data.formats import write_dicom, write_nifti, write_npy
+from anatogen.data.inspection import InspectionTask
 from anatogen.data.prepare import PrepareConfig, prepare
 from anatogen.data.volume import Volume
 from anatogen.errors import UserError
@@ -322,7 +323,7 @@ def test_what_a_worker_gives_back_does_not_grow_with_the_scan(tmp_path: Path) ->
     for number, shape in enumerate([(16, 16, 16), (64, 96, 96)]):
         path = tmp_path / f"{number}.nii.gz"
         write_nifti(scan(number, shape), path)
-        seen = look(LookTask(Source(path.name, (path,)), (0.5, 99.5), (1, 1, 1), tmp_path / "records"))
+        seen = look(InspectionTask(Source(path.name, (path,)), (0.5, 99.5), (1, 1, 1), tmp_path / "records"))
         assert seen.inspection is not None
         sizes.append(len(pickle.dumps(seen)))
     assert max(sizes) < 10_000 and abs(sizes[1] - sizes[0]) < 200

@@ -22,6 +22,7 @@ from anatogen.data.discover import Source
 from anatogen.data.formats import read_scan, write_dicom, write_nifti, write_npy
 from anatogen.data.manifest import Intensity, Split, load_manifest
 from anatogen.data.prepare import PrepareConfig, PrepareSummary, SplitConfig, prepare
+from anatogen.data.regions import Region
 from anatogen.data.transforms import axis_codes, orient
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError, UserError
@@ -559,6 +560,7 @@ def test_a_record_never_stands_beside_another_tasks_array(
             center="grid",
             interpolation="linear",
             npy_spacing_mm=(1, 1, 1),
+            region=Region(start=(0, 0, 0), shape=(20, 24, 18)),
             output=tmp_path / "case_00000.npy",
             record=tmp_path / "case_00000.json",
         )

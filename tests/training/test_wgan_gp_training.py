@@ -20,7 +20,7 @@ from anatogen.sampling import sample
 from anatogen.settings import GANConfig
 from anatogen.training import loop as loop_module
 from anatogen.training.devices import build_fabric, launch
-from anatogen.training.estimate import describe_gan_plan
+from anatogen.training.estimate import describe_plan
 from anatogen.training.gan_pipeline import train_gan
 from anatogen.training.loop import NonFiniteLossError, read_log
 from anatogen.training.pipeline import train
@@ -206,7 +206,7 @@ def test_a_batch_too_small_for_batch_normalisation_is_refused(tmp_path):
     with pytest.raises(UserError, match=message):
         train_gan(data, tmp_path / "run", config, accelerator="cpu")
     with pytest.raises(UserError, match=message):
-        describe_gan_plan(data, config)
+        describe_plan(data, config, ("gan",))
     assert not (tmp_path / "run").exists()
 
 
@@ -291,13 +291,13 @@ def test_a_damaged_gan_bundle_is_refused(finished, tmp_path):
 
 def test_the_plan_counts_all_scans_of_a_step(data, tmp_path):
     config = tiny("gan.critic_steps=3", steps=10)
-    text = describe_gan_plan(data, config)
+    text = describe_plan(data, config, ("gan",))
     assert "width: 2" in text and f"{10 * 3 * 4 / 6:.1f} passes" in text
     write_dataset(tmp_path / "none", num_train=0)
     with pytest.raises(UserError, match="has no training scans"):
-        describe_gan_plan(tmp_path / "none", config)
+        describe_plan(tmp_path / "none", config, ("gan",))
     with pytest.raises(UserError, match="gan_training has no budget"):
-        describe_gan_plan(data, gan_settings([*TINY, "gan_training.steps=null"]))
+        describe_plan(data, gan_settings([*TINY, "gan_training.steps=null"]), ("gan",))
 
 
 def _learn_once(fabric, config, real, z, share, folder):

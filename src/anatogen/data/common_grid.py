@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from anatogen.data.discover import LeftOut, Source
 from anatogen.data.inspection import Inspection
+from anatogen.data.regions import cube_shape
 from anatogen.data.transforms import body_axes, centred_affine, slice_plane
 from anatogen.errors import UserError
 
@@ -81,6 +82,7 @@ def choose_grid(
     spacing_mm: tuple[float, float, float] | None,
     shape: tuple[int, int, int] | None,
     resize: bool,
+    cube: bool = False,
 ) -> CommonGrid:
     """Fills in what the configuration leaves open.
 
@@ -93,6 +95,7 @@ def choose_grid(
         spacing_mm: Wanted along (D, H, W), or None.
         shape: Wanted (D, H, W), or None.
         resize: Whether scans are resized to the shape whatever their field of view.
+        cube: Whether their regions are padded to cubes first.
     """
     decisions = []
     codes = orientation
@@ -103,7 +106,11 @@ def choose_grid(
         decisions.append(
             f"orientation {codes} ({plane}), that of {planes[codes]} of {len(inspections)} scans"
         )
-    geometry = [_oriented(inspection, codes) for inspection in inspections]
+    geometry = [
+        oriented(region.shape, np.array(inspection.affine), codes, cube)
+        for inspection in inspections
+        for region in inspection.regions
+    ]
     spacings = np.array([spacing for _, spacing in geometry])
     if spacing_mm is None and not resize:
         # Six digits of a millimetre hide the noise of float32 affines.
@@ -122,18 +129,20 @@ def choose_grid(
     else:
         num_cut = int((voxels > np.array(shape)).any(axis=1).sum())
         if num_cut:
-            decisions.append(
-                f"{num_cut} of {len(inspections)} scans are larger than the grid and are cropped"
-            )
+            decisions.append(f"{num_cut} of {len(voxels)} scans are larger than the grid and are cropped")
     return CommonGrid(codes, spacing_mm, shape, tuple(decisions))
 
 
-def _oriented(inspection: Inspection, codes: str) -> tuple[tuple[int, ...], tuple[float, float, float]]:
-    """Shape and spacing along the axes of the common grid."""
-    axes = body_axes(np.array(inspection.affine))
+def oriented(
+    shape: tuple[int, int, int], affine: npt.NDArray[np.float64], codes: str, cube: bool
+) -> tuple[tuple[int, ...], tuple[float, float, float]]:
+    """Shape and spacing of a region along the axes of the common grid."""
+    axes = body_axes(affine)
     order = [axes.index(axis) for axis in body_axes(centred_affine(codes, (1, 1, 1), (1, 1, 1)))]
-    spacing = np.linalg.norm(np.array(inspection.affine)[:3, :3], axis=0)[order]
-    return tuple(inspection.shape[axis] for axis in order), _triple(spacing)
+    spacing = _triple(np.linalg.norm(affine[:3, :3], axis=0))
+    if cube:
+        shape = cube_shape(shape, spacing)
+    return tuple(shape[axis] for axis in order), _triple(np.array(spacing)[order])
 
 
 def _triple(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:

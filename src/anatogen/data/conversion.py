@@ -4,26 +4,26 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anatogen import __version__
 from anatogen.data.discover import LeftOut, Source
-from anatogen.data.inspection import read_source
+from anatogen.data.inspection import read_mask, read_source
 from anatogen.data.manifest import Intensity
+from anatogen.data.masks import nearest, on_grid_of
+from anatogen.data.regions import Region, cut, pad_to_cube
 from anatogen.data.transforms import (
     Interpolation,
     crop_or_pad,
     foreground_center,
+    foreground_threshold,
     orient,
-    otsu_threshold,
     resample,
 )
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError
 from anatogen.storage import atomic_path, sha256_json, write_text
-
-# Separates a body from the air around it in CT.
-BODY_HU = -500.0
 
 
 class ConversionTask(BaseModel):
@@ -39,8 +39,14 @@ class ConversionTask(BaseModel):
         center: What comes to the middle.
         interpolation: How values between voxels are found.
         npy_spacing_mm: Spacing of .npy files.
+        npy_orientation: Axes of .npy files.
+        region: The part of the scan.
+        cube: Whether the region is padded to a cube first.
+        mask: Label map of the scan, if there is one.
+        mask_sha256: Of its bytes, as pass 1 found it.
         output: The .npy file to write.
-        record: The JSON file that says that `output` is done.
+        mask_output: The .npy file of the mask, if there is one.
+        record: The JSON file that says that the outputs are done.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,12 +60,19 @@ class ConversionTask(BaseModel):
     center: Literal["grid", "foreground"]
     interpolation: Interpolation
     npy_spacing_mm: tuple[float, float, float]
+    npy_orientation: str = "SPL"
+    region: Region
+    cube: bool = False
+    mask: Source | None = None
+    mask_sha256: str | None = None
     output: Path
+    mask_output: Path | None = None
     record: Path
 
     def sha256(self) -> str:
-        """Hash of all that decides the output's bytes, wherever it lies."""
-        deciding = self.model_dump(mode="json", exclude={"source", "output", "record"})
+        """Hash of all that decides the outputs' bytes, wherever they lie."""
+        places = {"source", "mask", "output", "mask_output", "record"}
+        deciding = self.model_dump(mode="json", exclude=places)
         return sha256_json([__version__, deciding])
 
 
@@ -69,43 +82,64 @@ class Conversion(BaseModel):
     Attributes:
         key: `ConversionTask.sha256` of the task that made it.
         affine: 4 x 4 of the prepared volume, voxel (d, h, w, 1) to RAS+ mm in the patient's space.
+        labels: That the prepared mask holds, the background too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     key: str
     affine: list[list[float]]
+    labels: tuple[int, ...] = ()
 
 
 def convert_scan(task: ConversionTask) -> Conversion | LeftOut:
-    """Writes the scan's prepared array, or finds that an interrupted run did.
+    """Writes the scan's prepared array and that of its mask, or finds that an interrupted run did.
 
-    The array is float16, (D, H, W), in [-1, 1]; what the scan does not cover is -1.
+    The array is float16, (D, H, W), in [-1, 1]; what the scan does not cover is -1. The mask is uint8 on the
+    same grid: at each voxel's centre the nearest label, 0 where the scan does not reach.
     """
     key = task.sha256()
     try:
         record = Conversion.model_validate_json(task.record.read_text(encoding="utf-8"))
-        if record.key == key and task.output.is_file():
+        outputs = [path for path in (task.output, task.mask_output) if path is not None]
+        if record.key == key and all(path.is_file() for path in outputs):
             return record
     except (OSError, ValidationError):
         pass
     # A record must never stand beside another task's array, whenever the process is killed.
     task.record.unlink(missing_ok=True)
     try:
-        volume = _to_grid(read_source(task.source, task.npy_spacing_mm), task)
+        scan = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
+        volume = _to_grid(cut(scan, task.region), task)
         array = task.intensity.normalise(volume.array).astype(np.float16)
         if array.min() == array.max():
             raise ScanError(f"on the common grid it is constant: every voxel is {float(array.min()):g}")
+        labels = None if task.mask is None else _labels_on(volume, scan, task.mask, task)
     except ScanError as error:
         return LeftOut(task.source.name, str(error))
-    with atomic_path(task.output) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-    record = Conversion(key=key, affine=volume.affine.tolist())
+    _write_array(task.output, array)
+    if labels is not None and task.mask_output is not None:
+        _write_array(task.mask_output, labels)
+    held = () if labels is None else tuple(int(label) for label in np.unique(labels))
+    record = Conversion(key=key, affine=volume.affine.tolist(), labels=held)
     write_text(task.record, record.model_dump_json())
     return record
 
 
+def _write_array(path: Path, array: npt.NDArray[np.generic]) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def _labels_on(grid: Volume, scan: Volume, source: Source, task: ConversionTask) -> npt.NDArray[np.uint8]:
+    mask = read_mask(source, task.npy_spacing_mm, task.npy_orientation)
+    # Breasts may be outlined on another series of the same study: pass 1 found that it shows them.
+    return nearest(on_grid_of(scan, mask, required=False), grid)
+
+
 def _to_grid(volume: Volume, task: ConversionTask) -> Volume:
+    if task.cube:
+        volume = pad_to_cube(volume, task.intensity.low)
     volume = orient(volume, task.codes)
     if task.spacing_mm is None:
         return resample(volume, shape=task.shape, interpolation=task.interpolation)
@@ -114,6 +148,6 @@ def _to_grid(volume: Volume, task: ConversionTask) -> Volume:
         volume = resample(volume, spacing_mm=task.spacing_mm, interpolation=task.interpolation)
     center = None
     if task.center == "foreground":
-        threshold = BODY_HU if task.intensity.modality == "CT" else otsu_threshold(volume.array)
+        threshold = foreground_threshold(volume.array, task.intensity.modality)
         center = foreground_center(volume, threshold)
     return crop_or_pad(volume, task.shape, task.intensity.low, center)

@@ -6,7 +6,7 @@ What is kept in memory of a scan is a few kilobytes, whatever its size.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 
 from anatogen.data.diagnosis import Alike, Diagnosis, Facts, ScanFacts
-from anatogen.data.discover import Source, discover
+from anatogen.data.discover import discover
 from anatogen.data.examination import (
-    Header,
     Look,
-    LookTask,
     Picture,
     PictureTask,
     description_path,
@@ -28,10 +26,11 @@ from anatogen.data.examination import (
     read_scan_header,
 )
 from anatogen.data.findings import conclude, outliers
+from anatogen.data.inspection import InspectionTask
 from anatogen.data.likeness import THRESHOLD, PairTask, compare_pair, likely_pairs
 from anatogen.data.manifest import MANIFEST_NAME
-from anatogen.data.patients import identify
 from anatogen.data.prepare_config import PrepareConfig
+from anatogen.data.selection import select_scans
 from anatogen.data.workers import Workers, available_cores
 from anatogen.errors import UserError
 
@@ -47,7 +46,6 @@ def examine(
     records: Path | None = None,
     workers: int | None = None,
     progress: bool = True,
-    on_headers: Callable[[Sequence[tuple[Source, Header]]], None] | None = None,
 ) -> Diagnosis:
     """Looks at every scan below a folder, and says what is wrong and what to do.
 
@@ -61,7 +59,6 @@ def examine(
             second call is quick; default nowhere.
         workers: Processes; default one per core. With 1 no other process is started.
         progress: Whether to show progress bars on the terminal.
-        on_headers: Is called when the headers are read, before any voxel is.
 
     Raises:
         UserError: If the folder does not exist or is a prepared dataset, or a process died.
@@ -81,17 +78,24 @@ def examine(
             config.include,
             config.exclude,
         )
+        everyone = config.model_copy(update={"limit": None, "where": {}})
+        selection = select_scans(scans, sources, everyone)
+        patients = {scan.source.name: scan.patient for scan in selection.scans}
+        if config.recipe != "folder":
+            # What a recipe has no interest in is not the user's to mend.
+            masks = {scan.mask.name for scan in selection.scans if scan.mask is not None}
+            sources = [source for source in sources if source.name in patients or source.name in masks]
         names = [source.name for source in sources]
         headers = pool.map(read_scan_header, sources, names, "Headers")
-        if on_headers is not None:
-            on_headers(list(zip(sources, headers, strict=True)))
         looks: Sequence[Look | None] = [None] * len(sources)
         if not headers_only:
             tasks = [
-                LookTask(source, config.percentiles, config.npy_spacing_mm, records) for source in sources
+                InspectionTask(
+                    source, config.percentiles, config.npy_spacing_mm, records, config.npy_orientation
+                )
+                for source in sources
             ]
             looks = pool.map(look, tasks, names, "Voxels")
-        patients, _ = identify(sources, scans, config.patient_pattern, config.patient_csv)
         facts = tuple(
             ScanFacts(source, header, found, patients.get(source.name))
             for source, header, found in zip(sources, headers, looks, strict=True)
@@ -173,7 +177,7 @@ def pictures(
     for scan in shown:
         assert scan.look is not None and scan.look.inspection is not None
         window = (scan.look.inspection.low, scan.look.inspection.high)
-        tasks.append(PictureTask(scan.source, window, config.npy_spacing_mm))
+        tasks.append(PictureTask(scan.source, window, config.npy_spacing_mm, config.npy_orientation))
     # One after the other: starting processes takes longer than a dozen scans.
     with Workers(1, progress) as pool:
         return pool.map(picture, tasks, [scan.name for scan in shown], "Pictures")

@@ -14,16 +14,22 @@ import numpy.typing as npt
 import pydicom
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from anatogen import __version__
 from anatogen.data.checks import ConstantScanError, quiet_libraries, quiet_native_code
 from anatogen.data.discover import Source
 from anatogen.data.formats import ending
-from anatogen.data.inspection import Inspection, count_labels, measure, read_source, source_sha256
+from anatogen.data.inspection import (
+    Inspection,
+    InspectionTask,
+    count_labels,
+    measure,
+    read_source,
+    source_sha256,
+)
 from anatogen.data.likeness import COARSE_SIZE, FINE_SIZE, describe
 from anatogen.data.transforms import orient, slice_plane
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError
-from anatogen.storage import atomic_path, sha256_json, write_text
+from anatogen.storage import atomic_path, write_text
 
 # Elements that tell what a DICOM slice is, and whether somebody's name is in or on it.
 _TAGS = [
@@ -91,16 +97,6 @@ class Look(BaseModel):
 
 
 @dataclass(frozen=True)
-class LookTask:
-    """One scan for `look`, with the settings that its measurements depend on, and where to keep them."""
-
-    source: Source
-    percentiles: tuple[float, float]
-    npy_spacing_mm: tuple[float, float, float]
-    records: Path
-
-
-@dataclass(frozen=True)
 class Picture:
     """The middle slice of a scan as it is shown.
 
@@ -120,6 +116,7 @@ class PictureTask:
     source: Source
     window: tuple[float, float]
     npy_spacing_mm: tuple[float, float, float]
+    npy_orientation: str
 
 
 def read_scan_header(source: Source) -> Header:
@@ -198,15 +195,13 @@ def _dicom_header(source: Source) -> Header:
     return Header(shape, spacing, frozenset(hints))
 
 
-def look(task: LookTask) -> Look:
+def look(task: InspectionTask) -> Look:
     """Reads and measures a scan, or takes the record of an earlier look at the same bytes."""
     try:
         digest = source_sha256(task.source)
     except OSError as error:
         return Look(digest="", reason=f"it can't be read: {error.strerror}")
-    suffix = "dicom" if task.source.is_dicom else ending(task.source.files[0])
-    key = sha256_json([__version__, digest, suffix, task.percentiles, task.npy_spacing_mm])
-    record = task.records / f"{key}.json"
+    record = task.records / f"{task.key(digest, None)}.look.json"
     try:
         return Look.model_validate_json(record.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
@@ -216,16 +211,16 @@ def look(task: LookTask) -> Look:
     return seen
 
 
-def _look(task: LookTask, digest: str) -> Look:
+def _look(task: InspectionTask, digest: str) -> Look:
     try:
-        volume = read_source(task.source, task.npy_spacing_mm)
+        volume = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
     except ConstantScanError as error:
         empty_mask = error.volume.array.flat[0] == 0
         return _failed(digest, str(error), error.volume, 1 if empty_mask else 0)
     except ScanError as error:
         return Look(digest=digest, reason=str(error))
     try:
-        inspection = measure(volume, digest, task.percentiles)
+        inspection = measure(task, volume, digest, None)
     except ScanError as error:
         return _failed(digest, str(error), volume, count_labels(volume.array))
     fine = description_path(task.records, digest)
@@ -254,7 +249,7 @@ def description_path(records: Path, digest: str) -> Path:
 def picture(task: PictureTask) -> Picture | None:
     """The middle slice of a scan's own plane, the way radiologists look at it; None if it can't be read."""
     try:
-        volume = read_source(task.source, task.npy_spacing_mm)
+        volume = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
     except ScanError:
         return None
     # Of its own plane: the middle of a thick stack's other planes shows little.

@@ -60,13 +60,16 @@ def ending(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
 
 
-def read_scan(path: Path, npy_spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> Volume:
+def read_scan(
+    path: Path, npy_spacing_mm: tuple[float, float, float] = (1, 1, 1), npy_orientation: str = "SPL"
+) -> Volume:
     """Reads a scan of any known format: a file by its ending, or a folder (or one file) of a DICOM series.
 
     Args:
         path: A .nii, .nii.gz, .nrrd, .mha, .mhd or .npy file, a DICOM file, or a folder that holds one
             DICOM series.
         npy_spacing_mm: Spacing along (D, H, W) of .npy files, which don't tell it.
+        npy_orientation: Directions in which (D, H, W) of .npy files grow, which don't tell them either.
 
     Returns:
         Array float32 (D, H, W) in the scan's own unit (HU for CT) with its affine.
@@ -80,7 +83,7 @@ def read_scan(path: Path, npy_spacing_mm: tuple[float, float, float] = (1, 1, 1)
     if not path.is_file():
         raise ScanError("there is no such file")
     if kind == ".npy":
-        return read_npy(path, npy_spacing_mm)
+        return read_npy(path, npy_spacing_mm, npy_orientation)
     if kind in (".nii", ".nii.gz"):
         return read_nifti(path)
     if kind in (".nrrd", ".mha", ".mhd"):
@@ -180,12 +183,15 @@ def read_itk(path: Path) -> Volume:
     return checked_volume(array, (LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]])
 
 
-def read_npy(path: Path, spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> Volume:
-    """Reads a .npy array as (D, H, W), taken for axial slices ("SPL") centred at 0: the file has no affine.
+def read_npy(
+    path: Path, spacing_mm: tuple[float, float, float] = (1, 1, 1), orientation: str = "SPL"
+) -> Volume:
+    """Reads a .npy array as (D, H, W) with its centre at 0: the file has no affine.
 
     Args:
         path: The file.
         spacing_mm: Along (D, H, W).
+        orientation: Directions in which (D, H, W) grow; "SPL" is axial slices.
 
     Raises:
         ScanError: If it is damaged, holds pickled objects, or is no 3D array of finite real numbers.
@@ -200,7 +206,7 @@ def read_npy(path: Path, spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> 
         raise ScanError("it is an archive of arrays (.npz), expected a single .npy array")
     check_dtype(array.dtype)
     array = array.reshape(squeezed_shape(array.shape))
-    return checked_volume(array, centred_affine("SPL", array.shape, spacing_mm))
+    return checked_volume(array, centred_affine(orientation, array.shape, spacing_mm))
 
 
 def write_nifti(volume: Volume, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Pass 1 of `prepare`: reads one scan, checks it, and measures what the common grid is planned from."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,11 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anatogen import __version__
+from anatogen.data.checks import ConstantScanError
 from anatogen.data.discover import LeftOut, Source
 from anatogen.data.formats import ending, read_dicom, read_scan
+from anatogen.data.masks import as_labels, check_labels, on_grid_of
+from anatogen.data.regions import Region, RegionKind, find_regions
 from anatogen.data.transforms import orient, otsu_threshold
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError
@@ -34,6 +37,9 @@ class Inspection(BaseModel):
         low: Value of the lower percentile, over all voxels.
         high: Value of the upper percentile, over voxels of tissue (above the Otsu threshold), so that it does
             not depend on how much air the field of view holds.
+        regions: The boxes of it that become a case each.
+        mask_sha256: Of the file of its mask, if it has one.
+        labels: That its mask holds, the background too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,6 +52,9 @@ class Inspection(BaseModel):
     maximum: float
     low: float
     high: float
+    regions: tuple[Region, ...]
+    mask_sha256: str | None = None
+    labels: tuple[int, ...] = ()
 
     @property
     def looks_like_ct(self) -> bool:
@@ -63,43 +72,87 @@ class Inspection(BaseModel):
 
 @dataclass(frozen=True)
 class InspectionTask:
-    """One scan for `inspect_scan`, with the settings that its measurements depend on."""
+    """One scan for `inspect_scan`, with the settings that its measurements depend on.
+
+    Attributes:
+        source: The scan.
+        percentiles: As `PrepareConfig` has them, and so the next ones.
+        npy_spacing_mm: See there.
+        records: Folder for what is found.
+        npy_orientation: See `PrepareConfig`.
+        modality: See there.
+        region: See there.
+        mask: The scan's label map, if there is one.
+        known_labels: Labels that it may hold, where the source tells.
+    """
 
     source: Source
     percentiles: tuple[float, float]
     npy_spacing_mm: tuple[float, float, float]
     records: Path
+    npy_orientation: str = "SPL"
+    modality: str = "auto"
+    region: RegionKind = "scan"
+    mask: Source | None = None
+    known_labels: tuple[int, ...] | None = None
+
+    def key(self, digest: str, mask_digest: str | None) -> str:
+        """Hash of all that decides what is found, wherever the files lie."""
+        kinds = [
+            None if source is None else "dicom" if source.is_dicom else ending(source.files[0])
+            for source in (self.source, self.mask)
+        ]
+        settings = asdict(replace(self, source=None, mask=None, records=None))  # type: ignore[arg-type]
+        return sha256_json([__version__, digest, mask_digest, kinds, settings])
 
 
 def inspect_scan(task: InspectionTask) -> Inspection | LeftOut:
     """Reads and measures a scan, or takes the record that an interrupted run left of the same bytes."""
     try:
         digest = source_sha256(task.source)
+        mask_digest = source_sha256(task.mask) if task.mask is not None else None
     except OSError as error:
         return LeftOut(task.source.name, f"it can't be read: {error.strerror}")
-    suffix = "dicom" if task.source.is_dicom else ending(task.source.files[0])
-    key = sha256_json([__version__, digest, suffix, task.percentiles, task.npy_spacing_mm])
-    record = task.records / f"{key}.json"
+    record = task.records / f"{task.key(digest, mask_digest)}.json"
     try:
         return Inspection.model_validate_json(record.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         pass
     try:
-        volume = read_source(task.source, task.npy_spacing_mm)
-        inspection = measure(volume, digest, task.percentiles)
+        volume = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
+        inspection = measure(task, volume, digest, mask_digest)
     except ScanError as error:
         return LeftOut(task.source.name, str(error))
     write_text(record, inspection.model_dump_json())
     return inspection
 
 
-def read_source(source: Source, npy_spacing_mm: tuple[float, float, float]) -> Volume:
+def read_source(
+    source: Source, npy_spacing_mm: tuple[float, float, float], npy_orientation: str = "SPL"
+) -> Volume:
     """Reads a discovered scan.
 
     Raises:
         ScanError: If it can't be read or can't be right.
     """
-    return read_dicom(source.files) if source.is_dicom else read_scan(source.files[0], npy_spacing_mm)
+    if source.is_dicom:
+        return read_dicom(source.files)
+    return read_scan(source.files[0], npy_spacing_mm, npy_orientation)
+
+
+def read_mask(source: Source, npy_spacing_mm: tuple[float, float, float], npy_orientation: str) -> Volume:
+    """Reads a label map, whole numbers from 0 to 255; an empty one is a mask too.
+
+    Raises:
+        ScanError: If it can't be read, or a value is no label.
+    """
+    try:
+        mask = read_source(source, npy_spacing_mm, npy_orientation)
+    except ConstantScanError as error:
+        mask = error.volume
+    except ScanError as error:
+        raise ScanError(f"its mask can't be used: {error}") from error
+    return as_labels(mask)
 
 
 def source_sha256(source: Source) -> str:
@@ -126,18 +179,19 @@ def own_window(array: npt.NDArray[np.float32], percentiles: tuple[float, float])
     return low, float(np.percentile(tissue if tissue.size else array, percentiles[1]))
 
 
-def measure(volume: Volume, digest: str, percentiles: tuple[float, float]) -> Inspection:
+def measure(task: InspectionTask, volume: Volume, digest: str, mask_digest: str | None) -> Inspection:
     """Measures a scan that was read.
 
     Args:
-        volume: As its reader gives it.
+        task: What to measure.
+        volume: The scan, as its reader gives it.
         digest: `source_sha256` of its files.
-        percentiles: As in `own_window`.
+        mask_digest: The same of its mask.
 
     Raises:
-        ScanError: If it is a label map or nearly constant.
+        ScanError: If it is a label map or nearly constant, or its mask does not fit it.
     """
-    array = volume.array
+    array, percentiles = volume.array, task.percentiles
     num_labels = count_labels(array)
     if num_labels:
         raise ScanError(f"it looks like a label map ({num_labels} distinct whole values)")
@@ -146,6 +200,12 @@ def measure(volume: Volume, digest: str, percentiles: tuple[float, float]) -> In
         raise ScanError(
             f"nearly constant: its {percentiles[0]:g}th and {percentiles[1]:g}th percentile are both {low:g}"
         )
+    mask = None
+    labels: tuple[int, ...] = ()
+    if task.mask is not None:
+        mask = read_mask(task.mask, task.npy_spacing_mm, task.npy_orientation)
+        labels = check_labels(mask, task.known_labels)
+        mask = on_grid_of(volume, mask, required=task.region != "breasts")
     d, h, w = array.shape
     return Inspection(
         source_sha256=digest,
@@ -156,7 +216,18 @@ def measure(volume: Volume, digest: str, percentiles: tuple[float, float]) -> In
         maximum=float(array.max()),
         low=low,
         high=high,
+        regions=tuple(find_regions(volume, task.region, _modality(task, array), mask)),
+        mask_sha256=mask_digest,
+        labels=labels,
     )
+
+
+def _modality(task: InspectionTask, array: npt.NDArray[np.float32]) -> str:
+    """What the scan alone tells, which is what most scans tell: pass 1 does not know the others."""
+    told = task.source.modality if task.modality == "auto" else task.modality
+    if told in ("CT", "MR"):
+        return told
+    return "CT" if looks_like_ct(float(array.min()), float(array.max())) else "MR"
 
 
 def count_labels(array: npt.NDArray[np.float32]) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from anatogen.data.transforms import axis_codes
 from anatogen.errors import UserError
@@ -86,6 +86,8 @@ class Case(_Record):
         source_affine: 4 x 4 of the scan as it was read, voxel (d, h, w, 1) to RAS+ mm.
         source_shape: (D, H, W) of the scan as it was read.
         affine: 4 x 4 of the prepared volume in the patient's space, voxel (d, h, w, 1) to RAS+ mm.
+        conditions: What a table of the source says of the scan, e.g. {"diagnosis": "CN", "age": 71.0}.
+        mask: Path of the (D, H, W) uint8 label map on the volume's grid, relative to the dataset's folder.
     """
 
     id: str
@@ -97,16 +99,31 @@ class Case(_Record):
     source_affine: list[list[float]]
     source_shape: tuple[int, int, int]
     affine: list[list[float]]
+    conditions: dict[str, str | FiniteFloat] = {}
+    mask: str | None = None
 
 
 class Manifest(_Record):
-    """A prepared dataset's description; `dataset.json` on disk."""
+    """A prepared dataset's description; `dataset.json` on disk.
+
+    Attributes:
+        format_version: Of this description.
+        anatogen_version: Of the program that made it.
+        recipe: Name of the recipe that chose the scans.
+        grid: That all volumes share.
+        intensity: Of synthetic scans: the CT window, or the median of the training scans.
+        config: `PrepareConfig.portable` of what it was made with.
+        labels: Name by value in the masks, where the source tells.
+        cases: In order of id.
+    """
 
     format_version: int = FORMAT_VERSION
     anatogen_version: str
+    recipe: str = "folder"
     grid: Grid
     intensity: Intensity
     config: dict[str, object]
+    labels: dict[str, str] = {}
     cases: list[Case]
 
     def split(self, split: Split) -> list[Case]:

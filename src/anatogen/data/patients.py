@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from anatogen.data.discover import LeftOut, Source
@@ -14,20 +14,23 @@ from anatogen.storage import sha256_json
 _BIDS_SUBJECT = re.compile(r"(?:^|/)sub-([A-Za-z0-9]+)(?=[_/.])")
 
 
+def own_patient(source: Source) -> str:
+    """What a scan says of its patient: DICOM's PatientID, a BIDS subject, else the file is the patient."""
+    subject = _BIDS_SUBJECT.search(source.name)
+    return source.patient or (subject.group(1) if subject else source.name)
+
+
 def identify(
     sources: Iterable[Source], folder: Path, pattern: str | None, table: Path | None
 ) -> tuple[dict[str, str], list[LeftOut]]:
-    """The patient of each scan, from a table, else a pattern, else what the scan itself tells.
-
-    Without table and pattern the patient is DICOM's PatientID, the subject of a BIDS path ("sub-01/..."),
-    or the file itself.
+    """The patient of each scan, from the user's table, or a pattern of their paths.
 
     Args:
         sources: The scans.
         folder: The folder that their names are relative to.
         pattern: Regular expression with one group, searched in the relative path.
         table: CSV file with columns `file` (relative path; for a series its folder or any of its files)
-            and `patient`.
+            and `patient`, instead of a pattern.
 
     Returns:
         Patient by name of scan, and the scans that table or pattern say nothing of. Holds what identifies
@@ -45,14 +48,10 @@ def identify(
             names.append(source.files[0].parent.relative_to(folder).as_posix())
             patient = next((rows[name] for name in names if name in rows), None)
             reason = "patient_csv has no line for it"
-        elif pattern is not None:
-            match = re.search(pattern, source.name)
+        else:
+            match = re.search(pattern or "", source.name)
             patient = match.group(1) if match else None
             reason = f"patient_pattern {pattern!r} does not match its path"
-        else:
-            subject = _BIDS_SUBJECT.search(source.name)
-            patient = source.patient or (subject.group(1) if subject else source.name)
-            reason = ""
         if patient:
             patients[source.name] = patient
         else:
@@ -81,18 +80,30 @@ def serial_names(patients: Iterable[str]) -> dict[str, str]:
     return {patient: f"patient_{rank:05d}" for rank, patient in enumerate(sorted(set(patients)))}
 
 
-def assign_splits(patients: Iterable[str], validation: float, test: float) -> dict[str, Split]:
+def assign_splits(
+    patients: Iterable[str], validation: float, test: float, given: Mapping[str, Split] | None = None
+) -> dict[str, Split]:
     """Deals patients to splits in the order of their hashes, which the seed decides.
 
     Args:
         patients: Hashes of `patient_hash`, repeated as often as they have scans.
         validation: Fraction of patients, rounded; if not 0, at least one patient where there are two.
         test: Fraction of patients, rounded.
+        given: The provider's split of some patients. Who is held back by it stays so; the others are dealt,
+            to training and to what it leaves out: validation is taken from training where it has none.
 
     Returns:
-        The split of each patient. Training keeps at least one.
+        The split of each patient. Training keeps at least one of those that are dealt.
     """
-    order = sorted(set(patients))
+    everyone = set(patients)
+    held_back = {
+        patient: split
+        for patient, split in (given or {}).items()
+        if split is not Split.TRAIN and patient in everyone
+    }
+    validation = 0 if Split.VALIDATION in held_back.values() else validation
+    test = 0 if Split.TEST in held_back.values() else test
+    order = sorted(everyone - set(held_back))
     num_validation = round(validation * len(order))
     if validation > 0 and len(order) >= 2:
         num_validation = max(1, num_validation)
@@ -101,7 +112,7 @@ def assign_splits(patients: Iterable[str], validation: float, test: float) -> di
     splits = dict.fromkeys(order, Split.TRAIN)
     splits.update(dict.fromkeys(order[:num_validation], Split.VALIDATION))
     splits.update(dict.fromkeys(order[num_validation : num_validation + num_test], Split.TEST))
-    return splits
+    return splits | held_back
 
 
 def _read_table(path: Path) -> dict[str, str]:

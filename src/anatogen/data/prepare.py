@@ -1,6 +1,7 @@
 """A folder of scans becomes a prepared dataset: one grid, one range of intensities, split by patient.
 
-    discover -> inspect each scan (pass 1) -> choose the grid -> convert each scan (pass 2) -> dataset.json
+    discover -> select by the recipe -> inspect each scan (pass 1) -> choose the grid
+             -> convert each scan (pass 2) -> dataset.json
 
 Both passes use every core and leave a record of each finished scan in `OUT/.work`, so a killed run goes on
 where it stopped and ends in the same bytes. `dataset.json` is written last: where it is, the dataset is
@@ -10,18 +11,20 @@ whole.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from anatogen import __version__
-from anatogen.data.common_grid import CommonGrid, choose_grid, choose_modality
-from anatogen.data.conversion import Conversion, ConversionTask, convert_scan
+from anatogen.data.cases import (
+    conversion_tasks,
+    describe_cases,
+    describe_dataset,
+    mask_notes,
+    patient_notes,
+)
+from anatogen.data.common_grid import choose_grid, choose_modality
+from anatogen.data.conversion import convert_scan
 from anatogen.data.discover import LeftOut, Source, discover
 from anatogen.data.inspection import Inspection, InspectionTask, inspect_scan
-from anatogen.data.manifest import MANIFEST_NAME, Case, Grid, Intensity, Manifest, Split
-from anatogen.data.patients import assign_splits, identify, patient_hash, serial_names
+from anatogen.data.manifest import MANIFEST_NAME
 from anatogen.data.prepare_config import PrepareConfig, SplitConfig
 from anatogen.data.prepared_folder import (
-    VOLUMES_FOLDER,
     WORK_FOLDER,
     PrepareSummary,
     check_folders,
@@ -29,7 +32,8 @@ from anatogen.data.prepared_folder import (
     fingerprint,
     publish,
 )
-from anatogen.data.transforms import centred_affine
+from anatogen.data.recipes.recipe import Scan, Selection
+from anatogen.data.selection import select_scans
 from anatogen.data.workers import Workers, available_cores
 from anatogen.errors import UserError
 
@@ -47,8 +51,9 @@ def prepare(
 ) -> PrepareSummary:
     """Makes a prepared dataset of all scans below a folder, or finishes or confirms the one that is there.
 
-    Writes `dataset.json`, `volumes/case_00000.npy` ... (float16, (D, H, W), in [-1, 1]), `left_out.json`
-    (relative path and reason) and `prepare.json` (what was decided, and how to tell that nothing changed).
+    Writes `dataset.json`, `volumes/case_00000.npy` ... (float16, (D, H, W), in [-1, 1]), `masks/` with the
+    same names (uint8, on the same grid) where scans have masks, `left_out.json` (relative path and reason)
+    and `prepare.json` (what was decided, and how to tell that nothing changed).
     Only `left_out.json` holds file names, which may name patients; none of them holds anything of a header.
 
     Args:
@@ -73,25 +78,25 @@ def prepare(
             config.include,
             config.exclude,
         )
-        inputs = fingerprint(scans, sources, left_out, config)
+        selection = select_scans(scans, sources, config)
+        left_out += selection.left_out
+        num_ignored += _num_unused_files(sources, selection)
+        inputs = fingerprint(scans, selection, left_out, config)
         complete = completed(out, inputs)
         if complete is not None:
             if strict:
                 _refuse_left_out(complete.left_out)
             return complete
         work = out / WORK_FOLDER
-        inspections = _inspect(pool, sources, left_out, config, work)
-        accepted = _without_duplicates(sources, inspections, left_out)
-        patients, unknown = identify(
-            [source for source, _ in accepted], scans, config.patient_pattern, config.patient_csv
-        )
-        left_out += unknown
-        accepted = [(source, inspection) for source, inspection in accepted if source.name in patients]
+        inspections = _inspect(pool, selection, left_out, config, work)
+        accepted = _without_duplicates(selection.scans, inspections, left_out)
         _require_scans(accepted, left_out, scans, config.narrows)
-        modality, others, decisions = choose_modality(accepted, config.modality)
+        modality, others, decisions = choose_modality(
+            [(scan.source, inspection) for scan, inspection in accepted], config.modality
+        )
         left_out += others
         dropped = {scan.name for scan in others}
-        accepted = [(source, inspection) for source, inspection in accepted if source.name not in dropped]
+        accepted = [(scan, inspection) for scan, inspection in accepted if scan.source.name not in dropped]
         _require_scans(accepted, left_out, scans, config.narrows)
         if strict:
             _refuse_left_out(left_out)
@@ -101,19 +106,22 @@ def prepare(
             _three(config.spacing_mm),
             config.shape,
             config.fit == "resize",
+            config.cube,
         )
         # From here on an older dataset in the folder is no longer whole.
         (out / MANIFEST_NAME).unlink(missing_ok=True)
-        tasks = _tasks(accepted, modality, grid, config, out)
-        names = [source.name for source, _ in accepted]
-        conversions = pool.map(convert_scan, tasks, names, "Preparing")
-    cases = _cases(accepted, tasks, conversions, patients, config, left_out)
+        parts = [(scan, inspection, region) for scan, inspection in accepted for region in inspection.regions]
+        tasks = conversion_tasks(parts, modality, grid, config, out)
+        conversions = pool.map(convert_scan, tasks, [task.source.name for task in tasks], "Preparing")
+    cases, failed = describe_cases(parts, tasks, conversions, config)
+    left_out += failed
     if strict:
         _refuse_left_out(left_out)
     if not cases:
         raise UserError(f"no scan in {scans} could be prepared; the first: {left_out[0].reason}")
-    manifest = _manifest(cases, modality, grid, config)
-    decisions = [*decisions, *grid.decisions, *_patient_notes(cases, config)]
+    manifest = describe_dataset(cases, modality, grid, selection, config)
+    decisions = [*selection.notes, *decisions, *grid.decisions, *mask_notes(parts, conversions)]
+    decisions += patient_notes(cases, config)
     summary = PrepareSummary(
         out, manifest, tuple(sorted(left_out, key=lambda scan: scan.name)), num_ignored, tuple(decisions)
     )
@@ -122,29 +130,47 @@ def prepare(
 
 
 def _inspect(
-    pool: Workers, sources: Sequence[Source], left_out: list[LeftOut], config: PrepareConfig, work: Path
+    pool: Workers, selection: Selection, left_out: list[LeftOut], config: PrepareConfig, work: Path
 ) -> dict[str, Inspection]:
     tasks = [
-        InspectionTask(source, config.percentiles, config.npy_spacing_mm, work / "inspections")
-        for source in sources
+        InspectionTask(
+            source=scan.source,
+            percentiles=config.percentiles,
+            npy_spacing_mm=config.npy_spacing_mm,
+            records=work / "inspections",
+            npy_orientation=config.npy_orientation,
+            modality=config.modality,
+            region=config.region,
+            mask=scan.mask,
+            known_labels=tuple(sorted(selection.labels)) or None,
+        )
+        for scan in selection.scans
     ]
-    results = pool.map(inspect_scan, tasks, [source.name for source in sources], "Checking")
+    names = [scan.source.name for scan in selection.scans]
+    results = pool.map(inspect_scan, tasks, names, "Checking")
     left_out += [result for result in results if isinstance(result, LeftOut)]
     return {
-        source.name: result
-        for source, result in zip(sources, results, strict=True)
-        if isinstance(result, Inspection)
+        name: result for name, result in zip(names, results, strict=True) if isinstance(result, Inspection)
     }
 
 
+def _num_unused_files(sources: Iterable[Source], selection: Selection) -> int:
+    """Files of scans that the recipe has no interest in."""
+    used = {
+        source.name for scan in selection.scans for source in (scan.source, scan.mask) if source is not None
+    }
+    used |= {scan.name for scan in selection.left_out}
+    return sum(len(source.files) for source in sources if source.name not in used)
+
+
 def _without_duplicates(
-    sources: Iterable[Source], inspections: dict[str, Inspection], left_out: list[LeftOut]
-) -> list[tuple[Source, Inspection]]:
-    accepted: list[tuple[Source, Inspection]] = []
+    scans: Iterable[Scan], inspections: dict[str, Inspection], left_out: list[LeftOut]
+) -> list[tuple[Scan, Inspection]]:
+    accepted: list[tuple[Scan, Inspection]] = []
     # Scans with equal bytes have equal voxels too, so one index finds both kinds of copies.
     seen: dict[str, list[tuple[Source, Inspection]]] = {}
-    for source in sources:
-        inspection = inspections.get(source.name)
+    for scan in scans:
+        source, inspection = scan.source, inspections.get(scan.source.name)
         if inspection is None:
             continue
         alike = seen.setdefault(inspection.content_sha256, [])
@@ -153,7 +179,7 @@ def _without_duplicates(
             left_out.append(LeftOut(source.name, f"it is the same scan as {first.name}"))
         else:
             alike.append((source, inspection))
-            accepted.append((source, inspection))
+            accepted.append((scan, inspection))
     return accepted
 
 
@@ -184,104 +210,3 @@ def _refuse_left_out(left_out: Sequence[LeftOut]) -> None:
 
 def _three(spacing: float | tuple[float, float, float] | None) -> tuple[float, float, float] | None:
     return (spacing, spacing, spacing) if isinstance(spacing, int | float) else spacing
-
-
-def _tasks(
-    accepted: Sequence[tuple[Source, Inspection]],
-    modality: str,
-    grid: CommonGrid,
-    config: PrepareConfig,
-    out: Path,
-) -> list[ConversionTask]:
-    tasks = []
-    for number, (source, inspection) in enumerate(accepted):
-        low, high = (inspection.low, inspection.high) if modality == "MR" else config.window_hu
-        name = f"case_{number:05d}"
-        tasks.append(
-            ConversionTask(
-                source=source,
-                source_sha256=inspection.source_sha256,
-                intensity=Intensity(modality=modality, low=low, high=high),
-                codes=grid.codes,
-                spacing_mm=None if config.fit == "resize" else grid.spacing_mm,
-                shape=grid.shape,
-                center=config.center,
-                interpolation=config.interpolation,
-                npy_spacing_mm=config.npy_spacing_mm,
-                output=out / VOLUMES_FOLDER / f"{name}.npy",
-                record=out / WORK_FOLDER / "conversions" / f"{name}.json",
-            )
-        )
-    return tasks
-
-
-def _cases(
-    accepted: Sequence[tuple[Source, Inspection]],
-    tasks: Sequence[ConversionTask],
-    conversions: Sequence[Conversion | LeftOut],
-    patients: dict[str, str],
-    config: PrepareConfig,
-    left_out: list[LeftOut],
-) -> list[Case]:
-    made = []
-    for (source, inspection), task, conversion in zip(accepted, tasks, conversions, strict=True):
-        if isinstance(conversion, LeftOut):
-            left_out.append(conversion)
-        else:
-            made.append((source, inspection, task, conversion))
-    hashes = {source.name: patient_hash(patients[source.name], config.seed) for source, *_ in made}
-    splits = assign_splits(hashes.values(), config.split.validation, config.split.test)
-    serial = serial_names(hashes.values())
-    return [
-        Case(
-            id=task.output.stem,
-            file=f"{VOLUMES_FOLDER}/{task.output.name}",
-            split=splits[hashes[source.name]],
-            patient=serial[hashes[source.name]],
-            source_sha256=inspection.source_sha256,
-            intensity=task.intensity,
-            source_affine=inspection.affine,
-            source_shape=inspection.shape,
-            affine=conversion.affine,
-        )
-        for source, inspection, task, conversion in made
-    ]
-
-
-def _manifest(cases: list[Case], modality: str, grid: CommonGrid, config: PrepareConfig) -> Manifest:
-    training = [case.intensity for case in cases if case.split is Split.TRAIN]
-    intensity = Intensity(
-        modality=modality,
-        low=float(np.median([scan.low for scan in training])),
-        high=float(np.median([scan.high for scan in training])),
-    )
-    affine = centred_affine(grid.codes, grid.shape, grid.spacing_mm)
-    return Manifest(
-        anatogen_version=__version__,
-        grid=Grid(shape=grid.shape, spacing_mm=grid.spacing_mm, affine=affine.tolist()),
-        intensity=intensity,
-        config=config.portable(),
-        cases=cases,
-    )
-
-
-def _patient_notes(cases: Sequence[Case], config: PrepareConfig) -> list[str]:
-    num_patients = len({case.patient for case in cases})
-    note = f"{len(cases)} scans of {num_patients} patients"
-    told = config.patient_pattern is not None or config.patient_csv is not None
-    if not told and num_patients == len(cases) > 1:
-        note += ": each scan counts as a patient; if one has several, set patient_pattern or patient_csv"
-    wanted = {Split.VALIDATION: config.split.validation, Split.TEST: config.split.test}
-    empty = [
-        split for split in wanted if wanted[split] > 0 and all(case.split is not split for case in cases)
-    ]
-    if not empty:
-        return [note]
-    empty_ones = f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty"
-    if num_patients == 1:
-        return [
-            note,
-            f"{empty_ones}, as all scans are of 1 patient: if not, set patient_pattern or patient_csv",
-        ]
-    larger = " and ".join(f"split.{split}" for split in empty)
-    return [note, f"{empty_ones}, a share too small of {num_patients} patients: set a larger {larger}, or 0"]

@@ -1,12 +1,15 @@
 """The options of `prepare`."""
 
 import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from anatogen.config import Section
+from anatogen.config import Section, read_yaml, resolve
+from anatogen.data.recipes import recipe_named
+from anatogen.data.regions import RegionKind
 from anatogen.data.transforms import Interpolation, check_codes
 from anatogen.errors import UserError
 from anatogen.storage import sha256_file, sha256_json
@@ -37,6 +40,9 @@ class PrepareConfig(Section):
     """How scans become a dataset; what is None or "auto" is chosen from the scans and told.
 
     Attributes:
+        recipe: Which scans count, whose they are and what is known of them; "folder": all of them.
+        limit: The first so many scans in order of name, to try; None for all.
+        where: Values of conditions that scans must have, e.g. {"diagnosis": ["CN"]}; None of a key takes all.
         include: Glob patterns, one or several; a scan counts if its relative path (of a DICOM series its
             folder's or any file's) matches one. "*" matches "/" too, e.g. "*T1*".
         exclude: Scans that match one of these do not count, e.g. "labelsTr/*".
@@ -45,6 +51,11 @@ class PrepareConfig(Section):
         spacing_mm: Of the common grid: one number, three along (D, H, W), or None for the scans' median.
         shape: (D, H, W) of the common grid in voxels, or None for the scans' median rounded up to
             multiples of 8.
+        region: The part of each scan that is brought to the grid: all of it ("scan"), the box around the
+            largest bright object ("foreground"; of a skull-stripped scan around all that is not 0), or the
+            left and the right half of the breast region ("breasts", two cases a scan).
+        cube: Whether the region is padded with background to a cube in millimetres, to less than a voxel,
+            before it is resized.
         fit: "crop_or_pad" resamples to the spacing and cuts or pads to the shape; "resize" stretches each
             scan's whole field of view to the shape.
         center: What comes to the middle when cropping: the middle of the scan ("grid"), or of the largest
@@ -59,13 +70,19 @@ class PrepareConfig(Section):
         split: Fractions of patients held back.
         seed: Decides the split.
         npy_spacing_mm: Spacing along (D, H, W) of .npy files, which don't hold it.
+        npy_orientation: Directions in which (D, H, W) of .npy files grow, which they don't hold either.
     """
 
+    recipe: str = "folder"
+    limit: Annotated[int, Field(ge=1)] | None = None
+    where: Mapping[str, tuple[str | float, ...] | None] = Field(default_factory=dict)
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     orientation: str = "auto"
     spacing_mm: Positive | tuple[Positive, Positive, Positive] | None = None
     shape: tuple[Voxels, Voxels, Voxels] | None = None
+    region: RegionKind = "scan"
+    cube: bool = False
     fit: Literal["crop_or_pad", "resize"] = "crop_or_pad"
     center: Literal["grid", "foreground"] = "grid"
     interpolation: Interpolation = "linear"
@@ -77,11 +94,24 @@ class PrepareConfig(Section):
     split: SplitConfig = SplitConfig()
     seed: int = 0
     npy_spacing_mm: tuple[Positive, Positive, Positive] = (1, 1, 1)
+    npy_orientation: str = "SPL"
 
     @field_validator("include", "exclude", mode="before")
     @classmethod
     def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _one_or_several_of_each(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        return {key: (v,) if isinstance(v, str | int | float) else v for key, v in value.items()}
+
+    @field_validator("npy_orientation")
+    @classmethod
+    def _full_orientation(cls, value: str) -> str:
+        return check_codes(value)
 
     @field_validator("orientation")
     @classmethod
@@ -121,6 +151,8 @@ class PrepareConfig(Section):
             raise ValueError("give patient_pattern or patient_csv, not both")
         if self.fit == "resize" and self.spacing_mm is not None:
             raise ValueError("fit=resize takes the spacing from each scan: leave spacing_mm out")
+        if self.cube and self.fit != "resize":
+            raise ValueError("cube pads what is then resized: set fit=resize, or leave cube out")
         return self
 
     @property
@@ -148,3 +180,32 @@ class PrepareConfig(Section):
                     f"the patient table {self.patient_csv} can't be read ({error.strerror})"
                 ) from error
         return values
+
+
+def prepare_settings(
+    overrides: Iterable[str] = (),
+    *,
+    config: Path | None = None,
+    recipe: str | None = None,
+    limit: int | None = None,
+) -> PrepareConfig:
+    """The settings of a recipe, changed by a YAML file, then by overrides.
+
+    Args:
+        overrides: Strings "key.sub=value".
+        config: YAML file of settings.
+        recipe: Name of the recipe; default what overrides or file say, else "folder".
+        limit: Number of scans, to try; default all.
+
+    Raises:
+        UserError: If the recipe is unknown or a setting is wrong.
+    """
+    overrides = list(overrides)
+    if recipe is None:
+        recipe = str(read_yaml(config).get("recipe", "folder")) if config is not None else "folder"
+        for override in overrides:
+            recipe = override.removeprefix("recipe=") if override.startswith("recipe=") else recipe
+    overrides.append(f"recipe={recipe}")
+    if limit is not None:
+        overrides.append(f"limit={limit}")
+    return resolve(PrepareConfig, recipe_named(recipe).defaults, config, overrides)

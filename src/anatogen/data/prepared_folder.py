@@ -11,10 +11,12 @@ from anatogen import __version__
 from anatogen.data.discover import LeftOut, Source
 from anatogen.data.manifest import MANIFEST_NAME, Manifest, Split, load_manifest
 from anatogen.data.prepare_config import PrepareConfig
+from anatogen.data.recipes.recipe import Selection
 from anatogen.errors import UserError
 from anatogen.storage import sha256_json, write_json
 
 VOLUMES_FOLDER = "volumes"
+MASKS_FOLDER = "masks"
 WORK_FOLDER = ".work"
 LEFT_OUT_NAME = "left_out.json"
 RUN_NAME = "prepare.json"
@@ -62,23 +64,20 @@ def check_folders(scans: Path, out: Path) -> None:
         return
     if not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the prepared dataset")
-    ours = {MANIFEST_NAME, LEFT_OUT_NAME, RUN_NAME, VOLUMES_FOLDER}
+    ours = {MANIFEST_NAME, LEFT_OUT_NAME, RUN_NAME, VOLUMES_FOLDER, MASKS_FOLDER}
     foreign = [
         entry.name for entry in out.iterdir() if entry.name not in ours and not entry.name.startswith(".")
     ]
-    volumes = out / VOLUMES_FOLDER
-    if volumes.is_dir():
-        foreign += [
-            f"{VOLUMES_FOLDER}/{entry.name}"
-            for entry in volumes.iterdir()
-            if not re.fullmatch(r"case_\d{5,}\.npy|\..*", entry.name)
-        ]
-    if (
-        not foreign
-        and volumes.exists()
-        and not any((out / name).exists() for name in (RUN_NAME, WORK_FOLDER))
-    ):
-        foreign = [VOLUMES_FOLDER]
+    arrays = [name for name in (VOLUMES_FOLDER, MASKS_FOLDER) if (out / name).exists()]
+    foreign += [
+        f"{name}/{entry.name}"
+        for name in arrays
+        if (out / name).is_dir()
+        for entry in (out / name).iterdir()
+        if not re.fullmatch(r"case_\d{5,}\.npy|\..*", entry.name)
+    ]
+    if not foreign and not any((out / name).exists() for name in (RUN_NAME, WORK_FOLDER)):
+        foreign = arrays
     if foreign:
         raise UserError(
             f"{out} holds files that are not of a prepared dataset ({', '.join(sorted(foreign)[:3])}): "
@@ -87,15 +86,29 @@ def check_folders(scans: Path, out: Path) -> None:
 
 
 def fingerprint(
-    scans: Path, sources: Sequence[Source], left_out: Sequence[LeftOut], config: PrepareConfig
+    folder: Path, selection: Selection, left_out: Sequence[LeftOut], config: PrepareConfig
 ) -> str:
-    """Hash of what can change the result, cheap enough to compare each time: sizes and times, not bytes."""
-    files = []
-    for source in sources:
-        for file in source.files:
-            stat = file.stat()
-            files.append([file.relative_to(scans).as_posix(), stat.st_size, stat.st_mtime_ns])
-    return sha256_json([__version__, files, [asdict(scan) for scan in left_out], config.portable()])
+    """Hash of what can change the result, cheap enough to compare each time: sizes and times, not bytes.
+
+    Args:
+        folder: The folder of scans.
+        selection: What was chosen of it, with all that its tables say.
+        left_out: What was found in it that can't be used.
+        config: How scans are prepared.
+    """
+    scans = [
+        [scan.patient, scan.split, dict(scan.conditions)]
+        + [_files(source, folder) for source in (scan.source, scan.mask) if source is not None]
+        for scan in selection.scans
+    ]
+    labels = sorted(selection.labels.items())
+    reasons = [asdict(scan) for scan in left_out]
+    return sha256_json([__version__, scans, labels, selection.notes, reasons, config.portable()])
+
+
+def _files(source: Source, folder: Path) -> list[tuple[str, int, int]]:
+    stats = [(file.relative_to(folder).as_posix(), file.stat()) for file in source.files]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def completed(out: Path, inputs: str) -> PrepareSummary | None:
@@ -116,10 +129,15 @@ def completed(out: Path, inputs: str) -> PrepareSummary | None:
         decisions, num_ignored = tuple(run["decisions"]), int(run["num_ignored"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not same or not all((out / case.file).is_file() for case in manifest.cases):
+    if not same or not all((out / name).is_file() for name in _arrays(manifest)):
         return None
     shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
     return PrepareSummary(out, manifest, left_out, num_ignored, decisions, was_complete=True)
+
+
+def _arrays(manifest: Manifest) -> set[str]:
+    """Paths of all arrays of a dataset, relative to its folder."""
+    return {name for case in manifest.cases for name in (case.file, case.mask) if name is not None}
 
 
 def publish(summary: PrepareSummary, inputs: str) -> None:
@@ -130,11 +148,14 @@ def publish(summary: PrepareSummary, inputs: str) -> None:
         inputs: `fingerprint` of what it was made of.
     """
     out = summary.folder
-    known = {case.file for case in summary.manifest.cases}
-    for entry in (out / VOLUMES_FOLDER).iterdir():
-        # Of an older, larger dataset, or half-written by a run that was killed.
-        if f"{VOLUMES_FOLDER}/{entry.name}" not in known:
-            entry.unlink()
+    known = _arrays(summary.manifest)
+    for folder in (out / VOLUMES_FOLDER, out / MASKS_FOLDER):
+        for entry in folder.iterdir() if folder.is_dir() else ():
+            # Of an older, larger dataset, or half-written by a run that was killed.
+            if f"{folder.name}/{entry.name}" not in known:
+                entry.unlink()
+    if not any(case.mask for case in summary.manifest.cases) and (out / MASKS_FOLDER).is_dir():
+        (out / MASKS_FOLDER).rmdir()
     for entry in out.glob(".part-*"):
         entry.unlink()
     write_json(out / LEFT_OUT_NAME, [{"file": scan.name, "reason": scan.reason} for scan in summary.left_out])

@@ -18,6 +18,9 @@ Interpolation = Literal["linear", "cubic"]
 # Index directions of (D, H, W) that show a slice the way radiologists read it and make a right-handed system.
 CONVENTIONAL_CODES = {"S": "SPL", "R": "RIP", "A": "PIL"}
 
+# Separates a body from the air around it in CT.
+BODY_HU = -500.0
+
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 
 
@@ -195,20 +198,30 @@ def otsu_threshold(array: npt.NDArray[np.float32]) -> float:
     return float(otsu.GetThreshold())
 
 
-def foreground_center(volume: Volume, threshold: float) -> tuple[float, float, float]:
-    """Centre (d, h, w) in voxels of the bounding box of the largest connected part above the threshold.
+def foreground_threshold(array: npt.NDArray[np.float32], modality: str) -> float:
+    """The value above which a voxel is not air: fixed for "CT", Otsu's for "MR"."""
+    return BODY_HU if modality == "CT" else otsu_threshold(array)
+
+
+def foreground_box(volume: Volume, threshold: float) -> tuple[slice, slice, slice] | None:
+    """The bounding box (d, h, w) in voxels of the largest connected part above the threshold, if any is.
 
     Args:
         volume: Any scan.
-        threshold: Value in the scan's unit, e.g. of `otsu_threshold`; about -500 HU finds the body in CT.
+        threshold: Value in the scan's unit, e.g. of `foreground_threshold`.
     """
     labels, count = ndimage.label(volume.array > threshold)
     if count == 0:
-        d, h, w = volume.array.shape
-        return (d - 1) / 2, (h - 1) / 2, (w - 1) / 2
+        return None
     sizes = np.bincount(labels.ravel())
     largest = int(np.argmax(sizes[1:])) + 1
-    box = ndimage.find_objects(labels, max_label=largest)[largest - 1]
+    d, h, w = ndimage.find_objects(labels, max_label=largest)[largest - 1]
+    return d, h, w
+
+
+def foreground_center(volume: Volume, threshold: float) -> tuple[float, float, float]:
+    """Centre (d, h, w) in voxels of `foreground_box`, or of the scan where there is none."""
+    box = foreground_box(volume, threshold) or tuple(slice(0, size) for size in volume.array.shape)
     d, h, w = ((part.start + part.stop - 1) / 2 for part in box)
     return d, h, w
 

@@ -42,7 +42,9 @@ def train_autoencoder(fabric: Fabric, data: Path, folder: Path, settings: Settin
 
     def preview(path: Path) -> None:
         with torch.no_grad(), fabric.autocast():
-            reconstructed = network(shown.to(fabric.device))[0].float().cpu()
+            # One by one, so that no preview needs more memory than a step.
+            scans = shown.to(fabric.device).split(1)
+            reconstructed = torch.cat([network(scan)[0].float().cpu() for scan in scans])
         rows = [("real", list(shown[:, 0].numpy())), ("reconstructed", list(reconstructed[:, 0].numpy()))]
         planes_figure(rows, path, spacing_mm=grid.spacing_mm, axis_codes=grid.axis_codes)
 

@@ -1,7 +1,9 @@
 """Where a stage runs: devices and processes, checked before they are started."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -35,6 +37,22 @@ def build_fabric(
         strategy="auto" if devices == 1 else strategy,
         precision="bf16-mixed" if is_mixed else "32-true",
     )
+
+
+def available_memory_gb(accelerator: str) -> float:
+    """Memory that a training could have, in 10^9 bytes: of the first GPU, or free in RAM.
+
+    Args:
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+    """
+    if accelerator in ("auto", "cuda") and torch.cuda.is_available():
+        return torch.cuda.mem_get_info(0)[0] / 1e9
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="ascii"))
+        if found is not None:
+            return int(found[1]) * 1024 / 1e9
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
 def share_cores(fabric: Fabric) -> None:

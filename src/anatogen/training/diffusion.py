@@ -8,17 +8,14 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from anatogen.bundle import build_denoiser
 from anatogen.data.dataset import prefetched, shuffled_indices
 from anatogen.data.manifest import Grid
 from anatogen.diffusion.latents import LatentScaling
-from anatogen.diffusion.process import denoising_loss
-from anatogen.diffusion.schedule import Schedule
 from anatogen.seeding import derived_generator
 from anatogen.settings import Settings
-from anatogen.training.ema import ExponentialMovingAverage
+from anatogen.training.denoiser_step import DenoiserStep
 from anatogen.training.loop import Loop
-from anatogen.training.optimisation import adam, local_slice, take_step
+from anatogen.training.optimisation import local_slice
 from anatogen.weights import WEIGHTS_NAME, save_weights
 
 
@@ -26,7 +23,6 @@ def train_diffusion(
     fabric: Fabric,
     latents: Path,
     scaling: LatentScaling,
-    schedule: Schedule,
     grid: Grid,
     folder: Path,
     settings: Settings,
@@ -38,7 +34,6 @@ def train_diffusion(
         fabric: Devices and processes; launched.
         latents: The cache, float32 (N, F, C, d, h, w).
         scaling: Maps latents to the process's range.
-        schedule: Of the diffusion process.
         grid: Of the volumes.
         folder: Where checkpoint, logs, previews and at the end `weights.safetensors` (of the moving
             average) go.
@@ -50,21 +45,16 @@ def train_diffusion(
     """
     seed, batch_size = settings.training.seed, settings.diffusion_training.batch_size
     cache = np.load(latents, mmap_mode="r")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed + 1)
-        network = build_denoiser(settings.denoiser, settings.autoencoder, grid, cache.shape[3:])
-    optimiser = adam(network, settings.diffusion_training)
-    wrapped, learner = fabric.setup(network, optimiser)
-    ema = ExponentialMovingAverage(network, settings.diffusion.ema_decay)
+    take_step = DenoiserStep(fabric, settings, grid, cache.shape[3:])
     loop = Loop(
         fabric,
         folder,
         settings.diffusion_training,
         settings.training,
-        {"network": network, "optimiser": optimiser, "ema": ema.shadow},
-        [optimiser],
+        take_step.parts,
+        take_step.learners,
         len(cache),
-        lambda path: draw_preview(ema.shadow, path),
+        lambda path: draw_preview(take_step.ema.shadow, path),
     )
     mine = local_slice(fabric, batch_size)
 
@@ -75,24 +65,9 @@ def train_diffusion(
         return scaling.apply(torch.from_numpy(np.stack([cache[index, view] for index, view in chosen])))
 
     for step, x_0 in prefetched(loop.steps(), load):
-        # Drawn for the whole batch on every process, so that their number changes nothing.
         generator = derived_generator(seed, "diffusion", step)
-        t = schedule.draw_times(batch_size, generator)[mine].to(fabric.device)
-        eps = torch.randn(batch_size, *x_0.shape[1:], generator=generator)[mine].to(fabric.device)
-        loss = denoising_loss(
-            wrapped,
-            x_0.to(fabric.device),
-            eps,
-            t,
-            schedule,
-            settings.diffusion.prediction,
-            settings.diffusion.loss,
-        )
-        loop.require_finite({"loss": loss})
-        take_step(fabric, loss, wrapped, learner, settings.diffusion_training)
-        ema.update(network, step)
-        loop.record({"loss": loss})
+        loop.record(take_step(x_0.to(fabric.device), step, generator, loop.require_finite))
 
     if fabric.is_global_zero:
-        save_weights(ema.shadow, folder / WEIGHTS_NAME)
+        save_weights(take_step.ema.shadow, folder / WEIGHTS_NAME)
     fabric.barrier()

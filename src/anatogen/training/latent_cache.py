@@ -11,7 +11,7 @@ from anatogen.data.dataset import VolumeDataset, flip_axis
 from anatogen.models.vqgan import VQGAN
 from anatogen.storage import atomic_path, remove_parts, sha256_file, sha256_json
 
-_BATCH_SIZE = 4
+ENCODED_AT_ONCE = 4
 
 
 @torch.no_grad()
@@ -46,11 +46,11 @@ def cached_latents(
     if not path.exists():
         remove_parts(folder)
         axis = flip_axis(flip, dataset.manifest.grid.affine)
-        starts = range(0, len(dataset), _BATCH_SIZE)
+        starts = range(0, len(dataset), ENCODED_AT_ONCE)
         with atomic_path(path) as temporary:
             out: np.memmap | None = None
             for start in track(starts, description="encoding latents"):
-                indices = range(start, min(start + _BATCH_SIZE, len(dataset)))
+                indices = range(start, min(start + ENCODED_AT_ONCE, len(dataset)))
                 x = dataset.batch(indices).to(device)
                 views = [x] if axis is None else [x, x.flip(axis)]
                 encoded = [network.encode(view) for view in views]

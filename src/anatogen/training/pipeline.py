@@ -153,8 +153,7 @@ def _diffusion_stage(
             [("synthetic", list(arrays))], path, spacing_mm=grid.spacing_mm, axis_codes=grid.axis_codes
         )
 
-    schedule = build_schedule(settings.diffusion)
-    train_diffusion(fabric, latents, scaling, schedule, grid, folder, settings, draw_preview)
+    train_diffusion(fabric, latents, scaling, grid, folder, settings, draw_preview)
     if fabric.is_global_zero:
         _say_if_still_falling(folder)
 

@@ -50,7 +50,7 @@ class VQGANStep:
             self._judges, self._judge_learner = fabric.setup(discriminators, judge_optimiser)
             self.parts |= {"discriminators": discriminators, "discriminator_optimiser": judge_optimiser}
             self.learners.append(judge_optimiser)
-        self._perceptual = _perceptual(settings.losses, fabric.device)
+        self._perceptual = _perceptual(settings.losses, fabric)
 
     def __call__(
         self,
@@ -142,8 +142,10 @@ def build_discriminators(settings: LossSettings) -> Discriminators | None:
     )
 
 
-def _perceptual(settings: LossSettings, device: torch.device) -> PerceptualDistance | None:
+def _perceptual(settings: LossSettings, fabric: Fabric) -> PerceptualDistance | None:
     if settings.perceptual == 0:
         return None
     file = None if settings.perceptual_weights is None else Path(settings.perceptual_weights)
-    return PerceptualDistance(load_slice_features(file)).to(device)
+    distance = fabric.to_device(PerceptualDistance(load_slice_features(file)))
+    assert isinstance(distance, PerceptualDistance)
+    return distance

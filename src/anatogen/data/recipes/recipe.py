@@ -40,13 +40,16 @@ class Selection:
 
     Attributes:
         scans: In order of name.
-        left_out: Scans that are not wanted or can't be used, each with its reason.
+        left_out: Scans that can't be used, each with its reason; `--strict` makes an error of them. What is
+            of no interest, as other planes and sequences, is in neither, and counted in a note.
         notes: What was found out or assumed, one line each, for the user.
+        labels: Name of each value that masks may hold, where the source tells; other values are refused.
     """
 
     scans: tuple[Scan, ...]
     left_out: tuple[LeftOut, ...] = ()
     notes: tuple[str, ...] = ()
+    labels: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,167 @@
+"""Estimated against measured memory of trainings: `python experiments/memory.py OUT.json`.
+
+Each row trains one stage for a few steps in a process of its own, with previews, encoding and all else
+that `anatogen train` does, and reads the largest resident set from the system. Prints the table of
+docs/planning.md.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anatogen.data.manifest import Case, Grid, Intensity, Manifest, Split
+from anatogen.data.transforms import centred_affine
+from anatogen.presets import training_settings
+from anatogen.training.memory import peak_memory_gb, peak_tensor_bytes
+
+_STEPS = 4
+_NUM_SCANS = 6
+_MEASURED = """
+import sys
+from anatogen.cli import main
+from anatogen.training.probe import peak_resident_bytes
+try:
+    main()
+finally:
+    print("PEAK", peak_resident_bytes(), file=sys.stderr)
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A training to be measured.
+
+    Attributes:
+        preset: Name of the preset.
+        shape: (D, H, W) of the grid.
+        batches: Of the autoencoder and of the denoiser.
+    """
+
+    preset: str
+    shape: tuple[int, int, int]
+    batches: tuple[int, int] = (2, 4)
+
+
+ROWS = (
+    Row("tiny", (32, 32, 32)),
+    Row("tiny", (40, 56, 40)),
+    Row("tiny", (64, 64, 64)),
+    Row("default", (32, 32, 32)),
+    Row("default", (40, 56, 40)),
+    Row("default", (64, 64, 64)),
+    Row("default", (64, 64, 64), (4, 8)),
+    Row("default", (96, 96, 96), (1, 4)),
+    Row("default", (128, 128, 128), (2, 4)),
+    Row("paper", (32, 32, 32)),
+    Row("paper", (40, 56, 40)),
+    Row("paper", (64, 64, 64)),
+    Row("paper", (64, 64, 64), (1, 2)),
+)
+
+
+def grid_of(row: Row) -> Grid:
+    """The row's grid, of 1 mm."""
+    affine = centred_affine("SPL", row.shape, (1, 1, 1))
+    return Grid(shape=row.shape, spacing_mm=(1, 1, 1), affine=affine.tolist())
+
+
+def write_dataset(folder: Path, grid: Grid) -> None:
+    """A prepared dataset of noise: what a training learns does not change its memory."""
+    generator = np.random.default_rng(0)
+    intensity = Intensity(modality="MR", low=0, high=1)
+    (folder / "volumes").mkdir(parents=True)
+    cases = []
+    for index in range(_NUM_SCANS):
+        file = f"volumes/case_{index:05d}.npy"
+        np.save(folder / file, generator.uniform(-1, 1, grid.shape).astype(np.float16))
+        cases.append(
+            Case(
+                id=f"case_{index:05d}",
+                file=file,
+                split=Split.VALIDATION if index == 0 else Split.TRAIN,
+                patient=f"patient_{index}",
+                source_sha256=str(index),
+                intensity=intensity,
+                source_affine=grid.affine,
+                source_shape=grid.shape,
+                affine=grid.affine,
+            )
+        )
+    Manifest(anatogen_version="-", grid=grid, intensity=intensity, config={}, cases=cases).save(folder)
+
+
+def overrides_of(row: Row) -> list[str]:
+    """The row's settings: both discriminators at work where the preset has them."""
+    return [
+        f"autoencoder_training.batch_size={row.batches[0]}",
+        f"diffusion_training.batch_size={row.batches[1]}",
+        "losses.discriminator_start=0",
+        "losses.adversarial_start=0",
+        "training.require_fit_autoencoder=false",
+    ]
+
+
+def measured_bytes(row: Row, folder: Path) -> dict[str, int]:
+    """Largest resident set of the process that trains each stage."""
+    data, run = folder / "data", folder / "run"
+    write_dataset(data, grid_of(row))
+    peaks = {}
+    for stage in ("autoencoder", "diffusion"):
+        arguments = [
+            "train",
+            stage,
+            data,
+            run,
+            "--preset",
+            row.preset,
+            "--steps",
+            _STEPS,
+            "--accelerator",
+            "cpu",
+        ]
+        command = [sys.executable, "-c", _MEASURED, *map(str, arguments), *overrides_of(row)]
+        result = subprocess.run(command, capture_output=True, text=True, check=True)
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith("PEAK")]
+        peaks[stage] = int(line.split()[1])
+    return peaks
+
+
+def main() -> None:
+    """Measures all rows, prints the table, and writes its numbers."""
+    found = []
+    print("| preset | grid | stage, batch | estimate, GB | measured, GB | estimate / measured |")
+    print("|---|---|---|---|---|---|")
+    for row in ROWS:
+        settings = training_settings(row.preset, overrides_of(row), steps=_STEPS)
+        with tempfile.TemporaryDirectory() as folder:
+            measured = measured_bytes(row, Path(folder))
+        for (stage, peak), batch in zip(measured.items(), row.batches, strict=True):
+            estimate = peak_memory_gb(stage, settings, grid_of(row))
+            tensors = peak_tensor_bytes(stage, settings, grid_of(row))
+            shape = " x ".join(map(str, row.shape))
+            print(
+                f"| {row.preset} | {shape} | {stage}, {batch} | {estimate:.2f} | {peak / 1e9:.2f} | "
+                f"{estimate / (peak / 1e9):.2f} |",
+                flush=True,
+            )
+            found.append(
+                {
+                    "preset": row.preset,
+                    "shape": row.shape,
+                    "stage": stage,
+                    "batch": batch,
+                    "tensor_bytes": tensors,
+                    "measured_bytes": peak,
+                    "estimate_gb": estimate,
+                }
+            )
+    Path(sys.argv[1]).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Which scans of a download are prepared, whose they are, and where the provider wants them.
+
+discover -> the recipe's own choice -> what the user narrows it to -> inspection
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from anatogen.data.discover import LeftOut, Source
+from anatogen.data.manifest import Split
+from anatogen.data.patients import identify
+from anatogen.data.prepare_config import PrepareConfig
+from anatogen.data.recipes import recipe_named
+from anatogen.data.recipes.recipe import Conditions, Selection
+from anatogen.errors import UserError
+
+# Of a patient in several splits only the scans in one are kept: what is held back must stay unseen.
+_MOST_HELD_BACK = (Split.TEST, Split.VALIDATION, Split.TRAIN)
+# HIPAA, 45 CFR 164.514(b)(2)(i)(C): ages over 89 may identify, and go into one category of 90 or older.
+_OLDEST_AGE = 90.0
+
+
+def select_scans(folder: Path, sources: Sequence[Source], config: PrepareConfig) -> Selection:
+    """What the recipe chooses, with the user's patients, conditions and limit.
+
+    Args:
+        folder: The download.
+        sources: What was discovered in it.
+        config: Names the recipe; `patient_csv`, `patient_pattern`, `where` and `limit` change its choice.
+
+    Raises:
+        UserError: If the recipe is unknown or finds that this is not its download, `where` names no
+            condition, or the patient table can't be read.
+    """
+    selection = recipe_named(config.recipe).select(folder, sources)
+    selection = replace(selection, scans=tuple(sorted(selection.scans, key=lambda scan: scan.source.name)))
+    if config.patient_pattern is not None or config.patient_csv is not None:
+        selection = _with_told_patients(selection, folder, config)
+    selection = _where(selection, config.where)
+    selection = _in_one_split(selection)
+    scans = tuple(replace(scan, conditions=_safe(scan.conditions)) for scan in selection.scans)
+    notes = selection.notes
+    if config.limit is not None and len(scans) > config.limit:
+        notes = (*notes, f"limit: the first {config.limit} of {len(scans)} scans are taken")
+        scans = scans[: config.limit]
+    return replace(selection, scans=scans, notes=notes)
+
+
+def _with_told_patients(selection: Selection, folder: Path, config: PrepareConfig) -> Selection:
+    sources = [scan.source for scan in selection.scans]
+    patients, unknown = identify(sources, folder, config.patient_pattern, config.patient_csv)
+    scans = tuple(
+        replace(scan, patient=patients[scan.source.name])
+        for scan in selection.scans
+        if scan.source.name in patients
+    )
+    return replace(selection, scans=scans, left_out=(*selection.left_out, *unknown))
+
+
+def _where(selection: Selection, wanted: Mapping[str, tuple[str | float, ...] | None]) -> Selection:
+    for key, values in wanted.items():
+        if values is None or not selection.scans:
+            continue
+        known = sorted({name for scan in selection.scans for name in scan.conditions})
+        if key not in known:
+            there = f"their conditions are {', '.join(known)}" if known else "they have no conditions"
+            raise UserError(
+                f"where.{key} can't be told of these scans: {there}; where.{key}=null takes all of them"
+            )
+        kept = tuple(scan for scan in selection.scans if scan.conditions.get(key) in values)
+        text = " or ".join(str(value) for value in values)
+        others = Counter(
+            str(scan.conditions.get(key, "unknown")) for scan in selection.scans if scan not in kept
+        )
+        note = f"{len(kept)} of {len(selection.scans)} scans have {key} {text}"
+        if others:
+            note += "; the others: " + ", ".join(
+                f"{count} {value}" for value, count in sorted(others.items())
+            )
+        selection = replace(selection, scans=kept, notes=(*selection.notes, note))
+    return selection
+
+
+def _in_one_split(selection: Selection) -> Selection:
+    given: dict[str, set[Split]] = {}
+    for scan in selection.scans:
+        if scan.split is not None:
+            given.setdefault(scan.patient, set()).add(scan.split)
+    keeps = {
+        patient: next(split for split in _MOST_HELD_BACK if split in splits)
+        for patient, splits in given.items()
+    }
+    left_out = [
+        LeftOut(
+            scan.source.name,
+            f"its patient has scans in {scan.split} and in {keeps[scan.patient]}: the latter are kept",
+        )
+        for scan in selection.scans
+        if scan.split is not None and scan.split is not keeps[scan.patient]
+    ]
+    dropped = {scan.name for scan in left_out}
+    scans = tuple(
+        replace(scan, split=keeps.get(scan.patient))
+        for scan in selection.scans
+        if scan.source.name not in dropped
+    )
+    return replace(selection, scans=scans, left_out=(*selection.left_out, *left_out))
+
+
+def _safe(conditions: Conditions) -> Conditions:
+    return {key: _safe_value(key, value) for key, value in conditions.items()}
+
+
+def _safe_value(key: str, value: str | float) -> str | float:
+    if not re.search(r"(^|_)age(_|$)", key.lower()):
+        return value
+    years = re.match(r"\s*(\d+(\.\d+)?)", str(value))
+    return _OLDEST_AGE if years and float(years.group(1)) > _OLDEST_AGE - 1 else value

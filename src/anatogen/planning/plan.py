@@ -1,0 +1,325 @@
+"""`anatogen plan`: scans and a budget to a plan, which is what `prepare` and `train` take.
+
+fingerprint of the scans -> speed of this machine -> rules -> a short probe of what was decided -> plan
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anatogen import __version__
+from anatogen.config import merged, parse_overrides, resolve, save_yaml, to_yaml
+from anatogen.data.manifest import Grid
+from anatogen.data.prepare_config import PrepareConfig
+from anatogen.data.recipes import recipe_named
+from anatogen.data.transforms import centred_affine
+from anatogen.errors import UserError
+from anatogen.models.vqgan import latent_shape
+from anatogen.planning.fingerprint import Fingerprint, take_fingerprint
+from anatogen.planning.rules import STAGES, Budget, decide, decide_budgets, num_training_scans, settings_of
+from anatogen.presets import preset_named
+from anatogen.settings import Settings
+from anatogen.storage import write_json
+from anatogen.training.devices import available_memory_gb, build_fabric, check_devices
+from anatogen.training.estimate import StageEstimate, estimate_stage
+from anatogen.training.latent_cache import ENCODED_AT_ONCE
+from anatogen.training.memory import peak_memory_gb
+from anatogen.training.probe import probe
+from anatogen.training.progress import clock
+
+PREPARE_NAME = "prepare.yaml"
+TRAIN_NAME = "train.yaml"
+PLAN_NAME = "plan.json"
+# The grid on which this machine's speed is measured, and what a probe of the chosen grid may take.
+_REFERENCE_SHAPE = (40, 56, 40)
+_LONGEST_STEP = 30.0
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """What a plan will take.
+
+    Attributes:
+        stages: Of "autoencoder" and "diffusion".
+        training_hours: Of both stages.
+        encode_seconds: Of the training scans' latents, once; None where it could not be measured.
+        sample_seconds: Of one synthetic scan; None where it could not be measured.
+    """
+
+    stages: Mapping[str, StageEstimate]
+    training_hours: float
+    encode_seconds: float | None
+    sample_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to make of a set of scans, and why.
+
+    Attributes:
+        prepare: For `prepare --config`.
+        training: For `train --config`.
+        grid: Of the prepared scans.
+        fingerprint: Of the scans.
+        reasons: One line for each decision.
+        warnings: What may go wrong, one line each.
+        estimates: What it will take.
+    """
+
+    prepare: PrepareConfig
+    training: Settings
+    grid: Grid
+    fingerprint: Fingerprint
+    reasons: tuple[str, ...]
+    warnings: tuple[str, ...]
+    estimates: Estimates
+
+    def save(self, folder: Path) -> None:
+        """Writes `prepare.yaml`, `train.yaml`, and `plan.json` with fingerprint, reasons and estimates."""
+        save_yaml(self.prepare, folder / PREPARE_NAME)
+        save_yaml(self.training, folder / TRAIN_NAME)
+        write_json(folder / PLAN_NAME, self.description())
+
+    def description(self) -> dict[str, Any]:
+        """Everything but the two configurations, as JSON has it."""
+        return {
+            "anatogen_version": __version__,
+            "fingerprint": self.fingerprint.model_dump(mode="json"),
+            "grid": self.grid.model_dump(mode="json"),
+            "reasons": list(self.reasons),
+            "warnings": list(self.warnings),
+            "estimates": {
+                "training_hours": round(self.estimates.training_hours, 3),
+                "encode_seconds": self.estimates.encode_seconds,
+                "sample_seconds": self.estimates.sample_seconds,
+                **{
+                    stage: {
+                        "memory_gb": round(found.memory_gb, 3),
+                        "steps": found.steps,
+                        "passes": round(found.passes, 2),
+                        "measured": None if found.measured is None else found.measured.model_dump(),
+                    }
+                    for stage, found in self.estimates.stages.items()
+                },
+            },
+        }
+
+    def text(self) -> str:
+        """The plan for a reader: what the scans are like, each decision with its reason, what it takes."""
+        found = self.fingerprint
+        lines = [
+            f"{found.num_scans} {found.modality} scans of {found.num_patients} patients: "
+            f"{_times(found.size.median)} voxels of {_times(found.spacing_mm.median)} mm, tissue over "
+            f"{_times(round(length) for length in found.foreground_mm.median)} mm (medians)",
+            "",
+            *(f"  {reason}" for reason in self.reasons),
+            "",
+            *(_stage_line(stage, estimate) for stage, estimate in self.estimates.stages.items()),
+        ]
+        if self.estimates.sample_seconds is not None:
+            lines.append(f"  a synthetic scan: {self.estimates.sample_seconds:.2g} s")
+        lines += ["", *(f"  beware: {warning}" for warning in self.warnings)]
+        return "\n".join(lines).rstrip()
+
+
+def make_plan(
+    scans: Path,
+    *,
+    memory_gb: float | None = None,
+    hours: float = 24.0,
+    recipe: str | None = None,
+    overrides: Iterable[str] = (),
+    preset: str = "default",
+    accelerator: str = "auto",
+    workers: int | None = None,
+    progress: bool = True,
+) -> Plan:
+    """Plans the preparation and training of a folder of scans; writes nothing.
+
+    Args:
+        scans: Folder of scans.
+        memory_gb: Of the GPU, or of the machine without one, in 10^9 bytes; default what this one has.
+        hours: For everything, on this machine.
+        recipe: Name of a recipe, whose settings are kept.
+        overrides: Strings "key.sub=value" of `prepare` or `train`, which are kept.
+        preset: Where what no rule decides comes from.
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        workers: Processes that look at the scans; default one per core.
+        progress: Whether to show progress bars on the terminal.
+
+    Raises:
+        UserError: If settings are wrong, or scans or budget can't give a generator.
+    """
+    given, given_training = _settled(recipe, overrides, preset)
+    budget = _budget(memory_gb, hours, accelerator)
+    fingerprint = take_fingerprint(scans, resolve(PrepareConfig, given), workers=workers, progress=progress)
+
+    @cache
+    def speed(stage: str) -> float:
+        """Seconds of this machine for a cell of the stage's batch."""
+        shape = _REFERENCE_SHAPE
+        grid = Grid(
+            shape=shape, spacing_mm=(1, 1, 1), affine=centred_affine("SPL", shape, (1, 1, 1)).tolist()
+        )
+        settings = resolve(Settings, preset_named("default"))
+        measured = probe(stage, settings, grid, accelerator=accelerator)
+        if measured is None:
+            raise UserError("this machine has too little free memory to time a small training step")
+        return measured.seconds_per_step / _work(stage, settings, grid)
+
+    def seconds_per_step(stage: str, settings: Settings, grid: Grid) -> float:
+        return speed(stage) * _work(stage, settings, grid)
+
+    memory = _remembered(
+        lambda stage, settings, grid: peak_memory_gb(
+            stage, settings, grid, on_gpu=budget.on_gpu, bf16=budget.bf16
+        )
+    )
+    decisions = decide(fingerprint, budget, given, given_training, memory, seconds_per_step, preset)
+    settings = settings_of(decisions.training, preset)
+    num_scans = num_training_scans(fingerprint, decisions.prepare)
+    seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in STAGES}
+    tried = {
+        stage: estimate_stage(
+            stage,
+            settings,
+            decisions.grid,
+            num_scans,
+            accelerator=accelerator,
+            measure=seconds[stage] < _LONGEST_STEP,
+        )
+        for stage in STAGES
+    }
+    for stage, estimate in tried.items():
+        if estimate.measured is not None:
+            seconds[stage] = estimate.measured.seconds_per_step
+    decisions = decide_budgets(decisions, fingerprint, budget, given_training, seconds, preset)
+    training = settings_of(decisions.training, preset)
+    estimates = _estimates(tried, decisions.steps, seconds, training, num_scans)
+    return Plan(
+        resolve(PrepareConfig, decisions.prepare),
+        training,
+        decisions.grid,
+        fingerprint,
+        decisions.reasons,
+        decisions.warnings,
+        estimates,
+    )
+
+
+def parse_memory(text: str) -> float:
+    """Gigabytes (10^9 bytes) of a text such as "24G", "24 GB", "22.5GiB", "800M" or "24".
+
+    Raises:
+        UserError: If it is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?)[bB]?)?\s*", text)
+    if found is None or not float(found[1]) > 0:
+        raise UserError(f"memory {text!r} is not understood: write it like 24G or 800M")
+    power = {"k": 1, "m": 2, "g": 3, "t": 4}[(found[2] or "G").lower()]
+    return float(found[1]) * (1024 if found[3] else 1000) ** power / 1e9
+
+
+def next_commands(scans: Path, folder: Path) -> list[str]:
+    """What to run once a plan was saved in a folder."""
+    return [
+        f"anatogen prepare {scans} DATA --config {folder / PREPARE_NAME}",
+        f"anatogen train DATA RUN --config {folder / TRAIN_NAME}",
+        "anatogen sample RUN/bundle OUT -n 100",
+    ]
+
+
+def _settled(
+    recipe: str | None, overrides: Iterable[str], preset: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Nested values of `PrepareConfig` and of `Settings` that recipe and overrides settle, all valid."""
+    values = parse_overrides(overrides)
+    sections = Settings.model_fields
+    given = {key: value for key, value in values.items() if key not in sections}
+    given_training = {key: value for key, value in values.items() if key in sections}
+    name = recipe or str(given.get("recipe", "folder"))
+    given = merged(merged(recipe_named(name).defaults, given), {"recipe": name})
+    resolve(PrepareConfig, given)
+    resolve(Settings, merged(preset_named(preset), given_training))
+    return given, given_training
+
+
+def _budget(memory_gb: float | None, hours: float, accelerator: str) -> Budget:
+    check_devices(Settings(), (), accelerator, 1)
+    if not hours > 0:
+        raise UserError(f"hours is {hours:g}: it must be more than 0")
+    if memory_gb is not None and not memory_gb > 0:
+        raise UserError(f"memory is {memory_gb:g} GB: it must be more than 0")
+    on_gpu = build_fabric(accelerator, 1).device.type == "cuda"
+    return Budget(
+        memory_gb=available_memory_gb(accelerator) if memory_gb is None else memory_gb,
+        hours=hours,
+        on_gpu=on_gpu,
+        bf16=on_gpu and torch.cuda.is_bf16_supported(),
+    )
+
+
+def _work(stage: str, settings: Settings, grid: Grid) -> float:
+    """What the time of a step is about in proportion to: voxels or gathered latent cells of a batch."""
+    cells: float = 1.0
+    if stage == "autoencoder":
+        for size in grid.shape:
+            cells *= size
+        return cells * settings.autoencoder_training.batch_size
+    for size in latent_shape(grid.shape, settings.autoencoder.compression):
+        cells *= size
+    return cells / settings.denoiser.patch**3 * settings.diffusion_training.batch_size
+
+
+def _remembered(cost: Callable[[str, Settings, Grid], float]) -> Callable[[str, Settings, Grid], float]:
+    known: dict[str, float] = {}
+
+    def ask(stage: str, settings: Settings, grid: Grid) -> float:
+        key = f"{stage} {to_yaml(settings)} {grid.model_dump_json()}"
+        if key not in known:
+            known[key] = cost(stage, settings, grid)
+        return known[key]
+
+    return ask
+
+
+def _estimates(
+    tried: Mapping[str, StageEstimate],
+    steps: Mapping[str, int],
+    seconds: Mapping[str, float],
+    training: Settings,
+    num_scans: int,
+) -> Estimates:
+    stages = {}
+    for stage, estimate in tried.items():
+        batch = getattr(training, f"{stage}_training").batch_size
+        stages[stage] = StageEstimate(
+            estimate.memory_gb, estimate.measured, steps[stage], steps[stage] * batch / num_scans
+        )
+    measured = tried["diffusion"].measured
+    encode = sample = None
+    if measured is not None:
+        others = measured.seconds_of_others
+        views = 1 if training.training.flip == "none" else 2
+        encode = round(others["encode"] * views * num_scans / ENCODED_AT_ONCE, 2)
+        sample = round(others["denoise"] * training.diffusion.sampling_steps + others["decode"], 3)
+    hours = sum(steps[stage] * seconds[stage] for stage in STAGES) / 3600
+    return Estimates(stages, hours, encode, sample)
+
+
+def _stage_line(stage: str, found: StageEstimate) -> str:
+    seconds = found.seconds
+    memory = f"{found.memory_gb:.1f} GB at most"
+    if found.measured is not None:
+        memory += f" (a few steps of it: {found.measured.peak_gb:.1f} GB)"
+    took = "not timed: it does not fit into this machine" if seconds is None else f"about {clock(seconds)}"
+    return f"  {stage}: {found.steps:,} steps, {found.passes:,.0f} passes over the scans, {took}, {memory}"
+
+
+def _times(values: Iterable[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)

@@ -1,0 +1,208 @@
+"""A plan as a whole: what it writes is what `prepare` and `train` take, and its estimates hold."""
+
+import json
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from scan_makers import ct_head, head
+
+import anatogen
+from anatogen.cli import main
+from anatogen.config import resolve
+from anatogen.data.formats import write_nifti
+from anatogen.data.manifest import Split, load_manifest
+from anatogen.data.prepare_config import prepare_settings
+from anatogen.errors import ConfigError, UserError
+from anatogen.planning.plan import Plan, make_plan, parse_memory
+from anatogen.presets import training_settings
+from anatogen.settings import Settings
+from anatogen.training.estimate import estimate_stage
+
+# Networks of a few thousand weights, so that probe and training take moments.
+SMALL = (
+    "autoencoder.base_width=8",
+    "autoencoder.decoder_width=8",
+    "autoencoder.num_core_blocks=1",
+    "autoencoder.num_codes=32",
+    "denoiser.width=16",
+    "denoiser.num_heads=1",
+    "denoiser.head_dim=8",
+    "diffusion.sampling_steps=2",
+    "training.require_fit_autoencoder=false",
+)
+NUM_SCANS = 12
+
+
+def write_scans(folder: Path, number: int = NUM_SCANS, make=head, name: str = "scan") -> Path:
+    folder.mkdir(exist_ok=True)
+    for index in range(number):
+        write_nifti(make(index), folder / f"{name}_{index}.nii.gz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    return write_scans(tmp_path_factory.mktemp("plan") / "scans")
+
+
+@pytest.fixture(scope="module")
+def made(scans) -> Plan:
+    return make_plan(
+        scans, memory_gb=4, hours=0.01, overrides=SMALL, accelerator="cpu", workers=1, progress=False
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(made, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    made.save(folder)
+    return folder
+
+
+def test_the_saved_configurations_are_the_planned_ones(made, folder):
+    assert prepare_settings(config=folder / "prepare.yaml") == made.prepare
+    assert training_settings("default", config=folder / "train.yaml") == made.training
+    assert resolve(Settings, file=folder / "train.yaml") == made.training
+
+
+def test_the_fingerprint_is_that_of_the_scans(made):
+    found = made.fingerprint
+    assert (found.num_scans, found.num_patients, found.modality) == (NUM_SCANS, NUM_SCANS, "MR")
+    assert found.size.median == (20, 24, 18) and found.spacing_mm.median == (1, 1, 1)
+    # The ellipsoid's half axes are sqrt(0.7) of the scan's.
+    expected = np.sqrt(0.7) * np.array([19, 23, 17])
+    np.testing.assert_allclose(found.foreground_mm.median, expected, atol=2)
+
+
+def test_a_plan_says_nothing_of_files_and_patients(folder):
+    text = (folder / "plan.json").read_text()
+    assert "scan_" not in text and str(folder.parent) not in text and "nii" not in text
+    assert set(json.loads(text)) >= {"fingerprint", "reasons", "warnings", "estimates", "grid"}
+
+
+def test_estimated_memory_is_within_a_fifth_of_the_measured(made):
+    for estimate in made.estimates.stages.values():
+        assert estimate.measured is not None
+        assert estimate.memory_gb == pytest.approx(estimate.measured.peak_gb, rel=0.2)
+
+
+def test_the_text_gives_reasons_and_warnings(made):
+    text = made.text()
+    assert all(reason in text for reason in (*made.reasons, *made.warnings))
+    assert "12 MR scans of 12 patients" in text and "GB at most" in text
+
+
+def test_scans_are_prepared_and_trained_by_the_plan(scans, made, folder, tmp_path):
+    data, run = tmp_path / "data", tmp_path / "run"
+    anatogen.prepare(scans, data, config=folder / "prepare.yaml")
+    manifest = load_manifest(data)
+    assert manifest.grid.shape == made.grid.shape
+    np.testing.assert_allclose(manifest.grid.affine, made.grid.affine)
+    # Three patients of twelve are enough for the audit, one for validation.
+    assert len(manifest.split(Split.TEST)) == round(0.3 * NUM_SCANS)
+    bundle = anatogen.train(data, run, config=folder / "train.yaml", steps=2, accelerator="cpu")
+    assert anatogen.load_bundle(bundle).generate([0]).shape == (1, *made.grid.shape)
+
+
+def test_plans_are_alike_but_for_what_was_timed(scans, made):
+    again = make_plan(
+        scans, memory_gb=4, hours=0.01, overrides=SMALL, accelerator="cpu", workers=1, progress=False
+    )
+    assert again.fingerprint == made.fingerprint and again.prepare == made.prepare
+    assert [e.memory_gb for e in again.estimates.stages.values()] == [
+        e.memory_gb for e in made.estimates.stages.values()
+    ]
+    budgets = {"steps": 1, "minutes": 1.0, "warmup_steps": 0}
+    assert _without(again.training, budgets) == _without(made.training, budgets)
+
+
+def _without(settings: Settings, budgets: dict) -> Settings:
+    return settings.model_copy(
+        update={
+            name: getattr(settings, name).model_copy(update=budgets)
+            for name in ("autoencoder_training", "diffusion_training")
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "gigabytes"),
+    [
+        ("24G", 24),
+        ("24", 24),
+        ("24GB", 24),
+        ("800M", 0.8),
+        ("1.5 TB", 1500),
+        ("2GiB", 2 * 1.024**3),
+        ("8g", 8),
+    ],
+)
+def test_memory_is_read(text, gigabytes):
+    assert parse_memory(text) == pytest.approx(gigabytes)
+
+
+@pytest.mark.parametrize("text", ["", "much", "24X", "-3G", "0", "24 G B", "1e3G"])
+def test_memory_that_is_none_is_refused(text):
+    with pytest.raises(UserError, match="write it like 24G"):
+        parse_memory(text)
+
+
+def test_scans_that_cannot_work_are_told_in_one_line(tmp_path):
+    few = write_scans(tmp_path / "few", 3)
+    mixed = write_scans(write_scans(tmp_path / "mixed", 6), 5, ct_head, "ct")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for index in range(12):
+        picture = np.random.default_rng(index).normal(size=(64, 64)).astype(np.float32)
+        nib.save(nib.Nifti1Image(picture, np.eye(4)), flat / f"{index}.nii.gz")
+    (tmp_path / "empty").mkdir()
+    for folder, message in (
+        (few, "3 scans of 3 patients are too few"),
+        (mixed, "the scans mix modalities: 6 look like MR and 5 like CT"),
+        (flat, "none of the 12 scans .* can be used"),
+        (tmp_path / "empty", "holds no scans"),
+        (tmp_path / "nowhere", "is not a folder"),
+    ):
+        with pytest.raises(UserError, match=message) as error:
+            make_plan(folder, accelerator="cpu", workers=1, progress=False)
+        assert "\n" not in str(error.value)
+
+
+def test_settings_that_are_wrong_are_told_before_scans_are_read(tmp_path):
+    for overrides, message in (
+        (("spacing_m=3",), "did you mean spacing_mm"),
+        (("denoiser.widht=3",), "did you mean denoiser.width"),
+        (("recipe=none",), "recipe 'none' is unknown"),
+    ):
+        with pytest.raises((ConfigError, UserError), match=message):
+            make_plan(tmp_path / "nowhere", overrides=overrides)
+    for values in ({"hours": 0}, {"memory_gb": -1}, {"accelerator": "tpu"}, {"recipe": "nothing"}):
+        with pytest.raises(UserError, match=next(iter(values)).removesuffix("_gb")):
+            make_plan(tmp_path / "nowhere", **values)
+
+
+def test_the_command_prints_and_saves_the_plan(scans, made, tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr("anatogen.api.plan", lambda *a, **k: calls.append((a, k)) or made)
+    out = tmp_path / "out"
+    arguments = ["plan", str(scans), "spacing_mm=2", "--memory", "24G", "--hours", "2", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["anatogen", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    ((positional, named),) = calls
+    assert positional == (scans, ["spacing_mm=2"]) and (named["memory_gb"], named["hours"]) == (24, 2)
+    shown = capsys.readouterr().out
+    assert made.text() in shown and f"anatogen train DATA RUN --config {out / 'train.yaml'}" in shown
+    assert sorted(path.name for path in out.iterdir()) == ["plan.json", "prepare.yaml", "train.yaml"]
+
+
+def test_a_stage_that_does_not_fit_is_not_tried(made):
+    huge = made.grid.model_copy(update={"shape": (640, 640, 640)})
+    estimate = estimate_stage("autoencoder", made.training, huge, 10, accelerator="cpu")
+    assert estimate.measured is None and estimate.seconds is None and estimate.memory_gb > 10

@@ -1,0 +1,248 @@
+"""The plan's rules: fingerprints and what must be decided for them."""
+
+import itertools
+import math
+
+import pytest
+from fingerprints import ADNI, DUKE, LIDC, MRNET, fingerprint, memory_gb, seconds_per_step, spread
+
+from anatogen.data.manifest import Grid
+from anatogen.data.prepare_config import PrepareConfig
+from anatogen.data.recipes import recipe_named
+from anatogen.data.transforms import centred_affine
+from anatogen.errors import UserError
+from anatogen.planning.network_rules import choose_networks, compression_of
+from anatogen.planning.rules import MIN_STEPS, STAGES, Budget, decide, decide_budgets, settings_of
+
+HIPPOCAMPI = fingerprint((1.0, 1.0, 1.0), (36.0, 50.0, 35.0), num_scans=216, num_patients=216)
+THORAX = LIDC.model_copy(update={"foreground_mm": LIDC.field_mm})
+THICK = fingerprint((5.0, 0.5, 0.5), (24.0, 320.0, 320.0))
+GPU = Budget(memory_gb=24, hours=24, on_gpu=True, bf16=True)
+
+
+def plan(prints, budget=GPU, given=None, given_training=None):
+    given, given_training = given or {}, given_training or {}
+    decisions = decide(prints, budget, given, given_training, memory_gb, seconds_per_step)
+    settings = settings_of(decisions.training, "default")
+    seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in STAGES}
+    return decide_budgets(decisions, prints, budget, given_training, seconds)
+
+
+TABLE = [
+    # scans, memory in GB, hours -> grid, spacing, compression, what comes to the middle
+    (HIPPOCAMPI, 24, 24, (40, 56, 40), (1, 1, 1), (8, 8, 8), None),
+    (THICK, 24, 24, (24, 320, 320), (5, 0.5, 0.5), (2, 8, 8), None),
+    (ADNI, 24, 24, (168, 200, 168), (1, 1, 1), (8, 8, 8), "foreground"),
+    (ADNI, 2, 24, (128, 152, 128), (1.33, 1.33, 1.33), (8, 8, 8), "foreground"),
+    (fingerprint((2.0, 1.0, 1.0), (64.0, 128.0, 128.0)), 24, 24, (64, 128, 128), (2, 1, 1), (4, 8, 8), None),
+    (fingerprint((1.0, 1.0, 1.0), (24.0, 30.0, 24.0)), 24, 24, (24, 32, 24), (1, 1, 1), (4, 4, 4), None),
+]
+
+
+@pytest.mark.parametrize(("prints", "memory", "hours", "shape", "spacing", "compression", "center"), TABLE)
+def test_the_grid_follows_spacing_foreground_and_memory(
+    prints, memory, hours, shape, spacing, compression, center
+):
+    decisions = plan(prints, Budget(memory, hours))
+    assert decisions.grid.shape == shape
+    assert decisions.grid.spacing_mm == pytest.approx(spacing)
+    assert tuple(decisions.training["autoencoder"]["compression"]) == compression
+    assert decisions.prepare.get("center") == center
+    assert decisions.prepare["shape"] == list(shape)
+
+
+# The paper's grids, as their recipes settle them; where breasts are halved the scans' regions count.
+PAPER = [
+    ("mrnet", MRNET, (32, 256, 256), {}),
+    (
+        "adni",
+        ADNI,
+        (64, 64, 64),
+        {"region": "foreground", "cube": True, "fit": "resize", "shape": [64, 64, 64]},
+    ),
+    ("duke", DUKE, (32, 256, 256), {"region": "breasts", "fit": "resize", "shape": [32, 256, 256]}),
+    ("lidc", LIDC, (128, 128, 128), {"spacing_mm": 2.5, "shape": [128, 128, 128]}),
+]
+
+
+@pytest.mark.parametrize(("name", "prints", "shape", "settled"), PAPER)
+def test_the_papers_grids_are_kept_where_its_recipes_settle_them(name, prints, shape, settled):
+    given = dict(recipe_named(name).defaults) if name == "mrnet" else settled
+    decisions = plan(prints, given=given)
+    assert decisions.grid.shape == shape
+    config = PrepareConfig.model_validate(decisions.prepare)
+    assert config.shape == shape
+    # The paper compresses by 4 in all axes; ours by 8 in the plane, by less along thick slices.
+    compression = decisions.training["autoencoder"]["compression"]
+    assert math.prod(compression) >= 4**3
+    assert all("GB" not in reason for reason in decisions.reasons)
+
+
+@pytest.mark.parametrize("prints", [MRNET, ADNI, DUKE, LIDC], ids=["mrnet", "adni", "duke", "lidc"])
+def test_without_recipes_the_papers_data_give_grids_with_reasons(prints):
+    decisions = plan(prints)
+    field = [
+        size * spacing for size, spacing in zip(decisions.grid.shape, decisions.grid.spacing_mm, strict=True)
+    ]
+    assert all(
+        a <= b * 1.25 + 8 * s
+        for a, b, s in zip(field, prints.field_mm.median, decisions.grid.spacing_mm, strict=True)
+    )
+    assert sum(reason.startswith(("grid ", "spacing ")) for reason in decisions.reasons) == 2
+    assert all("\n" not in reason for reason in decisions.reasons)
+
+
+@pytest.mark.parametrize("prints", [HIPPOCAMPI, ADNI, LIDC, DUKE, THICK])
+def test_more_memory_never_gives_a_smaller_grid_or_batch(prints):
+    plans = [plan(prints, Budget(memory, 24)) for memory in (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 48, 80)]
+    for less, more in itertools.pairwise(plans):
+        assert math.prod(more.grid.shape) >= math.prod(less.grid.shape)
+        for stage in STAGES:
+            batches = [
+                getattr(settings_of(p.training, "default"), f"{stage}_training").batch_size
+                for p in (less, more)
+            ]
+            assert batches[1] >= batches[0]
+
+
+@pytest.mark.parametrize("memory", [1.0, 3, 10])
+def test_more_memory_never_gives_a_smaller_batch_on_a_settled_grid(memory):
+    given = {"shape": [96, 96, 96], "spacing_mm": 2}
+    first, second = (plan(LIDC, Budget(m, 24), given) for m in (memory, memory * 1.3))
+    assert first.grid == second.grid
+    sizes = [settings_of(p.training, "default").autoencoder_training.batch_size for p in (first, second)]
+    assert sizes[1] >= sizes[0]
+
+
+@pytest.mark.parametrize("prints", [HIPPOCAMPI, ADNI, LIDC, THICK])
+def test_more_hours_never_give_a_coarser_grid_nor_fewer_steps_on_it(prints):
+    plans = [plan(prints, Budget(24, hours)) for hours in (0.05, 0.1, 0.3, 1, 3, 10, 30, 100)]
+    for less, more in itertools.pairwise(plans):
+        assert math.prod(more.grid.shape) >= math.prod(less.grid.shape)
+        if more.grid == less.grid:
+            assert all(more.steps[stage] >= less.steps[stage] for stage in STAGES)
+    settled = [plan(prints, Budget(24, h), {"shape": [64, 64, 64]}) for h in (0.1, 1, 10, 100)]
+    for less, more in itertools.pairwise(settled):
+        assert all(more.steps[stage] >= less.steps[stage] for stage in STAGES)
+
+
+def test_a_grid_that_hours_made_coarser_can_be_trained_in_them():
+    decisions = plan(LIDC, Budget(80, 3))
+    assert any("3 hours" in reason for reason in decisions.reasons)
+    assert all(decisions.steps[stage] >= MIN_STEPS[stage] for stage in STAGES)
+
+
+def test_the_stages_fit_into_the_hours_and_one_gets_what_the_other_leaves():
+    for hours in (0.2, 1, 5, 40):
+        decisions = plan(HIPPOCAMPI, Budget(24, hours))
+        settings = settings_of(decisions.training, "default")
+        spent = sum(
+            decisions.steps[stage] * seconds_per_step(stage, settings, decisions.grid) for stage in STAGES
+        )
+        assert spent <= 0.9 * 3600 * hours
+        assert settings.autoencoder_training.steps == decisions.steps["autoencoder"] <= 50_000
+        assert settings.autoencoder_training.minutes == pytest.approx(0.45 * 60 * hours)
+
+
+def test_sides_that_differ_are_not_mirrored():
+    assert plan(HIPPOCAMPI).training["training"]["flip"] == "left_right"
+    assert plan(LIDC).training["training"]["flip"] == "none"
+    # A gap that its own error explains is none.
+    unsure = LIDC.model_copy(update={"mirror_error": 0.06})
+    assert plan(unsure).training["training"]["flip"] == "left_right"
+    settled = plan(LIDC, given_training={"training": {"flip": "vertical"}})
+    assert settled.training["training"]["flip"] == "vertical"
+
+
+def test_intensities_follow_the_modality():
+    assert plan(LIDC).prepare["window_hu"] == [-1000, 1000]
+    assert plan(LIDC, given={"window_hu": [-160, 240]}).prepare["window_hu"] == [-160, 240]
+    assert "window_hu" not in plan(ADNI).prepare and plan(ADNI).prepare["modality"] == "MR"
+
+
+@pytest.mark.parametrize(
+    ("patients", "test"), [(10, 0.3), (50, 0.3), (100, 0.2), (150, 0.13), (200, 0.1), (5000, 0.1)]
+)
+def test_few_patients_leave_more_of_them_to_the_audit(patients, test):
+    prints = HIPPOCAMPI.model_copy(update={"num_patients": patients, "num_scans": patients})
+    assert plan(prints).prepare["split"] == {"validation": 0.1, "test": test}
+    assert "split" not in plan(prints, given={"split": {"test": 0.2}}).prepare or plan(
+        prints, given={"split": {"test": 0.2}}
+    ).prepare["split"] == {"test": 0.2}
+
+
+def test_copies_are_warned_of():
+    few, many = plan(HIPPOCAMPI), plan(ADNI.model_copy(update={"num_scans": 50_000}), Budget(24, 1))
+    assert any("may store" in warning for warning in few.warnings)
+    assert not any("may store" in warning for warning in many.warnings)
+
+
+def test_what_the_user_settles_is_kept():
+    given_training = {
+        "autoencoder": {"compression": [4, 4, 4]},
+        "autoencoder_training": {"steps": 77, "batch_size": 3},
+        "diffusion": {"ema_decay": 0.9},
+    }
+    settings = settings_of(plan(HIPPOCAMPI, given_training=given_training).training, "default")
+    assert settings.autoencoder.compression == (4, 4, 4)
+    assert (settings.autoencoder_training.steps, settings.autoencoder_training.batch_size) == (77, 3)
+    assert settings.diffusion.ema_decay == 0.9
+    assert plan(HIPPOCAMPI, given={"spacing_mm": 2.0}).grid.spacing_mm == (2, 2, 2)
+
+
+def test_networks_fit_every_grid_and_keep_five_cells_where_they_compress():
+    for shape in itertools.product((8, 16, 24, 40, 64, 256), repeat=3):
+        for spacing in ((1, 1, 1), (3, 1, 1), (1.6, 1, 1), (0.5, 0.7, 5)):
+            grid = Grid(
+                shape=shape, spacing_mm=spacing, affine=centred_affine("SPL", shape, spacing).tolist()
+            )
+            settings = settings_of(choose_networks(grid, []), "default")
+            compression = settings.autoencoder.compression
+            assert compression == compression_of(grid)
+            assert all(
+                size >= 5 * factor or factor == 1 for size, factor in zip(shape, compression, strict=True)
+            )
+
+
+REFUSED = [
+    (
+        HIPPOCAMPI.model_copy(update={"num_scans": 3, "num_patients": 3}),
+        {},
+        24,
+        "3 scans of 3 patients are too few",
+    ),
+    (
+        fingerprint((1.0, 1.0, 1.0), (4.0, 256.0, 256.0)),
+        {},
+        24,
+        "4 x 256 x 256 voxels in the median, which is 2D",
+    ),
+    (LIDC, {"shape": [400, 512, 512]}, 4, r"needs .* GB at batch 1, and there are 4 GB: spacing_mm=\[.*fits"),
+    (LIDC, {"spacing_mm": 0.7}, 4, r"spacing_mm=\[[\d.]+,[\d.]+,[\d.]+\] shape=\[\d+,\d+,\d+\] fits"),
+    (LIDC, {}, 0.3, "no grid fits: use a machine with more"),
+]
+
+
+@pytest.mark.parametrize(("prints", "given", "memory", "message"), REFUSED)
+def test_what_cannot_work_is_told_in_one_line(prints, given, memory, message):
+    with pytest.raises(UserError, match=message) as error:
+        plan(prints, Budget(memory, 24), given)
+    assert "\n" not in str(error.value)
+
+
+def test_the_suggested_grid_fits():
+    import re
+
+    with pytest.raises(UserError) as error:
+        plan(LIDC, Budget(4, 24), {"spacing_mm": 0.7})
+    spacing, shape = (
+        [float(number) for number in text.split(",")] for text in re.findall(r"\[(.*?)\]", str(error.value))
+    )
+    decisions = plan(LIDC, Budget(4, 24), {"spacing_mm": spacing, "shape": [int(size) for size in shape]})
+    assert decisions.grid.shape == tuple(shape)
+
+
+def test_a_crop_needs_air_to_leave_away():
+    assert plan(THORAX).prepare.get("center") is None
+    wide = LIDC.model_copy(update={"foreground_mm": spread((150.0, 150.0, 150.0))})
+    assert plan(wide).prepare["center"] == "foreground"
