@@ -129,6 +129,65 @@ def plan(
     )
 
 
+def run(
+    scans: Path | str,
+    out: Path | str,
+    overrides: Iterable[str] = (),
+    *,
+    hours: float = 24.0,
+    memory_gb: float | None = None,
+    number: int = 100,
+    seed: int = 0,
+    recipe: str | None = None,
+    preset: str = "default",
+    accelerator: str = "auto",
+    workers: int | None = None,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> Path | None:
+    """Goes the whole way from scans to evaluated synthetic ones, or goes on, as `anatogen run` does.
+
+    Args:
+        scans: Folder of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
+        out: Folder of everything.
+        overrides: Strings "key.sub=value" of `prepare` or `train`.
+        hours: For planning and training, about.
+        memory_gb: Of the GPU, or of the machine without one, in 10^9 bytes; default what this one has.
+        number: Of synthetic scans.
+        seed: Of the set of synthetic scans.
+        recipe: Name of a recipe of `prepare`.
+        preset: Where what the plan does not decide comes from.
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        workers: Processes that look at scans and sample; default one per core.
+        dry_run: Stops when the plan is shown.
+        progress: Whether to show progress bars on the terminal.
+
+    Returns:
+        The page `OUT/index.html`; None for a dry run.
+
+    Raises:
+        UserError: If settings or folders are wrong, or a stage can't be done.
+    """
+    from anatogen.run_stages import Wishes
+    from anatogen.run_stages import run as run_stages
+
+    wishes = Wishes(
+        Path(scans),
+        Path(out),
+        tuple(overrides),
+        hours=hours,
+        memory_gb=memory_gb,
+        number=number,
+        seed=seed,
+        recipe=recipe,
+        preset=preset,
+        accelerator=accelerator,
+        workers=workers,
+        progress=progress,
+    )
+    return run_stages(wishes, dry_run=dry_run)
+
+
 def train(
     data: Path | str,
     run: Path | str,

@@ -35,6 +35,8 @@ _MAX_CANDIDATES = 4
 # In voxels of the fine cube; a scan of 48 voxels may be shifted by 4.
 _MAX_SHIFT = 2
 _CHUNK = 256
+# Of a mirrored scan over the scan as it is, or it is taken as it is.
+_LEAST_GAIN = 0.05
 # Standard deviation, in voxels of the cube, of what is slow: (coarse, fine).
 _SLOW = {COARSE_SIZE: 1.5, FINE_SIZE: 2.5}
 _FLIPS = tuple(
@@ -115,12 +117,14 @@ def likely_pairs(coarse: npt.NDArray[np.float16]) -> list[tuple[int, int, tuple[
             block = coarse[other : other + _CHUNK].astype(np.float32)
             for flips in _FLIPS:
                 mirrored = np.flip(block, tuple(axis + 1 for axis in flips)).reshape(len(block), -1)
+                # What is symmetric is not called mirrored.
+                handicap = _LEAST_GAIN if flips else 0.0
                 # Each pair once.
                 table = np.triu(rows @ mirrored.T, start - other + 1)
                 likeliest = np.argsort(-table, axis=1)[:, :_MAX_CANDIDATES]
                 for row, columns in enumerate(likeliest):
                     best[row] += [
-                        (float(table[row, column]), other + int(column), flips)
+                        (float(table[row, column]) - handicap, other + int(column), flips)
                         for column in columns
                         if table[row, column] > _WORTH_A_LOOK
                     ]
