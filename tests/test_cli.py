@@ -1,13 +1,17 @@
 """The command line: light, one line an error, and each command a library call."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from synthetic_dataset import TINY, write_dataset
 
 from anatogen import cli
+from anatogen.data.formats import write_nifti
+from anatogen.data.volume import Volume
 from anatogen.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -207,3 +211,22 @@ def test_recipes_are_listed_and_used_by_name(tmp_path, monkeypatch, capsys):
 
 def test_user_errors_are_value_errors():
     assert issubclass(UserError, ValueError)
+
+
+def test_doctor_tells_what_to_type_and_its_exit_code_whether_anything_can_be_prepared(
+    monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setenv("COLUMNS", "120")
+    scans = tmp_path / "scans"
+    write_nifti(
+        Volume(np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32), np.eye(4)), scans / "a.nii"
+    )
+    shutil.copy(scans / "a.nii", scans / "b[1].nii")
+    assert _call(monkeypatch, "doctor", scans, "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert "'exclude=[\"b[[]1].nii\"]'" in shown and "doctor.html" in shown
+    assert (tmp_path / "out" / "doctor.html").is_file()
+    assert _call(monkeypatch, "doctor", scans, "exclude=*.nii", "--out", tmp_path / "none") == 1
+    assert "nothing can be prepared" in capsys.readouterr().out
+    assert _call(monkeypatch, "doctor", scans / "absent", "--out", tmp_path / "none") == 1
+    assert "is not a folder" in capsys.readouterr().err

@@ -4,9 +4,15 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from chromium import Page, browser_page
 from report_example import example_report
+from scipy import ndimage
+
+from anatogen.api import doctor
+from anatogen.data.formats import write_nifti
+from anatogen.data.volume import Volume
 
 IMAGES = "Array.from(document.images, image => [image.complete, image.naturalWidth, image.naturalHeight])"
 WIDTHS = "[document.documentElement.scrollWidth, window.innerWidth]"
@@ -65,3 +71,41 @@ def test_a_report_fits_its_window(page: Page, report: Path, width: int) -> None:
     page.open(report, width)
     content, window = page.evaluate(WIDTHS)
     assert window == width and content <= window
+
+
+@pytest.fixture(scope="module")
+def doctor_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    scans, out = tmp_path_factory.mktemp("scans"), tmp_path_factory.mktemp("doctor")
+    generator = np.random.default_rng(0)
+    affine = np.zeros((4, 4))
+    affine[[2, 1, 0, 3], [0, 1, 2, 3]] = [1, -1, -1, 1]
+    for number in range(7):
+        noise = ndimage.gaussian_filter(generator.standard_normal((20, 24, 22)), 2) * 1e4
+        name = (
+            "<b>bold & [red]</b>.nii.gz" if number == 0 else f"a_rather_long_name_of_a_scan_{number}.nii.gz"
+        )
+        write_nifti(Volume(noise.astype(np.float32), affine), scans / name.replace("/", "-"))
+    (scans / "broken.nii").write_bytes(b"no scan")
+    doctor(scans, out, progress=False)
+    return out / "doctor.html"
+
+
+def test_the_doctors_page_loads_alone_and_asks_for_nothing(
+    page: Page, doctor_page: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "page.html"
+    shutil.copy(doctor_page, alone)
+    page.requests.clear()
+    page.open(alone)
+    images = page.evaluate(IMAGES)
+    assert len(images) == 2
+    assert all(complete and width > 200 and height > 50 for complete, width, height in images)
+    assert page.requests == []
+    assert page.evaluate("document.querySelectorAll('script, link, iframe, object, b').length") == 0
+    text = page.evaluate("document.body.innerText")
+    assert "<b>bold & [red]<-b>.nii.gz" in text
+    assert "it stays with you" in text and "undefined" not in text and "None" not in text
+    for width in (360, 800, 1280):
+        page.open(alone, width)
+        content, window = page.evaluate(WIDTHS)
+        assert window == width and content <= window

@@ -1,7 +1,8 @@
 """Anatogen turns a folder of 3D medical scans into a generator of new ones.
 
-The short way: `plan` for a folder, `prepare` it, `train` a generator, `load_bundle(...).sample(...)` or
-`sample` to disk, `evaluate` what came out.
+The short way: `doctor` looks at a folder of scans, `plan` decides what to make of it, `prepare` makes a
+dataset, `train` a generator, `load_bundle(...).sample(...)` or `sample` to disk, `evaluate` what came out;
+`run` does all of it.
 Each name is imported when it is first used, so that `import anatogen` stays light.
 """
 
@@ -10,18 +11,31 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anatogen.api import evaluate, plan, prepare, train, train_gan
+    from anatogen.api import doctor, evaluate, plan, prepare, run, train, train_gan
     from anatogen.bundle import load_bundle
     from anatogen.sampling import sample
 
 __version__ = version("anatogen")
-__all__ = ["__version__", "evaluate", "load_bundle", "plan", "prepare", "sample", "train", "train_gan"]
+__all__ = [
+    "__version__",
+    "doctor",
+    "evaluate",
+    "load_bundle",
+    "plan",
+    "prepare",
+    "run",
+    "sample",
+    "train",
+    "train_gan",
+]
 
 _HOMES = {
+    "doctor": "anatogen.api",
     "evaluate": "anatogen.api",
     "load_bundle": "anatogen.bundle",
     "plan": "anatogen.api",
     "prepare": "anatogen.api",
+    "run": "anatogen.api",
     "sample": "anatogen.sampling",
     "train": "anatogen.api",
     "train_gan": "anatogen.api",

@@ -5,10 +5,54 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from anatogen.data.diagnosis import Diagnosis
     from anatogen.data.prepare import PrepareSummary
     from anatogen.evaluation.evaluate import Evaluation
     from anatogen.planning.plan import Plan
     from anatogen.training.pipeline import Stage
+
+
+def doctor(
+    scans: Path | str,
+    out: Path | str | None = None,
+    overrides: Iterable[str] = (),
+    *,
+    recipe: str | None = None,
+    config: Path | None = None,
+    headers_only: bool = False,
+    progress: bool = True,
+) -> "Diagnosis":
+    """Finds out what is wrong with a folder of scans, as `anatogen doctor` does.
+
+    Args:
+        scans: Folder of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
+        out: Folder for `doctor.html` and `doctor.json`, which name files; None writes nothing.
+        overrides: Strings "key.sub=value" as `prepare` takes them.
+        recipe: Name of the recipe of `prepare` that the folder is meant for.
+        config: YAML file of settings of `prepare`.
+        headers_only: Reads no voxels.
+        progress: Whether to show progress bars on the terminal.
+
+    Returns:
+        Facts and findings, each with what to do.
+
+    Raises:
+        UserError: If settings or folders are wrong.
+    """
+    from anatogen.data.doctor import examine
+    from anatogen.data.prepare_config import prepare_settings
+    from anatogen.doctor_page import check_out, write_doctor_page
+
+    scans = Path(scans)
+    settings = prepare_settings(overrides, config=config, recipe=recipe)
+    if out is None:
+        return examine(scans, settings, headers_only=headers_only, progress=progress)
+    out = Path(out)
+    check_out(scans, out)
+    records = out / ".examined"
+    diagnosis = examine(scans, settings, headers_only=headers_only, records=records, progress=progress)
+    write_doctor_page(diagnosis, out, progress=progress)
+    return diagnosis
 
 
 def prepare(
@@ -83,6 +127,65 @@ def plan(
         preset=preset,
         accelerator=accelerator,
     )
+
+
+def run(
+    scans: Path | str,
+    out: Path | str,
+    overrides: Iterable[str] = (),
+    *,
+    hours: float = 24.0,
+    memory_gb: float | None = None,
+    number: int = 100,
+    seed: int = 0,
+    recipe: str | None = None,
+    preset: str = "default",
+    accelerator: str = "auto",
+    workers: int | None = None,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> Path | None:
+    """Goes the whole way from scans to evaluated synthetic ones, or goes on, as `anatogen run` does.
+
+    Args:
+        scans: Folder of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
+        out: Folder of everything.
+        overrides: Strings "key.sub=value" of `prepare` or `train`.
+        hours: For planning and training, about.
+        memory_gb: Of the GPU, or of the machine without one, in 10^9 bytes; default what this one has.
+        number: Of synthetic scans.
+        seed: Of the set of synthetic scans.
+        recipe: Name of a recipe of `prepare`.
+        preset: Where what the plan does not decide comes from.
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        workers: Processes that look at scans and sample; default one per core.
+        dry_run: Stops when the plan is shown.
+        progress: Whether to show progress bars on the terminal.
+
+    Returns:
+        The page `OUT/index.html`; None for a dry run.
+
+    Raises:
+        UserError: If settings or folders are wrong, or a stage can't be done.
+    """
+    from anatogen.run_stages import Wishes
+    from anatogen.run_stages import run as run_stages
+
+    wishes = Wishes(
+        Path(scans),
+        Path(out),
+        tuple(overrides),
+        hours=hours,
+        memory_gb=memory_gb,
+        number=number,
+        seed=seed,
+        recipe=recipe,
+        preset=preset,
+        accelerator=accelerator,
+        workers=workers,
+        progress=progress,
+    )
+    return run_stages(wishes, dry_run=dry_run)
 
 
 def train(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from anatogen.cli_evaluate import evaluate_app
-from anatogen.cli_scans import ConfigFile, plan, prepare, recipes
+from anatogen.cli_scans import ConfigFile, doctor, plan, prepare, recipes, run
 from anatogen.command_group import with_default
 from anatogen.errors import UserError
 
@@ -67,6 +67,8 @@ def _options(
     """From a folder of 3D medical scans to a generator of new ones."""
 
 
+app.command()(run)
+app.command()(doctor)
 app.command()(prepare)
 app.command()(recipes)
 app.command()(plan)

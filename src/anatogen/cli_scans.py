@@ -85,3 +85,66 @@ def plan(
     print(f"\nsaved in {out}; next:")
     for command in next_commands(scans, out):
         print(f"  {command}")
+
+
+def doctor(
+    scans: Scans,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.sub=value of prepare, e.g. 'exclude=labelsTr/*'.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for doctor.html and doctor.json.")] = Path("doctor"),
+    recipe: Annotated[str | None, typer.Option(help="The recipe that the folder is meant for.")] = None,
+    config: ConfigFile = None,
+    headers_only: Annotated[
+        bool, typer.Option("--headers-only", help="Read no voxels: quick, and blind to copies and damage.")
+    ] = False,
+) -> None:
+    """Find out what is wrong with a folder of scans, and what to do about it."""
+    from anatogen.api import doctor as examine
+    from anatogen.doctor_table import print_diagnosis
+
+    diagnosis = examine(scans, out, overrides or (), recipe=recipe, config=config, headers_only=headers_only)
+    print_diagnosis(diagnosis, out)
+    if not diagnosis.is_usable:
+        raise typer.Exit(1)
+
+
+def run(
+    scans: Scans,
+    out: Annotated[Path, typer.Argument(help="Folder for everything; the same command again goes on.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.sub=value of prepare or train, e.g. spacing_mm=1.")
+    ] = None,
+    hours: Annotated[float | None, typer.Option(help="For planning and training, about; default 24.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="The same in minutes.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Of the GPU or the machine, e.g. 24G; default what this one has.")
+    ] = None,
+    number: Annotated[int, typer.Option("--number", "-n", help="Of synthetic scans.")] = 100,
+    seed: Annotated[int, typer.Option(help="Of the set of synthetic scans.")] = 0,
+    recipe: Annotated[str | None, typer.Option(help="For a known download or layout.")] = None,
+    preset: Annotated[str, typer.Option(help="Where what the plan does not decide comes from.")] = "default",
+    accelerator: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Stop when the plan is shown.")] = False,
+) -> None:
+    """Go the whole way: doctor, plan, prepare, train, sample, evaluate."""
+    from anatogen.api import run as go_the_way
+    from anatogen.errors import UserError
+    from anatogen.planning.plan import parse_memory
+
+    if hours is not None and minutes is not None:
+        raise UserError(f"hours is {hours:g} and minutes {minutes:g}: give one of them")
+    page = go_the_way(
+        scans,
+        out,
+        overrides or (),
+        hours=24.0 if hours is None and minutes is None else hours or (minutes or 0) / 60,
+        memory_gb=None if memory is None else parse_memory(memory),
+        number=number,
+        seed=seed,
+        recipe=recipe,
+        preset=preset,
+        accelerator=accelerator,
+        dry_run=dry_run,
+    )
+    print("the same command without --dry-run goes on" if page is None else f"open {page}")

@@ -119,7 +119,8 @@ def inspect_scan(task: InspectionTask) -> Inspection | LeftOut:
     except (OSError, ValidationError):
         pass
     try:
-        inspection = _measure(task, digest, mask_digest)
+        volume = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
+        inspection = measure(task, volume, digest, mask_digest)
     except ScanError as error:
         return LeftOut(task.source.name, str(error))
     write_text(record, inspection.model_dump_json())
@@ -178,10 +179,20 @@ def own_window(array: npt.NDArray[np.float32], percentiles: tuple[float, float])
     return low, float(np.percentile(tissue if tissue.size else array, percentiles[1]))
 
 
-def _measure(task: InspectionTask, digest: str, mask_digest: str | None) -> Inspection:
-    volume = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
+def measure(task: InspectionTask, volume: Volume, digest: str, mask_digest: str | None) -> Inspection:
+    """Measures a scan that was read.
+
+    Args:
+        task: What to measure.
+        volume: The scan, as its reader gives it.
+        digest: `source_sha256` of its files.
+        mask_digest: The same of its mask.
+
+    Raises:
+        ScanError: If it is a label map or nearly constant, or its mask does not fit it.
+    """
     array, percentiles = volume.array, task.percentiles
-    num_labels = _num_labels(array)
+    num_labels = count_labels(array)
     if num_labels:
         raise ScanError(f"it looks like a label map ({num_labels} distinct whole values)")
     low, high = own_window(array, percentiles)
@@ -219,7 +230,7 @@ def _modality(task: InspectionTask, array: npt.NDArray[np.float32]) -> str:
     return "CT" if looks_like_ct(float(array.min()), float(array.max())) else "MR"
 
 
-def _num_labels(array: npt.NDArray[np.float32]) -> int:
+def count_labels(array: npt.NDArray[np.float32]) -> int:
     """How many labels a label map has: whole numbers from 0 and few of them; 0 for what is none."""
     if array.min() != 0:
         return 0
