@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Scans = Annotated[Path, typer.Argument(help="Folder of scans: NIfTI, NRRD, MetaImage, NPY, DICOM series.")]
+Scans = Annotated[
+    Path, typer.Argument(help="Folder, .zip or .tar of scans: NIfTI, NRRD, MetaImage, NPY, DICOM.")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from anatogen import __version__
+from anatogen.data.archives import scans_folder
 from anatogen.data.common_grid import CommonGrid, choose_grid, choose_modality
 from anatogen.data.conversion import Conversion, ConversionTask, convert_scan
 from anatogen.data.discover import LeftOut, Source, discover
@@ -52,7 +53,8 @@ def prepare(
     Only `left_out.json` holds file names, which may name patients; none of them holds anything of a header.
 
     Args:
-        scans: Folder with NIfTI, NRRD, MetaImage, NPY files and DICOM series, nested and mixed.
+        scans: Folder with NIfTI, NRRD, MetaImage, NPY files and DICOM series, nested and mixed, or an archive
+            (.zip, .tar, .tar.gz) of one, which is unpacked to a part of `out` that is removed at the end.
         out: Folder of the dataset: new, empty, or made by this function.
         config: How.
         strict: Makes any scan that would be left out an error; nothing is published then.
@@ -66,14 +68,17 @@ def prepare(
     check_folders(scans, out)
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}: it must be at least 1")
-    with Workers(workers or available_cores(), progress) as pool:
+    with (
+        scans_folder(scans, out / WORK_FOLDER, progress=progress) as folder,
+        Workers(workers or available_cores(), progress) as pool,
+    ):
         sources, left_out, num_ignored = discover(
-            scans,
+            folder,
             lambda function, files: pool.map(function, files, [file.name for file in files], "Looking"),
             config.include,
             config.exclude,
         )
-        inputs = fingerprint(scans, sources, left_out, config)
+        inputs = fingerprint(folder, sources, left_out, config)
         complete = completed(out, inputs)
         if complete is not None:
             if strict:
@@ -83,7 +88,7 @@ def prepare(
         inspections = _inspect(pool, sources, left_out, config, work)
         accepted = _without_duplicates(sources, inspections, left_out)
         patients, unknown = identify(
-            [source for source, _ in accepted], scans, config.patient_pattern, config.patient_csv
+            [source for source, _ in accepted], folder, config.patient_pattern, config.patient_csv
         )
         left_out += unknown
         accepted = [(source, inspection) for source, inspection in accepted if source.name in patients]
