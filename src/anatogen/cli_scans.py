@@ -23,11 +23,15 @@ def prepare(
     strict: Annotated[
         bool, typer.Option("--strict", help="Make a scan that can't be used an error.")
     ] = False,
+    allow_tilt: Annotated[
+        bool, typer.Option("--allow-tilt", help="Resample CT with gantry tilt instead of leaving it out.")
+    ] = False,
 ) -> None:
     """Check scans, bring them to one grid and intensity range, and split them by patient."""
     from anatogen.api import prepare as prepare_scans
 
-    summary = prepare_scans(scans, out, overrides or (), config=config, strict=strict)
+    overrides = [*(overrides or ()), *(["allow_tilt=true"] if allow_tilt else [])]
+    summary = prepare_scans(scans, out, overrides, config=config, strict=strict)
     for decision in summary.decisions:
         print(f"  {decision}")
     for left_out in summary.left_out:

@@ -28,8 +28,8 @@ class ConstantScanError(ScanError):
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silences what nibabel, pydicom and highdicom say about headers they cope with."""
-    loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "highdicom")]
+    """Silences what nibabel and pydicom say about headers they cope with."""
+    loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "pylibjpeg")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -39,6 +39,7 @@ class ConversionTask(BaseModel):
         center: What comes to the middle.
         interpolation: How values between voxels are found.
         npy_spacing_mm: Spacing of .npy files.
+        allow_tilt: Whether DICOM series with gantry tilt are resampled.
         output: The .npy file to write.
         record: The JSON file that says that `output` is done.
     """
@@ -54,6 +55,7 @@ class ConversionTask(BaseModel):
     center: Literal["grid", "foreground"]
     interpolation: Interpolation
     npy_spacing_mm: tuple[float, float, float]
+    allow_tilt: bool = False
     output: Path
     record: Path
 
@@ -92,7 +94,7 @@ def convert_scan(task: ConversionTask) -> Conversion | LeftOut:
     # A record must never stand beside another task's array, whenever the process is killed.
     task.record.unlink(missing_ok=True)
     try:
-        volume = _to_grid(read_source(task.source, task.npy_spacing_mm), task)
+        volume = _to_grid(read_source(task.source, task.npy_spacing_mm, allow_tilt=task.allow_tilt), task)
         array = task.intensity.normalise(volume.array).astype(np.float16)
         if array.min() == array.max():
             raise ScanError(f"on the common grid it is constant: every voxel is {float(array.min()):g}")

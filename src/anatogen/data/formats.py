@@ -23,7 +23,8 @@ from anatogen.data.checks import (
     squeezed_shape,
     unreadable,
 )
-from anatogen.data.dicom import is_dicom, read_dicom, series_files
+from anatogen.data.dicom import read_dicom
+from anatogen.data.dicom_headers import is_dicom, series_files
 from anatogen.data.dicom_writing import write_dicom
 from anatogen.data.transforms import centred_affine
 from anatogen.data.volume import LPS_TO_RAS, Volume
@@ -60,13 +61,16 @@ def ending(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
 
 
-def read_scan(path: Path, npy_spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> Volume:
+def read_scan(
+    path: Path, npy_spacing_mm: tuple[float, float, float] = (1, 1, 1), *, allow_tilt: bool = False
+) -> Volume:
     """Reads a scan of any known format: a file by its ending, or a folder (or one file) of a DICOM series.
 
     Args:
         path: A .nii, .nii.gz, .nrrd, .mha, .mhd or .npy file, a DICOM file, or a folder that holds one
             DICOM series.
         npy_spacing_mm: Spacing along (D, H, W) of .npy files, which don't tell it.
+        allow_tilt: Resamples DICOM series with gantry tilt instead of refusing them.
 
     Returns:
         Array float32 (D, H, W) in the scan's own unit (HU for CT) with its affine.
@@ -76,7 +80,7 @@ def read_scan(path: Path, npy_spacing_mm: tuple[float, float, float] = (1, 1, 1)
     """
     kind = ending(path)
     if path.is_dir() or (path.is_file() and kind not in SCAN_ENDINGS and is_dicom(path)):
-        return read_dicom(series_files(path))
+        return read_dicom(series_files(path), allow_tilt=allow_tilt)
     if not path.is_file():
         raise ScanError("there is no such file")
     if kind == ".npy":

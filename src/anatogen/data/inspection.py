@@ -69,6 +69,7 @@ class InspectionTask:
     percentiles: tuple[float, float]
     npy_spacing_mm: tuple[float, float, float]
     records: Path
+    allow_tilt: bool = False
 
 
 def inspect_scan(task: InspectionTask) -> Inspection | LeftOut:
@@ -78,14 +79,15 @@ def inspect_scan(task: InspectionTask) -> Inspection | LeftOut:
     except OSError as error:
         return LeftOut(task.source.name, f"it can't be read: {error.strerror}")
     suffix = "dicom" if task.source.is_dicom else ending(task.source.files[0])
-    key = sha256_json([__version__, digest, suffix, task.percentiles, task.npy_spacing_mm])
+    settings = [task.percentiles, task.npy_spacing_mm, task.allow_tilt]
+    key = sha256_json([__version__, digest, suffix, *settings])
     record = task.records / f"{key}.json"
     try:
         return Inspection.model_validate_json(record.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
         pass
     try:
-        volume = read_source(task.source, task.npy_spacing_mm)
+        volume = read_source(task.source, task.npy_spacing_mm, allow_tilt=task.allow_tilt)
         inspection = _measure(volume, digest, task.percentiles)
     except ScanError as error:
         return LeftOut(task.source.name, str(error))
@@ -93,13 +95,22 @@ def inspect_scan(task: InspectionTask) -> Inspection | LeftOut:
     return inspection
 
 
-def read_source(source: Source, npy_spacing_mm: tuple[float, float, float]) -> Volume:
+def read_source(
+    source: Source, npy_spacing_mm: tuple[float, float, float], *, allow_tilt: bool = False
+) -> Volume:
     """Reads a discovered scan.
+
+    Args:
+        source: The scan.
+        npy_spacing_mm: Spacing along (D, H, W) of .npy files.
+        allow_tilt: Resamples DICOM series with gantry tilt instead of refusing them.
 
     Raises:
         ScanError: If it can't be read or can't be right.
     """
-    return read_dicom(source.files) if source.is_dicom else read_scan(source.files[0], npy_spacing_mm)
+    if source.is_dicom:
+        return read_dicom(source.files, allow_tilt=allow_tilt)
+    return read_scan(source.files[0], npy_spacing_mm)
 
 
 def source_sha256(source: Source) -> str:

@@ -130,7 +130,9 @@ def _inspect(
     pool: Workers, sources: Sequence[Source], left_out: list[LeftOut], config: PrepareConfig, work: Path
 ) -> dict[str, Inspection]:
     tasks = [
-        InspectionTask(source, config.percentiles, config.npy_spacing_mm, work / "inspections")
+        InspectionTask(
+            source, config.percentiles, config.npy_spacing_mm, work / "inspections", config.allow_tilt
+        )
         for source in sources
     ]
     results = pool.map(inspect_scan, tasks, [source.name for source in sources], "Checking")
@@ -213,6 +215,7 @@ def _tasks(
                 center=config.center,
                 interpolation=config.interpolation,
                 npy_spacing_mm=config.npy_spacing_mm,
+                allow_tilt=config.allow_tilt,
                 output=out / VOLUMES_FOLDER / f"{name}.npy",
                 record=out / WORK_FOLDER / "conversions" / f"{name}.json",
             )

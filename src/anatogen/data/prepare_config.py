@@ -59,6 +59,7 @@ class PrepareConfig(Section):
         split: Fractions of patients held back.
         seed: Decides the split.
         npy_spacing_mm: Spacing along (D, H, W) of .npy files, which don't hold it.
+        allow_tilt: Resamples CT series with gantry tilt to perpendicular axes instead of leaving them out.
     """
 
     include: tuple[str, ...] = ("*",)
@@ -77,6 +78,7 @@ class PrepareConfig(Section):
     split: SplitConfig = SplitConfig()
     seed: int = 0
     npy_spacing_mm: tuple[Positive, Positive, Positive] = (1, 1, 1)
+    allow_tilt: bool = False
 
     @field_validator("include", "exclude", mode="before")
     @classmethod
