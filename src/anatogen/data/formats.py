@@ -8,11 +8,11 @@ the fastest axis of the file is W; `prepare` brings them to a common order after
 
 import gzip
 import math
-import re
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 from anatogen.data.checks import (
     check_dtype,
@@ -26,6 +26,7 @@ from anatogen.data.checks import (
 from anatogen.data.dicom import read_dicom
 from anatogen.data.dicom_headers import is_dicom, series_files
 from anatogen.data.dicom_writing import write_dicom
+from anatogen.data.itk_headers import check_data_length, data_files
 from anatogen.data.transforms import centred_affine
 from anatogen.data.volume import LPS_TO_RAS, Volume
 from anatogen.errors import ScanError, UserError
@@ -46,13 +47,6 @@ __all__ = [
 ]
 
 SCAN_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy")
-
-# The line that names the file of the voxels, in headers of MetaImage and NRRD.
-_DATA_FILE = re.compile(
-    rb"^\s*(?:ElementDataFile\s*[=:]|data ?file:(?!=))[ \t]*(.*?)\s*$", re.MULTILINE | re.I
-)
-# What comes before it is shorter than this.
-_HEADER_BYTES = 1 << 16
 
 
 def ending(path: Path) -> str:
@@ -92,38 +86,6 @@ def read_scan(
     raise ScanError(f"unknown format {kind or '(no ending)'}: known are {', '.join(SCAN_ENDINGS)} and DICOM")
 
 
-def data_files(path: Path) -> tuple[Path, ...]:
-    """The file beside a MetaImage or NRRD header that holds its voxels; none where the header's file does.
-
-    Args:
-        path: A scan of any format.
-
-    Raises:
-        ScanError: If the header spreads its voxels over several files or names one that is not there.
-    """
-    kind = ending(path)
-    if kind not in (".mha", ".mhd", ".nrrd"):
-        return ()
-    try:
-        with path.open("rb") as file:
-            start = file.read(_HEADER_BYTES)
-    except OSError as error:
-        raise ScanError(f"it can't be read: {error.strerror}") from error
-    if kind == ".nrrd":  # an empty line ends its header
-        start = re.split(rb"\r?\n\r?\n", start, maxsplit=1)[0]
-    found = _DATA_FILE.search(start)
-    name = found.group(1).decode(errors="surrogateescape") if found else "LOCAL"
-    if name.upper() == "LOCAL":
-        return ()
-    if name.upper().split(maxsplit=1)[:1] == ["LIST"] or "%" in name:
-        raise ScanError("its header spreads the voxels over several files, which is not supported")
-    if Path(name).is_absolute():
-        raise ScanError("its header names its data file by an absolute path: write the path relative to it")
-    if not (path.parent / name).is_file():
-        raise ScanError("the data file that its header names is missing")
-    return (path.parent / name,)
-
-
 def read_nifti(path: Path) -> Volume:
     """Reads a NIfTI file; scaled values, affine from sform, else qform, else header, as nibabel does.
 
@@ -137,7 +99,7 @@ def read_nifti(path: Path) -> Volume:
             shape = squeezed_shape(tuple(image.shape))
             check_dtype(dtype)
             check_size(math.prod(shape) * dtype.itemsize, path)
-            array = np.asanyarray(image.dataobj, dtype=np.float32).reshape(shape, order="F")
+            array = _whole_nifti(image, path).reshape(shape, order="F")
             affine = np.array(image.affine, dtype=np.float64)
             unit = image.header.get_xyzt_units()[0]
         except (MemoryError, ScanError):
@@ -146,6 +108,23 @@ def read_nifti(path: Path) -> Volume:
             raise unreadable(error) from error
     affine[:3] *= {"meter": 1000.0, "micron": 0.001}.get(unit, 1.0)
     return checked_volume(array.T, affine[:, [2, 1, 0, 3]])
+
+
+def _whole_nifti(image: nib.spatialimages.SpatialImage, path: Path) -> npt.NDArray[np.float32]:
+    """The scaled values, after a look at what follows them: a checksum, or voxels that the header denies."""
+    with gzip.open(path) if ending(path) == ".nii.gz" else path.open("rb") as file:
+        holder = nib.FileHolder(fileobj=file)
+        # Not mapped: a file that shrinks while the scan is in use would end the process.
+        again = type(image).from_file_map(dict.fromkeys(image.file_map, holder), mmap=False)
+        array = np.asanyarray(again.dataobj, dtype=np.float32)
+        file.seek(again.dataobj.offset + array.size * again.get_data_dtype().itemsize)
+        left = 0
+        while chunk := file.read(1 << 20):  # gzip compares its checksum at the end
+            left += len(chunk)
+    # One voxel fewer along an axis leaves at least this many.
+    if left * max(array.shape) >= array.size * again.get_data_dtype().itemsize:
+        raise ScanError(f"its header is damaged: {left} bytes follow the voxels that it announces")
+    return array
 
 
 def read_itk(path: Path) -> Volume:
@@ -171,6 +150,7 @@ def read_itk(path: Path) -> Volume:
         check_size(math.prod(size), path, *data_files(path))
         with quiet_native_code():
             image = reader.Execute()
+        check_data_length(path, sitk.GetArrayViewFromImage(image).nbytes)
     except (MemoryError, ScanError):
         raise
     except Exception as error:
@@ -195,13 +175,17 @@ def read_npy(path: Path, spacing_mm: tuple[float, float, float] = (1, 1, 1)) -> 
         ScanError: If it is damaged, holds pickled objects, or is no 3D array of finite real numbers.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+            more = bool(file.read(1))
     except MemoryError:
         raise
     except Exception as error:
         raise unreadable(error) from error
     if not isinstance(array, np.ndarray):
         raise ScanError("it is an archive of arrays (.npz), expected a single .npy array")
+    if more:
+        raise ScanError("its header is damaged: the file is longer than the array that it announces")
     check_dtype(array.dtype)
     array = array.reshape(squeezed_shape(array.shape))
     return checked_volume(array, centred_affine("SPL", array.shape, spacing_mm))
