@@ -36,7 +36,7 @@ def _heavy_modules_after(*arguments: str) -> tuple[str, str]:
         "from anatogen.cli import main\n"
         "try:\n    main()\n"
         "finally:\n"
-        "    heavy = ['torch', 'numpy', 'nibabel', 'highdicom', 'matplotlib', 'lightning_fabric']\n"
+        "    heavy = ['torch', 'numpy', 'nibabel', 'pydicom', 'matplotlib', 'lightning_fabric']\n"
         "    print('LOADED', [name for name in heavy if name in sys.modules])\n"
     )
     found = subprocess.run(

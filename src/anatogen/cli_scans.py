@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Scans = Annotated[Path, typer.Argument(help="Folder of scans: NIfTI, NRRD, MetaImage, NPY, DICOM series.")]
+Scans = Annotated[
+    Path, typer.Argument(help="Folder, .zip or .tar of scans: NIfTI, NRRD, MetaImage, NPY, DICOM.")
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.")]
 
 
@@ -26,13 +28,15 @@ def prepare(
     strict: Annotated[
         bool, typer.Option("--strict", help="Make a scan that can't be used an error.")
     ] = False,
+    allow_tilt: Annotated[
+        bool, typer.Option("--allow-tilt", help="Resample CT with gantry tilt instead of leaving it out.")
+    ] = False,
 ) -> None:
     """Check scans, bring them to one grid and intensity range, and split them by patient."""
     from anatogen.api import prepare as prepare_scans
 
-    summary = prepare_scans(
-        scans, out, overrides or (), recipe=recipe, limit=limit, config=config, strict=strict
-    )
+    overrides = [*(overrides or ()), *(["allow_tilt=true"] if allow_tilt else [])]
+    summary = prepare_scans(scans, out, overrides, recipe=recipe, limit=limit, config=config, strict=strict)
     for decision in summary.decisions:
         print(f"  {decision}")
     for left_out in summary.left_out:

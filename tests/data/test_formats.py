@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from scan_makers import head, oblique_affine, pattern_volume, same_place, world
 
-from anatogen.data.formats import data_files, read_scan, write_nifti, write_npy
+from anatogen.data.formats import Reading, data_files, read_scan, write_nifti, write_npy
 from anatogen.data.transforms import axis_codes
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError, UserError
@@ -80,7 +80,7 @@ def test_attached_data_are_no_other_file(tmp_path: Path, ending: str) -> None:
 def test_npy_is_taken_as_axial_slices(tmp_path: Path) -> None:
     volume = head()
     write_npy(volume, tmp_path / "scan.npy")
-    back = read_scan(tmp_path / "scan.npy", npy_spacing_mm=(3, 0.5, 0.7))
+    back = read_scan(tmp_path / "scan.npy", Reading(npy_spacing_mm=(3, 0.5, 0.7)))
     assert np.array_equal(back.array, volume.array)
     assert axis_codes(back.affine) == "SPL"
     np.testing.assert_allclose(back.spacing_mm, (3, 0.5, 0.7))
@@ -221,3 +221,62 @@ def test_bad_scans_are_refused_with_their_reason(
 def test_volume_refuses_what_has_no_place() -> None:
     with pytest.raises(ScanError, match="finite"):
         Volume(_array(), np.full((4, 4), np.nan))
+
+
+def test_a_nifti_file_is_not_read_through_a_map(tmp_path: Path) -> None:
+    """A file that changes or shrinks later changed the scan in memory, or killed the process."""
+    write_nifti(head(), tmp_path / "scan.nii")
+    volume = read_scan(tmp_path / "scan.nii")
+    before = volume.array.copy()
+    (tmp_path / "scan.nii").write_bytes(b"")
+    assert np.array_equal(volume.array, before)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha", ".npy"])
+def test_voxels_that_the_header_denies_are_damage(tmp_path: Path, ending: str) -> None:
+    """An axis that is told too short gave a scan of mixed-up voxels."""
+    volume = head()
+    path = tmp_path / f"scan{ending}"
+    if ending in (".nrrd", ".mha"):
+        sitk.WriteImage(sitk.GetImageFromArray(volume.array), str(path))
+    elif ending == ".npy":
+        write_npy(volume, path)
+    else:
+        write_nifti(volume, path)
+    read_scan(path)
+    content = path.read_bytes()
+    raw = gzip.decompress(content) if ending == ".nii.gz" else content
+    old, new = {
+        ".npy": (b"(20, 24, 18)", b"(20, 23, 18)"),
+        ".nrrd": (b"sizes: 18 24 20", b"sizes: 18 23 20"),
+        ".mha": (b"DimSize = 18 24 20", b"DimSize = 18 23 20"),
+    }.get(ending, (bytes([18, 0, 24, 0, 20, 0]), bytes([18, 0, 23, 0, 20, 0])))
+    assert raw.count(old) >= 1
+    raw = raw.replace(old, new, 1)
+    path.write_bytes(gzip.compress(raw) if ending == ".nii.gz" else raw)
+    with pytest.raises(ScanError, match="header is damaged"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha"])
+def test_checksums_of_compressed_scans_are_compared(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"scan{ending}"
+    if ending == ".nii.gz":
+        write_nifti(head(), path)
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(head().array), str(path), useCompression=True)
+    read_scan(path)
+    content = bytearray(path.read_bytes())
+    content[-8 if ending != ".mha" else -2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ScanError, match=r"damaged|truncated"):
+        read_scan(path)
+
+
+def test_impossible_voxel_sizes_are_damage(tmp_path: Path) -> None:
+    volume = head()
+    affine = volume.affine.copy()
+    affine[:3, 0] *= 1e5
+    write_nifti(Volume(volume.array, affine), tmp_path / "scan.nii")
+    with pytest.raises(ScanError, match="can't be right"):
+        read_scan(tmp_path / "scan.nii")

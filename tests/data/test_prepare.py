@@ -19,7 +19,7 @@ from scan_makers import ct_head, head, tree_bytes, world
 
 from anatogen.data.conversion import ConversionTask, convert_scan
 from anatogen.data.discover import Source
-from anatogen.data.formats import read_scan, write_dicom, write_nifti, write_npy
+from anatogen.data.formats import AS_IT_IS, read_scan, write_dicom, write_nifti, write_npy
 from anatogen.data.manifest import Intensity, Split, load_manifest
 from anatogen.data.prepare import PrepareConfig, PrepareSummary, SplitConfig, prepare
 from anatogen.data.regions import Region
@@ -559,7 +559,7 @@ def test_a_record_never_stands_beside_another_tasks_array(
             shape=(16, 16, 16),
             center="grid",
             interpolation="linear",
-            npy_spacing_mm=(1, 1, 1),
+            reading=AS_IT_IS,
             region=Region(start=(0, 0, 0), shape=(20, 24, 18)),
             output=tmp_path / "case_00000.npy",
             record=tmp_path / "case_00000.json",

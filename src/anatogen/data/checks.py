@@ -17,6 +17,9 @@ from anatogen.errors import ScanError
 # Fewer voxels than this along an axis is a localiser or a single image, not a volume.
 MIN_VOXELS = 4
 
+# From micrometres of small samples to what no scanner has.
+_SPACING_MM = (1e-4, 1e3)
+
 
 class ConstantScanError(ScanError):
     """Every voxel of a scan has one value: it is of no use for training, and `volume` is what was read."""
@@ -28,8 +31,8 @@ class ConstantScanError(ScanError):
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silences what nibabel, pydicom and highdicom say about headers they cope with."""
-    loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "highdicom")]
+    """Silences what nibabel and pydicom say about headers they cope with."""
+    loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "pylibjpeg")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -64,7 +67,8 @@ def checked_volume(array: npt.NDArray[np.generic], affine: npt.NDArray[np.float6
     """Makes a float32 `Volume` of an array (D, H, W) that was read, if its values can be a scan.
 
     Raises:
-        ScanError: If it is empty, has too few slices, is constant or holds NaN or infinite values.
+        ScanError: If it is empty, has too few slices, is constant, holds NaN or infinite values or voxels
+            of an impossible size.
     """
     if array.size == 0:
         raise ScanError(f"it is empty: shape {array.shape}")
@@ -80,7 +84,11 @@ def checked_volume(array: npt.NDArray[np.generic], affine: npt.NDArray[np.float6
         raise ScanError(f"{bad} of {values.size} voxels are NaN or infinite")
     if low == high:
         raise ConstantScanError(Volume(values, affine))
-    return Volume(values, affine)
+    volume = Volume(values, affine)
+    smallest, largest = min(volume.spacing_mm), max(volume.spacing_mm)
+    if not (_SPACING_MM[0] <= smallest and largest <= _SPACING_MM[1]):
+        raise ScanError(f"its voxels of {smallest:g} to {largest:g} mm can't be right: the header is damaged")
+    return volume
 
 
 def squeezed_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anatogen import __version__
 from anatogen.data.discover import LeftOut, Source
+from anatogen.data.formats import Reading
 from anatogen.data.inspection import read_mask, read_source
 from anatogen.data.manifest import Intensity
 from anatogen.data.masks import nearest, on_grid_of
@@ -38,8 +39,7 @@ class ConversionTask(BaseModel):
         shape: (D, H, W).
         center: What comes to the middle.
         interpolation: How values between voxels are found.
-        npy_spacing_mm: Spacing of .npy files.
-        npy_orientation: Axes of .npy files.
+        reading: How the source is read.
         region: The part of the scan.
         cube: Whether the region is padded to a cube first.
         mask: Label map of the scan, if there is one.
@@ -59,8 +59,7 @@ class ConversionTask(BaseModel):
     shape: tuple[int, int, int]
     center: Literal["grid", "foreground"]
     interpolation: Interpolation
-    npy_spacing_mm: tuple[float, float, float]
-    npy_orientation: str = "SPL"
+    reading: Reading
     region: Region
     cube: bool = False
     mask: Source | None = None
@@ -109,7 +108,7 @@ def convert_scan(task: ConversionTask) -> Conversion | LeftOut:
     # A record must never stand beside another task's array, whenever the process is killed.
     task.record.unlink(missing_ok=True)
     try:
-        scan = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
+        scan = read_source(task.source, task.reading)
         volume = _to_grid(scan, task)
         array = task.intensity.normalise(volume.array).astype(np.float16)
         if array.min() == array.max():
@@ -132,7 +131,7 @@ def _write_array(path: Path, array: npt.NDArray[np.generic]) -> None:
 
 
 def _labels_on(grid: Volume, scan: Volume, source: Source, task: ConversionTask) -> npt.NDArray[np.uint8]:
-    mask = read_mask(source, task.npy_spacing_mm, task.npy_orientation)
+    mask = read_mask(source, task.reading)
     # Breasts may be outlined on another series of the same study: pass 1 found that it shows them.
     return nearest(on_grid_of(scan, mask, required=False), grid)
 

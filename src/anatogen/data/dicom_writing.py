@@ -134,7 +134,7 @@ def _series_header(modality: str, uid_from: str, patient_id: str) -> Dataset:
     # The standard wants these present, and a synthetic scan has nothing to say in them.
     for keyword in (
         "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName", "PatientBirthDate",
-        "PatientSex", "PositionReferenceIndicator", "AcquisitionNumber",
+        "PatientSex", "PositionReferenceIndicator", "AcquisitionNumber", "Laterality",
     ):  # fmt: skip
         setattr(dataset, keyword, "")
     if modality == "CT":

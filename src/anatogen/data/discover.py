@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from anatogen.data.dicom import DamagedDicomError, read_header
+from anatogen.data.checks import MIN_VOXELS
+from anatogen.data.dicom_headers import (
+    STRAY,
+    DamagedDicomError,
+    DicomHeader,
+    continuing,
+    is_stray,
+    name_pattern,
+    read_header,
+)
 from anatogen.data.formats import SCAN_ENDINGS, data_files, ending
 from anatogen.errors import ScanError, UserError
 
@@ -41,20 +50,12 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class _Slice:
-    series: str
-    instance: str
-    modality: str
-    patient: str
-
-
-@dataclass(frozen=True)
 class _Damaged:
     reason: str
     series: str
 
 
-_Class = _Slice | _Damaged | None
+_Class = DicomHeader | _Damaged | None
 Mapper = Callable[[Callable[[Path], _Class], Sequence[Path]], Iterable[_Class]]
 
 
@@ -86,13 +87,20 @@ def discover(
     ]
     others = [file for file in files if ending(file) not in SCAN_ENDINGS and file.name.upper() != "DICOMDIR"]
     damaged: list[tuple[Path, _Damaged]] = []
-    found: dict[str, list[tuple[Path, _Slice]]] = {}
+    found: dict[str, list[tuple[Path, DicomHeader]]] = {}
+    unknown: list[Path] = []
     for file, header in zip(others, mapper(classify, others), strict=True):
         if isinstance(header, _Damaged):
             damaged.append((file, header))
-            candidates.append((Source(file.relative_to(folder).as_posix(), (file,)), header.reason))
         elif header is not None:
-            found.setdefault(header.series, []).append((file, header))
+            found.setdefault(header.volume, []).append((file, header))
+        else:
+            unknown.append(file)
+    damaged += [(file, _Damaged(STRAY, "")) for file in _strays(unknown, found.values())]
+    candidates += [
+        (Source(file.relative_to(folder).as_posix(), (file,)), damage.reason) for file, damage in damaged
+    ]
+    damaged += _lost(found.values())
     series = [copy for slices in found.values() for copy in _copies(slices)]
     homes = Counter(parent for slices in series for parent in {file.parent for file, _ in slices})
     for slices in series:
@@ -129,17 +137,48 @@ def _file_source(file: Path, folder: Path) -> tuple[Source, str | None]:
 
 
 def _damage(
-    slices: list[tuple[Path, _Slice]],
+    slices: list[tuple[Path, DicomHeader]],
     damaged: list[tuple[Path, _Damaged]],
     series: Collection[str],
 ) -> Path | None:
     """The first damaged file that may be of the series: it says so, or says nothing and lies beside it."""
     folders = {file.parent for file, _ in slices}
-    own = slices[0][1].series
+    own = slices[0][1]
+    if own.is_whole:
+        return None
     for file, damage in damaged:
-        if damage.series == own or (damage.series not in series and file.parent in folders):
+        if damage.series == own.series or (damage.series not in series and file.parent in folders):
             return file
     return None
+
+
+def _strays(unknown: Sequence[Path], found: Iterable[list[tuple[Path, DicomHeader]]]) -> list[Path]:
+    patterns: dict[Path, set[str]] = {}
+    for slices in found:
+        for file, _ in slices:
+            patterns.setdefault(file.parent, set()).add(name_pattern(file))
+    return [file for file in unknown if is_stray(file, patterns.get(file.parent, ()))]
+
+
+def _lost(found: Iterable[list[tuple[Path, DicomHeader]]]) -> list[tuple[Path, _Damaged]]:
+    """Single slices that lie where a stack beside them goes on: their SeriesInstanceUID is damaged."""
+    few: dict[tuple[Path, str], list[Path]] = {}
+    stacks = []
+    for slices in found:
+        first, header = slices[0]
+        if header.is_whole:
+            continue
+        if len(slices) < MIN_VOXELS:
+            for file, own in slices:
+                few.setdefault((file.parent, own.size), []).append(file)
+        else:
+            stacks.append(((first.parent, header.size), slices))
+    return [
+        (file, _Damaged("", slices[0][1].series))
+        for place, slices in stacks
+        if place in few
+        for file in continuing(few[place], [other for other, _ in slices])
+    ]
 
 
 def _matches(source: Source, folder: Path, patterns: Sequence[str]) -> bool:
@@ -147,31 +186,21 @@ def _matches(source: Source, folder: Path, patterns: Sequence[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
-def _copies(slices: list[tuple[Path, _Slice]]) -> list[list[tuple[Path, _Slice]]]:
-    """A series may be spread over folders, or be there several times, once in each folder."""
-    if len({header.instance for _, header in slices}) == len(slices):
-        return [slices]
-    by_folder: dict[Path, list[tuple[Path, _Slice]]] = {}
+def _copies(slices: list[tuple[Path, DicomHeader]]) -> list[list[tuple[Path, DicomHeader]]]:
+    """A series may be spread over folders, or be there several times, whole in each folder."""
+    by_folder: dict[Path, list[tuple[Path, DicomHeader]]] = {}
     for file, header in slices:
         by_folder.setdefault(file.parent, []).append((file, header))
-    return list(by_folder.values())
+    instances = {frozenset(header.instance for _, header in part) for part in by_folder.values()}
+    return list(by_folder.values()) if len(instances) == 1 else [slices]
 
 
 def classify(file: Path) -> _Class:
     """What a file without a scan's ending is: a DICOM slice, a damaged one (with the reason), or no scan."""
     try:
-        header = read_header(file)
+        return read_header(file)
     except DamagedDicomError as error:
         return _Damaged(str(error), error.series)
-    if header is None:
-        return None
-    patient = header.get("PatientID") or header.get("StudyInstanceUID") or header.SeriesInstanceUID
-    return _Slice(
-        str(header.SeriesInstanceUID),
-        str(header.get("SOPInstanceUID")),
-        str(header.get("Modality") or ""),
-        str(patient),
-    )
 
 
 def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterable[Path]:

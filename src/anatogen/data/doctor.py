@@ -90,10 +90,7 @@ def examine(
         looks: Sequence[Look | None] = [None] * len(sources)
         if not headers_only:
             tasks = [
-                InspectionTask(
-                    source, config.percentiles, config.npy_spacing_mm, records, config.npy_orientation
-                )
-                for source in sources
+                InspectionTask(source, config.percentiles, records, config.reading) for source in sources
             ]
             looks = pool.map(look, tasks, names, "Voxels")
         facts = tuple(
@@ -177,7 +174,7 @@ def pictures(
     for scan in shown:
         assert scan.look is not None and scan.look.inspection is not None
         window = (scan.look.inspection.low, scan.look.inspection.high)
-        tasks.append(PictureTask(scan.source, window, config.npy_spacing_mm, config.npy_orientation))
+        tasks.append(PictureTask(scan.source, window, config.reading))
     # One after the other: starting processes takes longer than a dozen scans.
     with Workers(1, progress) as pool:
         return pool.map(picture, tasks, [scan.name for scan in shown], "Pictures")

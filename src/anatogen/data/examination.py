@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anatogen.data.checks import ConstantScanError, quiet_libraries, quiet_native_code
 from anatogen.data.discover import Source
-from anatogen.data.formats import ending
+from anatogen.data.formats import Reading, ending
 from anatogen.data.inspection import (
     Inspection,
     InspectionTask,
@@ -115,8 +115,7 @@ class PictureTask:
 
     source: Source
     window: tuple[float, float]
-    npy_spacing_mm: tuple[float, float, float]
-    npy_orientation: str
+    reading: Reading
 
 
 def read_scan_header(source: Source) -> Header:
@@ -213,7 +212,7 @@ def look(task: InspectionTask) -> Look:
 
 def _look(task: InspectionTask, digest: str) -> Look:
     try:
-        volume = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
+        volume = read_source(task.source, task.reading)
     except ConstantScanError as error:
         empty_mask = error.volume.array.flat[0] == 0
         return _failed(digest, str(error), error.volume, 1 if empty_mask else 0)
@@ -249,7 +248,7 @@ def description_path(records: Path, digest: str) -> Path:
 def picture(task: PictureTask) -> Picture | None:
     """The middle slice of a scan's own plane, the way radiologists look at it; None if it can't be read."""
     try:
-        volume = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
+        volume = read_source(task.source, task.reading)
     except ScanError:
         return None
     # Of its own plane: the middle of a thick stack's other planes shows little.

@@ -8,11 +8,12 @@ the fastest axis of the file is W; `prepare` brings them to a common order after
 
 import gzip
 import math
-import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 from anatogen.data.checks import (
     check_dtype,
@@ -23,15 +24,19 @@ from anatogen.data.checks import (
     squeezed_shape,
     unreadable,
 )
-from anatogen.data.dicom import is_dicom, read_dicom, series_files
+from anatogen.data.dicom import read_dicom
+from anatogen.data.dicom_headers import is_dicom, series_files
 from anatogen.data.dicom_writing import write_dicom
+from anatogen.data.itk_headers import check_data_length, data_files
 from anatogen.data.transforms import centred_affine
 from anatogen.data.volume import LPS_TO_RAS, Volume
 from anatogen.errors import ScanError, UserError
 from anatogen.storage import atomic_path
 
 __all__ = [
+    "AS_IT_IS",
     "SCAN_ENDINGS",
+    "Reading",
     "data_files",
     "ending",
     "read_dicom",
@@ -46,13 +51,6 @@ __all__ = [
 
 SCAN_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy")
 
-# The line that names the file of the voxels, in headers of MetaImage and NRRD.
-_DATA_FILE = re.compile(
-    rb"^\s*(?:ElementDataFile\s*[=:]|data ?file:(?!=))[ \t]*(.*?)\s*$", re.MULTILINE | re.I
-)
-# What comes before it is shorter than this.
-_HEADER_BYTES = 1 << 16
-
 
 def ending(path: Path) -> str:
     """The ending that decides the format, in lower case: ".nii.gz" as a whole, else the last suffix."""
@@ -60,16 +58,31 @@ def ending(path: Path) -> str:
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
 
 
-def read_scan(
-    path: Path, npy_spacing_mm: tuple[float, float, float] = (1, 1, 1), npy_orientation: str = "SPL"
-) -> Volume:
+@dataclass(frozen=True)
+class Reading:
+    """What files don't tell of themselves, and what is allowed in reading them.
+
+    Attributes:
+        npy_spacing_mm: Spacing along (D, H, W) of .npy files.
+        npy_orientation: Directions in which (D, H, W) of .npy files grow.
+        allow_tilt: Resamples DICOM series with gantry tilt instead of refusing them.
+    """
+
+    npy_spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    npy_orientation: str = "SPL"
+    allow_tilt: bool = False
+
+
+AS_IT_IS = Reading()
+
+
+def read_scan(path: Path, reading: Reading = AS_IT_IS) -> Volume:
     """Reads a scan of any known format: a file by its ending, or a folder (or one file) of a DICOM series.
 
     Args:
         path: A .nii, .nii.gz, .nrrd, .mha, .mhd or .npy file, a DICOM file, or a folder that holds one
             DICOM series.
-        npy_spacing_mm: Spacing along (D, H, W) of .npy files, which don't tell it.
-        npy_orientation: Directions in which (D, H, W) of .npy files grow, which don't tell them either.
+        reading: What the file does not tell, and what is allowed.
 
     Returns:
         Array float32 (D, H, W) in the scan's own unit (HU for CT) with its affine.
@@ -79,48 +92,16 @@ def read_scan(
     """
     kind = ending(path)
     if path.is_dir() or (path.is_file() and kind not in SCAN_ENDINGS and is_dicom(path)):
-        return read_dicom(series_files(path))
+        return read_dicom(series_files(path), allow_tilt=reading.allow_tilt)
     if not path.is_file():
         raise ScanError("there is no such file")
     if kind == ".npy":
-        return read_npy(path, npy_spacing_mm, npy_orientation)
+        return read_npy(path, reading.npy_spacing_mm, reading.npy_orientation)
     if kind in (".nii", ".nii.gz"):
         return read_nifti(path)
     if kind in (".nrrd", ".mha", ".mhd"):
         return read_itk(path)
     raise ScanError(f"unknown format {kind or '(no ending)'}: known are {', '.join(SCAN_ENDINGS)} and DICOM")
-
-
-def data_files(path: Path) -> tuple[Path, ...]:
-    """The file beside a MetaImage or NRRD header that holds its voxels; none where the header's file does.
-
-    Args:
-        path: A scan of any format.
-
-    Raises:
-        ScanError: If the header spreads its voxels over several files or names one that is not there.
-    """
-    kind = ending(path)
-    if kind not in (".mha", ".mhd", ".nrrd"):
-        return ()
-    try:
-        with path.open("rb") as file:
-            start = file.read(_HEADER_BYTES)
-    except OSError as error:
-        raise ScanError(f"it can't be read: {error.strerror}") from error
-    if kind == ".nrrd":  # an empty line ends its header
-        start = re.split(rb"\r?\n\r?\n", start, maxsplit=1)[0]
-    found = _DATA_FILE.search(start)
-    name = found.group(1).decode(errors="surrogateescape") if found else "LOCAL"
-    if name.upper() == "LOCAL":
-        return ()
-    if name.upper().split(maxsplit=1)[:1] == ["LIST"] or "%" in name:
-        raise ScanError("its header spreads the voxels over several files, which is not supported")
-    if Path(name).is_absolute():
-        raise ScanError("its header names its data file by an absolute path: write the path relative to it")
-    if not (path.parent / name).is_file():
-        raise ScanError("the data file that its header names is missing")
-    return (path.parent / name,)
 
 
 def read_nifti(path: Path) -> Volume:
@@ -136,7 +117,7 @@ def read_nifti(path: Path) -> Volume:
             shape = squeezed_shape(tuple(image.shape))
             check_dtype(dtype)
             check_size(math.prod(shape) * dtype.itemsize, path)
-            array = np.asanyarray(image.dataobj, dtype=np.float32).reshape(shape, order="F")
+            array = _whole_nifti(image, path).reshape(shape, order="F")
             affine = np.array(image.affine, dtype=np.float64)
             unit = image.header.get_xyzt_units()[0]
         except (MemoryError, ScanError):
@@ -145,6 +126,23 @@ def read_nifti(path: Path) -> Volume:
             raise unreadable(error) from error
     affine[:3] *= {"meter": 1000.0, "micron": 0.001}.get(unit, 1.0)
     return checked_volume(array.T, affine[:, [2, 1, 0, 3]])
+
+
+def _whole_nifti(image: nib.spatialimages.SpatialImage, path: Path) -> npt.NDArray[np.float32]:
+    """The scaled values, after a look at what follows them: a checksum, or voxels that the header denies."""
+    with gzip.open(path) if ending(path) == ".nii.gz" else path.open("rb") as file:
+        holder = nib.FileHolder(fileobj=file)
+        # Not mapped: a file that shrinks while the scan is in use would end the process.
+        again = type(image).from_file_map(dict.fromkeys(image.file_map, holder), mmap=False)
+        array = np.asanyarray(again.dataobj, dtype=np.float32)
+        file.seek(again.dataobj.offset + array.size * again.get_data_dtype().itemsize)
+        left = 0
+        while chunk := file.read(1 << 20):  # gzip compares its checksum at the end
+            left += len(chunk)
+    # One voxel fewer along an axis leaves at least this many.
+    if left * max(array.shape) >= array.size * again.get_data_dtype().itemsize:
+        raise ScanError(f"its header is damaged: {left} bytes follow the voxels that it announces")
+    return array
 
 
 def read_itk(path: Path) -> Volume:
@@ -170,6 +168,7 @@ def read_itk(path: Path) -> Volume:
         check_size(math.prod(size), path, *data_files(path))
         with quiet_native_code():
             image = reader.Execute()
+        check_data_length(path, sitk.GetArrayViewFromImage(image).nbytes)
     except (MemoryError, ScanError):
         raise
     except Exception as error:
@@ -197,13 +196,17 @@ def read_npy(
         ScanError: If it is damaged, holds pickled objects, or is no 3D array of finite real numbers.
     """
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+            more = bool(file.read(1))
     except MemoryError:
         raise
     except Exception as error:
         raise unreadable(error) from error
     if not isinstance(array, np.ndarray):
         raise ScanError("it is an archive of arrays (.npz), expected a single .npy array")
+    if more:
+        raise ScanError("its header is damaged: the file is longer than the array that it announces")
     check_dtype(array.dtype)
     array = array.reshape(squeezed_shape(array.shape))
     return checked_volume(array, centred_affine(orientation, array.shape, spacing_mm))

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from anatogen import __version__
 from anatogen.data.checks import ConstantScanError
 from anatogen.data.discover import LeftOut, Source
-from anatogen.data.formats import ending, read_dicom, read_scan
+from anatogen.data.formats import AS_IT_IS, Reading, ending, read_dicom, read_scan
 from anatogen.data.masks import as_labels, check_labels, on_grid_of
 from anatogen.data.regions import Region, RegionKind, find_regions
 from anatogen.data.transforms import orient, otsu_threshold
@@ -77,10 +77,9 @@ class InspectionTask:
     Attributes:
         source: The scan.
         percentiles: As `PrepareConfig` has them, and so the next ones.
-        npy_spacing_mm: See there.
         records: Folder for what is found.
-        npy_orientation: See `PrepareConfig`.
-        modality: See there.
+        reading: How the source is read.
+        modality: See `PrepareConfig`.
         region: See there.
         mask: The scan's label map, if there is one.
         known_labels: Labels that it may hold, where the source tells.
@@ -88,9 +87,8 @@ class InspectionTask:
 
     source: Source
     percentiles: tuple[float, float]
-    npy_spacing_mm: tuple[float, float, float]
     records: Path
-    npy_orientation: str = "SPL"
+    reading: Reading = AS_IT_IS
     modality: str = "auto"
     region: RegionKind = "scan"
     mask: Source | None = None
@@ -119,7 +117,7 @@ def inspect_scan(task: InspectionTask) -> Inspection | LeftOut:
     except (OSError, ValidationError):
         pass
     try:
-        volume = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
+        volume = read_source(task.source, task.reading)
         inspection = measure(task, volume, digest, mask_digest)
     except ScanError as error:
         return LeftOut(task.source.name, str(error))
@@ -127,27 +125,29 @@ def inspect_scan(task: InspectionTask) -> Inspection | LeftOut:
     return inspection
 
 
-def read_source(
-    source: Source, npy_spacing_mm: tuple[float, float, float], npy_orientation: str = "SPL"
-) -> Volume:
+def read_source(source: Source, reading: Reading = AS_IT_IS) -> Volume:
     """Reads a discovered scan.
+
+    Args:
+        source: The scan.
+        reading: What the files do not tell, and what is allowed.
 
     Raises:
         ScanError: If it can't be read or can't be right.
     """
     if source.is_dicom:
-        return read_dicom(source.files)
-    return read_scan(source.files[0], npy_spacing_mm, npy_orientation)
+        return read_dicom(source.files, allow_tilt=reading.allow_tilt)
+    return read_scan(source.files[0], reading)
 
 
-def read_mask(source: Source, npy_spacing_mm: tuple[float, float, float], npy_orientation: str) -> Volume:
+def read_mask(source: Source, reading: Reading) -> Volume:
     """Reads a label map, whole numbers from 0 to 255; an empty one is a mask too.
 
     Raises:
         ScanError: If it can't be read, or a value is no label.
     """
     try:
-        mask = read_source(source, npy_spacing_mm, npy_orientation)
+        mask = read_source(source, reading)
     except ConstantScanError as error:
         mask = error.volume
     except ScanError as error:
@@ -203,7 +203,7 @@ def measure(task: InspectionTask, volume: Volume, digest: str, mask_digest: str 
     mask = None
     labels: tuple[int, ...] = ()
     if task.mask is not None:
-        mask = read_mask(task.mask, task.npy_spacing_mm, task.npy_orientation)
+        mask = read_mask(task.mask, task.reading)
         labels = check_labels(mask, task.known_labels)
         mask = on_grid_of(volume, mask, required=task.region != "breasts")
     d, h, w = array.shape

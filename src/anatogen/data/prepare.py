@@ -11,6 +11,7 @@ whole.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from anatogen.data.archives import scans_folder
 from anatogen.data.cases import (
     conversion_tasks,
     describe_cases,
@@ -57,7 +58,8 @@ def prepare(
     Only `left_out.json` holds file names, which may name patients; none of them holds anything of a header.
 
     Args:
-        scans: Folder with NIfTI, NRRD, MetaImage, NPY files and DICOM series, nested and mixed.
+        scans: Folder with NIfTI, NRRD, MetaImage, NPY files and DICOM series, nested and mixed, or an archive
+            (.zip, .tar, .tar.gz) of one, which is unpacked to a part of `out` that is removed at the end.
         out: Folder of the dataset: new, empty, or made by this function.
         config: How.
         strict: Makes any scan that would be left out an error; nothing is published then.
@@ -71,17 +73,20 @@ def prepare(
     check_folders(scans, out)
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}: it must be at least 1")
-    with Workers(workers or available_cores(), progress) as pool:
+    with (
+        scans_folder(scans, out / WORK_FOLDER, progress=progress) as folder,
+        Workers(workers or available_cores(), progress) as pool,
+    ):
         sources, left_out, num_ignored = discover(
-            scans,
+            folder,
             lambda function, files: pool.map(function, files, [file.name for file in files], "Looking"),
             config.include,
             config.exclude,
         )
-        selection = select_scans(scans, sources, config)
+        selection = select_scans(folder, sources, config)
         left_out += selection.left_out
         num_ignored += _num_unused_files(sources, selection)
-        inputs = fingerprint(scans, selection, left_out, config)
+        inputs = fingerprint(folder, selection, left_out, config)
         complete = completed(out, inputs)
         if complete is not None:
             if strict:
@@ -136,9 +141,8 @@ def _inspect(
         InspectionTask(
             source=scan.source,
             percentiles=config.percentiles,
-            npy_spacing_mm=config.npy_spacing_mm,
             records=work / "inspections",
-            npy_orientation=config.npy_orientation,
+            reading=config.reading,
             modality=config.modality,
             region=config.region,
             mask=scan.mask,

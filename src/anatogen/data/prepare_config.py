@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from anatogen.config import Section, read_yaml, resolve
+from anatogen.data.formats import Reading
 from anatogen.data.recipes import recipe_named
 from anatogen.data.regions import RegionKind
 from anatogen.data.transforms import Interpolation, check_codes
@@ -71,6 +72,7 @@ class PrepareConfig(Section):
         seed: Decides the split.
         npy_spacing_mm: Spacing along (D, H, W) of .npy files, which don't hold it.
         npy_orientation: Directions in which (D, H, W) of .npy files grow, which they don't hold either.
+        allow_tilt: Resamples CT series with gantry tilt to perpendicular axes instead of leaving them out.
     """
 
     recipe: str = "folder"
@@ -95,6 +97,7 @@ class PrepareConfig(Section):
     seed: int = 0
     npy_spacing_mm: tuple[Positive, Positive, Positive] = (1, 1, 1)
     npy_orientation: str = "SPL"
+    allow_tilt: bool = False
 
     @field_validator("include", "exclude", mode="before")
     @classmethod
@@ -154,6 +157,11 @@ class PrepareConfig(Section):
         if self.cube and self.fit != "resize":
             raise ValueError("cube pads what is then resized: set fit=resize, or leave cube out")
         return self
+
+    @property
+    def reading(self) -> Reading:
+        """How scans are read."""
+        return Reading(self.npy_spacing_mm, self.npy_orientation, self.allow_tilt)
 
     @property
     def narrows(self) -> bool:

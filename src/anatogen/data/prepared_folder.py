@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from anatogen import __version__
+from anatogen.data.archives import is_archive
 from anatogen.data.discover import LeftOut, Source
 from anatogen.data.manifest import MANIFEST_NAME, Manifest, Split, load_manifest
 from anatogen.data.prepare_config import PrepareConfig
@@ -52,10 +53,10 @@ def check_folders(scans: Path, out: Path) -> None:
     """Lets a folder pass that is new, empty, or made by `prepare`, whole or not.
 
     Raises:
-        UserError: If `out` holds anything else or lies inside `scans`, or `scans` is no folder.
+        UserError: If `out` holds anything else or lies inside `scans`, or `scans` is no folder or archive.
     """
-    if not scans.is_dir():
-        raise UserError(f"{scans} is not a folder: name the folder that holds the scans")
+    if not scans.is_dir() and not is_archive(scans):
+        raise UserError(f"{scans} is not a folder: name the folder (or .zip, .tar) that holds the scans")
     if out.resolve().is_relative_to(scans.resolve()):
         raise UserError(
             f"{out} lies inside {scans}, so its own files would be taken for scans: choose another"

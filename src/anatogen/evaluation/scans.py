@@ -204,7 +204,7 @@ def _read(source: Source, name: str, grid: Grid | None) -> Volume:
     """The scan with its axes in the grid's order, or in that of conventional slices if there is none yet."""
     is_npy = not source.is_dicom and ending(source.files[0]) == ".npy"
     try:
-        volume = read_source(source, (1, 1, 1))
+        volume = read_source(source)
     except ConstantScanError as error:
         volume = error.volume
     except ScanError as error:

@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from anatogen.data.common_grid import choose_modality, oriented
 from anatogen.data.discover import LeftOut, Source, discover
+from anatogen.data.formats import Reading
 from anatogen.data.inspection import Inspection, InspectionTask, inspect_scan, read_source
 from anatogen.data.prepare_config import PrepareConfig
 from anatogen.data.recipes.recipe import Scan
@@ -120,8 +121,7 @@ class _Look:
 class _LookTask:
     source: Source
     modality: str
-    npy_spacing_mm: Triple
-    npy_orientation: str
+    reading: Reading
 
 
 def take_fingerprint(
@@ -166,10 +166,7 @@ def take_fingerprint(
         accepted = [(source, result) for source, result in accepted if source.name not in strays]
         looks = pool.map(
             _look,
-            [
-                _LookTask(source, modality, config.npy_spacing_mm, config.npy_orientation)
-                for source, _ in accepted
-            ],
+            [_LookTask(source, modality, config.reading) for source, _ in accepted],
             [source.name for source, _ in accepted],
             "Measuring",
         )
@@ -196,9 +193,8 @@ def _inspection_task(scan: Scan, config: PrepareConfig, records: Path) -> Inspec
     return InspectionTask(
         source=scan.source,
         percentiles=config.percentiles,
-        npy_spacing_mm=config.npy_spacing_mm,
         records=records,
-        npy_orientation=config.npy_orientation,
+        reading=config.reading,
         modality=config.modality,
         region=config.region,
         mask=scan.mask if config.region == "breasts" else None,
@@ -239,7 +235,7 @@ def _one_modality(
 def _look(task: _LookTask) -> _Look | LeftOut:
     """Foreground and thumbnail of a scan."""
     try:
-        volume = read_source(task.source, task.npy_spacing_mm, task.npy_orientation)
+        volume = read_source(task.source, task.reading)
     except ScanError as error:
         return LeftOut(task.source.name, str(error))
     upright = orient(volume, "RAS")

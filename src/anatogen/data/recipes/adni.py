@@ -223,7 +223,7 @@ def _stripping_note(scans: Sequence[Scan]) -> str:
     num_stripped = num_read = 0
     for place in places:
         try:
-            volume = read_source(scans[place].source, (1, 1, 1))
+            volume = read_source(scans[place].source)
         except ScanError:
             continue  # `prepare` names what can't be read
         num_read += 1
