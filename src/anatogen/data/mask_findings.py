@@ -28,7 +28,7 @@ def _mixed(facts: Facts) -> Iterator[Finding]:
         return
     patterns = exclude_patterns(sorted({mask_pattern(name) for name in names}))
     paired = {mask for _, mask in facts.masks.pairs}
-    if paired:
+    if paired and facts.config.recipe == "folder":  # another recipe knows of them
         yield Finding(
             "masks",
             Severity.NOTE,
@@ -41,7 +41,7 @@ def _mixed(facts: Facts) -> Iterator[Finding]:
             _KEEP,
             patterns,
         )
-    else:
+    elif not paired:
         yield Finding(
             "label_maps",
             Severity.WARNING,
