@@ -105,8 +105,8 @@ def _nothing_usable(facts: Facts) -> Iterator[Finding]:
     else:
         title = "The folder holds no scans"
         advice = (
-            "Known are .nii, .nii.gz, .nrrd, .mha, .mhd, .npy and DICOM series; check the path, "
-            "include and exclude."
+            "Known are .nii, .nii.gz, .nrrd, .mha, .mhd, .npy and DICOM series; check the path, include "
+            "and exclude."
         )
     yield Finding("nothing_usable", Severity.ERROR, title, len(facts.scans), (), advice)
 
@@ -125,9 +125,8 @@ def _copies(facts: Facts) -> Iterator[Finding]:
             tuple(
                 name for group in groups.values() if len(group) > 1 for name in (scan.name for scan in group)
             ),
-            "Prepare keeps the first of those in the same place. Where the header differs, or the "
-            "patient does, "
-            "find out which is right and exclude the other.",
+            "Prepare keeps the first of those in the same place. Where the header differs, or the patient "
+            "does, find out which is right and exclude the other.",
             exclude(copies),
         )
 
@@ -145,9 +144,8 @@ def _near_copies(facts: Facts) -> Iterator[Finding]:
         f"{count_of(len(facts.alike), 'pair')} of scans look like the same picture with other voxels{note}",
         len(facts.alike),
         names,
-        "One is likely a processed copy, or a second scan of the same patient. Keep one of each "
-        "pair, or give both "
-        "the same patient by patient_csv or patient_pattern, so that no split separates them.",
+        "One is likely a processed copy, or a second scan of the same patient. Keep one of each pair, or "
+        "give both the same patient by patient_csv or patient_pattern, so that no split separates them.",
         exclude(seconds),
     )
 
@@ -325,9 +323,8 @@ def _several_series(facts: Facts) -> Iterator[Finding]:
             f"{count_of(len(shared), 'folder')} with several DICOM series",
             len(shared),
             tuple(name for names in shared for name in names),
-            "They are told apart by their headers, and each is a scan named by its first file. Where "
-            "one alone is "
-            "wanted, exclude the others.",
+            "They are told apart by their headers, and each is a scan named by its first file. Where one "
+            "alone is wanted, exclude the others.",
             exclude(names[0] for names in (group[1:] for group in shared) if names),
         )
 
@@ -344,8 +341,8 @@ def _orientations(facts: Facts) -> Iterator[Finding]:
             f"Slices lie in several planes: {listing}",
             len(names),
             names,
-            "Prepare turns all to that of most. Thick slices of another plane get blurred: leave "
-            "them out if so.",
+            "Prepare turns all to that of most. Thick slices of another plane get blurred: leave them out "
+            "if so.",
             f"orientation={usual}",
         )
 
@@ -357,8 +354,8 @@ def _outliers(facts: Facts) -> Iterator[Finding]:
             "spacing",
             Severity.WARNING,
             "{} a spacing more than 1.5 times off the median",
-            "They are resampled to the common grid and look blurred or lose detail there. Leave them out, or "
-            "choose a grid that suits all.",
+            "They are resampled to the common grid and look blurred or lose detail there. Leave them out, "
+            "or choose a grid that suits all.",
             "",
         ),
         (
@@ -373,8 +370,7 @@ def _outliers(facts: Facts) -> Iterator[Finding]:
             Severity.NOTE,
             "{} a range of values more than 10 times off the median",
             "Each MR scan is scaled by its own percentiles, so this is harmless unless the scan is "
-            "damaged: look "
-            "at it.",
+            "damaged: look at it.",
             "",
         ),
     ):
@@ -453,9 +449,8 @@ def _people(facts: Facts) -> Iterator[Finding]:
             f"{count_of(len(headers), 'header')} with what looks like a name or a date of birth",
             len(headers),
             headers,
-            "Prepared datasets hold no header fields. The scans themselves are not de-identified: do "
-            "not pass "
-            "them on.",
+            "Prepared datasets hold no header fields. The scans themselves are not de-identified: do not "
+            "pass them on.",
         )
     dates = tuple(scan.name for scan in facts.scans if _DATE.search(scan.name))
     if dates:

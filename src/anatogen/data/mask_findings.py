@@ -35,9 +35,8 @@ def _mixed(facts: Facts) -> Iterator[Finding]:
             f"{count_of(len(names), 'mask')} beside the images, {len(paired)} with an image of the same name",
             len(names),
             names,
-            "Prepare leaves label maps out. Keep each with its image by the first command; to "
-            "generate images "
-            "alone, exclude the masks.",
+            "Prepare leaves label maps out. Keep each with its image by the first command; to generate "
+            "images alone, exclude the masks.",
             _KEEP,
             patterns,
         )
@@ -56,8 +55,8 @@ def _mixed(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "masks_as_images",
             Severity.WARNING,
-            f"{scans_are(taken)} named as a mask, and would be prepared as images: their values are "
-            "no labels",
+            f"{scans_are(taken)} named as a mask, and would be prepared as images: their values are no "
+            "labels",
             len(taken),
             tuple(taken),
             "Exclude them if they are masks or probability maps.",
