@@ -342,12 +342,12 @@ def _train(wishes: Wishes) -> None:
     data, model = wishes.folder("prepare"), wishes.folder("train")
     try:
         claim_run(model, load_manifest(data), settings)
-    except UserError as error:
+    except UserError:
         # Hours of training are not thrown away because a scan was added.
         aside = next(
             path for number in range(1, 10_000) if not (path := model.with_name(f"model_{number}")).exists()
         )
-        print(f"  {error}; it is kept as {aside}", flush=True)
+        print(f"  a model of other scans or settings is there: it is kept as {aside}", flush=True)
         model.rename(aside)
     train(data, model, settings, accelerator=wishes.accelerator)
 
