@@ -20,7 +20,7 @@ from scan_makers import head
 import anatogen
 from anatogen.data.formats import write_nifti
 from anatogen.errors import UserError
-from anatogen.run_stages import FOLDERS, Wishes, run, scans_fingerprint
+from anatogen.run_stages import FOLDERS, Wishes, run, scans_fingerprint, stages
 from anatogen.training.probe import Measurement
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -316,6 +316,18 @@ def test_the_fingerprint_sees_every_change_also_behind_links(tmp_path: Path) -> 
     (elsewhere / "a.nii").rename(elsewhere / "b.nii")
     seen.add(scans_fingerprint(folder))
     assert len(seen) == 5 and scans_fingerprint(folder) in seen
+
+
+def test_another_table_of_patients_is_another_source(scans: Path, tmp_path: Path) -> None:
+    table = tmp_path / "patients.csv"
+    asked = wishes(scans, tmp_path / "out", overrides=(f"patient_csv={table}",))
+    with pytest.raises(UserError, match="can't be read"):
+        run(asked)
+    keys = set()
+    for text in ("file,patient\n", "file,patient\nscana.nii.gz,P1\n"):
+        table.write_text(text, encoding="utf-8")
+        keys.add(json.dumps(dict(stages(asked)[0].inputs())))
+    assert len(keys) == 2 and not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_shows_the_plan_and_stops(

@@ -170,7 +170,8 @@ def run(wishes: Wishes, *, dry_run: bool = False) -> Path | None:
 
 def stages(wishes: Wishes) -> list[Stage]:
     """The way, in order. A stage's inputs can be told once those before it are finished."""
-    scans = scans_fingerprint(wishes.scans)
+    # The table of patients is one of the sources, too.
+    scans = [scans_fingerprint(wishes.scans), _table_sha256(wishes)]
     asked = {"overrides": wishes.overrides, "recipe": wishes.recipe}
     doctor, plan, data, model, synthetic, report = (wishes.folder(name) for name in FOLDERS)
     bundle = model / "bundle"
@@ -252,6 +253,14 @@ def scans_fingerprint(scans: Path) -> str:
     return sha256_json(sorted(found))
 
 
+def _table_sha256(wishes: Wishes) -> str | None:
+    table = prepare_settings(wishes.prepare_overrides(), recipe=wishes.recipe).patient_csv
+    try:
+        return None if table is None else sha256_file(table)
+    except OSError as error:
+        raise UserError(f"the patient table {table} can't be read ({error.strerror})") from error
+
+
 def _open(wishes: Wishes) -> State:
     """The state of what was done in the folder, if it may be used."""
     out, scans = wishes.out, wishes.scans
@@ -259,8 +268,7 @@ def _open(wishes: Wishes) -> State:
         raise UserError(f"number is {wishes.number}: it must be at least 1")
     if not wishes.hours > 0:
         raise UserError(f"hours is {wishes.hours:g}: it must be above 0")
-    # Mistakes in settings are told before anything is made.
-    prepare_settings(wishes.prepare_overrides(), recipe=wishes.recipe)
+    # Mistakes in settings are told before anything is made; `stages` has looked at those of `prepare`.
     for_training = set(wishes.overrides) - set(wishes.prepare_overrides())
     resolve(Settings, preset_named(wishes.preset), overrides=sorted(for_training))
     if out.exists() and not out.is_dir():
@@ -342,12 +350,12 @@ def _train(wishes: Wishes) -> None:
     data, model = wishes.folder("prepare"), wishes.folder("train")
     try:
         claim_run(model, load_manifest(data), settings)
-    except UserError as error:
+    except UserError:
         # Hours of training are not thrown away because a scan was added.
         aside = next(
             path for number in range(1, 10_000) if not (path := model.with_name(f"model_{number}")).exists()
         )
-        print(f"  {error}; it is kept as {aside}", flush=True)
+        print(f"  a model of other scans or settings is there: it is kept as {aside}", flush=True)
         model.rename(aside)
     train(data, model, settings, accelerator=wishes.accelerator)
 

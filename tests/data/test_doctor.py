@@ -200,7 +200,8 @@ def test_masks_beside_images(tmp_path: Path) -> None:
     assert set(findings) == {"masks"}
     assert findings["masks"].option == "--recipe folder_with_masks"
     assert findings["masks"].alternative == "'exclude=[\"labelsTr/*\"]'"
-    assert "masks" not in found(tmp_path, "exclude=labelsTr/*")
+    assert found(tmp_path, "exclude=labelsTr/*") == {}
+    assert found(tmp_path, "recipe=folder_with_masks") == {}
 
 
 def test_masks_that_are_missing_empty_elsewhere_or_no_masks(tmp_path: Path) -> None:

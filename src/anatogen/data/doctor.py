@@ -25,10 +25,11 @@ from anatogen.data.examination import (
     picture,
     read_scan_header,
 )
-from anatogen.data.findings import conclude, outliers
+from anatogen.data.findings import conclude
 from anatogen.data.inspection import InspectionTask
 from anatogen.data.likeness import THRESHOLD, PairTask, compare_pair, likely_pairs
 from anatogen.data.manifest import MANIFEST_NAME
+from anatogen.data.outlier_findings import outliers
 from anatogen.data.prepare_config import PrepareConfig
 from anatogen.data.selection import select_scans
 from anatogen.data.workers import Workers, available_cores

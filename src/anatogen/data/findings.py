@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
-import numpy as np
-
 from anatogen.data.checks import MIN_VOXELS
 from anatogen.data.diagnosis import (
     Facts,
@@ -20,19 +18,18 @@ from anatogen.data.diagnosis import (
     Severity,
     count_of,
     exclude,
-    far_from_median,
     scans_are,
 )
+from anatogen.data.header_findings import header_rules
 from anatogen.data.mask_findings import mask_rules
+from anatogen.data.outlier_findings import outlier_rules
 from anatogen.data.patient_findings import patient_rules
 
 # With fewer scans a generator learns them by heart.
 FEW_SCANS = 50
-_PLANES = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}
 _SEQUENCE = re.compile(
     r"(?:^|[-_. /])(t1ce|t1c|t1gd|t1w?|t2w?|flair|pdw?|adc|dwi|swi|bold|asl)(?=$|[-_. /])", re.I
 )
-_DATE = re.compile(r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)")
 
 Rule = Callable[[Facts], Iterable[Finding]]
 
@@ -44,53 +41,18 @@ def conclude(facts: Facts) -> tuple[Finding, ...]:
         *patient_rules,
         _copies,
         _near_copies,
-        _burned_in,
         _unreadable,
         _flat_images,
         _modalities,
         _sequences,
         *mask_rules,
-        _localisers,
-        _several_series,
-        _orientations,
-        _outliers,
-        _not_hounsfield,
-        _geometry,
+        *header_rules,
+        *outlier_rules,
         _few_scans,
-        _people,
     )
     found = [finding for rule in rules for finding in rule(facts)]
     order = list(Severity)
     return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
-
-
-def outliers(facts: Facts) -> dict[str, list[str]]:
-    """For each scan that is far from the median of all, in what: "spacing", "size" or "intensity".
-
-    Spacing and size by a factor of 1.5 along an axis of the body, range of intensities by a factor of 10 (the
-    unit of MR is arbitrary, and `prepare` scales each scan); see `far_from_median`.
-    """
-    measured = [(scan.name, inspection) for scan, inspection in facts.measured()]
-    found: dict[str, list[str]] = {}
-    if len(measured) < 5:
-        return found
-    # Along right, anterior and superior, whatever the order of a file's axes.
-    affines = np.array([np.array(inspection.affine)[:3, :3] for _, inspection in measured])
-    spacing = np.linalg.norm(affines, axis=1)
-    fields = spacing * np.array([inspection.shape for _, inspection in measured])
-    body = np.argmax(np.abs(affines), axis=1)
-    ordered = np.argsort(body, axis=1)
-    spacing, fields = (np.take_along_axis(values, ordered, axis=1) for values in (spacing, fields))
-    contrast = np.array([inspection.high - inspection.low for _, inspection in measured])
-    for what, values, factor in (
-        ("spacing", spacing, 1.5),
-        ("size", fields, 1.5),
-        ("intensity", contrast[:, None], 10),
-    ):
-        far = np.any([far_from_median(column, factor) for column in values.T], axis=0)
-        for index in np.flatnonzero(far):
-            found.setdefault(measured[index][0], []).append(what)
-    return found
 
 
 def _nothing_usable(facts: Facts) -> Iterator[Finding]:
@@ -105,8 +67,8 @@ def _nothing_usable(facts: Facts) -> Iterator[Finding]:
     else:
         title = "The folder holds no scans"
         advice = (
-            "Known are .nii, .nii.gz, .nrrd, .mha, .mhd, .npy and DICOM series; check the path, "
-            "include and exclude."
+            "Known are .nii, .nii.gz, .nrrd, .mha, .mhd, .npy and DICOM series; check the path, include "
+            "and exclude."
         )
     yield Finding("nothing_usable", Severity.ERROR, title, len(facts.scans), (), advice)
 
@@ -125,9 +87,8 @@ def _copies(facts: Facts) -> Iterator[Finding]:
             tuple(
                 name for group in groups.values() if len(group) > 1 for name in (scan.name for scan in group)
             ),
-            "Prepare keeps the first of those in the same place. Where the header differs, or the "
-            "patient does, "
-            "find out which is right and exclude the other.",
+            "Prepare keeps the first of those in the same place. Where the header differs, or the patient "
+            "does, find out which is right and exclude the other.",
             exclude(copies),
         )
 
@@ -145,34 +106,10 @@ def _near_copies(facts: Facts) -> Iterator[Finding]:
         f"{count_of(len(facts.alike), 'pair')} of scans look like the same picture with other voxels{note}",
         len(facts.alike),
         names,
-        "One is likely a processed copy, or a second scan of the same patient. Keep one of each "
-        "pair, or give both "
-        "the same patient by patient_csv or patient_pattern, so that no split separates them.",
+        "One is likely a processed copy, or a second scan of the same patient. Keep one of each pair, or "
+        "give both the same patient by patient_csv or patient_pattern, so that no split separates them.",
         exclude(seconds),
     )
-
-
-def _burned_in(facts: Facts) -> Iterator[Finding]:
-    for hint, title, advice in (
-        (
-            "burned_in",
-            "DICOM headers say that patient data is burned into the pixels of {}",
-            "Look at them. A generator can learn to write names: mask the text, or leave them out.",
-        ),
-        (
-            "screen_capture",
-            "{} secondary captures: pictures of a screen, which often show names and have no geometry",
-            "Leave them out, and get the original series from the archive.",
-        ),
-    ):
-        names = _with_hint(facts, hint)
-        if names:
-            told = (
-                title.format(scans_are(names))
-                if hint == "screen_capture"
-                else title.format(count_of(len(names), "scan"))
-            )
-            yield Finding(hint, Severity.WARNING, told, len(names), names, advice, exclude(names))
 
 
 def _unreadable(facts: Facts) -> Iterator[Finding]:
@@ -298,137 +235,6 @@ def _sequences(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _localisers(facts: Facts) -> Iterator[Finding]:
-    names = _with_hint(facts, "localiser")
-    if names:
-        yield Finding(
-            "localisers",
-            Severity.WARNING,
-            f"{scans_are(names)} localisers (scouts): a few slices for planning",
-            len(names),
-            names,
-            "They are no scans of their own; leave them out.",
-            exclude(names),
-        )
-
-
-def _several_series(facts: Facts) -> Iterator[Finding]:
-    folders: dict[str, list[str]] = {}
-    for scan in facts.images:
-        if scan.source.is_dicom:
-            folders.setdefault(str(scan.source.files[0].parent), []).append(scan.name)
-    shared = [names for names in folders.values() if len(names) > 1]
-    if shared:
-        yield Finding(
-            "several_series",
-            Severity.NOTE,
-            f"{count_of(len(shared), 'folder')} with several DICOM series",
-            len(shared),
-            tuple(name for names in shared for name in names),
-            "They are told apart by their headers, and each is a scan named by its first file. Where "
-            "one alone is "
-            "wanted, exclude the others.",
-            exclude(names[0] for names in (group[1:] for group in shared) if names),
-        )
-
-
-def _orientations(facts: Facts) -> Iterator[Finding]:
-    planes = Counter(plane for scan in facts.usable if (plane := scan.plane) is not None)
-    if len(planes) > 1:
-        usual = min(planes, key=lambda plane: (-planes[plane], plane))
-        listing = ", ".join(f"{count} {_PLANES[plane]}" for plane, count in planes.most_common())
-        names = tuple(scan.name for scan in facts.usable if scan.plane not in (usual, None))
-        yield Finding(
-            "orientations",
-            Severity.NOTE,
-            f"Slices lie in several planes: {listing}",
-            len(names),
-            names,
-            "Prepare turns all to that of most. Thick slices of another plane get blurred: leave "
-            "them out if so.",
-            f"orientation={usual}",
-        )
-
-
-def _outliers(facts: Facts) -> Iterator[Finding]:
-    far = outliers(facts)
-    for what, severity, title, advice, option in (
-        (
-            "spacing",
-            Severity.WARNING,
-            "{} a spacing more than 1.5 times off the median",
-            "They are resampled to the common grid and look blurred or lose detail there. Leave them out, or "
-            "choose a grid that suits all.",
-            "",
-        ),
-        (
-            "size",
-            Severity.WARNING,
-            "{} a field of view more than 1.5 times off the median",
-            "They are cropped or padded on the common grid. Leave them out, or stretch each scan to it.",
-            "fit=resize",
-        ),
-        (
-            "intensity",
-            Severity.NOTE,
-            "{} a range of values more than 10 times off the median",
-            "Each MR scan is scaled by its own percentiles, so this is harmless unless the scan is "
-            "damaged: look "
-            "at it.",
-            "",
-        ),
-    ):
-        names = tuple(name for name, kinds in far.items() if what in kinds)
-        if names:
-            told = title.format(f"{count_of(len(names), 'scan')} with")
-            typed = option or exclude(names)
-            yield Finding(f"{what}_outliers", severity, told, len(names), names, advice, typed)
-
-
-def _not_hounsfield(facts: Facts) -> Iterator[Finding]:
-    told = facts.config.modality
-    names = tuple(
-        scan.name
-        for scan, inspection in facts.measured()
-        if (scan.source.modality or told) == "CT" and not inspection.looks_like_ct
-    )
-    if names:
-        yield Finding(
-            "not_hounsfield",
-            Severity.WARNING,
-            f"{count_of(len(names), 'CT scan')} with values that are no Hounsfield units, or without air",
-            len(names),
-            names,
-            "If they are shifted (air at 0), export them with their rescale intercept; if they are "
-            "cropped to soft tissue, all is well.",
-            exclude(names),
-        )
-
-
-def _geometry(facts: Facts) -> Iterator[Finding]:
-    arrays = tuple(scan.name for scan in facts.images if scan.name.lower().endswith(".npy"))
-    if arrays and facts.config.npy_spacing_mm == (1.0, 1.0, 1.0):
-        yield Finding(
-            "npy",
-            Severity.NOTE,
-            f"{count_of(len(arrays), '.npy file')} without spacing and orientation",
-            len(arrays),
-            arrays,
-            "They are taken for axial slices of 1 mm; name the spacing along (slices, rows, columns).",
-            "'npy_spacing_mm=[3,1,1]'",
-        )
-    names = tuple(name for name in _with_hint(facts, "no_geometry") if name not in arrays)
-    if names:
-        yield Finding(
-            "no_geometry",
-            Severity.WARNING,
-            f"{count_of(len(names), 'NIfTI header')} without a place in the patient (no affine, or identity)",
-            len(names),
-            names,
-            "Left and right, spacing and orientation may be wrong: convert them again from DICOM.",
-        )
-
-
 def _few_scans(facts: Facts) -> Iterator[Finding]:
     number = len({scan.patient or scan.name for scan in facts.usable})
     if 0 < number < FEW_SCANS:
@@ -442,32 +248,3 @@ def _few_scans(facts: Facts) -> Iterator[Finding]:
             f"With fewer than {FEW_SCANS}, a generator learns its scans by heart. It can be tried, but its "
             "scans are copies until anatogen evaluate says otherwise.",
         )
-
-
-def _people(facts: Facts) -> Iterator[Finding]:
-    headers = _with_hint(facts, "person")
-    if headers:
-        yield Finding(
-            "names_in_headers",
-            Severity.NOTE,
-            f"{count_of(len(headers), 'header')} with what looks like a name or a date of birth",
-            len(headers),
-            headers,
-            "Prepared datasets hold no header fields. The scans themselves are not de-identified: do "
-            "not pass "
-            "them on.",
-        )
-    dates = tuple(scan.name for scan in facts.scans if _DATE.search(scan.name))
-    if dates:
-        yield Finding(
-            "dates_in_names",
-            Severity.NOTE,
-            f"{count_of(len(dates), 'name')} of files with what looks like a date",
-            len(dates),
-            dates,
-            "Names of files are in left_out.json and on this page only, never in a prepared dataset.",
-        )
-
-
-def _with_hint(facts: Facts, hint: str) -> tuple[str, ...]:
-    return tuple(scan.name for scan in facts.images if hint in scan.header.hints)

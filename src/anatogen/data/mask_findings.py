@@ -28,20 +28,19 @@ def _mixed(facts: Facts) -> Iterator[Finding]:
         return
     patterns = exclude_patterns(sorted({mask_pattern(name) for name in names}))
     paired = {mask for _, mask in facts.masks.pairs}
-    if paired:
+    if paired and facts.config.recipe == "folder":  # another recipe knows of them
         yield Finding(
             "masks",
             Severity.NOTE,
             f"{count_of(len(names), 'mask')} beside the images, {len(paired)} with an image of the same name",
             len(names),
             names,
-            "Prepare leaves label maps out. Keep each with its image by the first command; to "
-            "generate images "
-            "alone, exclude the masks.",
+            "Prepare leaves label maps out. Keep each with its image by the first command; to generate "
+            "images alone, exclude the masks.",
             _KEEP,
             patterns,
         )
-    else:
+    elif not paired:
         yield Finding(
             "label_maps",
             Severity.WARNING,
@@ -56,8 +55,8 @@ def _mixed(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "masks_as_images",
             Severity.WARNING,
-            f"{scans_are(taken)} named as a mask, and would be prepared as images: their values are "
-            "no labels",
+            f"{scans_are(taken)} named as a mask, and would be prepared as images: their values are no "
+            "labels",
             len(taken),
             tuple(taken),
             "Exclude them if they are masks or probability maps.",

@@ -102,12 +102,12 @@ def _several(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "patients_by_name",
             Severity.WARNING,
-            f"Names look like {len(groups)} patients with {len(facts.usable)} scans, and each scan "
-            "counts as a patient",
+            f"Names look like {len(groups)} patients with {len(facts.usable)} scans, and each scan counts "
+            "as a patient",
             len(repeated),
             tuple(name for names in repeated for name in names),
-            "If so, name the part of the path that is the patient, so that no split separates a "
-            "patient's scans.",
+            "If so, name the part of the path that is the patient, so that no split separates a patient's "
+            "scans.",
             shlex.quote(f"patient_pattern={pattern}"),
         )
 
@@ -133,9 +133,9 @@ def _leaks(facts: Facts) -> Iterator[Finding]:
                 f"{count_of(len(found), noun)} {what} on both sides of the folders' split",
                 len(found),
                 tuple(name for group in found for name in group),
-                "Results on such a test set would be too good. Prepare deals patients anew and keeps "
-                "each in one "
-                "split where it is told who is who (patient_pattern, patient_csv); copies must be excluded.",
+                "Results on such a test set would be too good. Prepare deals patients anew and keeps each "
+                "in one split where it is told who is who (patient_pattern, patient_csv); copies must be "
+                "excluded.",
             )
 
 
