@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent / "data"))
 from scan_makers import head
 
 import anatogen
+from anatogen.data import archives
 from anatogen.data.formats import write_nifti
 from anatogen.errors import UserError
 from anatogen.run_stages import FOLDERS, Wishes, run, scans_fingerprint, stages
@@ -369,13 +370,34 @@ def test_what_can_not_be_judged_is_told_and_the_run_ends(scans: Path, whole: Pat
     assert result(out) == result(whole)
 
 
+def test_an_archive_is_unpacked_once_and_gives_what_its_folder_gives(
+    scans: Path, whole: Path, tmp_path: Path
+) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "scans"), "zip", scans))
+    asked = wishes(archive, tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        unpacked: list[Path] = []
+        real = archives._unpack
+        patch.setattr(archives, "_unpack", lambda path, folder: (unpacked.append(path), real(path, folder)))
+        run(asked)
+        assert unpacked == [archive]
+        done = count_work(patch)
+        run(asked)
+        assert not done and len(unpacked) == 1
+    assert not list((tmp_path / "out").rglob(".unpacked"))
+    found, wanted = result(tmp_path / "out"), result(whole)
+    # Holds a hash of the sources' times, which an archive tells to two seconds.
+    assert found.pop("data/prepare.json") and wanted.pop("data/prepare.json")
+    assert found == wanted
+
+
 def test_what_can_not_be_is_refused_before_anything_is_made(scans: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
     (tmp_path / "flat").mkdir()
     np.save(tmp_path / "flat" / "a.npy", np.zeros((2, 8, 8), np.float32))
     for asked, message in (
-        (wishes(tmp_path / "none", tmp_path / "out"), "is not a folder"),
+        (wishes(tmp_path / "none", tmp_path / "out"), "is no folder and no archive"),
         (wishes(scans, tmp_path / "mine"), "not empty and holds no run"),
         (wishes(scans, scans / "out"), "lie inside one another"),
         (wishes(scans, tmp_path / "out", number=0), "number is 0"),

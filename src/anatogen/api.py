@@ -25,7 +25,7 @@ def doctor(
     """Finds out what is wrong with a folder of scans, as `anatogen doctor` does.
 
     Args:
-        scans: Folder of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
+        scans: Folder, .zip or .tar of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
         out: Folder for `doctor.html` and `doctor.json`, which name files; None writes nothing.
         overrides: Strings "key.sub=value" as `prepare` takes them.
         recipe: Name of the recipe of `prepare` that the folder is meant for.
@@ -39,19 +39,20 @@ def doctor(
     Raises:
         UserError: If settings or folders are wrong.
     """
+    from anatogen.data.archives import scans_folder
     from anatogen.data.doctor import examine
     from anatogen.data.prepare_config import prepare_settings
     from anatogen.doctor_page import check_out, write_doctor_page
 
-    scans = Path(scans)
     settings = prepare_settings(overrides, config=config, recipe=recipe)
-    if out is None:
-        return examine(scans, settings, headers_only=headers_only, progress=progress)
-    out = Path(out)
-    check_out(scans, out)
-    records = out / ".examined"
-    diagnosis = examine(scans, settings, headers_only=headers_only, records=records, progress=progress)
-    write_doctor_page(diagnosis, out, progress=progress)
+    out = None if out is None else Path(out)
+    if out is not None:
+        check_out(Path(scans), out)
+    records = None if out is None else out / ".examined"
+    with scans_folder(Path(scans), progress=progress) as folder:
+        diagnosis = examine(folder, settings, headers_only=headers_only, records=records, progress=progress)
+        if out is not None:
+            write_doctor_page(diagnosis, out, progress=progress)
     return diagnosis
 
 

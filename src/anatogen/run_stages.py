@@ -11,11 +11,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from anatogen.config import resolve
+from anatogen.data.archives import is_archive, scans_folder
 from anatogen.data.manifest import MANIFEST_NAME, load_manifest
 from anatogen.data.prepare_config import PrepareConfig, prepare_settings
 from anatogen.errors import UserError
@@ -25,6 +27,7 @@ from anatogen.storage import sha256_file, sha256_json, write_json, write_text
 
 STATE_NAME, INDEX_NAME = "run.json", "index.html"
 NOT_EVALUATED_NAME = "not_evaluated.txt"
+_UNPACKED_NAME = ".unpacked"
 # Says which model and seed the synthetic scans are of.
 SET_NAME = ".set"
 FOLDERS = {
@@ -42,7 +45,7 @@ class Wishes:
     """What the user asked for; what is None is decided by the plan.
 
     Attributes:
-        scans: Folder of scans.
+        scans: Folder or archive of scans.
         out: Folder of everything.
         overrides: Strings "key.sub=value" of `prepare` or `train`.
         hours: For planning and training, about.
@@ -231,13 +234,16 @@ def stages(wishes: Wishes) -> list[Stage]:
 
 
 def scans_fingerprint(scans: Path) -> str:
-    """Hash of the relative paths, sizes and times of all files below a folder.
+    """Hash of the relative paths, sizes and times of all files below a folder, or of an archive.
 
     Raises:
-        UserError: If it is none.
+        UserError: If it is neither.
     """
+    if is_archive(scans):
+        stat = scans.stat()
+        return sha256_json([scans.name, stat.st_size, stat.st_mtime_ns])
     if not scans.is_dir():
-        raise UserError(f"{scans} is not a folder: name the folder that holds the scans")
+        raise UserError(f"{scans} is no folder and no archive of scans: name one")
     found, seen = [], set()
     # Links are followed, as `discover` does, but not in circles.
     for name, folders, files in os.walk(scans, followlinks=True):
@@ -288,6 +294,11 @@ def _open(wishes: Wishes) -> State:
     return state
 
 
+def _unpacked(wishes: Wishes) -> AbstractContextManager[Path]:
+    """The folder of scans; an archive is unpacked once for all stages that look at them."""
+    return scans_folder(wishes.scans, wishes.out / _UNPACKED_NAME, progress=wishes.progress)
+
+
 def _doctor(wishes: Wishes) -> None:
     from anatogen.data.doctor import examine
     from anatogen.doctor_page import write_doctor_page
@@ -295,14 +306,11 @@ def _doctor(wishes: Wishes) -> None:
 
     out = wishes.folder("doctor")
     settings = prepare_settings(wishes.prepare_overrides(), recipe=wishes.recipe)
-    diagnosis = examine(
-        wishes.scans,
-        settings,
-        records=out / ".examined",
-        workers=wishes.workers,
-        progress=wishes.progress,
-    )
-    write_doctor_page(diagnosis, out, progress=wishes.progress)
+    with _unpacked(wishes) as folder:
+        diagnosis = examine(
+            folder, settings, records=out / ".examined", workers=wishes.workers, progress=wishes.progress
+        )
+        write_doctor_page(diagnosis, out, progress=wishes.progress)
     print_diagnosis(diagnosis, out)
     if not diagnosis.is_usable:
         raise UserError(f"nothing in {wishes.scans} can be prepared: {out / 'doctor.html'} says why")
@@ -311,17 +319,18 @@ def _doctor(wishes: Wishes) -> None:
 def _plan(wishes: Wishes) -> None:
     from anatogen.planning.plan import make_plan
 
-    plan = make_plan(
-        wishes.scans,
-        memory_gb=wishes.memory_gb,
-        hours=wishes.hours,
-        recipe=wishes.recipe,
-        overrides=wishes.overrides,
-        preset=wishes.preset,
-        accelerator=wishes.accelerator,
-        workers=wishes.workers,
-        progress=wishes.progress,
-    )
+    with _unpacked(wishes) as scans:
+        plan = make_plan(
+            scans,
+            memory_gb=wishes.memory_gb,
+            hours=wishes.hours,
+            recipe=wishes.recipe,
+            overrides=wishes.overrides,
+            preset=wishes.preset,
+            accelerator=wishes.accelerator,
+            workers=wishes.workers,
+            progress=wishes.progress,
+        )
     folder = wishes.folder("plan")
     plan.save(folder)
     write_text(folder / "plan.txt", plan.text() + "\n")
@@ -331,13 +340,16 @@ def _prepare(wishes: Wishes) -> None:
     from anatogen.data.prepare import prepare
 
     settings = resolve(PrepareConfig, file=wishes.folder("plan") / "prepare.yaml")
-    summary = prepare(
-        wishes.scans,
-        wishes.folder("prepare"),
-        settings,
-        workers=wishes.workers,
-        progress=wishes.progress,
-    )
+    with _unpacked(wishes) as scans:
+        summary = prepare(
+            scans,
+            wishes.folder("prepare"),
+            settings,
+            workers=wishes.workers,
+            progress=wishes.progress,
+        )
+    # Nothing after this stage looks at scans.
+    shutil.rmtree(wishes.out / _UNPACKED_NAME, ignore_errors=True)
     counts = ", ".join(f"{count} {split}" for split, count in summary.num_cases.items())
     print(f"  {counts}, {len(summary.left_out)} left out", flush=True)
 

@@ -388,3 +388,10 @@ def test_far_from_the_median_needs_a_factor_and_rarity() -> None:
     assert far_from_median(np.array([1, 1, 1, 1, 1.6]), 1.5).tolist() == [False] * 4 + [True]
     assert far_from_median(np.array([1, 1, 1, 1, 0.5]), 1.5).tolist() == [False] * 4 + [True]
     assert far_from_median(np.array([1, 2, 3, 4, 5.0]), 1.5).sum() == 0
+
+
+def test_an_archive_is_looked_into(clean: Path, tmp_path: Path) -> None:
+    archive = Path(shutil.make_archive(str(tmp_path / "scans"), "gztar", clean))
+    diagnosis = doctor(archive, tmp_path / "out", progress=False)
+    assert diagnosis.is_usable and not diagnosis.findings
+    assert (tmp_path / "out" / "doctor.html").is_file()

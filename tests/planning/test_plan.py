@@ -1,6 +1,7 @@
 """A plan as a whole: what it writes is what `prepare` and `train` take, and its estimates hold."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -16,8 +17,9 @@ from anatogen.cli import main
 from anatogen.config import resolve
 from anatogen.data.formats import write_nifti
 from anatogen.data.manifest import Split, load_manifest
-from anatogen.data.prepare_config import prepare_settings
+from anatogen.data.prepare_config import PrepareConfig, prepare_settings
 from anatogen.errors import ConfigError, UserError
+from anatogen.planning.fingerprint import take_fingerprint
 from anatogen.planning.plan import Plan, make_plan, parse_memory
 from anatogen.presets import training_settings
 from anatogen.settings import Settings
@@ -84,6 +86,11 @@ def test_the_fingerprint_is_that_of_the_scans(made):
     # The ellipsoid's half axes are sqrt(0.7) of the scan's.
     expected = np.sqrt(0.7) * np.array([19, 23, 17])
     np.testing.assert_allclose(found.foreground_mm.median, expected, atol=2)
+
+
+def test_an_archive_has_the_fingerprint_of_its_folder(scans, made, tmp_path):
+    archive = Path(shutil.make_archive(str(tmp_path / "scans"), "zip", scans))
+    assert take_fingerprint(archive, PrepareConfig(), workers=1, progress=False) == made.fingerprint
 
 
 def test_a_plan_says_nothing_of_files_and_patients(folder):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
+from anatogen.data.archives import scans_folder
 from anatogen.data.common_grid import choose_modality, oriented
 from anatogen.data.discover import LeftOut, Source, discover
 from anatogen.data.formats import Reading
@@ -130,7 +131,7 @@ def take_fingerprint(
     """Looks at the scans below a folder, as `prepare` would with this configuration.
 
     Args:
-        scans: Folder of scans.
+        scans: Folder or archive of scans.
         config: What narrows the scans, says who the patients are, or settles modality and orientation.
         workers: Processes; default one per core.
         progress: Whether to show progress bars on the terminal.
@@ -138,14 +139,17 @@ def take_fingerprint(
     Raises:
         UserError: If there are no scans, none can be used, or modalities are mixed.
     """
-    with Workers(workers or available_cores(), progress) as pool:
+    with (
+        scans_folder(scans, progress=progress) as folder,
+        Workers(workers or available_cores(), progress) as pool,
+    ):
         sources, damaged, _ = discover(
-            scans,
+            folder,
             lambda function, files: pool.map(function, files, [file.name for file in files], "Looking"),
             config.include,
             config.exclude,
         )
-        selection = select_scans(scans, sources, config)
+        selection = select_scans(folder, sources, config)
         chosen = _evenly(selection.scans, MAX_MEASURED)
         names = [scan.source.name for scan in chosen]
         with tempfile.TemporaryDirectory() as records:

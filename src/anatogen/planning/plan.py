@@ -145,7 +145,7 @@ def make_plan(
     """Plans the preparation and training of a folder of scans; writes nothing.
 
     Args:
-        scans: Folder of scans.
+        scans: Folder or archive of scans.
         memory_gb: Of the GPU, or of the machine without one, in 10^9 bytes; default what this one has.
         hours: For everything, on this machine.
         recipe: Name of a recipe, whose settings are kept.
