@@ -1,6 +1,6 @@
 """The paper's comparison on a dataset: diffusion (`paper`, `default`) and WGAN-GP, equal training time each.
 
-python experiments/comparison.py run DATA OUT [--minutes 6] [--number 43] [--only NAME ...]
+python experiments/comparison.py run DATA OUT [--minutes 6] [--number 43] [--flip none] [--only NAME ...]
 python experiments/comparison.py table DATA OUT
 
 `run` trains each generator that is not complete and samples from it, with one thread; a run that was stopped
@@ -32,7 +32,6 @@ from anatogen.training.pipeline import train
 # Stage one's share of a diffusion model's training time.
 _AUTOENCODER_SHARE = 1 / 2
 _NUM_SHOWN = 6
-_COMMON = ("training.flip=left_right", "training.preview_minutes=1000")
 
 
 @dataclass(frozen=True)
@@ -77,13 +76,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=6.0, help="of training, for each generator")
     parser.add_argument("--number", type=int, default=43, help="synthetic scans of each generator")
     parser.add_argument("--only", nargs="+", default=[], choices=[g.name for g in GENERATORS])
+    parser.add_argument("--flip", default="none", help="as `training.flip`, for all generators")
     parser.add_argument("--set", nargs="+", default=[], help="further settings of all diffusion models")
     arguments = parser.parse_args()
     chosen = [g for g in GENERATORS if not arguments.only or g.name in arguments.only]
     if arguments.action == "run":
         torch.set_num_threads(1)
+        common = [f"training.flip={arguments.flip}", "training.preview_minutes=1000"]
         for generator in chosen:
-            _run(generator, arguments.data, arguments.out, arguments.minutes, arguments.number, arguments.set)
+            further = [*common, *(arguments.set if generator.preset else ())]
+            _run(generator, arguments.data, arguments.out, arguments.minutes, arguments.number, further)
     else:
         _table(chosen, arguments.data, arguments.out)
 
@@ -92,7 +94,7 @@ def _run(
     generator: Generator, data: Path, out: Path, minutes: float, number: int, further: list[str]
 ) -> None:
     run = out / "runs" / generator.name
-    overrides = [*_COMMON, *generator.overrides, *(further if generator.preset else ())]
+    overrides = [*generator.overrides, *further]
     if generator.preset is None:
         bundle = train_gan(data, run, gan_settings(overrides, minutes=minutes))
     else:

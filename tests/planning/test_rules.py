@@ -150,8 +150,17 @@ def test_sides_that_differ_are_not_mirrored():
     # A gap that its own error explains is none.
     unsure = LIDC.model_copy(update={"mirror_error": 0.06})
     assert plan(unsure).training["training"]["flip"] == "left_right"
-    settled = plan(LIDC, given_training={"training": {"flip": "vertical"}})
-    assert settled.training["training"]["flip"] == "vertical"
+    settled = plan(LIDC, given_training={"training": {"flip": "vertical", "deformations": 3}})
+    assert settled.training["training"] == {"flip": "vertical", "deformations": 3}
+
+
+def test_few_scans_are_deformed():
+    assert HIPPOCAMPI.num_scans < 500 <= LIDC.num_scans
+    few, many = plan(HIPPOCAMPI), plan(LIDC)
+    assert few.training["training"]["deformations"] == 64
+    assert any("deformed copies" in reason for reason in few.reasons)
+    assert many.training["training"]["deformations"] == 0
+    assert not any("deformed copies" in reason for reason in many.reasons)
 
 
 def test_intensities_follow_the_modality():

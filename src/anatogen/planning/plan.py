@@ -30,7 +30,7 @@ from anatogen.settings import Settings
 from anatogen.storage import write_json
 from anatogen.training.devices import available_memory_gb, build_fabric, check_devices
 from anatogen.training.estimate import StageEstimate, estimate_stage
-from anatogen.training.latent_cache import ENCODED_AT_ONCE
+from anatogen.training.latent_cache import ENCODED_AT_ONCE, num_views
 from anatogen.training.memory import peak_memory_gb
 from anatogen.training.probe import probe
 from anatogen.training.progress import clock
@@ -320,7 +320,7 @@ def _estimates(
     encode = sample = None
     if measured is not None:
         others = measured.seconds_of_others
-        views = 1 if training.training.flip == "none" else 2
+        views = num_views(training.training)
         encode = round(others["encode"] * views * num_scans / ENCODED_AT_ONCE, 2)
         sample = round(others["denoise"] * training.diffusion.sampling_steps + others["decode"], 3)
     hours = sum(steps[stage] * seconds[stage] for stage in STAGES) / 3600

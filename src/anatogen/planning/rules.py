@@ -44,6 +44,7 @@ _SMALLER_BATCHES = ((2, 2), (1, 2), (1, 1))
 # With fewer scans, or after so many passes, copies must be expected.
 _FEW_SCANS = 500
 _PASSES_THAT_COPIED = 187
+_DEFORMATIONS = 64
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,13 @@ def decide(
     if "orientation" not in given:
         reasons.append(f"orientation {orientation}: the slice plane of most scans")
     prepare = {"orientation": orientation} | _intensity(fingerprint, given, reasons)
-    flip = _flip(fingerprint, given_training, reasons)
+    views = {
+        "flip": _flip(fingerprint, given_training, reasons),
+        "deformations": _deformations(fingerprint, given_training, reasons),
+    }
 
     def values_on(grid: Grid, batches: tuple[int, int] | None = None) -> dict[str, Any]:
-        values = merged(choose_networks(grid, []), {"training": {"flip": flip}})
+        values = merged(choose_networks(grid, []), {"training": views})
         if batches is not None:
             sizes = {f"{s}_training": {"batch_size": b} for s, b in zip(STAGES, batches, strict=True)}
             values = merged(values, sizes)
@@ -258,6 +262,20 @@ def _flip(fingerprint: Fingerprint, given_training: Mapping[str, Any], reasons: 
         return "none"
     reasons.append(f"half of the scans are mirrored, for left and right are alike: {found}")
     return "left_right"
+
+
+def _deformations(fingerprint: Fingerprint, given_training: Mapping[str, Any], reasons: list[str]) -> int:
+    settled = given_training.get("training", {}).get("deformations")
+    if settled is not None:
+        reasons.append(f"{settled} deformed copies of each scan, as settled")
+        return int(settled)
+    if fingerprint.num_scans >= _FEW_SCANS:
+        return 0
+    reasons.append(
+        f"{_DEFORMATIONS} deformed copies of each scan for stage two: it would store "
+        f"{fingerprint.num_scans} scans alone"
+    )
+    return _DEFORMATIONS
 
 
 def _batches(

@@ -65,6 +65,11 @@ def cached_latents(
     return np.load(path, mmap_mode="r")
 
 
+def num_views(settings: TrainingSettings) -> int:
+    """How many views of each scan stage two learns from."""
+    return (1 + settings.deformations) * (1 if settings.flip == "none" else 2)
+
+
 def _views(dataset: VolumeDataset, index: int, settings: TrainingSettings) -> Tensor:
     """All that stage two sees of a scan, float32 (V, 1, D, H, W)."""
     x = dataset.batch([index])
