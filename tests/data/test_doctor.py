@@ -176,7 +176,11 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("plant", "code", "count", "option"), PLANTED, ids=lambda value: str(value)[:24])
+@pytest.mark.parametrize(
+    ("plant", "code", "count", "option"),
+    PLANTED,
+    ids=lambda value: getattr(value, "__name__", str(value))[:24],
+)
 def test_what_is_planted_is_found(
     tmp_path: Path, plant: Callable[[Path], None], code: str, count: int, option: str
 ) -> None:
