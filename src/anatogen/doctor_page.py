@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.data.diagnosis import Diagnosis, Facts
+from anatogen.data.diagnosis import PLANE_NAMES, Diagnosis, Facts
 from anatogen.data.doctor import as_json, choose_shown, pictures
 from anatogen.data.formats import ending
 from anatogen.doctor_charts import sheet_figure, spread_figure
@@ -18,7 +18,6 @@ from anatogen.storage import write_json
 
 PAGE_NAME, JSON_NAME = "doctor.html", "doctor.json"
 MOST_EXAMPLES = 5
-_PLANES = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}
 
 
 def check_out(scans: Path, out: Path) -> None:
@@ -96,7 +95,7 @@ def summary(facts: Facts) -> Mapping[str, str]:
         numbers["median spacing (mm)"] = _times(np.median(spacings, axis=0))
     if shapes:
         numbers["median size (voxels)"] = _times(np.median(shapes, axis=0))
-    planes = Counter(_PLANES.get(scan.plane, scan.plane) for scan in scans if scan.plane)
+    planes = Counter(PLANE_NAMES.get(scan.plane, scan.plane) for scan in scans if scan.plane)
     if planes:
         numbers["slices"] = ", ".join(name for name, _ in planes.most_common())
     patients = {scan.patient or scan.name for scan in scans}

@@ -17,6 +17,8 @@ from anatogen.data.mask_names import MaskNames, match_masks
 from anatogen.data.prepare_config import PrepareConfig
 from anatogen.data.transforms import slice_plane
 
+# How `ScanFacts.plane` is called.
+PLANE_NAMES = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}
 # Patterns that still can be typed.
 _MOST_PATTERNS = 4
 

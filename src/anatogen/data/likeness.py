@@ -13,7 +13,6 @@ three axes at least 0.89 (`tests/data/test_likeness.py`).
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,22 +41,6 @@ _SLOW = {COARSE_SIZE: 1.5, FINE_SIZE: 2.5}
 _FLIPS = tuple(
     tuple(axis for axis, turned in enumerate(flips) if turned) for flips in product((0, 1), repeat=3)
 )
-
-
-class Likeness(NamedTuple):
-    """Two scans that look the same.
-
-    Attributes:
-        first: Index of the scan that comes first.
-        second: Index of the other.
-        correlation: Of their fine descriptions, at the best shift.
-        flipped: Whether one is mirrored.
-    """
-
-    first: int
-    second: int
-    correlation: float
-    flipped: bool
 
 
 def describe(volume: Volume, size: int) -> Cube:

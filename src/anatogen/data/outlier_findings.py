@@ -5,9 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from anatogen.data.diagnosis import Facts, Finding, Severity, count_of, exclude, far_from_median
-
-_PLANES = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}
+from anatogen.data.diagnosis import PLANE_NAMES, Facts, Finding, Severity, count_of, exclude, far_from_median
 
 
 def outliers(facts: Facts) -> dict[str, list[str]]:
@@ -43,7 +41,7 @@ def _orientations(facts: Facts) -> Iterator[Finding]:
     planes = Counter(plane for scan in facts.usable if (plane := scan.plane) is not None)
     if len(planes) > 1:
         usual = min(planes, key=lambda plane: (-planes[plane], plane))
-        listing = ", ".join(f"{count} {_PLANES[plane]}" for plane, count in planes.most_common())
+        listing = ", ".join(f"{count} {PLANE_NAMES[plane]}" for plane, count in planes.most_common())
         names = tuple(scan.name for scan in facts.usable if scan.plane not in (usual, None))
         yield Finding(
             "orientations",
