@@ -195,6 +195,17 @@ def test_what_is_planted_is_found(
         resolve(PrepareConfig, overrides=[word])
 
 
+def test_what_the_user_excludes_stays_excluded(tmp_path: Path) -> None:
+    fill(tmp_path)
+    _copy(tmp_path)
+    _bright(tmp_path)
+    findings = found(tmp_path, "exclude=scanf*")
+    assert findings["copies"].option == '\'exclude=["scanf*", "twin.nii.gz"]\''
+    assert findings["intensity_outliers"].option == '\'exclude=["scanf*", "bright.nii.gz"]\''
+    typed = shlex.split(findings["copies"].option)[0]
+    assert "copies" not in found(tmp_path, typed)
+
+
 def test_masks_beside_images(tmp_path: Path) -> None:
     for seed in range(4):
         write_nifti(scan(seed), tmp_path / "imagesTr" / f"liver_{seed:03d}_0000.nii.gz")

@@ -199,16 +199,22 @@ def far_from_median(values: npt.NDArray[np.float64], factor: float) -> npt.NDArr
     return np.asarray((distance > np.log(factor)) & (distance > 3.5 * spread))
 
 
-def exclude(names: Iterable[str]) -> str:
-    """The override of `prepare` that leaves scans out, quoted for a shell; "" where they are too many."""
-    return exclude_patterns([glob.escape(name) for name in names])
+def exclude(facts: Facts, names: Iterable[str]) -> str:
+    """The override of `prepare` that leaves scans out, quoted for a shell; "" where they are too many.
+
+    What the user excludes already comes first: an override replaces the one before it.
+    """
+    return exclude_patterns(facts, [glob.escape(name) for name in names])
 
 
-def exclude_patterns(patterns: Sequence[str]) -> str:
+def exclude_patterns(facts: Facts, patterns: Sequence[str]) -> str:
     """The same for glob patterns."""
     if not patterns or len(patterns) > _MOST_PATTERNS:
         return ""
-    listing = ", ".join('"' + pattern.replace("\\", "\\\\").replace('"', '\\"') + '"' for pattern in patterns)
+    listing = ", ".join(
+        '"' + pattern.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        for pattern in (*facts.config.exclude, *patterns)
+    )
     return shlex.quote(f"exclude=[{listing}]")
 
 

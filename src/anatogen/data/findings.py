@@ -89,7 +89,7 @@ def _copies(facts: Facts) -> Iterator[Finding]:
             ),
             "Prepare keeps the first of those in the same place. Where the header differs, or the patient "
             "does, find out which is right and exclude the other.",
-            exclude(copies),
+            exclude(facts, copies),
         )
 
 
@@ -108,7 +108,7 @@ def _near_copies(facts: Facts) -> Iterator[Finding]:
         names,
         "One is likely a processed copy, or a second scan of the same patient. Keep one of each pair, or "
         "give both the same patient by patient_csv or patient_pattern, so that no split separates them.",
-        exclude(seconds),
+        exclude(facts, seconds),
     )
 
 

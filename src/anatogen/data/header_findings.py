@@ -28,7 +28,7 @@ def _burned_in(facts: Facts) -> Iterator[Finding]:
                 if hint == "screen_capture"
                 else title.format(count_of(len(names), "scan"))
             )
-            yield Finding(hint, Severity.WARNING, told, len(names), names, advice, exclude(names))
+            yield Finding(hint, Severity.WARNING, told, len(names), names, advice, exclude(facts, names))
 
 
 def _localisers(facts: Facts) -> Iterator[Finding]:
@@ -41,7 +41,7 @@ def _localisers(facts: Facts) -> Iterator[Finding]:
             len(names),
             names,
             "They are no scans of their own; leave them out.",
-            exclude(names),
+            exclude(facts, names),
         )
 
 
@@ -60,7 +60,7 @@ def _several_series(facts: Facts) -> Iterator[Finding]:
             tuple(name for names in shared for name in names),
             "They are told apart by their headers, and each is a scan named by its first file. Where one "
             "alone is wanted, exclude the others.",
-            exclude(names[0] for names in (group[1:] for group in shared) if names),
+            exclude(facts, (names[0] for names in (group[1:] for group in shared) if names)),
         )
 
 

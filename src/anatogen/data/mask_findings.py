@@ -26,7 +26,7 @@ def _mixed(facts: Facts) -> Iterator[Finding]:
     names = tuple(sorted(facts.masks.masks))
     if not names:
         return
-    patterns = exclude_patterns(sorted({mask_pattern(name) for name in names}))
+    patterns = exclude_patterns(facts, sorted({mask_pattern(name) for name in names}))
     paired = {mask for _, mask in facts.masks.pairs}
     if paired and facts.config.recipe == "folder":  # another recipe knows of them
         yield Finding(
@@ -60,7 +60,7 @@ def _mixed(facts: Facts) -> Iterator[Finding]:
             len(taken),
             tuple(taken),
             "Exclude them if they are masks or probability maps.",
-            exclude_patterns(sorted({mask_pattern(name) for name in taken})) or exclude(taken),
+            exclude_patterns(facts, sorted({mask_pattern(name) for name in taken})) or exclude(facts, taken),
         )
 
 
@@ -84,7 +84,7 @@ def _missing(facts: Facts) -> Iterator[Finding]:
             len(alone),
             alone,
             "Put the image beside them, rename one of the two, or exclude them.",
-            exclude(alone),
+            exclude(facts, alone),
         )
 
 
@@ -105,7 +105,7 @@ def _mismatched(facts: Facts) -> Iterator[Finding]:
             len(wrong) // 2,
             tuple(wrong),
             f"With {_KEEP} these pairs are left out: export the mask on the grid of its image.",
-            exclude(wrong[::2]),
+            exclude(facts, wrong[::2]),
         )
     if empty:
         yield Finding(

@@ -85,7 +85,7 @@ def _outliers(facts: Facts) -> Iterator[Finding]:
         names = tuple(name for name, kinds in far.items() if what in kinds)
         if names:
             told = title.format(f"{count_of(len(names), 'scan')} with")
-            typed = option or exclude(names)
+            typed = option or exclude(facts, names)
             yield Finding(f"{what}_outliers", severity, told, len(names), names, advice, typed)
 
 
@@ -105,7 +105,7 @@ def _not_hounsfield(facts: Facts) -> Iterator[Finding]:
             names,
             "If they are shifted (air at 0), export them with their rescale intercept; if they are "
             "cropped to soft tissue, all is well.",
-            exclude(names),
+            exclude(facts, names),
         )
 
 
