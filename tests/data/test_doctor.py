@@ -295,7 +295,7 @@ def test_a_tilted_series_is_told_the_option(tmp_path: Path) -> None:
         dataset.ImagePositionPatient = [x, float(y) + 0.3 * index, z]
 
     edit(tmp_path / "tilted", tilt)
-    assert found(tmp_path)["unreadable"].option == "--allow-tilt"
+    assert found(tmp_path)["unreadable"].option == "allow_tilt=true"
 
 
 def test_what_no_generator_can_be_made_of(tmp_path: Path) -> None:

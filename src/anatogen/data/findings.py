@@ -133,7 +133,7 @@ def _unreadable(facts: Facts) -> Iterator[Finding]:
 def _cure(reason: str) -> tuple[str, str]:
     """What to do about a reason that a reader gave, and the option."""
     cures = (
-        (r"tilt|sheared", "Have it resampled to upright slices.", "--allow-tilt"),
+        (r"tilt|sheared", "Have it resampled to upright slices.", "allow_tilt=true"),
         (
             r"missing inside",
             "Get the missing slices from the archive; a stack with gaps can't be stacked.",
