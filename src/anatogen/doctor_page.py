@@ -58,7 +58,7 @@ def write_doctor_page(diagnosis: Diagnosis, out: Path, *, progress: bool = True)
         out / PAGE_NAME,
         "doctor.html",
         usable=len(diagnosis.facts.usable),
-        total=len(diagnosis.facts.images) + len(diagnosis.facts.damaged),
+        total=diagnosis.facts.num_candidates,
         looked_at_pixels=diagnosis.facts.looked_at_pixels,
         findings=diagnosis.findings,
         most_examples=MOST_EXAMPLES,
@@ -74,7 +74,7 @@ def write_doctor_page(diagnosis: Diagnosis, out: Path, *, progress: bool = True)
 def summary(facts: Facts) -> Mapping[str, str]:
     """What the folder holds, in a few words each: label and value, medians of the usable scans."""
     scans = facts.usable
-    numbers = {"scans that can be used": f"{len(scans)} of {len(facts.images) + len(facts.damaged)}"}
+    numbers = {"scans that can be used": f"{len(scans)} of {facts.num_candidates}"}
     if facts.masks.masks:
         numbers["masks"] = str(len(facts.masks.masks))
     if not scans:

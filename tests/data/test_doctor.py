@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK as sitk
 from scan_makers import ct_head, head
 
 from anatogen.api import doctor
 from anatogen.config import resolve
 from anatogen.data.diagnosis import Diagnosis, Finding, far_from_median
 from anatogen.data.discover import Source
-from anatogen.data.doctor import examine
+from anatogen.data.doctor import as_json, examine
 from anatogen.data.examination import look
 from anatogen.data.formats import write_dicom, write_nifti, write_npy
 from anatogen.data.inspection import InspectionTask
@@ -217,6 +218,61 @@ def test_masks_beside_images(tmp_path: Path) -> None:
     assert findings["masks"].alternative == "'exclude=[\"labelsTr/*\"]'"
     assert found(tmp_path, "exclude=labelsTr/*") == {}
     assert found(tmp_path, "recipe=folder_with_masks") == {}
+
+
+def test_masks_that_a_recipe_uses_are_its_own_to_pair(tmp_path: Path) -> None:
+    bids, duke = tmp_path / "bids", tmp_path / "duke"
+    for seed in range(3):
+        place = f"sub-{seed}/anat/sub-{seed}"
+        write_nifti(scan(seed), bids / f"{place}_T1w.nii.gz")
+        write_nifti(labels(scan(seed)), bids / "derivatives" / "manual" / f"{place}_dseg.nii.gz")
+    assert "label_maps" in found(bids)
+    assert found(bids, "recipe=folder_with_masks") == {}
+    write_dicom(scan(0), duke / "Breast_MRI_001", "MR", uid_from="a", patient_id="Breast_MRI_001")
+    edit(duke / "Breast_MRI_001", lambda dataset, _: setattr(dataset, "SeriesDescription", "ax t1"))
+    mask = sitk.GetImageFromArray(labels(scan(0)).array.astype(np.uint8))
+    sitk.WriteImage(mask, str(duke / "Segmentation_Breast_MRI_001_Breast.seg.nrrd"))
+    # Its breast masks may lie on a grid of their own.
+    assert set(found(duke, "recipe=duke", "region=breasts")) <= {"names_in_headers"}
+
+
+def test_a_mask_off_the_grid_is_found_with_its_recipe(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_nifti(scan(seed), tmp_path / f"c{seed}.nii.gz")
+        write_nifti(labels(scan(seed)), tmp_path / f"c{seed}_seg.nii.gz")
+    write_nifti(Volume(labels(scan(1)).array[1:], scan(1).affine), tmp_path / "c1_seg.nii.gz")
+    findings = found(tmp_path, "recipe=folder_with_masks")
+    assert set(findings) == {"mask_grid"}
+    assert findings["mask_grid"].names == ("c1.nii.gz", "c1_seg.nii.gz")
+
+
+def test_what_a_recipe_leaves_out_is_told_with_its_reason(tmp_path: Path) -> None:
+    for seed in range(4):
+        write_nifti(scan(seed), tmp_path / f"c{seed}.nii.gz")
+    for seed in range(2):
+        write_nifti(labels(scan(seed)), tmp_path / f"c{seed}_seg.nii.gz")
+    finding = found(tmp_path, "recipe=folder_with_masks")["left_out"]
+    assert (finding.names, finding.title) == (("c2.nii.gz", "c3.nii.gz"), "2 left out: it has no mask")
+    table = tmp_path / "patients.csv"
+    table.write_text("file,patient\nc0.nii.gz,a\n")
+    config = resolve(PrepareConfig, overrides=["recipe=folder_with_masks", f"patient_csv={table}"])
+    diagnosis = examine(tmp_path, config, workers=1, progress=False)
+    told = {finding.title: finding.names for finding in diagnosis.findings if finding.code == "left_out"}
+    assert told == {
+        "2 left out: it has no mask": ("c2.nii.gz", "c3.nii.gz"),
+        "1 left out: patient_csv has no line for it": ("c1.nii.gz",),
+    }
+    assert as_json(diagnosis)["left_out"][-1]["name"] == "c1.nii.gz"
+
+
+def test_a_recipe_that_takes_nothing_is_no_empty_folder(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_nifti(scan(seed), tmp_path / f"c{seed}.nii.gz")
+        write_nifti(labels(scan(seed)), tmp_path / f"c{seed}_seg.nii.gz")
+    findings = found(tmp_path, "recipe=folder_with_masks", "patient_pattern=(nobody)")
+    assert set(findings) == {"nothing_usable", "left_out"}
+    assert findings["nothing_usable"].title == "None of 2 scans can be used"
+    assert findings["left_out"].names == ("c0.nii.gz", "c1.nii.gz")
 
 
 def test_masks_that_are_missing_empty_elsewhere_or_no_masks(tmp_path: Path) -> None:

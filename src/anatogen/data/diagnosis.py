@@ -119,6 +119,8 @@ class Facts:
     Attributes:
         scans: Every scan that was found, label maps too, in order of name.
         damaged: Files that could not even be told to be scans.
+        left_out: What the recipe, or with it the patient table or pattern, has a reason to leave out.
+        told_masks: Masks and their images where a recipe pairs them; None where names do.
         num_other_files: Files that are no scans, or are not included.
         num_pictures: Files that are photographs or screenshots by their ending.
         alike: Pairs of near-duplicates.
@@ -128,6 +130,8 @@ class Facts:
 
     scans: tuple[ScanFacts, ...]
     damaged: tuple[LeftOut, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    told_masks: MaskNames | None = None
     num_other_files: int = 0
     num_pictures: int = 0
     alike: tuple[Alike, ...] = ()
@@ -142,12 +146,19 @@ class Facts:
     @cached_property
     def masks(self) -> MaskNames:
         """Masks and their images."""
+        if self.told_masks is not None:
+            return self.told_masks
         return match_masks(self.by_name, [scan.name for scan in self.scans if scan.is_label_map])
 
     @cached_property
     def images(self) -> tuple[ScanFacts, ...]:
         """Scans that are no masks."""
         return tuple(scan for scan in self.scans if scan.name not in self.masks.masks)
+
+    @property
+    def num_candidates(self) -> int:
+        """How many scans there are that are no masks, with the damaged ones and those left out."""
+        return len(self.images) + len(self.damaged) + len(self.left_out)
 
     @cached_property
     def usable(self) -> tuple[ScanFacts, ...]:

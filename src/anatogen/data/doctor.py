@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from anatogen.data.diagnosis import Alike, Diagnosis, Facts, ScanFacts
-from anatogen.data.discover import discover
+from anatogen.data.discover import LeftOut, discover
 from anatogen.data.examination import (
     Look,
     Picture,
@@ -29,6 +29,7 @@ from anatogen.data.findings import conclude
 from anatogen.data.inspection import InspectionTask
 from anatogen.data.likeness import THRESHOLD, PairTask, compare_pair, likely_pairs
 from anatogen.data.manifest import MANIFEST_NAME
+from anatogen.data.mask_names import MaskNames
 from anatogen.data.outlier_findings import outliers
 from anatogen.data.prepare_config import PrepareConfig
 from anatogen.data.selection import select_scans
@@ -82,10 +83,17 @@ def examine(
         everyone = config.model_copy(update={"limit": None, "where": {}})
         selection = select_scans(scans, sources, everyone)
         patients = {scan.source.name: scan.patient for scan in selection.scans}
+        told_masks = None
+        left_out: tuple[LeftOut, ...] = ()
         if config.recipe != "folder":
-            # What a recipe has no interest in is not the user's to mend.
-            masks = {scan.mask.name for scan in selection.scans if scan.mask is not None}
-            sources = [source for source in sources if source.name in patients or source.name in masks]
+            # What a recipe has no interest in is not the user's to mend; what it has a reason against is.
+            pairs = tuple(
+                (scan.source.name, scan.mask.name) for scan in selection.scans if scan.mask is not None
+            )
+            told_masks = MaskNames(pairs, frozenset(mask for _, mask in pairs), (), ())
+            left_out = selection.left_out
+            wanted = patients.keys() | told_masks.masks
+            sources = [source for source in sources if source.name in wanted]
         names = [source.name for source in sources]
         headers = pool.map(read_scan_header, sources, names, "Headers")
         looks: Sequence[Look | None] = [None] * len(sources)
@@ -101,11 +109,13 @@ def examine(
         alike = () if headers_only else _find_alike(facts, records, pool)
     gathered = Facts(
         facts,
-        tuple(damaged),
-        num_other,
-        _count_pictures(scans),
-        alike,
-        config,
+        damaged=tuple(damaged),
+        left_out=left_out,
+        told_masks=told_masks,
+        num_other_files=num_other,
+        num_pictures=_count_pictures(scans),
+        alike=alike,
+        config=config,
         looked_at_pixels=not headers_only,
     )
     return Diagnosis(gathered, conclude(gathered), outliers(gathered))
@@ -203,6 +213,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
             for scan in facts.scans
         ],
         "damaged": [{"name": scan.name, "reason": scan.reason} for scan in facts.damaged],
+        "left_out": [{"name": scan.name, "reason": scan.reason} for scan in facts.left_out],
         "alike": [asdict(pair) for pair in facts.alike],
     }
 

@@ -42,6 +42,7 @@ def conclude(facts: Facts) -> tuple[Finding, ...]:
         _copies,
         _near_copies,
         _unreadable,
+        _left_out,
         _flat_images,
         _modalities,
         _sequences,
@@ -58,9 +59,10 @@ def conclude(facts: Facts) -> tuple[Finding, ...]:
 def _nothing_usable(facts: Facts) -> Iterator[Finding]:
     if facts.usable:
         return
-    if facts.scans:
+    number = len(facts.scans) + len(facts.damaged) + len(facts.left_out)
+    if number:
         advice = "See the reasons below. Every scan was looked at, and prepare would leave each of them out."
-        title = f"None of {count_of(len(facts.scans), 'scan')} can be used"
+        title = f"None of {count_of(number, 'scan')} can be used"
     elif facts.num_pictures:
         title = f"The folder holds no scans, but {facts.num_pictures} pictures (.png, .jpg, ...)"
         advice = "A picture has no spacing and no third dimension: export the scans as DICOM or NIfTI."
@@ -70,7 +72,7 @@ def _nothing_usable(facts: Facts) -> Iterator[Finding]:
             "Known are .nii, .nii.gz, .nrrd, .mha, .mhd, .npy and DICOM series; check the path, include "
             "and exclude."
         )
-    yield Finding("nothing_usable", Severity.ERROR, title, len(facts.scans), (), advice)
+    yield Finding("nothing_usable", Severity.ERROR, title, number, (), advice)
 
 
 def _copies(facts: Facts) -> Iterator[Finding]:
@@ -113,13 +115,23 @@ def _near_copies(facts: Facts) -> Iterator[Finding]:
 
 
 def _unreadable(facts: Facts) -> Iterator[Finding]:
+    # What a label map or a flat image is told of has rules of its own.
+    failed = [
+        (scan.name, scan.look.reason)
+        for scan in facts.scans
+        if scan.look and scan.look.reason and not scan.look.num_labels and not _is_flat(scan)
+    ]
+    yield from _by_reason("unreadable", [*failed, *((scan.name, scan.reason) for scan in facts.damaged)])
+
+
+def _left_out(facts: Facts) -> Iterator[Finding]:
+    yield from _by_reason("left_out", ((scan.name, scan.reason) for scan in facts.left_out))
+
+
+def _by_reason(code: str, reasons: Iterable[tuple[str, str]]) -> Iterator[Finding]:
+    """One finding a reason, the commonest first, of names and reasons."""
     groups: dict[str, list[tuple[str, str]]] = {}
-    failed = [(scan.name, scan.look.reason) for scan in facts.scans if scan.look and scan.look.reason]
-    for name, reason in [*failed, *((scan.name, scan.reason) for scan in facts.damaged)]:
-        scan = facts.by_name.get(name)
-        # What a label map or a flat image is told of has rules of its own.
-        if scan is not None and ((scan.look and scan.look.num_labels) or _is_flat(scan)):
-            continue
+    for name, reason in reasons:
         # Reasons that differ in their numbers only are one.
         kind = re.sub(r"\(.*\)|: .*|[-+\d.e]*\d", "#", reason)
         groups.setdefault(kind, []).append((name, reason))
@@ -127,7 +139,7 @@ def _unreadable(facts: Facts) -> Iterator[Finding]:
         names = tuple(name for name, _ in found)
         advice, option = _cure(found[0][1])
         title = f"{len(names)} left out: {found[0][1]}"
-        yield Finding("unreadable", Severity.WARNING, title, len(names), names, advice, option)
+        yield Finding(code, Severity.WARNING, title, len(names), names, advice, option)
 
 
 def _cure(reason: str) -> tuple[str, str]:

@@ -24,11 +24,11 @@ _KEEP = "--recipe folder_with_masks"
 
 def _mixed(facts: Facts) -> Iterator[Finding]:
     names = tuple(sorted(facts.masks.masks))
-    if not names:
+    if not names or facts.told_masks is not None:  # a recipe knows what to do with its masks
         return
     patterns = exclude_patterns(facts, sorted({mask_pattern(name) for name in names}))
     paired = {mask for _, mask in facts.masks.pairs}
-    if paired and facts.config.recipe == "folder":  # another recipe knows of them
+    if paired:
         yield Finding(
             "masks",
             Severity.NOTE,
@@ -40,7 +40,7 @@ def _mixed(facts: Facts) -> Iterator[Finding]:
             _KEEP,
             patterns,
         )
-    elif not paired:
+    else:
         yield Finding(
             "label_maps",
             Severity.WARNING,
@@ -91,7 +91,8 @@ def _missing(facts: Facts) -> Iterator[Finding]:
 def _mismatched(facts: Facts) -> Iterator[Finding]:
     wrong, empty = [], []
     for image, mask in facts.masks.pairs:
-        if not _same_grid(facts.by_name[image], facts.by_name[mask]):
+        # Masks of breasts only tell where to cut.
+        if facts.config.region != "breasts" and not _same_grid(facts.by_name[image], facts.by_name[mask]):
             wrong += [image, mask]
         look = facts.by_name[mask].look
         if look is not None and look.num_labels == 1:
