@@ -395,7 +395,7 @@ def test_what_a_worker_gives_back_does_not_grow_with_the_scan(tmp_path: Path) ->
     for number, shape in enumerate([(16, 16, 16), (64, 96, 96)]):
         path = tmp_path / f"{number}.nii.gz"
         write_nifti(scan(number, shape), path)
-        seen = look(InspectionTask(Source(path.name, (path,)), (0.5, 99.5), (1, 1, 1), tmp_path / "records"))
+        seen = look(InspectionTask(Source(path.name, (path,)), (0.5, 99.5), tmp_path / "records"))
         assert seen.inspection is not None
         sizes.append(len(pickle.dumps(seen)))
     assert max(sizes) < 10_000 and abs(sizes[1] - sizes[0]) < 200
