@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from anatogen.data.checks import MIN_VOXELS
+from anatogen.data.cures import cure
 from anatogen.data.diagnosis import (
     Facts,
     Finding,
@@ -115,11 +116,13 @@ def _near_copies(facts: Facts) -> Iterator[Finding]:
 
 
 def _unreadable(facts: Facts) -> Iterator[Finding]:
-    # What a label map or a flat image is told of has rules of its own.
+    # What a label map, a flat image or a localiser is told of has rules of its own.
     failed = [
         (scan.name, scan.look.reason)
         for scan in facts.scans
-        if scan.look and scan.look.reason and not scan.look.num_labels and not _is_flat(scan)
+        if scan.look
+        and scan.look.reason
+        and not (scan.look.num_labels or _is_flat(scan) or "localiser" in scan.header.hints)
     ]
     yield from _by_reason("unreadable", [*failed, *((scan.name, scan.reason) for scan in facts.damaged)])
 
@@ -137,34 +140,9 @@ def _by_reason(code: str, reasons: Iterable[tuple[str, str]]) -> Iterator[Findin
         groups.setdefault(kind, []).append((name, reason))
     for found in sorted(groups.values(), key=len, reverse=True):
         names = tuple(name for name, _ in found)
-        advice, option = _cure(found[0][1])
+        advice, option = cure(found[0][1])
         title = f"{len(names)} left out: {found[0][1]}"
         yield Finding(code, Severity.WARNING, title, len(names), names, advice, option)
-
-
-def _cure(reason: str) -> tuple[str, str]:
-    """What to do about a reason that a reader gave, and the option."""
-    cures = (
-        (r"tilt|sheared", "Have it resampled to upright slices.", "allow_tilt=true"),
-        (
-            r"missing inside",
-            "Get the missing slices from the archive; a stack with gaps can't be stacked.",
-            "",
-        ),
-        (r"lie where another", "Export one image per position: one echo, one b-value, one phase.", ""),
-        (r"mixed orientations|differ in size", "Export each stack as a series of its own.", ""),
-        (r"dimensions", "Split it into 3D volumes and keep one of each, such as the first time point.", ""),
-        (r"several values|colour", "Export the grey values: colour is of no use here.", ""),
-        (r"NaN", "Replace the bad voxels by the background's value, or export the scan again.", ""),
-        (r"constant", "It is empty: leave it out, or export it again.", ""),
-        (r"RescaleIntercept", "Export it with its rescale slope and intercept.", ""),
-        (r"data file", "Put the header and its data file back together, below the folder of scans.", ""),
-        (r"is damaged", "Get the damaged file again, or remove it with its series.", ""),
-    )
-    for pattern, advice, option in cures:
-        if re.search(pattern, reason):
-            return advice, option
-    return "Copy or export it again; prepare leaves it out.", ""
 
 
 def _flat_images(facts: Facts) -> Iterator[Finding]:
