@@ -5,6 +5,7 @@ written, whole or not at all, up to a limit.
 """
 
 import calendar
+import json
 import os
 import shutil
 import stat
@@ -20,7 +21,7 @@ from typing import IO
 from rich.console import Console
 
 from anatogen.errors import UserError
-from anatogen.storage import remove_parts, sha256_json
+from anatogen.storage import remove_parts, sha256_json, write_json
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 
@@ -83,12 +84,34 @@ def scans_folder(path: Path, work: Path | None = None, *, progress: bool = False
             yield _unpacked(path, Path(temporary), progress)
 
 
+def place_of(download: Path) -> Path:
+    """The folder that a download lies in, where its tables may lie too.
+
+    Args:
+        download: A folder that `scans_folder` gave; of an unpacked one, it is the folder of its archive.
+    """
+    origin = _origin(download)
+    return Path(json.loads(origin.read_text())) if origin.is_file() else download.resolve().parent
+
+
+def _origin(unpacked: Path) -> Path:
+    """The file that says where the archive of an unpacked folder lies."""
+    return unpacked.with_name(f".{unpacked.name}.origin")
+
+
 def _unpacked(path: Path, work: Path, progress: bool) -> Path:
     status = path.stat()
     key = sha256_json([path.name, status.st_size, status.st_mtime_ns])[:16]
     folder = work / f"unpacked-{key}"
-    if folder.is_dir():
-        return folder
+    if not folder.is_dir():
+        _unpack_whole(path, folder, progress)
+    # Said anew each time: the archive may have been moved.
+    write_json(_origin(folder), str(path.resolve().parent))
+    return folder
+
+
+def _unpack_whole(path: Path, folder: Path, progress: bool) -> None:
+    work = folder.parent
     work.mkdir(parents=True, exist_ok=True)
     remove_parts(work)
     temporary = Path(tempfile.mkdtemp(dir=work, prefix=".part-"))
@@ -98,7 +121,6 @@ def _unpacked(path: Path, work: Path, progress: bool) -> Path:
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
 def _unpack(path: Path, folder: Path) -> None:

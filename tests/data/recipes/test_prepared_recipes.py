@@ -1,6 +1,7 @@
 """Whole preparations by recipe: geometry against SimpleITK and nibabel, sides, Hounsfield units, patients."""
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -295,6 +296,20 @@ def test_adni_takes_the_cognitively_normal_with_their_conditions(adni: Path, tmp
         {"diagnosis": "CN", "sex": "F", "age": 90},  # 91 tells who it is
     ]
     assert len({case.patient for case in summary.manifest.cases}) == 2
+
+
+def test_a_table_beside_the_archive_is_found(adni: Path, tmp_path: Path) -> None:
+    # As the IDA delivers it.
+    archive = Path(shutil.make_archive(str(tmp_path / "collection"), "zip", adni, "ADNI"))
+    table = next(adni.glob("*.csv"))
+    shutil.copy(table, tmp_path)
+    summary = run(archive, tmp_path / "out", "adni", "shape=[16, 16, 16]")
+    assert [case.conditions["diagnosis"] for case in summary.manifest.cases] == ["CN"] * 3
+    again = run(archive, tmp_path / "out", "adni", "shape=[16, 16, 16]")
+    assert again.was_complete
+    (tmp_path / table.name).unlink()
+    with pytest.raises(UserError, match=r"where\.diagnosis can't be told"):
+        run(archive, tmp_path / "out", "adni", "shape=[16, 16, 16]")
 
 
 def test_adni_without_its_table_says_how_to_go_on(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from anatogen.data.archives import place_of
 from anatogen.errors import UserError
 
 Cell = str | float | None
@@ -15,7 +16,8 @@ def find_tables(download: Path, pattern: str) -> list[Path]:
     """Tables whose name matches, in the download, up to two folders below it, or beside it; nearest first.
 
     Args:
-        download: The folder that the user names.
+        download: The folder that the user names, or what the archive unpacks to; then tables beside the
+            archive count.
         pattern: Regular expression for the whole file name; case does not matter.
     """
     folder = download.resolve()
@@ -23,7 +25,7 @@ def find_tables(download: Path, pattern: str) -> list[Path]:
     places = [folder, *below, *(entry for place in below for entry in _entries(place) if entry.is_dir())]
     found = [
         file
-        for place in [*places, folder.parent]
+        for place in [*places, place_of(download)]
         for file in _entries(place)
         if re.fullmatch(pattern, file.name, re.IGNORECASE) and file.is_file()
     ]
