@@ -331,6 +331,24 @@ def test_another_table_of_patients_is_another_source(scans: Path, tmp_path: Path
     assert len(keys) == 2 and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["table.csv", "Table.XLSX"])
+def test_a_table_beside_the_download_is_a_source_of_a_recipe(tmp_path: Path, name: str) -> None:
+    (tmp_path / "scans").mkdir()
+    archive = Path(shutil.make_archive(str(tmp_path / "scans"), "zip", tmp_path / "scans"))
+
+    def inputs(scans: Path, recipe: str | None) -> Any:
+        return stages(wishes(scans, tmp_path / "out", recipe=recipe))[0].inputs()
+
+    for scans in (tmp_path / "scans", archive):
+        (tmp_path / name).unlink(missing_ok=True)
+        without, plain = inputs(scans, "adni"), inputs(scans, None)
+        (tmp_path / name).write_text("subject,group")
+        first = inputs(scans, "adni")
+        (tmp_path / name).write_text("subject,group,sex")
+        assert without != first != inputs(scans, "adni")
+        assert plain == inputs(scans, None)
+
+
 def test_a_dry_run_shows_the_plan_and_stops(
     scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from anatogen.config import resolve
 from anatogen.data.archives import is_archive, scans_folder
 from anatogen.data.manifest import MANIFEST_NAME, load_manifest
 from anatogen.data.prepare_config import PrepareConfig, prepare_settings
+from anatogen.data.recipes.tables import tables_beside
 from anatogen.errors import UserError
 from anatogen.presets import preset_named
 from anatogen.settings import Settings
@@ -173,8 +174,8 @@ def run(wishes: Wishes, *, dry_run: bool = False) -> Path | None:
 
 def stages(wishes: Wishes) -> list[Stage]:
     """The way, in order. A stage's inputs can be told once those before it are finished."""
-    # The table of patients is one of the sources, too.
-    scans = [scans_fingerprint(wishes.scans), _table_sha256(wishes)]
+    # The table of patients is one of the sources, too, and so are those that a recipe reads.
+    scans = [scans_fingerprint(wishes.scans), _table_sha256(wishes), _tables_beside(wishes)]
     asked = {"overrides": wishes.overrides, "recipe": wishes.recipe}
     doctor, plan, data, model, synthetic, report = (wishes.folder(name) for name in FOLDERS)
     bundle = model / "bundle"
@@ -265,6 +266,14 @@ def _table_sha256(wishes: Wishes) -> str | None:
         return None if table is None else sha256_file(table)
     except OSError as error:
         raise UserError(f"the patient table {table} can't be read ({error.strerror})") from error
+
+
+def _tables_beside(wishes: Wishes) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the tables beside the download, which a recipe may read."""
+    if prepare_settings(wishes.prepare_overrides(), recipe=wishes.recipe).recipe == "folder":
+        return []
+    stats = [(path.name, path.stat()) for path in tables_beside(wishes.scans)]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def _open(wishes: Wishes) -> State:

@@ -32,6 +32,12 @@ def find_tables(download: Path, pattern: str) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def tables_beside(download: Path) -> list[Path]:
+    """All tables in the folder that the download, a folder or an archive, lies in; in order of name."""
+    files = [file for file in _entries(place_of(download)) if file.suffix.lower() in (".csv", ".xlsx")]
+    return [file for file in files if file.is_file()]
+
+
 def read_csv(path: Path, *columns: Collection[str]) -> list[dict[str, str]]:
     """Rows of a CSV file by column; names of columns in lower case, with single spaces.
 
