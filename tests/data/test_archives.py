@@ -51,6 +51,16 @@ def test_a_zip_of_windows(tmp_path: Path) -> None:
         assert tree_bytes(folder) == {"a/one.bin": b"1"}
 
 
+def test_a_zip_without_times(tmp_path: Path) -> None:
+    archive = make_zip(tmp_path / "s.zip")
+    content = archive.read_bytes()
+    # 1980-01-01 00:00 in the DOS format, in local headers and the directory; then month and day 0.
+    assert content.count(b"\0\0\x21\0") == 2 * len(FILES)
+    archive.write_bytes(content.replace(b"\0\0\x21\0", bytes(4)))
+    with scans_folder(archive) as folder:
+        assert tree_bytes(folder) == dict(sorted(FILES.items()))
+
+
 def _negative_size(path: Path) -> Path:
     """Made older versions of tarfile go round in circles."""
     content = bytearray(make_tar(path).read_bytes())

@@ -161,10 +161,16 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
             name,
             name.endswith("/"),
             info.file_size,
-            calendar.timegm((*info.date_time, 0, 0, 0)),
+            _seconds(info.date_time),
             trouble,
             lambda info=info: archive.open(info),  # type: ignore[misc]
         )
+
+
+def _seconds(date_time: tuple[int, int, int, int, int, int]) -> int:
+    # Programs that keep no times write month 0 and day 0.
+    year, month, day, *clock = date_time
+    return calendar.timegm((year, min(max(month, 1), 12), max(day, 1), *clock, 0, 0, 0))
 
 
 def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
