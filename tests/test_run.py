@@ -409,6 +409,17 @@ def test_an_archive_is_unpacked_once_and_gives_what_its_folder_gives(
     assert found == wanted
 
 
+@pytest.mark.parametrize("stage", ["anatogen.data.doctor.look", "anatogen.planning.plan.take_fingerprint"])
+def test_no_unpacked_scans_stay_when_a_run_ends(scans: Path, tmp_path: Path, stage: str) -> None:
+    asked = wishes(Path(shutil.make_archive(str(tmp_path / "scans"), "zip", scans)), tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        kill_at_call(patch, stage, 1)
+        run(asked)
+    assert not (tmp_path / "out" / ".unpacked").exists()
+    run(asked, dry_run=True)
+    assert not (tmp_path / "out" / ".unpacked").exists()
+
+
 def test_what_can_not_be_is_refused_before_anything_is_made(scans: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")

@@ -151,10 +151,17 @@ def run(wishes: Wishes, *, dry_run: bool = False) -> Path | None:
     Raises:
         UserError: If settings or folders are wrong, nothing can be prepared, or a stage can't be done.
     """
-    from anatogen.run_page import write_index
-
     way = stages(wishes)
     state = _open(wishes)
+    try:
+        return _go(wishes, way, state, dry_run)
+    finally:
+        _remove_unpacked(wishes)
+
+
+def _go(wishes: Wishes, way: Iterable[Stage], state: State, dry_run: bool) -> Path | None:
+    from anatogen.run_page import write_index
+
     for stage in way:
         if dry_run and stage.name == "prepare":
             return None
@@ -166,6 +173,9 @@ def run(wishes: Wishes, *, dry_run: bool = False) -> Path | None:
             stage.work()
             state.finish(stage, time.perf_counter() - started)
             write_index(wishes, state.finished)
+        if stage.name == "prepare":
+            # Nothing after this stage looks at scans.
+            _remove_unpacked(wishes)
         if stage.name == "plan":
             print((wishes.folder("plan") / "plan.txt").read_text(encoding="utf-8"), flush=True)
     write_index(wishes, state.finished)
@@ -308,6 +318,10 @@ def _unpacked(wishes: Wishes) -> AbstractContextManager[Path]:
     return scans_folder(wishes.scans, wishes.out / _UNPACKED_NAME, progress=wishes.progress)
 
 
+def _remove_unpacked(wishes: Wishes) -> None:
+    shutil.rmtree(wishes.out / _UNPACKED_NAME, ignore_errors=True)
+
+
 def _doctor(wishes: Wishes) -> None:
     from anatogen.data.doctor import examine
     from anatogen.doctor_page import write_doctor_page
@@ -357,8 +371,6 @@ def _prepare(wishes: Wishes) -> None:
             workers=wishes.workers,
             progress=wishes.progress,
         )
-    # Nothing after this stage looks at scans.
-    shutil.rmtree(wishes.out / _UNPACKED_NAME, ignore_errors=True)
     counts = ", ".join(f"{count} {split}" for split, count in summary.num_cases.items())
     print(f"  {counts}, {len(summary.left_out)} left out", flush=True)
 

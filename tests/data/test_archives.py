@@ -191,6 +191,15 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             pass
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_prepare_that_fails_leaves_no_scans(tmp_path: Path, strict: bool) -> None:
+    files = {"scans/broken.nii": b"x" * 400} | ({"scans/good.npy": b"x"} if strict else {})
+    archive = make_zip(tmp_path / "scans.zip", files)
+    with pytest.raises(UserError):
+        prepare(archive, tmp_path / "out", PrepareConfig(), strict=strict, workers=1, progress=False)
+    assert not [name for name in tree_bytes(tmp_path / "out") if "unpacked" in name]
+
+
 def test_prepare_takes_an_archive(tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     for seed in range(3):

@@ -61,7 +61,8 @@ def scans_folder(path: Path, work: Path | None = None, *, progress: bool = False
     Args:
         path: A folder, or an archive of scans.
         work: Folder that keeps the unpacked scans, for a later call that finds them there; it is the
-            caller's to remove. None unpacks to a temporary folder, removed at the end.
+            caller's to remove, unless a `UserError` ends the call. None unpacks to a temporary folder,
+            removed at the end.
         progress: Whether to say on the terminal that an archive is being unpacked.
 
     Yields:
@@ -78,7 +79,14 @@ def scans_folder(path: Path, work: Path | None = None, *, progress: bool = False
             f"{path} is no folder and no archive of scans ({', '.join(ARCHIVE_ENDINGS)}): name one"
         )
     elif work is not None:
-        yield _unpacked(path, work, progress)
+        folder = _unpacked(path, work, progress)
+        try:
+            yield folder
+        except UserError:
+            # Patients' scans do not stay where the user has to change something first.
+            shutil.rmtree(folder, ignore_errors=True)
+            _origin(folder).unlink(missing_ok=True)
+            raise
     else:
         with tempfile.TemporaryDirectory(prefix="anatogen-") as temporary:
             yield _unpacked(path, Path(temporary), progress)

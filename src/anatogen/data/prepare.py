@@ -118,20 +118,20 @@ def prepare(
         parts = [(scan, inspection, region) for scan, inspection in accepted for region in inspection.regions]
         tasks = conversion_tasks(parts, modality, grid, config, out)
         conversions = pool.map(convert_scan, tasks, [task.source.name for task in tasks], "Preparing")
-    cases, failed = describe_cases(parts, tasks, conversions, config)
-    left_out += failed
-    if strict:
-        _refuse_left_out(left_out)
-    if not cases:
-        raise UserError(f"no scan in {scans} could be prepared; the first: {left_out[0].reason}")
-    manifest = describe_dataset(cases, modality, grid, selection, config)
-    decisions = [*selection.notes, *decisions, *grid.decisions, *mask_notes(parts, conversions)]
-    decisions += patient_notes(cases, config)
-    summary = PrepareSummary(
-        out, manifest, tuple(sorted(left_out, key=lambda scan: scan.name)), num_ignored, tuple(decisions)
-    )
-    publish(summary, inputs)
-    return summary
+        cases, failed = describe_cases(parts, tasks, conversions, config)
+        left_out += failed
+        if strict:
+            _refuse_left_out(left_out)
+        if not cases:
+            raise UserError(f"no scan in {scans} could be prepared; the first: {left_out[0].reason}")
+        manifest = describe_dataset(cases, modality, grid, selection, config)
+        decisions = [*selection.notes, *decisions, *grid.decisions, *mask_notes(parts, conversions)]
+        decisions += patient_notes(cases, config)
+        summary = PrepareSummary(
+            out, manifest, tuple(sorted(left_out, key=lambda scan: scan.name)), num_ignored, tuple(decisions)
+        )
+        publish(summary, inputs)
+        return summary
 
 
 def _inspect(
