@@ -20,6 +20,7 @@ from scan_makers import head
 import anatogen
 from anatogen.data import archives
 from anatogen.data.formats import write_nifti
+from anatogen.data.manifest import load_manifest
 from anatogen.errors import UserError
 from anatogen.run_stages import FOLDERS, Wishes, run, scans_fingerprint, stages
 from anatogen.training.probe import Measurement
@@ -407,6 +408,16 @@ def test_an_archive_is_unpacked_once_and_gives_what_its_folder_gives(
     # Holds a hash of the sources' times, which an archive tells to two seconds.
     assert found.pop("data/prepare.json") and wanted.pop("data/prepare.json")
     assert found == wanted
+
+
+def test_masks_are_outputs_of_prepare(scans: Path, whole: Path, tmp_path: Path) -> None:
+    manifest = load_manifest(whole / "data")
+    mask = "masks/case_00000.npy"
+    cases = [manifest.cases[0].model_copy(update={"mask": mask}), *manifest.cases[1:]]
+    (tmp_path / "data").mkdir()
+    manifest.model_copy(update={"cases": cases}).save(tmp_path / "data")
+    prepare = next(stage for stage in stages(wishes(scans, tmp_path)) if stage.name == "prepare")
+    assert tmp_path / "data" / mask in prepare.outputs()
 
 
 @pytest.mark.parametrize("stage", ["anatogen.data.doctor.look", "anatogen.planning.plan.take_fingerprint"])

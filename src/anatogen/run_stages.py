@@ -20,6 +20,7 @@ from anatogen.config import resolve
 from anatogen.data.archives import is_archive, scans_folder
 from anatogen.data.manifest import MANIFEST_NAME, load_manifest
 from anatogen.data.prepare_config import PrepareConfig, prepare_settings
+from anatogen.data.prepared_folder import array_names
 from anatogen.data.recipes.tables import tables_beside
 from anatogen.errors import UserError
 from anatogen.presets import preset_named
@@ -213,7 +214,7 @@ def stages(wishes: Wishes) -> list[Stage]:
             "prepare",
             lambda: {"scans": scans, "settings": sha256_file(plan / "prepare.yaml")},
             lambda: _prepare(wishes),
-            lambda: [data / MANIFEST_NAME, *(data / case.file for case in load_manifest(data).cases)],
+            lambda: [data / MANIFEST_NAME, *(data / name for name in array_names(load_manifest(data)))],
         ),
         Stage(
             "train",

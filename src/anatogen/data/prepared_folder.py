@@ -130,13 +130,13 @@ def completed(out: Path, inputs: str) -> PrepareSummary | None:
         decisions, num_ignored = tuple(run["decisions"]), int(run["num_ignored"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not same or not all((out / name).is_file() for name in _arrays(manifest)):
+    if not same or not all((out / name).is_file() for name in array_names(manifest)):
         return None
     shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
     return PrepareSummary(out, manifest, left_out, num_ignored, decisions, was_complete=True)
 
 
-def _arrays(manifest: Manifest) -> set[str]:
+def array_names(manifest: Manifest) -> set[str]:
     """Paths of all arrays of a dataset, relative to its folder."""
     return {name for case in manifest.cases for name in (case.file, case.mask) if name is not None}
 
@@ -149,7 +149,7 @@ def publish(summary: PrepareSummary, inputs: str) -> None:
         inputs: `fingerprint` of what it was made of.
     """
     out = summary.folder
-    known = _arrays(summary.manifest)
+    known = array_names(summary.manifest)
     for folder in (out / VOLUMES_FOLDER, out / MASKS_FOLDER):
         for entry in folder.iterdir() if folder.is_dir() else ():
             # Of an older, larger dataset, or half-written by a run that was killed.
