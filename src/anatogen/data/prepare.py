@@ -55,7 +55,8 @@ def prepare(
     Writes `dataset.json`, `volumes/case_00000.npy` ... (float16, (D, H, W), in [-1, 1]), `masks/` with the
     same names (uint8, on the same grid) where scans have masks, `left_out.json` (relative path and reason)
     and `prepare.json` (what was decided, and how to tell that nothing changed).
-    Only `left_out.json` holds file names, which may name patients; none of them holds anything of a header.
+    Only `left_out.json` holds file names, which may name patients, and of headers what its reasons quote,
+    such as the descriptions of series.
 
     Args:
         scans: Folder with NIfTI, NRRD, MetaImage, NPY files and DICOM series, nested and mixed, or an archive

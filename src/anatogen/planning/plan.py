@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -247,8 +248,8 @@ def parse_memory(text: str) -> float:
 def next_commands(scans: Path, folder: Path) -> list[str]:
     """What to run once a plan was saved in a folder."""
     return [
-        f"anatogen prepare {scans} DATA --config {folder / PREPARE_NAME}",
-        f"anatogen train DATA RUN --config {folder / TRAIN_NAME}",
+        f"anatogen prepare {quote(str(scans))} DATA --config {quote(str(folder / PREPARE_NAME))}",
+        f"anatogen train DATA RUN --config {quote(str(folder / TRAIN_NAME))}",
         "anatogen sample RUN/bundle OUT -n 100",
     ]
 
