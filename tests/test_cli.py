@@ -229,4 +229,4 @@ def test_doctor_tells_what_to_type_and_its_exit_code_whether_anything_can_be_pre
     assert _call(monkeypatch, "doctor", scans, "exclude=*.nii", "--out", tmp_path / "none") == 1
     assert "nothing can be prepared" in capsys.readouterr().out
     assert _call(monkeypatch, "doctor", scans / "absent", "--out", tmp_path / "none") == 1
-    assert "is not a folder" in capsys.readouterr().err
+    assert "is no folder and no archive of scans" in capsys.readouterr().err

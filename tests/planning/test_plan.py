@@ -176,7 +176,7 @@ def test_scans_that_cannot_work_are_told_in_one_line(tmp_path):
         (mixed, "the scans mix modalities: 6 look like MR and 5 like CT"),
         (flat, "none of the 12 scans .* can be used"),
         (tmp_path / "empty", "holds no scans"),
-        (tmp_path / "nowhere", "is not a folder"),
+        (tmp_path / "nowhere", "no folder and no archive"),
     ):
         with pytest.raises(UserError, match=message) as error:
             make_plan(folder, accelerator="cpu", workers=1, progress=False)
