@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anatogen.models import codebook as module
@@ -43,6 +43,7 @@ def _brute_force(book: Codebook, z: torch.Tensor) -> torch.Tensor:
     rows=st.integers(1, 70),
     seed=st.integers(0, 99),
 )
+@example(num_codes=35, code_dim=1, num_groups=3, rows=1, seed=63)  # two codes are equally near
 @settings(max_examples=60, deadline=None)
 def test_lookup_finds_the_nearest_code_of_every_cell_whatever_the_chunks(
     num_codes, code_dim, num_groups, rows, seed
@@ -52,7 +53,12 @@ def test_lookup_finds_the_nearest_code_of_every_cell_whatever_the_chunks(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_MAX_DISTANCES", rows * num_codes)
         patch.setattr(module, "_MAX_DISTANCES_CPU", rows * num_codes)
-        assert torch.equal(book.lookup(z), _brute_force(book, z))
+        chosen = book.lookup(z)
+    # Where two codes are equally near but for float32's rounding, either is right.
+    groups = z.movedim(1, -1).unflatten(-1, (-1, code_dim)).double().flatten(0, -2)
+    squares = torch.cdist(groups, book.codes.double()).square()
+    excess = squares.gather(1, chosen.reshape(-1, 1)) - squares.min(1, keepdim=True).values
+    assert excess.max() <= 1e-6 * (groups.square().max() + book.codes.square().max())
 
 
 def test_lookup_works_where_the_codebook_exceeds_a_chunk(monkeypatch):
