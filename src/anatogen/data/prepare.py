@@ -34,7 +34,7 @@ from anatogen.data.prepared_folder import (
     publish,
 )
 from anatogen.data.recipes.recipe import Scan, Selection
-from anatogen.data.selection import select_scans
+from anatogen.data.selection import require_scans, select_scans
 from anatogen.data.workers import Workers, available_cores
 from anatogen.errors import UserError
 
@@ -96,14 +96,14 @@ def prepare(
         work = out / WORK_FOLDER
         inspections = _inspect(pool, selection, left_out, config, work)
         accepted = _without_duplicates(selection.scans, inspections, left_out)
-        _require_scans(accepted, left_out, scans, config.narrows)
+        require_scans(accepted, left_out, scans, config.narrows)
         modality, others, decisions = choose_modality(
             [(scan.source, inspection) for scan, inspection in accepted], config.modality
         )
         left_out += others
         dropped = {scan.name for scan in others}
         accepted = [(scan, inspection) for scan, inspection in accepted if scan.source.name not in dropped]
-        _require_scans(accepted, left_out, scans, config.narrows)
+        require_scans(accepted, left_out, scans, config.narrows)
         if strict:
             _refuse_left_out(left_out)
         grid = choose_grid(
@@ -186,22 +186,6 @@ def _without_duplicates(
             alike.append((source, inspection))
             accepted.append((scan, inspection))
     return accepted
-
-
-def _require_scans(
-    accepted: Sequence[object], left_out: Sequence[LeftOut], scans: Path, narrowed: bool
-) -> None:
-    if accepted:
-        return
-    if left_out:
-        raise UserError(
-            f"none of the {len(left_out)} scans in {scans} can be used; the first: "
-            f"{left_out[0].name}: {left_out[0].reason}"
-        )
-    passed = " that include and exclude let pass" if narrowed else ""
-    raise UserError(
-        f"{scans} holds no scans{passed}: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series"
-    )
 
 
 def _refuse_left_out(left_out: Sequence[LeftOut]) -> None:

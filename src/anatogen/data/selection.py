@@ -126,3 +126,30 @@ def _safe_value(key: str, value: str | float) -> str | float:
         return value
     years = re.match(r"\s*(\d+(\.\d+)?)", str(value))
     return _OLDEST_AGE if years and float(years.group(1)) > _OLDEST_AGE - 1 else value
+
+
+def require_scans(
+    accepted: Sequence[object], left_out: Sequence[LeftOut], scans: Path, narrowed: bool
+) -> None:
+    """Lets a folder pass of which some scan can be used.
+
+    Args:
+        accepted: The scans that can.
+        left_out: Those that can't.
+        scans: The folder or archive, for the message.
+        narrowed: Whether include or exclude keep scans out.
+
+    Raises:
+        UserError: If there is none, with the first reason.
+    """
+    if accepted:
+        return
+    if left_out:
+        raise UserError(
+            f"none of the {len(left_out)} scans in {scans} can be used; the first: "
+            f"{left_out[0].name}: {left_out[0].reason}"
+        )
+    passed = " that include and exclude let pass" if narrowed else ""
+    raise UserError(
+        f"{scans} holds no scans{passed}: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series"
+    )

@@ -19,7 +19,7 @@ from anatogen.data.formats import Reading
 from anatogen.data.inspection import Inspection, InspectionTask, inspect_scan, read_source
 from anatogen.data.prepare_config import PrepareConfig
 from anatogen.data.recipes.recipe import Scan
-from anatogen.data.selection import select_scans
+from anatogen.data.selection import require_scans, select_scans
 from anatogen.data.transforms import (
     body_axes,
     centred_affine,
@@ -165,7 +165,7 @@ def take_fingerprint(
             for scan, result in zip(chosen, results, strict=True)
             if isinstance(result, Inspection)
         ]
-        _require(accepted, left_out, scans)
+        require_scans(accepted, left_out, scans, config.narrows)
         modality, strays = _one_modality(accepted, config)
         accepted = [(source, result) for source, result in accepted if source.name not in strays]
         looks = pool.map(
@@ -209,17 +209,6 @@ def _evenly(scans: Sequence[Scan], number: int) -> list[Scan]:
     if len(scans) <= number:
         return list(scans)
     return [scans[index * len(scans) // number] for index in range(number)]
-
-
-def _require(accepted: Sequence[object], left_out: Sequence[LeftOut], scans: Path) -> None:
-    if accepted:
-        return
-    if left_out:
-        raise UserError(
-            f"none of the {len(left_out)} scans in {scans} can be used; the first: "
-            f"{left_out[0].name}: {left_out[0].reason}"
-        )
-    raise UserError(f"{scans} holds no scans: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series")
 
 
 def _one_modality(
