@@ -1,0 +1,1 @@
+"""What synthetic scans are worth: pre-training on them, then segmentation from few labels."""

@@ -1,0 +1,119 @@
+"""The results of an experiment: one line of JSON per test case, network and share of labelled scans.
+
+The runner writes them, statistics and page read them. They hold anonymous names and numbers only.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+from pydantic import Field, ValidationError, model_validator
+
+from anatogen.config import Section
+from anatogen.errors import UserError
+
+Metric = Literal["dice", "surface_dice", "hausdorff95_mm"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+
+
+class ResultRow(Section):
+    """How well one network segments one test case.
+
+    Attributes:
+        arm: How the network was initialised, such as "scratch" or "synthetic".
+        fraction: Of the labelled training scans that it was fine-tuned with, above 0, at most 1.
+        seed: Of the run: draws the training scans and the order of steps.
+        num_training_scans: As many as the fraction came to.
+        case: The test scan, by its anonymous name.
+        patient: Whose scan it is, by an anonymous name; a patient may have several cases.
+        dice: Dice by label, 0 to 1; None where it is undefined, as for the others (see `case_metrics`).
+        surface_dice: Normalised surface distance by label, 0 to 1.
+        hausdorff95_mm: 95% Hausdorff distance by label, in mm.
+    """
+
+    arm: str = Field(min_length=1)
+    fraction: float = Field(gt=0, le=1)
+    seed: int
+    num_training_scans: int = Field(ge=1)
+    case: str = Field(min_length=1)
+    patient: str = Field(min_length=1)
+    dice: dict[str, float | None] = Field(min_length=1)
+    surface_dice: dict[str, float | None]
+    hausdorff95_mm: dict[str, float | None]
+
+    @model_validator(mode="after")
+    def _agrees(self) -> Self:
+        if not self.dice.keys() == self.surface_dice.keys() == self.hausdorff95_mm.keys():
+            raise ValueError("the three metrics must name the same labels")
+        for metric in METRICS:
+            most = float("inf") if metric == "hausdorff95_mm" else 1.0
+            for label, value in getattr(self, metric).items():
+                if value is not None and not 0 <= value <= most:
+                    raise ValueError(f"{metric} of label {label} can't be {value}")
+        return self
+
+    @property
+    def unit(self) -> tuple[str, float, int]:
+        """The run that this row belongs to: arm, fraction and seed."""
+        return self.arm, self.fraction, self.seed
+
+
+def mean_over_labels(values: Mapping[str, float | None]) -> float | None:
+    """The mean of the labels whose value is defined; None where none is."""
+    defined = [value for value in values.values() if value is not None]
+    return sum(defined) / len(defined) if defined else None
+
+
+def rows_text(rows: Iterable[ResultRow]) -> str:
+    """The rows as lines of JSON, each ended by a newline."""
+    return "".join(row.model_dump_json() + "\n" for row in rows)
+
+
+def read_results(path: Path) -> list[ResultRow]:
+    """Reads what `rows_text` gave.
+
+    A last line without its newline that is no JSON is what a kill left of a write, and is passed over.
+    Whoever appends to such a file must cut that part off first, or the two lines become one.
+
+    Args:
+        path: The file of lines.
+
+    Raises:
+        UserError: If the file can't be read, a line is damaged, a case stands twice in a run, or cases
+            differ in their labels or patients.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"the results {path} can't be read: {error.strerror}") from error
+    rows: list[ResultRow] = []
+    lines_by_key: dict[tuple[str, float, int, str], int] = {}
+    patients: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"line {number} of the results {path}"
+        try:
+            row = ResultRow.model_validate_json(line, strict=True)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            if number == len(lines) and problem["type"] == "json_invalid":
+                break
+            key = ".".join(map(str, problem["loc"]))
+            reason = problem["msg"].removeprefix("Value error, ")
+            raise UserError(
+                f"{where} is damaged ({f'{key}: ' if key else ''}{reason}): remove it and run the experiment "
+                "again, which fills the gap"
+            ) from error
+        first = lines_by_key.setdefault((*row.unit, row.case), number)
+        if first != number:
+            raise UserError(f"{where} repeats line {first} ({row.case} of the same run): remove one of them")
+        if rows and row.dice.keys() != rows[0].dice.keys():
+            raise UserError(
+                f"{where} has labels {', '.join(row.dice)}, the first {', '.join(rows[0].dice)}: "
+                "the results of two experiments are mixed"
+            )
+        if patients.setdefault(row.case, row.patient) != row.patient:
+            raise UserError(f"{where} gives {row.case} to another patient than before: it is damaged")
+        rows.append(row)
+    return rows
