@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anatogen.cli_downstream import downstream_app
 from anatogen.cli_evaluate import evaluate_app
 from anatogen.cli_scans import ConfigFile, doctor, plan, prepare, recipes, run
 from anatogen.command_group import with_default
@@ -47,6 +48,7 @@ train_app = typer.Typer(
 )
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(downstream_app, name="downstream")
 
 
 def _show_version(wanted: bool) -> None:

@@ -179,7 +179,7 @@ def training_settings(
     Raises:
         ConfigError: Listing all that is wrong.
     """
-    budgets = _budgets(stages, minutes, steps)
+    budgets = budget_overrides(stages, minutes, steps)
     return resolve(Settings, preset_named(preset), config, [*budgets, *overrides])
 
 
@@ -201,11 +201,17 @@ def gan_settings(
     Raises:
         ConfigError: Listing all that is wrong.
     """
-    return resolve(GANConfig, {}, config, [*_budgets(("gan",), minutes, steps), *overrides])
+    return resolve(GANConfig, {}, config, [*budget_overrides(("gan",), minutes, steps), *overrides])
 
 
-def _budgets(stages: Iterable[str], minutes: float | None, steps: int | None) -> list[str]:
-    """Overrides by which a budget that is given stands for the preset's, whichever kind that was."""
+def budget_overrides(stages: Iterable[str], minutes: float | None, steps: int | None) -> list[str]:
+    """Overrides by which a budget that is given stands for the preset's, whichever kind that was.
+
+    Args:
+        stages: Whose.
+        minutes: Budget of each in minutes.
+        steps: Budget of each in steps.
+    """
     if minutes is None and steps is None:
         return []
     given = {"minutes": minutes, "steps": steps}

@@ -383,7 +383,7 @@ def _train(wishes: Wishes) -> None:
     settings = resolve(Settings, file=wishes.folder("plan") / "train.yaml")
     data, model = wishes.folder("prepare"), wishes.folder("train")
     try:
-        claim_run(model, load_manifest(data), settings)
+        claim_run(model, load_manifest(data).sha256(), settings, settings.training.seed)
     except UserError:
         # Hours of training are not thrown away because a scan was added.
         aside = next(

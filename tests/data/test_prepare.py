@@ -17,7 +17,7 @@ import SimpleITK as sitk
 from pydantic import ValidationError
 from scan_makers import ct_head, head, tree_bytes, world
 
-from anatogen.data.conversion import ConversionTask, convert_scan
+from anatogen.data.conversion import ConversionTask, Placement, convert_scan
 from anatogen.data.discover import Source
 from anatogen.data.formats import AS_IT_IS, read_scan, write_dicom, write_nifti, write_npy
 from anatogen.data.manifest import Intensity, Split, load_manifest
@@ -554,11 +554,13 @@ def test_a_record_never_stands_beside_another_tasks_array(
             source=Source("a.nii", (tmp_path / "a.nii",)),
             source_sha256="0",
             intensity=Intensity(modality="MR", low=0, high=high),
-            codes="SPL",
-            spacing_mm=(1, 1, 1),
-            shape=(16, 16, 16),
-            center="grid",
-            interpolation="linear",
+            placement=Placement(
+                codes="SPL",
+                spacing_mm=(1, 1, 1),
+                shape=(16, 16, 16),
+                center="grid",
+                interpolation="linear",
+            ),
             reading=AS_IT_IS,
             region=Region(start=(0, 0, 0), shape=(20, 24, 18)),
             output=tmp_path / "case_00000.npy",

@@ -7,7 +7,7 @@ import numpy as np
 
 from anatogen import __version__
 from anatogen.data.common_grid import CommonGrid
-from anatogen.data.conversion import Conversion, ConversionTask
+from anatogen.data.conversion import Conversion, ConversionTask, Placement
 from anatogen.data.discover import LeftOut
 from anatogen.data.inspection import Inspection
 from anatogen.data.manifest import Case, Grid, Intensity, Manifest, Split
@@ -26,6 +26,7 @@ def conversion_tasks(
     parts: Sequence[Part], modality: str, grid: CommonGrid, config: PrepareConfig, out: Path
 ) -> list[ConversionTask]:
     """A task for each case, in order; cases are numbered in that order."""
+    placement = placement_on(grid.codes, grid.spacing_mm, grid.shape, config)
     tasks = []
     for number, (scan, inspection, region) in enumerate(parts):
         low, high = (inspection.low, inspection.high) if modality == "MR" else config.window_hu
@@ -35,14 +36,9 @@ def conversion_tasks(
                 source=scan.source,
                 source_sha256=inspection.source_sha256,
                 intensity=Intensity(modality=modality, low=low, high=high),
-                codes=grid.codes,
-                spacing_mm=None if config.fit == "resize" else grid.spacing_mm,
-                shape=grid.shape,
-                center=config.center,
-                interpolation=config.interpolation,
+                placement=placement,
                 reading=config.reading,
                 region=region,
-                cube=config.cube,
                 mask=scan.mask,
                 mask_sha256=inspection.mask_sha256,
                 output=out / VOLUMES_FOLDER / f"{name}.npy",
@@ -51,6 +47,27 @@ def conversion_tasks(
             )
         )
     return tasks
+
+
+def placement_on(
+    codes: str, spacing_mm: tuple[float, float, float], shape: tuple[int, int, int], config: PrepareConfig
+) -> Placement:
+    """How scans are brought to a grid.
+
+    Args:
+        codes: Directions in which its (D, H, W) grow.
+        spacing_mm: Along (D, H, W).
+        shape: (D, H, W).
+        config: The dataset's settings.
+    """
+    return Placement(
+        codes=codes,
+        spacing_mm=None if config.fit == "resize" else spacing_mm,
+        shape=shape,
+        center=config.center,
+        interpolation=config.interpolation,
+        cube=config.cube,
+    )
 
 
 def describe_cases(

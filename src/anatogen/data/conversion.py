@@ -27,6 +27,28 @@ from anatogen.errors import ScanError
 from anatogen.storage import atomic_path, sha256_json, write_text
 
 
+class Placement(BaseModel):
+    """How scans are brought to the common grid.
+
+    Attributes:
+        codes: Directions in which (D, H, W) grow.
+        spacing_mm: Of the common grid, or None to stretch the field of view to the shape.
+        shape: (D, H, W).
+        center: What comes to the middle.
+        interpolation: How values between voxels are found.
+        cube: Whether the region is padded to a cube first.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    codes: str
+    spacing_mm: tuple[float, float, float] | None
+    shape: tuple[int, int, int]
+    center: Literal["grid", "foreground"]
+    interpolation: Interpolation
+    cube: bool = False
+
+
 class ConversionTask(BaseModel):
     """One scan for `convert_scan`, and all that decides its bytes.
 
@@ -34,14 +56,9 @@ class ConversionTask(BaseModel):
         source: The scan.
         source_sha256: Of its bytes, as pass 1 found it.
         intensity: Its map to [-1, 1].
-        codes: Directions in which (D, H, W) grow.
-        spacing_mm: Of the common grid, or None to stretch the field of view to the shape.
-        shape: (D, H, W).
-        center: What comes to the middle.
-        interpolation: How values between voxels are found.
+        placement: How it is brought to the grid.
         reading: How the source is read.
         region: The part of the scan.
-        cube: Whether the region is padded to a cube first.
         mask: Label map of the scan, if there is one.
         mask_sha256: Of its bytes, as pass 1 found it.
         output: The .npy file to write.
@@ -54,14 +71,9 @@ class ConversionTask(BaseModel):
     source: Source
     source_sha256: str
     intensity: Intensity
-    codes: str
-    spacing_mm: tuple[float, float, float] | None
-    shape: tuple[int, int, int]
-    center: Literal["grid", "foreground"]
-    interpolation: Interpolation
+    placement: Placement
     reading: Reading
     region: Region
-    cube: bool = False
     mask: Source | None = None
     mask_sha256: str | None = None
     output: Path
@@ -109,7 +121,7 @@ def convert_scan(task: ConversionTask) -> Conversion | LeftOut:
     task.record.unlink(missing_ok=True)
     try:
         scan = read_source(task.source, task.reading)
-        volume = _to_grid(scan, task)
+        volume = to_grid(scan, task.region, task.placement, task.intensity)
         array = task.intensity.normalise(volume.array).astype(np.float16)
         if array.min() == array.max():
             raise ScanError(f"on the common grid it is constant: every voxel is {float(array.min()):g}")
@@ -136,27 +148,34 @@ def _labels_on(grid: Volume, scan: Volume, source: Source, task: ConversionTask)
     return nearest(on_grid_of(scan, mask, required=False), grid)
 
 
-def _to_grid(scan: Volume, task: ConversionTask) -> Volume:
-    volume = orient(scan, task.codes)
-    box = oriented_box(task.region, scan, volume, cube=task.cube)
-    background = task.intensity.low
-    if task.spacing_mm is None:
+def to_grid(scan: Volume, region: Region, placement: Placement, intensity: Intensity) -> Volume:
+    """A part of a scan on the common grid, in the scan's own unit.
+
+    Args:
+        scan: As it was read.
+        region: The part.
+        placement: How it is brought there.
+        intensity: What lies outside the scan gets the value that becomes -1.
+    """
+    volume = orient(scan, placement.codes)
+    box = oriented_box(region, scan, volume, cube=placement.cube)
+    interpolation, background = placement.interpolation, intensity.low
+    if placement.spacing_mm is None:
         return resample(
-            volume, shape=task.shape, interpolation=task.interpolation, box=box, background=background
+            volume, shape=placement.shape, interpolation=interpolation, box=box, background=background
         )
     # Up to a thousandth the grids differ by less than a voxel over the field of view: values stay as scanned.
-    if np.allclose(volume.spacing_mm, task.spacing_mm, rtol=1e-3):
+    if np.allclose(volume.spacing_mm, placement.spacing_mm, rtol=1e-3):
         volume = cut(volume, box)
     else:
         volume = resample(
             volume,
-            spacing_mm=task.spacing_mm,
-            interpolation=task.interpolation,
+            spacing_mm=placement.spacing_mm,
+            interpolation=interpolation,
             box=box,
             background=background,
         )
     center = None
-    if task.center == "foreground":
-        threshold = foreground_threshold(volume.array, task.intensity.modality)
-        center = foreground_center(volume, threshold)
-    return crop_or_pad(volume, task.shape, background, center)
+    if placement.center == "foreground":
+        center = foreground_center(volume, foreground_threshold(volume.array, intensity.modality))
+    return crop_or_pad(volume, placement.shape, background, center)

@@ -1,9 +1,11 @@
 """Prepared volumes and cached latents as batches, memory-mapped; which case comes when is a pure function."""
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +14,8 @@ from torch import Tensor
 from anatogen.data.manifest import Split, load_manifest
 from anatogen.errors import UserError
 from anatogen.seeding import derived_generator
+
+Batch = TypeVar("Batch")
 
 
 class VolumeDataset:
@@ -28,7 +32,8 @@ class VolumeDataset:
     def __init__(self, folder: Path, split: Split) -> None:
         self.manifest = load_manifest(folder)
         self.shape = self.manifest.grid.shape
-        self.paths = [folder / case.file for case in self.manifest.split(split)]
+        self.cases = self.manifest.split(split)
+        self.paths = [folder / case.file for case in self.cases]
         for path in self.paths:
             self._map(path)
 
@@ -51,6 +56,34 @@ class VolumeDataset:
         return array
 
 
+class LabelledDataset(VolumeDataset):
+    """The prepared volumes of one split with their label maps.
+
+    Args:
+        folder: A prepared dataset.
+        split: Which of its cases.
+
+    Raises:
+        UserError: As `VolumeDataset`; or if a case has no mask.
+    """
+
+    def __init__(self, folder: Path, split: Split) -> None:
+        super().__init__(folder, split)
+        without = [case.id for case in self.cases if case.mask is None]
+        if without:
+            raise UserError(
+                f"{folder}: {len(without)} of {len(self.cases)} {split} cases have no mask (e.g. "
+                f"{without[0]}): prepare with a recipe that reads masks too, e.g. --recipe folder_with_masks"
+            )
+        self.mask_paths = [folder / str(case.mask) for case in self.cases]
+        for path in self.mask_paths:
+            self._map(path)
+
+    def masks(self, indices: Sequence[int]) -> Tensor:
+        """uint8 (B, 1, D, H, W), the label maps of the cases at the indices."""
+        return torch.from_numpy(np.stack([self._map(self.mask_paths[index]) for index in indices]))[:, None]
+
+
 def shuffled_indices(num_cases: int, seed: int, first: int, number: int) -> list[int]:
     """Cases at positions `first` to `first + number - 1` of an endless sequence of shuffled epochs.
 
@@ -69,17 +102,23 @@ def _epoch_order(num_cases: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(num_cases, generator=derived_generator(seed, "order", epoch))
 
 
-def prefetched(steps: Iterable[int], load: Callable[[int], Tensor]) -> Iterator[tuple[int, Tensor]]:
+def prefetched(
+    steps: Iterable[int], load: Callable[[int], Batch], waited: Callable[[float], None] | None = None
+) -> Iterator[tuple[int, Batch]]:
     """Yields each step with its batch, and loads the next step's batch in a thread meanwhile.
 
     Args:
         steps: Consecutive step numbers.
         load: The batch of a step; a pure function.
+        waited: Told at each step for how many seconds its batch was waited for.
     """
-    ahead: Future[Tensor] | None = None
+    ahead: Future[Batch] | None = None
     with ThreadPoolExecutor(max_workers=1) as pool:
         for step in steps:
+            started = time.perf_counter()
             batch = load(step) if ahead is None else ahead.result()
+            if waited is not None:
+                waited(time.perf_counter() - started)
             ahead = pool.submit(load, step + 1)
             yield step, batch
 

@@ -190,6 +190,16 @@ class PrepareConfig(Section):
         return values
 
 
+def stored_settings(portable: Mapping[str, Any]) -> PrepareConfig:
+    """The settings that a dataset was prepared with; those that are stored as hashes are as by default.
+
+    Args:
+        portable: What `PrepareConfig.portable` gave.
+    """
+    hashed = ("include", "exclude", "patient_pattern", "patient_csv")
+    return PrepareConfig.model_validate({key: v for key, v in portable.items() if key not in hashed})
+
+
 def prepare_settings(
     overrides: Iterable[str] = (),
     *,

@@ -111,7 +111,12 @@ def ssim(
 
 
 def ms_ssim(
-    x: Tensor, y: Tensor, data_range: float, scales: Scales | None = None, mask: Tensor | None = None
+    x: Tensor,
+    y: Tensor,
+    data_range: float,
+    scales: Scales | None = None,
+    mask: Tensor | None = None,
+    least: float = 0.0,
 ) -> Tensor:
     """Multi-scale structural similarity (Wang, Simoncelli and Bovik 2003, eq. 7), in 3D.
 
@@ -125,6 +130,7 @@ def ms_ssim(
         data_range: Largest possible value less the smallest; 2 for [-1, 1].
         scales: Default `choose_scales` of the shape.
         mask: (D, H, W), bool or weights from 0 to 1; averaged to coarser scales like the volumes.
+        least: Means below it count as it. Above 0 for a loss, for the power of 0 has no gradient.
 
     Returns:
         (B,) in [0, 1].
@@ -145,7 +151,7 @@ def ms_ssim(
         if level == len(scales.shapes) - 1:
             contrast.mul_(luminance)
         inner = None if weights is None else _inner(weights[0], scales.window)
-        result = result * _mean(contrast, inner).clamp(min=0) ** power
+        result = result * _mean(contrast, inner).clamp(min=least) ** power
     return result
 
 
@@ -209,7 +215,8 @@ def _maps(
     mean_x, mean_y, mean_xy = (_smooth(volume, kernel, reflect) for volume in (x, y, x * y))
     mean_squares = _smooth((x * x).addcmul_(y, y), kernel, reflect)
     product = mean_x * mean_y
-    squares = mean_x.square_().addcmul_(mean_y, mean_y)
+    # Not in place: the gradient of the product needs the means.
+    squares = mean_x.square().addcmul_(mean_y, mean_y)
     contrast = (mean_xy.sub_(product).mul_(2).add_(c_2)).div_(mean_squares.sub_(squares).add_(c_2))
     return contrast, product.mul_(2).add_(c_1).div_(squares.add_(c_1))
 

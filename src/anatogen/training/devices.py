@@ -10,8 +10,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch.multiprocessing import ProcessRaisedException
 
+from anatogen.config import Section
 from anatogen.errors import UserError
-from anatogen.settings import GANConfig, Settings
 from anatogen.training.loop import NonFiniteLossError
 
 
@@ -61,9 +61,7 @@ def share_cores(fabric: Fabric) -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
 
 
-def check_devices(
-    settings: Settings | GANConfig, stages: Sequence[str], accelerator: str, devices: int
-) -> None:
+def check_devices(settings: Section, stages: Sequence[str], accelerator: str, devices: int) -> None:
     """Raises a UserError if the machine lacks the devices, or a stage's batch can't be shared by them."""
     if accelerator not in ("auto", "cpu", "cuda"):
         raise UserError(f"accelerator {accelerator!r} is unknown: use auto, cpu or cuda")
@@ -95,7 +93,7 @@ def launch(fabric: Fabric, stage: Callable[[Fabric], None]) -> None:
         raise (NonFiniteLossError if kind == "NonFiniteLossError" else UserError)(message.strip()) from error
 
 
-def check_budgets(settings: Settings | GANConfig, stages: Sequence[str]) -> None:
+def check_budgets(settings: Section, stages: Sequence[str]) -> None:
     """Raises a UserError if a stage has no budget, which would never end."""
     for stage in stages:
         budget = getattr(settings, f"{stage}_training")

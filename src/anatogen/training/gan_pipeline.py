@@ -46,7 +46,7 @@ def train_gan(
     check_devices(config, ("gan",), accelerator, devices)
     count_training_scans(data, manifest)
     check_statistics(config.gan_training.batch_size // devices, manifest.grid.shape)
-    claim_run(run, manifest, config)
+    claim_run(run, manifest.sha256(), config, config.training.seed)
     # The gradient penalty goes back through a gradient, which half precision has too few digits for; and the
     # critic is run on real and on fake volumes before its way back.
     fabric = build_fabric(accelerator, devices, mixed_precision=False, broadcast_buffers=False)

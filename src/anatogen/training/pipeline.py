@@ -77,7 +77,7 @@ def train(
     count_training_scans(data, manifest)
     if "autoencoder" not in stages:
         settings = with_autoencoder_of(source, settings)
-    claim_run(run, manifest, settings)
+    claim_run(run, manifest.sha256(), settings, settings.training.seed)
     if "autoencoder" in stages and not _is_settled(run):
         fabric = build_fabric(accelerator, devices)
         launch(fabric, partial(_autoencoder_stage, data=data, folder=run / "autoencoder", settings=settings))

@@ -1,31 +1,36 @@
 """A run's folder belongs to one training: one dataset, one set of settings, one autoencoder."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from anatogen.config import read_yaml, resolve, save_yaml
+from anatogen.config import Section, read_yaml, resolve, save_yaml
 from anatogen.data.manifest import Manifest, Split
 from anatogen.errors import UserError
 from anatogen.provenance import write_provenance
-from anatogen.settings import GANConfig, Settings
+from anatogen.settings import Settings
 from anatogen.storage import write_text
 
 _DATASET_NAME = "dataset.sha256"
 _PROVENANCE_NAME = "provenance.json"
 # What may differ when a run is resumed: how long it goes on, and when it shows itself.
 _CHANGEABLE = (
-    "autoencoder_training.steps",
-    "autoencoder_training.minutes",
-    "diffusion_training.steps",
-    "diffusion_training.minutes",
-    "gan_training.steps",
-    "gan_training.minutes",
+    "_training.steps",
+    "_training.minutes",
     "training.checkpoint_minutes",
     "training.preview_minutes",
     "training.require_fit_autoencoder",
 )
+
+# Kinds of models by a section that only their configuration has.
+_KINDS = {
+    "gan": "a GAN",
+    "autoencoder": "an autoencoder or a diffusion model",
+    "inpainter_training": "an inpainting network",
+    "segmenter_training": "a segmentation network",
+}
 
 # What may also differ until stage two has begun.
 _STAGE_TWO = ("denoiser", "diffusion", "diffusion_training")
@@ -67,8 +72,14 @@ def count_training_scans(data: Path, manifest: Manifest) -> int:
     return number
 
 
-def claim_run(run: Path, manifest: Manifest, settings: Settings | GANConfig) -> None:
+def claim_run(run: Path, dataset_sha256: str, settings: Section, seed: int) -> None:
     """Makes a folder this training's, or checks that it is; `config.yaml` comes last.
+
+    Args:
+        run: The folder.
+        dataset_sha256: Hash of all that it learns from.
+        settings: Of the training.
+        seed: That decides its randomness.
 
     Raises:
         UserError: If it holds a run with other settings or on other data, or something else.
@@ -83,34 +94,38 @@ def claim_run(run: Path, manifest: Manifest, settings: Settings | GANConfig) -> 
             name
             for name in now
             if now[name] != before.get(name)
-            and name not in _CHANGEABLE
+            and not name.endswith(_CHANGEABLE)
             and (begun or name.split(".")[0] not in _STAGE_TWO)
         ]
         if changed:
             listing = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
             raise UserError(f"{run} holds a run with other settings ({listing}): choose another folder")
-        if dataset.read_text(encoding="utf-8").strip() != manifest.sha256():
+        if dataset.read_text(encoding="utf-8").strip() != dataset_sha256:
             raise UserError(f"{run} holds a run on other data: choose another folder")
     elif run.exists() and not all(_is_begun(entry) for entry in run.iterdir()):
         raise UserError(f"{run} is not empty and holds no run: choose another folder")
     run.mkdir(parents=True, exist_ok=True)
-    write_text(dataset, manifest.sha256() + "\n")
-    write_provenance(run / _PROVENANCE_NAME, {"dataset": manifest.sha256()}, settings.training.seed)
+    write_text(dataset, dataset_sha256 + "\n")
+    write_provenance(run / _PROVENANCE_NAME, {"dataset": dataset_sha256}, seed)
     save_yaml(settings, run / "config.yaml")
 
 
-def _saved(run: Path, settings: Settings | GANConfig) -> dict[str, Any]:
+def _saved(run: Path, settings: Section) -> dict[str, Any]:
     """The values that a run of the same kind of model was started with.
 
     Raises:
-        UserError: If it trains the other kind of model, or its settings are not of this version.
+        UserError: If it trains another kind of model, or its settings are not of this version.
     """
     path = run / "config.yaml"
-    trains_gan = "gan" in read_yaml(path)
-    if trains_gan != isinstance(settings, GANConfig):
-        kind = "a GAN" if trains_gan else "an autoencoder or a diffusion model"
+    kind = _kind(read_yaml(path))
+    if kind != _kind(type(settings).model_fields):
         raise UserError(f"{run} holds a run that trains {kind}: choose another folder")
     return resolve(type(settings), file=path).model_dump(mode="json")
+
+
+def _kind(keys: Iterable[str]) -> str:
+    """What is trained with a configuration of these sections."""
+    return next((kind for section, kind in _KINDS.items() if section in keys), "something else")
 
 
 def _is_begun(entry: Path) -> bool:

@@ -1,0 +1,193 @@
+"""The whole experiment: arms x fractions x seeds, in pieces that any number of processes share and resume.
+
+A piece is a folder, finished when its last file is there; a lock that dies with its process keeps two from
+making the same one. So the same command, started again or several times at once, on one machine or on
+several with one disk, repeats nothing.
+"""
+
+import multiprocessing
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from anatogen.config import resolve, save_yaml
+from anatogen.data.formats import write_npy
+from anatogen.data.manifest import load_manifest
+from anatogen.data.volume import Volume
+from anatogen.downstream.experiment_report import NUM_PICTURES, report_experiment
+from anatogen.downstream.finetune import finetune
+from anatogen.downstream.labelled import LabelledSplits, labelled_subset, load_labelled
+from anatogen.downstream.metrics import case_metrics
+from anatogen.downstream.pieces import RESULTS_NAME, Piece, pieces
+from anatogen.downstream.pretrain import STAGE as PRETRAINING
+from anatogen.downstream.pretrain import pretrain
+from anatogen.downstream.results import ResultRow, rows_text
+from anatogen.downstream.segmenter import load_segmenter
+from anatogen.downstream.settings import ExperimentPlan
+from anatogen.downstream.shapes import random_shapes
+from anatogen.errors import UserError
+from anatogen.storage import atomic_path, write_text
+from anatogen.training.loop import CHECKPOINT_NAME
+
+PLAN_NAME = "plan.yaml"
+_SECONDS_BETWEEN_LOOKS = 5.0
+
+
+def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1) -> Path:
+    """Makes every piece that is not there yet, and writes results and page.
+
+    Args:
+        plan: What is compared with what.
+        out: Folder of the experiment; the same call again goes on. Arms, fractions and seeds may be added
+            to a plan, other settings need another folder.
+        processes: How many pieces are made at a time on this machine; they share its cores.
+
+    Returns:
+        The page, `OUT/experiment.html`; beside it `results.jsonl`, a row for each test scan of each piece.
+
+    Raises:
+        UserError: If the plan does not fit the data or the folder, or a piece fails.
+    """
+    out = Path(out)
+    if processes < 1:
+        raise UserError(f"processes is {processes}: it must be at least 1")
+    splits = load_labelled(plan.data)
+    for fraction in plan.fractions:
+        labelled_subset(splits.train.cases, fraction, seed=0)
+    _claim(plan, out)
+    _write_shapes(plan, out, splits.manifest.grid.shape)
+    if processes == 1:
+        _work(plan, out, threads=None)
+    else:
+        threads = max(1, (os.cpu_count() or 1) // processes)
+        context = multiprocessing.get_context("spawn")
+        workers = [context.Process(target=_work, args=(plan, out, threads)) for _ in range(processes)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if any(worker.exitcode for worker in workers):
+            raise UserError(f"a piece of {out} failed, see above: mend it, then the same command goes on")
+    return report_experiment(plan, splits, out)
+
+
+def _work(plan: ExperimentPlan, out: Path, threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+    everything = pieces(plan)
+    while unfinished := [piece for piece in everything if not piece.is_done(out)]:
+        made = False
+        for piece in unfinished:
+            if not _is_ready(piece, plan, out):
+                continue
+            piece.folder(out).mkdir(parents=True, exist_ok=True)
+            lock = FileLock(piece.folder(out).with_suffix(".lock"))
+            try:
+                with lock.acquire(timeout=0):
+                    if not piece.is_done(out):
+                        print(f"{piece}: {len(unfinished)} of {len(everything)} pieces left", flush=True)
+                        _make(piece, plan, out)
+                        made = True
+            except Timeout:
+                continue
+            if made:
+                break
+        if not made:
+            # What is left is being made by others, or waits for what they make.
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _is_ready(piece: Piece, plan: ExperimentPlan, out: Path) -> bool:
+    waits_for = piece.fraction is not None and plan.arms[piece.arm].is_pretrained
+    return not waits_for or Piece(piece.arm).is_done(out)
+
+
+def _make(piece: Piece, plan: ExperimentPlan, out: Path) -> None:
+    folder, arm = piece.folder(out), plan.arms[piece.arm]
+    if piece.fraction is None or piece.seed is None:
+        scans = [*arm.scans, *([_shapes_folder(out, arm.shapes)] if arm.shapes else [])]
+        pretrain(scans, folder, plan.pretraining, like=plan.data)
+        (folder / PRETRAINING / CHECKPOINT_NAME).unlink(missing_ok=True)
+        return
+    training = plan.finetuning.training.model_copy(update={"seed": piece.seed})
+    config = plan.finetuning.model_copy(update={"fraction": piece.fraction, "training": training})
+    init = Piece(piece.arm).folder(out) if arm.is_pretrained else None
+    segmenter = finetune(plan.data, folder, config, init=init)
+    rows = _test(piece, load_labelled(plan.data), plan.tolerance_mm, segmenter, folder)
+    write_text(folder / RESULTS_NAME, rows_text(rows))
+    (segmenter / CHECKPOINT_NAME).unlink(missing_ok=True)
+
+
+def _test(
+    piece: Piece, splits: LabelledSplits, tolerance_mm: float, segmenter: Path, folder: Path
+) -> list[ResultRow]:
+    assert piece.fraction is not None and piece.seed is not None
+    found = load_segmenter(segmenter)
+    num_training = len(labelled_subset(splits.train.cases, piece.fraction, piece.seed))
+    labels, spacing_mm = splits.labels[1:], splits.manifest.grid.spacing_mm
+    rows = []
+    for number, case in enumerate(splits.test.cases):
+        prediction = found.segment(splits.test.batch([number]))[0, 0].numpy()
+        truth = splits.test.masks([number])[0, 0].numpy()
+        if number < NUM_PICTURES:
+            path = folder / "predictions" / f"{case.id}.npy"
+            with atomic_path(path) as temporary, temporary.open("wb") as file:
+                np.save(file, prediction, allow_pickle=False)
+        measured = case_metrics(prediction, truth, labels, spacing_mm, tolerance_mm)
+        rows.append(
+            ResultRow(
+                arm=piece.arm,
+                fraction=piece.fraction,
+                seed=piece.seed,
+                num_training_scans=num_training,
+                case=case.id,
+                patient=case.patient,
+                dice=measured.dice,
+                surface_dice=measured.surface_dice,
+                hausdorff95_mm=measured.hausdorff95_mm,
+            )
+        )
+    return rows
+
+
+def _claim(plan: ExperimentPlan, out: Path) -> None:
+    """Makes the folder this plan's, or checks that what is finished there was made by the same settings."""
+    saved, digest = out / PLAN_NAME, out / "dataset.sha256"
+    dataset = load_manifest(plan.data).sha256()
+    if saved.exists():
+        before = resolve(ExperimentPlan, file=saved)
+        same_arms = all(before.arms[name] == arm for name, arm in plan.arms.items() if name in before.arms)
+        changed = [
+            name
+            for name in ("tolerance_mm", "pretraining", "finetuning")
+            if getattr(before, name) != getattr(plan, name)
+        ]
+        if not same_arms:
+            changed.append("an arm")
+        if digest.read_text(encoding="utf-8").strip() != dataset:
+            changed.append("the data")
+        if changed:
+            listing = ", ".join(changed)
+            raise UserError(
+                f"{out} holds an experiment with other settings ({listing} changed): choose another folder"
+            )
+    elif out.exists() and any(entry.name != digest.name for entry in out.iterdir()):
+        raise UserError(f"{out} is not empty and holds no experiment: choose another folder")
+    write_text(digest, dataset + "\n")
+    save_yaml(plan, saved)
+
+
+def _shapes_folder(out: Path, number: int) -> Path:
+    return out / f"shapes_{number}"
+
+
+def _write_shapes(plan: ExperimentPlan, out: Path, shape: tuple[int, int, int]) -> None:
+    for number in {arm.shapes for arm in plan.arms.values() if arm.shapes}:
+        for index in range(number):
+            path = _shapes_folder(out, number) / f"shapes_{index:05d}.npy"
+            if not path.exists():
+                write_npy(Volume(random_shapes(shape, 0, index), np.eye(4)), path)

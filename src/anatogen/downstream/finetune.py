@@ -1,0 +1,246 @@
+"""Fine-tuning: Swin UNETR learns to segment a fraction of the labelled scans, from scratch or pre-trained."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from anatogen.data.cases import placement_on
+from anatogen.data.dataset import LabelledDataset, flip_axis, prefetched, shuffled_indices
+from anatogen.data.prepare_config import stored_settings
+from anatogen.downstream.augmentation import augmented
+from anatogen.downstream.early_stopping import EarlyStopping
+from anatogen.downstream.labelled import LabelledSplits, labelled_subset, load_labelled
+from anatogen.downstream.network import PaddedSwinUNETR
+from anatogen.downstream.patches import check_patch, corner_around, crop, random_corner
+from anatogen.downstream.segmenter import DESCRIPTION_NAME, Segmenter, SegmenterDescription
+from anatogen.downstream.settings import FinetuneConfig
+from anatogen.downstream.transfer import transfer_weights
+from anatogen.errors import UserError
+from anatogen.figures import planes_figure
+from anatogen.seeding import derived_generator
+from anatogen.storage import sha256_file, sha256_json, write_json
+from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, share_cores
+from anatogen.training.loop import Loop
+from anatogen.training.optimisation import adam, local_slice, take_step
+from anatogen.training.run_folder import claim_run
+from anatogen.weights import WEIGHTS_NAME
+
+STAGE = "segmenter"
+_NUM_PREVIEWS = 4
+
+
+def finetune(
+    data: Path | str,
+    run: Path | str,
+    config: FinetuneConfig,
+    *,
+    init: Path | str | None = None,
+    accelerator: str = "auto",
+    devices: int = 1,
+) -> Path:
+    """Trains Swin UNETR to segment, or goes on with a run that was stopped.
+
+    Args:
+        data: Prepared dataset with masks.
+        run: Folder of the run; the finished segmenter is `segmenter/`.
+        config: Its settings.
+        init: What `pretrain` made: its run or its file of weights; None for a random start.
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        devices: Number of GPUs, or of processes on a CPU.
+
+    Returns:
+        The folder of the segmenter, which `predict` takes.
+
+    Raises:
+        UserError: If masks, settings and pre-trained weights don't fit each other or the run.
+        NonFiniteLossError: If a loss is not finite.
+    """
+    data, run = Path(data), Path(run)
+    check_budgets(config, (STAGE,))
+    check_devices(config, (STAGE,), accelerator, devices)
+    splits = load_labelled(data)
+    check_patch(config.patch_shape, splits.manifest.grid.shape)
+    labelled_subset(splits.train.cases, config.fraction, config.training.seed)
+    weights = None if init is None else pretrained_weights(Path(init))
+    inputs = [splits.manifest.sha256(), None if weights is None else sha256_file(weights)]
+    claim_run(run, sha256_json(inputs), config, config.training.seed)
+    folder = run / STAGE
+    if not (folder / DESCRIPTION_NAME).exists():
+        fabric = build_fabric(accelerator, devices)
+        launch(fabric, partial(_stage, data=data, folder=folder, config=config, weights=weights))
+    return folder
+
+
+def pretrained_weights(path: Path) -> Path:
+    """The file of weights of a run of `pretrain`, or the file itself.
+
+    Raises:
+        UserError: If there is none.
+    """
+    places = [path, path / WEIGHTS_NAME, path / "inpainter" / WEIGHTS_NAME]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        raise UserError(
+            f"{path} holds no finished pre-training: make one with "
+            f"`anatogen downstream pretrain SCANS {path}`"
+        )
+    return found
+
+
+def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, weights: Path | None) -> None:
+    from monai.losses import DiceCELoss
+
+    share_cores(fabric)
+    splits = load_labelled(data)
+    grid, seed, batch_size = splits.manifest.grid, config.training.seed, config.segmenter_training.batch_size
+    subset = labelled_subset(splits.train.cases, config.fraction, seed)
+    mine = local_slice(fabric, batch_size)
+    segmenter = _start(splits, config)
+    network = segmenter.network
+    if weights is not None:
+        transfer = transfer_weights(network, weights, config.transfer)
+        if fabric.is_global_zero:
+            print(f"{STAGE}: {transfer}")
+            report = {"loaded": list(transfer.loaded), "kept": list(transfer.kept)}
+            write_json(folder / "transfer.json", report)
+    if fabric.is_global_zero:
+        _say_what_is_missing(splits, subset)
+    optimiser = adam(network, config.segmenter_training)
+    wrapped, learner = fabric.setup(network, optimiser)
+    stopping = EarlyStopping(network, config.patience)
+    class_of = _class_of_label(splits.labels)
+    batches = _Batches(splits.train, subset, config)
+    measure = DiceCELoss(to_onehot_y=True, softmax=True)
+
+    def preview(path: Path) -> None:
+        x, truth = (splits.validation.batch, splits.validation.masks)
+        shown = range(min(_NUM_PREVIEWS, len(splits.validation)))
+        labels = segmenter.segment(x(shown).to(fabric.device))
+        scale = 2 / max(splits.labels)
+        rows = [("scan", x(shown)), ("truth", truth(shown) * scale - 1), ("prediction", labels * scale - 1)]
+        planes_figure(
+            [(label, list(part[:, 0].numpy())) for label, part in rows],
+            path,
+            spacing_mm=grid.spacing_mm,
+            axis_codes=grid.axis_codes,
+        )
+
+    loop = Loop(
+        fabric,
+        folder,
+        config.segmenter_training,
+        config.training,
+        {"network": network, "optimiser": optimiser, "stopping": stopping},
+        [optimiser],
+        len(subset),
+        preview,
+    )
+    waited = [0.0]
+    for step, (x, labels) in prefetched(loop.steps(), lambda step: batches.load(step, mine), waited.append):
+        if stopping.is_over:
+            break
+        x, classes = x.to(fabric.device), class_of[labels.long()].to(fabric.device)
+        loss = measure(wrapped(x).float(), classes)
+        loop.require_finite({"loss": loss})
+        take_step(fabric, loss, wrapped, learner, config.segmenter_training)
+        record: dict[str, Tensor | float] = {"loss": loss}
+        if (step + 1) % config.validate_every == 0:
+            # The same on every process, so that all stop at the same step.
+            record["validation_dice"] = stopping.judge(_mean_dice(segmenter, splits.validation), network)
+        loop.record(record)
+    if not stopping.has_judged:
+        stopping.judge(_mean_dice(segmenter, splits.validation), network)
+    if fabric.is_global_zero:
+        if loop.seconds > 0 and len(waited) > 1:
+            share = sum(waited[2:]) / loop.seconds
+            print(f"{STAGE}: {100 * share:.1f}% of the time was spent waiting for data")
+        stopping.restore_best(network)
+        segmenter.save(folder)
+    fabric.barrier()
+
+
+def _start(splits: LabelledSplits, config: FinetuneConfig) -> Segmenter:
+    manifest = splits.manifest
+    grid, prepared = manifest.grid, stored_settings(manifest.config)
+    description = SegmenterDescription(
+        network=config.network,
+        labels=splits.labels,
+        names=manifest.labels,
+        patch_shape=config.patch_shape,
+        region=prepared.region,
+        placement=placement_on("".join(grid.axis_codes), grid.spacing_mm, grid.shape, prepared),
+        intensity=manifest.intensity,
+        percentiles=prepared.percentiles,
+        reading=prepared.reading,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)
+        network = PaddedSwinUNETR(config.network, len(splits.labels))
+    return Segmenter(description, network)
+
+
+def _say_what_is_missing(splits: LabelledSplits, subset: Sequence[int]) -> None:
+    found = set(torch.unique(splits.train.masks(subset)).tolist())
+    missing = sorted(set(splits.labels) - found)
+    if missing:
+        print(
+            f"{STAGE}: none of the {len(subset)} scans that are learned from shows the label "
+            f"{', '.join(map(str, missing))}: it will not be found"
+        )
+
+
+def _class_of_label(labels: tuple[int, ...]) -> Tensor:
+    """int64 (256,): the class of each label."""
+    classes = torch.zeros(256, dtype=torch.long)
+    classes[list(labels)] = torch.arange(len(labels))
+    return classes
+
+
+def _mean_dice(segmenter: Segmenter, dataset: LabelledDataset) -> float:
+    """Mean over cases and labels; a label that neither truth nor prediction shows does not count."""
+    device = next(segmenter.network.parameters()).device
+    scores = []
+    for index in range(len(dataset)):
+        predicted = segmenter.segment(dataset.batch([index]).to(device))
+        truth = dataset.masks([index])
+        for label in segmenter.description.labels[1:]:
+            a, b = predicted == label, truth == label
+            if total := int(a.sum() + b.sum()):
+                scores.append(2 * int((a & b).sum()) / total)
+    return sum(scores) / len(scores) if scores else 0.0
+
+
+class _Batches:
+    """Augmented crops of labelled scans; a pure function of the step."""
+
+    def __init__(self, dataset: LabelledDataset, subset: Sequence[int], config: FinetuneConfig) -> None:
+        self._dataset = dataset
+        self._subset = subset
+        self._config = config
+        self._shape = config.patch_shape or dataset.shape
+        self._axis = flip_axis(config.training.flip, dataset.manifest.grid.affine)
+
+    def load(self, step: int, mine: slice) -> tuple[Tensor, Tensor]:
+        """float32 and uint8 (B, 1, *patch): this process's part of the step's batch."""
+        size = self._config.segmenter_training.batch_size
+        positions = shuffled_indices(len(self._subset), self._config.training.seed, step * size, size)
+        pairs = [self._example(step, slot, self._subset[positions[slot]]) for slot in range(size)[mine]]
+        return torch.stack([x for x, _ in pairs]), torch.stack([labels for _, labels in pairs])
+
+    def _example(self, step: int, slot: int, index: int) -> tuple[Tensor, Tensor]:
+        draws = derived_generator(self._config.training.seed, "augmentation", step, slot)
+        x, labels = self._dataset.batch([index])[0], self._dataset.masks([index])[0]
+        spacing_mm = self._dataset.manifest.grid.spacing_mm
+        x, labels = augmented(x, labels, spacing_mm, self._config.augmentation, draws)
+        if self._axis is not None and bool(torch.rand((), generator=draws) < 0.5):
+            x, labels = x.flip(self._axis - 1), labels.flip(self._axis - 1)
+        # Half of the crops show something that is labelled.
+        if bool(torch.rand((), generator=draws) < 0.5):
+            corner = corner_around(labels[0], self._shape, draws)
+        else:
+            corner = random_corner(self._dataset.shape, self._shape, draws)
+        return crop(x, corner, self._shape), crop(labels, corner, self._shape)

@@ -1,0 +1,99 @@
+"""Labelled scans for fine-tuning: which classes there are, and which patients a fraction is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anatogen.data.dataset import LabelledDataset
+from anatogen.data.manifest import Case, Manifest, Split
+from anatogen.errors import UserError
+from anatogen.seeding import derived_generator
+
+
+@dataclass(frozen=True)
+class LabelledSplits:
+    """A prepared dataset with masks.
+
+    Attributes:
+        train: Its training cases.
+        validation: Those that tell when to stop.
+        test: Those that are measured.
+        labels: Value of each class, the background's 0 first.
+    """
+
+    train: LabelledDataset
+    validation: LabelledDataset
+    test: LabelledDataset
+    labels: tuple[int, ...]
+
+    @property
+    def manifest(self) -> Manifest:
+        """The dataset's description."""
+        return self.train.manifest
+
+
+def load_labelled(data: Path) -> LabelledSplits:
+    """Reads which classes a prepared dataset's masks hold, and checks that they can be learned.
+
+    Raises:
+        UserError: If a case lacks its mask, a split is empty, a mask holds a label that the dataset does not
+            name, or that no training mask holds; or a named label is in no training mask.
+    """
+    train, validation, test = (LabelledDataset(data, split) for split in Split)
+    for split, part in zip(Split, (train, validation, test), strict=True):
+        if not len(part):
+            raise UserError(f"{data} has no {split} cases: prepare it with other split fractions")
+    learned = _labels_of(train)
+    names = train.manifest.labels
+    known = {0, *map(int, names)} if names else {0, *learned}
+    for part in (train, validation, test):
+        for label, case in _labels_of(part).items():
+            if label not in known:
+                named = ", ".join(map(str, sorted(known)))
+                raise UserError(
+                    f"{data}: the mask of {case} holds the unknown label {label}: known are {named}"
+                )
+    empty = sorted(known - {0} - set(learned))
+    if empty:
+        label = empty[0]
+        raise UserError(
+            f"{data}: no training mask holds the label {label} ({names[str(label)]}): it can't be learned; "
+            "leave it out of the masks' list of labels, or add scans that show it"
+        )
+    if not learned.keys() - {0}:
+        raise UserError(f"{data}: the training masks are empty: there is nothing to learn")
+    return LabelledSplits(train, validation, test, tuple(sorted(known)))
+
+
+def _labels_of(dataset: LabelledDataset) -> dict[int, str]:
+    """Labels in the masks of a split, each with the first case that holds it."""
+    found: dict[int, str] = {}
+    for number, case in enumerate(dataset.cases):
+        for label in torch.unique(dataset.masks([number])).tolist():
+            found.setdefault(label, case.id)
+    return found
+
+
+def labelled_subset(cases: Sequence[Case], fraction: float, seed: int) -> list[int]:
+    """Indices of the cases of a fraction of the patients; smaller fractions lie within larger ones.
+
+    Args:
+        cases: Of the training split.
+        fraction: Of its patients, in (0, 1]; rounded to whole patients.
+        seed: Decides their order.
+
+    Raises:
+        UserError: If the fraction is less than half a patient.
+    """
+    patients = sorted({case.patient for case in cases})
+    number = round(fraction * len(patients))
+    if number == 0:
+        least = 0.5 / len(patients)
+        raise UserError(
+            f"fraction {fraction:g} of {len(patients)} training patients is none: use more than {least:.2g}"
+        )
+    order = torch.randperm(len(patients), generator=derived_generator(seed, "labelled patients")).tolist()
+    chosen = {patients[index] for index in order[:number]}
+    return [index for index, case in enumerate(cases) if case.patient in chosen]

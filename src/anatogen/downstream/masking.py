@@ -1,0 +1,70 @@
+"""Inpainting: which voxels are hidden, and how far a guess of them is off."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from anatogen.downstream.settings import MaskingSettings
+from anatogen.evaluation.ssim import choose_scales, ms_ssim
+
+# Halfway between the darkest and the brightest: no tissue and no background of its own.
+HIDDEN = 0.0
+# Below it a scale of MS-SSIM has no useful gradient: the power of 0 has none at all.
+_LEAST_SIMILARITY = 1e-3
+
+
+def random_masks(
+    num: int, shape: tuple[int, int, int], settings: MaskingSettings, generator: torch.Generator
+) -> Tensor:
+    """Which voxels are hidden: cubes of a grid that lies differently in each volume.
+
+    Args:
+        num: B, the number of masks.
+        shape: (D, H, W).
+        settings: Share and size of the cubes; of the grid's cubes, cut ones too, the share is hidden to half
+            a cube.
+        generator: On the CPU.
+
+    Returns:
+        bool (B, 1, D, H, W), True where hidden.
+    """
+    side = settings.patch_voxels
+    masks = []
+    for _ in range(num):
+        shifts = torch.randint(side, (3,), generator=generator).tolist()
+        counts = [math.ceil((size + shift) / side) for size, shift in zip(shape, shifts, strict=True)]
+        number = math.prod(counts)
+        hidden = torch.zeros(number, dtype=torch.bool)
+        hidden[torch.randperm(number, generator=generator)[: round(settings.share * number)]] = True
+        mask = hidden.view(*counts)
+        for axis, (size, shift) in enumerate(zip(shape, shifts, strict=True)):
+            mask = mask.repeat_interleave(side, axis).narrow(axis, shift, size)
+        masks.append(mask)
+    return torch.stack(masks)[:, None]
+
+
+def hide(x: Tensor, mask: Tensor) -> Tensor:
+    """The volumes as the network sees them.
+
+    Args:
+        x: float (B, 1, D, H, W) in [-1, 1].
+        mask: bool (B, 1, D, H, W), True where hidden.
+    """
+    return x.masked_fill(mask, HIDDEN)
+
+
+def inpainting_losses(predicted: Tensor, x: Tensor) -> dict[str, Tensor]:
+    """L1 + (1 - MS-SSIM) of the whole volume, hidden voxels and seen ones, as in the paper.
+
+    Args:
+        predicted: float32 (B, 1, D, H, W).
+        x: float32 (B, 1, D, H, W) in [-1, 1], nothing hidden; at least 5 voxels a side.
+
+    Returns:
+        "loss" and its parts "l1" and "ms_ssim"; 0-d.
+    """
+    l1 = (predicted - x).abs().mean()
+    scales = choose_scales((x.shape[2], x.shape[3], x.shape[4]))
+    similarity = ms_ssim(predicted[:, 0], x[:, 0], 2.0, scales, least=_LEAST_SIMILARITY).mean()
+    return {"loss": l1 + 1 - similarity, "l1": l1, "ms_ssim": similarity}

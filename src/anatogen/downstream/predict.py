@@ -1,0 +1,135 @@
+"""Masks of new scans, each in the geometry of its own file."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from anatogen.data.conversion import to_grid
+from anatogen.data.discover import LeftOut, Source, discover
+from anatogen.data.formats import ending, write_nifti
+from anatogen.data.inspection import own_window, read_source
+from anatogen.data.manifest import Intensity
+from anatogen.data.regions import find_regions
+from anatogen.data.volume import Volume
+from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
+from anatogen.errors import ScanError, UserError
+
+
+def predict(
+    scans: Path | str,
+    segmenter: Path | str,
+    out: Path | str,
+    *,
+    device: str = "auto",
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> list[LeftOut]:
+    """Writes a label map for every scan of a folder, as NIfTI in the scan's own voxels.
+
+    Scans take the way that those went which were learned from. Masks that are there are kept, so a stopped
+    call goes on where it was.
+
+    Args:
+        scans: Folder with scans in any format that Anatogen reads.
+        segmenter: What `finetune` made: its run, or the folder of the segmenter.
+        out: Folder of the masks: `a/b.nrrd` becomes `a/b.nii.gz`, a DICOM series `SERIES.nii.gz`.
+        device: "auto", "cpu" or "cuda".
+        progress: Told of every scan.
+
+    Returns:
+        The scans that could not be read, with the reasons.
+
+    Raises:
+        UserError: If the segmenter or the scans are missing, or the segmenter's scans were parts (breasts).
+    """
+    scans, out = Path(scans), Path(out)
+    found = load_segmenter(Path(segmenter))
+    if found.description.region == "breasts":
+        raise UserError(
+            f"{segmenter} learned from single breasts, which are not found in a scan without a mask"
+        )
+    if not scans.is_dir():
+        raise UserError(f"{scans} is not a folder: name a folder of scans")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    found.network.to(device)
+    sources, left_out, _ = discover(scans, lambda function, files: map(function, files))
+    if not sources:
+        raise UserError(
+            f"{scans} holds no scans: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series"
+        )
+    names = mask_names(sources)
+    for number, (source, name) in enumerate(zip(sources, names, strict=True)):
+        path = out / name
+        if not path.exists():
+            try:
+                mask = segment_scan(read_source(source, found.description.reading), found)
+            except ScanError as error:
+                left_out.append(LeftOut(source.name, str(error)))
+            else:
+                write_nifti(mask, path, np.uint8)
+        progress("scans", number + 1, len(sources))
+    return left_out
+
+
+def segment_scan(scan: Volume, segmenter: Segmenter) -> Volume:
+    """The label map of a scan, in its voxels; 0 where the common grid does not reach.
+
+    Args:
+        scan: As it was read, in its own unit.
+        segmenter: The network.
+
+    Returns:
+        Labels as float32, (D, H, W) and affine of the scan.
+
+    Raises:
+        ScanError: If it is nearly constant, or has no foreground where that is asked for.
+    """
+    description = segmenter.description
+    intensity = _intensity(scan, description)
+    region = find_regions(scan, description.region, intensity.modality, None)[0]
+    placed = to_grid(scan, region, description.placement, intensity)
+    x = torch.from_numpy(intensity.normalise(placed.array))[None, None]
+    device = next(segmenter.network.parameters()).device
+    probabilities = segmenter.probabilities(x.to(device))[0].cpu().numpy()
+    to_placed = np.linalg.inv(placed.affine) @ scan.affine
+    best = np.zeros(scan.array.shape, np.float32)
+    classes = np.zeros(scan.array.shape, np.uint8)
+    # A class at a time: all of a large scan's at once would be many times its size.
+    for number, probability in enumerate(probabilities):
+        there = ndimage.affine_transform(
+            probability, to_placed, output_shape=scan.array.shape, order=1, mode="grid-constant"
+        )
+        better = there > best
+        classes[better], best[better] = number, there[better]
+    labels = np.array(description.labels, np.float32)
+    return Volume(labels[classes], scan.affine)
+
+
+def mask_names(sources: list[Source]) -> list[str]:
+    """Relative path of each scan's mask.
+
+    Raises:
+        UserError: If two scans would have one.
+    """
+    names: dict[str, str] = {}
+    for source in sources:
+        kind = "" if source.is_dicom else ending(Path(source.name))
+        name = f"{source.name[: len(source.name) - len(kind)]}.nii.gz"
+        if name in names:
+            raise UserError(
+                f"{names[name]} and {source.name} would both get the mask {name}: rename one of them"
+            )
+        names[name] = source.name
+    return list(names)
+
+
+def _intensity(scan: Volume, description: SegmenterDescription) -> Intensity:
+    if description.intensity.modality == "CT":
+        return description.intensity
+    low, high = own_window(scan.array, description.percentiles)
+    if not high > low:
+        raise ScanError(f"nearly constant: its window is {low:g} to {high:g}")
+    return Intensity(modality="MR", low=low, high=high)

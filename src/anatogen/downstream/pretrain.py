@@ -1,0 +1,148 @@
+"""Self-supervised pre-training: Swin UNETR learns to fill in what is hidden of unlabelled scans."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from anatogen.data.dataset import flip_axis, prefetched, shuffled_indices
+from anatogen.data.manifest import Grid
+from anatogen.downstream.masking import hide, inpainting_losses, random_masks
+from anatogen.downstream.network import PaddedSwinUNETR
+from anatogen.downstream.patches import check_patch, crop, random_corner
+from anatogen.downstream.settings import PretrainConfig
+from anatogen.errors import UserError
+from anatogen.evaluation.scans import ScanSet, load_scans
+from anatogen.figures import planes_figure
+from anatogen.seeding import derived_generator
+from anatogen.storage import sha256_json
+from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, share_cores
+from anatogen.training.loop import Loop
+from anatogen.training.optimisation import adam, local_slice, take_step
+from anatogen.training.run_folder import claim_run
+from anatogen.weights import WEIGHTS_NAME, save_weights
+
+STAGE = "inpainter"
+_NUM_PREVIEWS = 4
+
+
+def pretrain(
+    scans: Sequence[Path | str],
+    run: Path | str,
+    config: PretrainConfig,
+    *,
+    like: Path | str | None = None,
+    accelerator: str = "auto",
+    devices: int = 1,
+) -> Path:
+    """Pre-trains Swin UNETR on scans without labels, or goes on with a run that was stopped.
+
+    Args:
+        scans: Folders of scans, or prepared datasets ("DATASET:train" for one split), all on one grid. They
+            are held in memory, 4 bytes a voxel.
+        run: Folder of the run: checkpoint, log, previews and the weights in `inpainter/`.
+        config: Its settings.
+        like: Prepared dataset that they must match in grid and, for CT, in window: the one that is to be
+            segmented. MR scans get a window each, as those of a prepared dataset have.
+        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        devices: Number of GPUs, or of processes on a CPU.
+
+    Returns:
+        The file of the weights, which `finetune` takes.
+
+    Raises:
+        UserError: If scans and settings don't fit each other or the run.
+        NonFiniteLossError: If a loss is not finite.
+    """
+    run = Path(run)
+    check_budgets(config, (STAGE,))
+    check_devices(config, (STAGE,), accelerator, devices)
+    sets = unlabelled_scans(scans, like)
+    check_patch(config.patch_shape, sets[0].grid.shape)
+    claim_run(run, sha256_json([part.sha256 for part in sets]), config, config.training.seed)
+    weights = run / STAGE / WEIGHTS_NAME
+    if not weights.exists():
+        fabric = build_fabric(accelerator, devices)
+        arrays = np.concatenate([part.arrays for part in sets])
+        launch(fabric, partial(_stage, arrays=arrays, grid=sets[0].grid, folder=run / STAGE, config=config))
+    return weights
+
+
+def unlabelled_scans(scans: Sequence[Path | str], like: Path | str | None) -> list[ScanSet]:
+    """The scans of all folders, on one grid and in [-1, 1]; see `pretrain`.
+
+    Raises:
+        UserError: If there is no folder, or they are not on one grid.
+    """
+    if not scans:
+        raise UserError("there are no scans to pre-train on: name at least one folder")
+    first = None if like is None else load_scans(Path(like), "target")
+    sets = []
+    for number, path in enumerate(scans):
+        role = "pre-training" if number == 0 else f"pre-training (set {number + 1})"
+        sets.append(load_scans(Path(path), role, first))
+        first = first or sets[0]
+    return sets
+
+
+def _stage(fabric: Fabric, arrays: np.ndarray, grid: Grid, folder: Path, config: PretrainConfig) -> None:
+    share_cores(fabric)
+    seed, batch_size = config.training.seed, config.inpainter_training.batch_size
+    volumes = torch.from_numpy(arrays)[:, None]
+    axis = flip_axis(config.training.flip, grid.affine)
+    shape = config.patch_shape or grid.shape
+    mine = local_slice(fabric, batch_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = PaddedSwinUNETR(config.network, out_channels=1)
+    optimiser = adam(network, config.inpainter_training)
+    wrapped, learner = fabric.setup(network, optimiser)
+
+    def load(step: int) -> tuple[Tensor, Tensor]:
+        draws = derived_generator(seed, "inpainting", step)
+        indices = shuffled_indices(len(volumes), seed, step * batch_size, batch_size)
+        patches = []
+        for index in indices:
+            x = crop(volumes[index], random_corner(grid.shape, shape, draws), shape)
+            if axis is not None and bool(torch.rand((), generator=draws) < 0.5):
+                x = x.flip(axis - 1)
+            patches.append(x)
+        mask = random_masks(batch_size, shape, config.masking, draws)
+        return torch.stack(patches)[mine], mask[mine]
+
+    def preview(path: Path) -> None:
+        x = torch.stack([crop(volume, (0, 0, 0), shape) for volume in volumes[:_NUM_PREVIEWS]])
+        mask = random_masks(len(x), shape, config.masking, derived_generator(seed, "preview"))
+        with torch.no_grad():
+            guess = network(hide(x, mask).to(fabric.device)).float().cpu()
+        rows = [("scan", x), ("seen", hide(x, mask)), ("filled in", torch.where(mask, guess, x))]
+        planes_figure(
+            [(label, list(part[:, 0].numpy())) for label, part in rows],
+            path,
+            spacing_mm=grid.spacing_mm,
+            axis_codes=grid.axis_codes,
+        )
+
+    loop = Loop(
+        fabric,
+        folder,
+        config.inpainter_training,
+        config.training,
+        {"network": network, "optimiser": optimiser},
+        [optimiser],
+        len(volumes),
+        preview,
+    )
+    for _, (x, mask) in prefetched(loop.steps(), load):
+        x, mask = x.to(fabric.device), mask.to(fabric.device)
+        losses = inpainting_losses(wrapped(hide(x, mask)).float(), x)
+        loop.require_finite(losses)
+        take_step(fabric, losses["loss"], wrapped, learner, config.inpainter_training)
+        loop.record(losses)
+    if fabric.is_global_zero:
+        save_weights(network, folder / WEIGHTS_NAME)
+    fabric.barrier()

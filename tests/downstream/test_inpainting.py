@@ -1,0 +1,138 @@
+"""What is hidden, what the loss sees, and that pre-training resumes to the same weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from synthetic_dataset import write_dataset
+
+from anatogen.config import resolve
+from anatogen.downstream.masking import HIDDEN, hide, inpainting_losses, random_masks
+from anatogen.downstream.pretrain import pretrain
+from anatogen.downstream.settings import MaskingSettings, PretrainConfig
+from anatogen.errors import UserError
+from anatogen.evaluation.similarity import ms_ssim
+from anatogen.seeding import derived_generator
+from anatogen.training import loop as loop_module
+from anatogen.training.loop import read_log
+
+
+def tiny(*overrides: str, steps: int = 4) -> PretrainConfig:
+    return resolve(
+        PretrainConfig,
+        overrides=[
+            "network.feature_size=12",
+            "masking.patch_voxels=4",
+            "inpainter_training.batch_size=1",
+            f"inpainter_training.steps={steps}",
+            "training.checkpoint_minutes=0",
+            *overrides,
+        ],
+    )
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (9, 33, 20)])
+def test_the_share_that_is_asked_for_is_hidden(share, shape):
+    settings = MaskingSettings(share=share, patch_voxels=4)
+    masks = random_masks(60, shape, settings, derived_generator("share"))
+    assert masks.shape == (60, 1, *shape)
+    # Cut patches at the borders count as whole ones, so a single mask may differ.
+    assert float(masks.float().mean()) == pytest.approx(share, abs=0.02)
+
+
+def test_what_is_hidden_are_whole_patches_of_a_grid():
+    side = 4
+    mask = random_masks(1, (24, 24, 24), MaskingSettings(patch_voxels=side), derived_generator(3))[0, 0]
+    change = [
+        np.flatnonzero((mask.numpy() != np.roll(mask.numpy(), 1, axis)).any(axis=(axis - 1, axis - 2)))
+        for axis in range(3)
+    ]
+    for places in change:
+        inner = places[places > 0]
+        assert len(set(inner % side)) == 1, "patches begin at one place of each axis, modulo their side"
+
+
+def test_the_network_sees_nothing_of_what_is_hidden_and_the_loss_sees_it():
+    x = torch.rand(1, 1, 16, 16, 16) * 2 - 1
+    mask = random_masks(1, (16, 16, 16), MaskingSettings(patch_voxels=4), derived_generator(1))
+    place = tuple(mask.nonzero()[100].tolist())
+    planted = x.clone()
+    planted[place] = 0.987 if x[place] < 0 else -0.987
+    assert torch.equal(hide(planted, mask), hide(x, mask))
+    assert (hide(x, mask)[mask] == HIDDEN).all()
+    assert torch.equal(hide(x, mask)[~mask], x[~mask])
+    guess = torch.zeros_like(x)
+    assert inpainting_losses(guess, planted)["loss"] != inpainting_losses(guess, x)["loss"]
+    # A seen voxel is seen.
+    seen = x.clone()
+    seen[tuple((~mask).nonzero()[100].tolist())] += 0.5
+    assert not torch.equal(hide(seen, mask), hide(x, mask))
+
+
+def test_the_loss_is_l1_and_what_similarity_lacks_to_one():
+    x = torch.rand(2, 1, 24, 24, 24) * 2 - 1
+    guess = (x + 0.2 * torch.randn_like(x)).clamp(-1, 1)
+    losses = inpainting_losses(guess, x)
+    expected = (guess - x).abs().mean() + 1 - ms_ssim(guess[:, 0], x[:, 0], 2.0).mean()
+    torch.testing.assert_close(losses["loss"], expected)
+    assert inpainting_losses(x, x)["loss"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_gradient_is_that_of_finite_differences_and_finite_where_nothing_is_alike():
+    x = torch.rand(1, 1, 12, 13, 12, dtype=torch.float64) * 2 - 1
+    guess = (x + 0.3 * torch.randn_like(x)).requires_grad_()
+    (gradient,) = torch.autograd.grad(inpainting_losses(guess, x)["loss"], guess)
+    step = torch.zeros_like(x)
+    step[0, 0, 6, 5, 7] = 1e-6
+    ahead, behind = (inpainting_losses(guess.detach() + s, x)["loss"] for s in (step, -step))
+    assert float((ahead - behind) / 2e-6) == pytest.approx(float(gradient[0, 0, 6, 5, 7]), rel=1e-4)
+    opposite = (-x).requires_grad_()
+    (gradient,) = torch.autograd.grad(inpainting_losses(opposite, x)["loss"], opposite)
+    assert bool(gradient.isfinite().all())
+    assert float(gradient.abs().sum()) > 0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("pretrain") / "data", num_train=3)
+
+
+def test_a_killed_pretraining_goes_on_to_the_same_weights(data, tmp_path, monkeypatch, one_thread):
+    settings = tiny("training.flip=left_right", "patch_shape=[16,16,16]")
+    whole = pretrain([f"{data}:train"], tmp_path / "whole", settings, accelerator="cpu")
+    save, killed = loop_module.save_checkpoint, []
+
+    def killing(path, parts, counters):
+        save(path, parts, counters)
+        if counters["step"] == 2 and not killed:
+            killed.append(True)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop_module, "save_checkpoint", killing)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain([f"{data}:train"], tmp_path / "resumed", settings, accelerator="cpu")
+    assert not (tmp_path / "resumed" / "inpainter" / "weights.safetensors").exists()
+    resumed = pretrain([f"{data}:train"], tmp_path / "resumed", settings, accelerator="cpu")
+    expected, found = load_file(whole), load_file(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert read_log(whole.parent)[-1]["step"] == 4
+    with pytest.raises(UserError, match="other settings"):
+        pretrain([f"{data}:train"], tmp_path / "whole", tiny("masking.share=0.3"), accelerator="cpu")
+    with pytest.raises(UserError, match="other data"):
+        pretrain([data], tmp_path / "whole", settings, accelerator="cpu")
+
+
+def test_bad_input_is_named(data, tmp_path):
+    with pytest.raises(UserError, match=r"patch_shape \(32, 16, 16\) is larger than the scans"):
+        pretrain([data], tmp_path / "run", tiny("patch_shape=[32,16,16]"))
+    with pytest.raises(UserError, match="no scans to pre-train on"):
+        pretrain([], tmp_path / "run", tiny())
+    with pytest.raises(UserError, match="is not a folder"):
+        pretrain([tmp_path / "nowhere"], tmp_path / "run", tiny())
+    other = write_dataset(tmp_path / "other", shape=(16, 24, 16))
+    with pytest.raises(UserError, match="shape 16 x 24 x 16"):
+        pretrain([data, other], tmp_path / "run", tiny())
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,145 @@
+"""Masks come back in each scan's own voxels, whatever its geometry."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from labelled_dataset import balls
+from scan_makers import oblique_affine, pattern_volume
+from torch import Tensor, nn
+
+from anatogen.data.conversion import Placement
+from anatogen.data.discover import Source
+from anatogen.data.formats import AS_IT_IS, write_nifti
+from anatogen.data.manifest import Intensity
+from anatogen.downstream.network import PaddedSwinUNETR
+from anatogen.downstream.predict import mask_names, predict, segment_scan
+from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
+from anatogen.downstream.settings import SwinUNETRSettings
+from anatogen.errors import UserError
+
+
+def description(shape=(32, 32, 32), spacing_mm=(1.5, 1.5, 1.5), **changes) -> SegmenterDescription:
+    placement = Placement(
+        codes="SPL", spacing_mm=spacing_mm, shape=shape, center="grid", interpolation="linear"
+    )
+    known = {
+        "network": SwinUNETRSettings(feature_size=12),
+        "labels": (0, 3, 7),
+        "names": {},
+        "patch_shape": None,
+        "region": "scan",
+        "placement": placement,
+        "intensity": Intensity(modality="CT", low=-2.0, high=2.0),
+        "percentiles": (0.5, 99.5),
+        "reading": AS_IT_IS,
+    }
+    return SegmenterDescription(**known | changes)
+
+
+class Threshold(nn.Module):
+    """Says 3 where a voxel is above 0.2, 7 below -0.2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 200 * torch.cat([torch.full_like(x, 0.2), x, -x], dim=1)
+
+
+def truth(array: np.ndarray) -> np.ndarray:
+    scaled = array / 2
+    return np.select([scaled > 0.2, scaled < -0.2], [3, 7], 0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_oblique_scan_gets_its_mask_in_its_own_voxels(seed):
+    scan = pattern_volume(oblique_affine(seed, (3.0, 0.7, 0.9)), (12, 50, 40))
+    # A grid that covers the scan whichever way it lies.
+    segmenter = Segmenter(description(shape=(64, 64, 64), spacing_mm=(1.2, 1.2, 1.2)), Threshold())
+    mask = segment_scan(scan, segmenter)
+    assert mask.array.shape == scan.array.shape
+    np.testing.assert_array_equal(mask.affine, scan.affine)
+    agree = mask.array == truth(scan.array)
+    # Voxels whose value is far from a threshold must agree; near it interpolation decides.
+    far = np.abs(np.abs(scan.array / 2) - 0.2) > 0.03
+    assert agree[far].mean() > 0.995
+    assert agree.mean() > 0.95
+
+
+def test_a_scan_on_the_grid_is_labelled_voxel_by_voxel():
+    affine = np.array([[0, 0, -1.5, 3], [0, -1.5, 0, 8], [1.5, 0, 0, -20], [0, 0, 0, 1.0]])
+    scan = pattern_volume(affine, (32, 32, 32))
+    mask = segment_scan(scan, Segmenter(description(), Threshold()))
+    np.testing.assert_array_equal(mask.array, truth(np.float32(scan.array)))
+
+
+def test_where_the_grid_does_not_reach_is_background():
+    affine = np.array([[0, 0, -1.5, 3], [0, -1.5, 0, 8], [1.5, 0, 0, -20], [0, 0, 0, 1.0]])
+    scan = pattern_volume(affine, (32, 48, 32))
+    mask = segment_scan(scan, Segmenter(description(), Threshold()))
+    expected = truth(scan.array)
+    expected[:, :8], expected[:, 40:] = 0, 0
+    np.testing.assert_array_equal(mask.array, expected)
+
+
+def test_windows_give_what_the_whole_gives_where_the_network_looks_at_single_voxels():
+    x = torch.rand(1, 1, 24, 40, 20) * 2 - 1
+    whole = Segmenter(description(), Threshold()).segment(x)
+    windows = Segmenter(description(patch_shape=(16, 16, 16)), Threshold()).segment(x)
+    assert whole.dtype == torch.uint8 and whole.shape == x.shape
+    assert set(whole.unique().tolist()) == {0, 3, 7}
+    assert torch.equal(whole, windows)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("segmenter")
+    torch.manual_seed(0)
+    network = PaddedSwinUNETR(SwinUNETRSettings(feature_size=12), 3)
+    settings = description(shape=(16, 16, 16), intensity=Intensity(modality="MR", low=0, high=1))
+    Segmenter(settings, network).save(folder)
+    return folder
+
+
+def test_every_scan_of_a_folder_gets_its_mask_and_a_stopped_call_goes_on(saved, tmp_path):
+    scans, out = tmp_path / "scans", tmp_path / "masks"
+    for name, seed in (("a/first.nii.gz", 0), ("second.nii", 1)):
+        (scans / name).parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(balls(seed, (14, 18, 20), oblique_affine(seed))[0], scans / name)
+    (scans / "broken.nii").write_bytes(b"nothing")
+    left_out = predict(scans, saved, out, device="cpu")
+    assert [scan.name for scan in left_out] == ["broken.nii"]
+    for name, source in (("a/first.nii.gz", "a/first.nii.gz"), ("second.nii.gz", "second.nii")):
+        mask, scan = nib.load(out / name), nib.load(scans / source)
+        assert mask.get_data_dtype() == np.uint8
+        assert mask.shape == scan.shape
+        np.testing.assert_array_equal(mask.affine, scan.affine)
+        assert set(np.unique(mask.dataobj)) <= {0, 3, 7}
+    made = (out / "second.nii.gz").stat().st_mtime_ns
+    (out / "a" / "first.nii.gz").unlink()
+    predict(scans, saved, out, device="cpu")
+    assert (out / "a" / "first.nii.gz").exists()
+    assert (out / "second.nii.gz").stat().st_mtime_ns == made
+
+
+def test_a_damaged_segmenter_is_named(saved, tmp_path):
+    with pytest.raises(UserError, match="holds no finished segmenter"):
+        load_segmenter(tmp_path)
+    (tmp_path / "segmenter.json").write_text((saved / "segmenter.json").read_text())
+    with pytest.raises(UserError, match=r"is missing or not what segmenter.json names"):
+        load_segmenter(tmp_path)
+    (tmp_path / "segmenter.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        load_segmenter(tmp_path)
+
+
+def test_two_scans_of_one_name_are_refused():
+    sources = [Source(name, (Path(name),)) for name in ("a.nii", "a.nrrd")]
+    with pytest.raises(UserError, match=r"a.nii and a.nrrd would both get the mask a.nii.gz"):
+        mask_names(sources)
+    series = Source("a/b.c", (Path("x"),), is_dicom=True)
+    assert mask_names([series, sources[0]]) == ["a/b.c.nii.gz", "a.nii.gz"]
