@@ -102,6 +102,26 @@ def predict(
 
 
 @downstream_app.command()
+def test(
+    data: Annotated[Path, typer.Argument(help="Prepared dataset with masks; its test split is measured.")],
+    segmenter: Annotated[
+        Path, typer.Argument(help="What `downstream finetune` made, of this dataset or of another.")
+    ],
+    tolerance_mm: Annotated[float, typer.Option(help="Of the normalised surface distance.")] = 1.0,
+) -> None:
+    """Measure a segmenter on real masks, e.g. one that learned from synthetic scans with masks."""
+    from anatogen.downstream.measure import measure_on_test_split
+    from anatogen.downstream.results import METRICS
+
+    measured = measure_on_test_split(data, segmenter, tolerance_mm=tolerance_mm)
+    names = {"dice": "Dice", "surface_dice": "surface Dice", "hausdorff95_mm": "95% Hausdorff distance (mm)"}
+    for metric in METRICS:
+        values = [value for case in measured.values() if (value := case.mean(metric)) is not None]
+        mean = f"{sum(values) / len(values):.3f}" if values else "undefined"
+        print(f"{names[metric]}: mean {mean} of {len(values)} of {len(measured)} scans")
+
+
+@downstream_app.command()
 def experiment(
     plan: Annotated[Path, typer.Argument(help="PLAN.yaml: data, arms, fractions, seeds, settings.")],
     out: Annotated[Path, typer.Argument(help="Folder of the experiment; the same command goes on.")],

@@ -20,8 +20,8 @@ from anatogen.data.manifest import load_manifest
 from anatogen.data.volume import Volume
 from anatogen.downstream.experiment_report import NUM_PICTURES, report_experiment
 from anatogen.downstream.finetune import finetune
-from anatogen.downstream.labelled import LabelledSplits, labelled_subset, load_labelled
-from anatogen.downstream.metrics import case_metrics
+from anatogen.downstream.labelled import labelled_subset, load_labelled
+from anatogen.downstream.measure import measure_segmenter
 from anatogen.downstream.pieces import RESULTS_NAME, Piece, pieces
 from anatogen.downstream.pretrain import STAGE as PRETRAINING
 from anatogen.downstream.pretrain import pretrain
@@ -30,7 +30,8 @@ from anatogen.downstream.segmenter import load_segmenter
 from anatogen.downstream.settings import ExperimentPlan
 from anatogen.downstream.shapes import random_shapes
 from anatogen.errors import UserError
-from anatogen.storage import atomic_path, write_text
+from anatogen.evaluation.scans import folder_and_split
+from anatogen.storage import write_text
 from anatogen.training.loop import CHECKPOINT_NAME
 
 PLAN_NAME = "plan.yaml"
@@ -58,6 +59,10 @@ def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1)
     splits = load_labelled(plan.data)
     for fraction in plan.fractions:
         labelled_subset(splits.train.cases, fraction, seed=0)
+    for name, arm in plan.arms.items():
+        for folder in arm.scans:
+            if not folder_and_split(folder)[0].is_dir():
+                raise UserError(f"arm {name}: {folder} is not a folder: name a folder of scans or a dataset")
     _claim(plan, out)
     _write_shapes(plan, out, splits.manifest.grid.shape)
     if processes == 1:
@@ -117,41 +122,31 @@ def _make(piece: Piece, plan: ExperimentPlan, out: Path) -> None:
     config = plan.finetuning.model_copy(update={"fraction": piece.fraction, "training": training})
     init = Piece(piece.arm).folder(out) if arm.is_pretrained else None
     segmenter = finetune(plan.data, folder, config, init=init)
-    rows = _test(piece, load_labelled(plan.data), plan.tolerance_mm, segmenter, folder)
+    splits = load_labelled(plan.data)
+    measured = measure_segmenter(
+        load_segmenter(segmenter),
+        splits.test,
+        plan.tolerance_mm,
+        keep=folder / "predictions",
+        num_kept=NUM_PICTURES,
+    )
+    number = len(labelled_subset(splits.train.cases, piece.fraction, piece.seed))
+    rows = [
+        ResultRow(
+            arm=piece.arm,
+            fraction=piece.fraction,
+            seed=piece.seed,
+            num_training_scans=number,
+            case=case.id,
+            patient=case.patient,
+            dice=metrics.dice,
+            surface_dice=metrics.surface_dice,
+            hausdorff95_mm=metrics.hausdorff95_mm,
+        )
+        for case, metrics in zip(splits.test.cases, measured, strict=True)
+    ]
     write_text(folder / RESULTS_NAME, rows_text(rows))
     (segmenter / CHECKPOINT_NAME).unlink(missing_ok=True)
-
-
-def _test(
-    piece: Piece, splits: LabelledSplits, tolerance_mm: float, segmenter: Path, folder: Path
-) -> list[ResultRow]:
-    assert piece.fraction is not None and piece.seed is not None
-    found = load_segmenter(segmenter)
-    num_training = len(labelled_subset(splits.train.cases, piece.fraction, piece.seed))
-    labels, spacing_mm = splits.labels[1:], splits.manifest.grid.spacing_mm
-    rows = []
-    for number, case in enumerate(splits.test.cases):
-        prediction = found.segment(splits.test.batch([number]))[0, 0].numpy()
-        truth = splits.test.masks([number])[0, 0].numpy()
-        if number < NUM_PICTURES:
-            path = folder / "predictions" / f"{case.id}.npy"
-            with atomic_path(path) as temporary, temporary.open("wb") as file:
-                np.save(file, prediction, allow_pickle=False)
-        measured = case_metrics(prediction, truth, labels, spacing_mm, tolerance_mm)
-        rows.append(
-            ResultRow(
-                arm=piece.arm,
-                fraction=piece.fraction,
-                seed=piece.seed,
-                num_training_scans=num_training,
-                case=case.id,
-                patient=case.patient,
-                dice=measured.dice,
-                surface_dice=measured.surface_dice,
-                hausdorff95_mm=measured.hausdorff95_mm,
-            )
-        )
-    return rows
 
 
 def _claim(plan: ExperimentPlan, out: Path) -> None:

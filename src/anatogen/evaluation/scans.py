@@ -126,7 +126,7 @@ def load_scans(path: Path, role: str, like: ScanSet | None = None) -> ScanSet:
             NaN, or the scans are not on one grid, or not on that of `like`; or datasets of CT have
             different windows.
     """
-    folder, split = _folder_and_split(path)
+    folder, split = folder_and_split(path)
     if not folder.is_dir():
         raise UserError(f"{role} scans: {folder} is not a folder")
     if split is not None or (folder / MANIFEST_NAME).is_file():
@@ -137,7 +137,12 @@ def load_scans(path: Path, role: str, like: ScanSet | None = None) -> ScanSet:
     return _plain(folder, role, like)
 
 
-def _folder_and_split(path: Path) -> tuple[Path, Split | None]:
+def folder_and_split(path: Path) -> tuple[Path, Split | None]:
+    """The folder that "FOLDER" or "DATASET:SPLIT" names, and the split.
+
+    Raises:
+        UserError: If there is no split of that name.
+    """
     folder, colon, name = str(path).rpartition(":")
     if not colon or path.exists() or not Path(folder).is_dir():
         return path, None
