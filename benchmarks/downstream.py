@@ -48,9 +48,8 @@ def main() -> None:
     base = medians["MONAI's SwinUNETR, bare step"]
     print("| row | seconds | of MONAI's |\n| --- | --- | --- |")
     for name, median in medians.items():
-        print(
-            f"| {name} | {median:.4f} ({min(times[name]):.4f}..{max(times[name]):.4f}) | {median / base:.3f} |"
-        )
+        reach = f"{min(times[name]):.4f}..{max(times[name]):.4f}"
+        print(f"| {name} | {median:.4f} ({reach}) | {median / base:.3f} |")
 
 
 def _rows(side: int) -> dict[str, Callable[[], object]]:

@@ -1,5 +1,6 @@
 """The experiment in pieces: each made once, by whomever, and the same whatever happened on the way."""
 
+import json
 import threading
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from labelled_dataset import write_labelled
 from anatogen.config import resolve
 from anatogen.downstream import experiment as experiment_module
 from anatogen.downstream.experiment import run_experiment
+from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.pieces import Piece, collect_results, pieces
-from anatogen.downstream.results import read_results
+from anatogen.downstream.results import ResultRow, read_results, rows_text
 from anatogen.downstream.settings import ExperimentPlan
 from anatogen.downstream.shapes import random_shapes
 from anatogen.errors import ConfigError, UserError
@@ -52,49 +54,72 @@ def test_pieces_come_pretrainings_first_then_small_fractions_with_all_arms(data)
     assert len(folders) == 9
 
 
-def test_a_stopped_experiment_repeats_nothing_and_ends_with_the_same_results(
-    data, tmp_path, monkeypatch, one_thread
-):
+def pretend(piece: Piece, plan: ExperimentPlan, out: Path) -> None:
+    """Makes a piece's last file without any training."""
+    if piece.fraction is None:
+        weights = piece.folder(out) / "inpainter" / "weights.safetensors"
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        weights.write_bytes(b"")
+        return
+    scores = {"1": 0.5 + piece.fraction / 3, "2": 0.7}
+    rows = [
+        ResultRow(
+            arm=piece.arm,
+            fraction=piece.fraction,
+            seed=piece.seed,
+            num_training_scans=round(4 * piece.fraction),
+            case=case.id,
+            patient=case.patient,
+            dice=scores,
+            surface_dice=scores,
+            hausdorff95_mm=scores,
+        )
+        for case in load_labelled(plan.data).test.cases
+    ]
+    (piece.folder(out) / "results.jsonl").write_text(rows_text(rows))
+
+
+def test_an_experiment_goes_the_whole_way(data, tmp_path, one_thread):
+    out = tmp_path / "out"
+    page = run_experiment(plan_of(data, fractions=(0.5,)), out)
+    assert page.is_file()
+    rows = read_results(out / "results.jsonl")
+    assert [(row.arm, row.num_training_scans) for row in rows] == 2 * [("scratch", 2)] + 2 * [("shapes", 2)]
+    assert {row.case for row in rows} == {case.id for case in load_labelled(data).test.cases}
+    transfer = Piece("shapes", 0.5, 0).folder(out) / "segmenter" / "transfer.json"
+    assert len(json.loads(transfer.read_text())["loaded"]) == 157
+    assert not (Piece("scratch", 0.5, 0).folder(out) / "segmenter" / "transfer.json").exists()
+    assert len(list(out.rglob("predictions/case_*.npy"))) == 4
+    assert not list(out.rglob("checkpoint.pt"))
+
+
+def test_a_stopped_experiment_repeats_nothing_and_ends_with_the_same_results(data, tmp_path, monkeypatch):
     plan = plan_of(data)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run_experiment(plan, whole)
-    make, made = experiment_module._make, []
+    made: list[str] = []
+    stops_at = [None]
 
-    def killing(piece, plan, out):
-        if len(made) == 3:
+    def make(piece, plan, out):
+        if len(made) == stops_at[0]:
             raise KeyboardInterrupt
+        pretend(piece, plan, out)
         made.append(str(piece))
-        make(piece, plan, out)
 
-    monkeypatch.setattr(experiment_module, "_make", killing)
+    monkeypatch.setattr(experiment_module, "_make", make)
+    run_experiment(plan, whole)
+    assert len(set(made)) == len(made) == 5
+    made.clear()
+    stops_at[0] = 3
     with pytest.raises(KeyboardInterrupt):
         run_experiment(plan, stopped)
-    assert len(made) == 3
     assert len(collect_results(plan, stopped)) == 2 * 2  # two fine-tunings, two test scans
-
-    def counting(piece, plan, out):
-        made.append(str(piece))
-        make(piece, plan, out)
-
-    monkeypatch.setattr(experiment_module, "_make", counting)
+    stops_at[0] = None
     run_experiment(plan, stopped)
-    assert len(made) == len(set(made)) == 5
+    assert len(set(made)) == len(made) == 5
     assert (stopped / "results.jsonl").read_bytes() == (whole / "results.jsonl").read_bytes()
-    rows = read_results(whole / "results.jsonl")
-    assert {(row.arm, row.fraction, row.num_training_scans) for row in rows} == {
-        ("scratch", 0.25, 1),
-        ("shapes", 0.25, 1),
-        ("scratch", 1.0, 4),
-        ("shapes", 1.0, 4),
-    }
-    assert not list(whole.rglob("checkpoint.pt"))
 
     # A plan may grow, but not change what is finished.
-    more = plan_of(data, seeds=(0, 1), fractions=(0.25,))
-    monkeypatch.setattr(
-        experiment_module, "_make", lambda piece, plan, out: made.append(str(piece)) or make(piece, plan, out)
-    )
-    run_experiment(more, stopped)
+    run_experiment(plan_of(data, seeds=(0, 1), fractions=(0.25,)), stopped)
     assert len(made) == 7
     with pytest.raises(UserError, match="other settings \\(tolerance_mm changed\\)"):
         run_experiment(plan_of(data, tolerance_mm=2), stopped)

@@ -57,7 +57,7 @@ class StageProgress:
         """
         if not self.enabled:
             return
-        left = seconds * (1 / max(progress, 1e-6) - 1)
+        left = max(0.0, seconds * (1 / max(progress, 1e-6) - 1))
         losses = " ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in _NOT_SHOWN)
         text = (
             f"step {record['step']:.0f} · epoch {epoch} · {losses} · "
