@@ -3,7 +3,7 @@
     python experiments/verdict_errors.py
 
 Draws tables of Dice from a model with known effects: a seed's draw of training scans and a patient's
-difficulty, which all arms share, and what each arm makes of them. It needs no data and takes 3 minutes.
+difficulty, which all arms share, and what each arm makes of them. It needs no data and takes some minutes.
 """
 
 from collections.abc import Iterator
@@ -48,7 +48,8 @@ def coverage(num_seeds: int, of_seeds: float, num_draws: int = 1000) -> tuple[fl
         crossed = crossed_bootstrap(generator, values)
         pairs = ((found.low, found.high), tuple(crossed), (found.wide_low, found.wide_high))
         held += [low <= 0 <= high for low, high in pairs]
-    return tuple(held / num_draws)  # type: ignore[return-value]
+    over_patients, crossed_share, over_both = held / num_draws
+    return over_patients, crossed_share, over_both
 
 
 def claims(num_seeds: int, of_seeds: float, gain: float, num_draws: int = 200) -> tuple[float, float]:
