@@ -58,7 +58,7 @@ def planes_figure(
     shape = volumes[0].shape
     if len(shape) != 3 or any(volume.shape != shape for volume in volumes):
         raise ValueError(f"volumes must share one shape (D, H, W), got {sorted({v.shape for v in volumes})}")
-    directions, codes = _display_axes(axis_codes)
+    directions, codes = display_axes(axis_codes)
     bounds = _occupied(volumes, value_range)
     left_right, front_back, up_down = (
         (bounds[axis].stop - bounds[axis].start) * abs(spacing_mm[axis]) for axis in directions
@@ -93,7 +93,7 @@ def planes_figure(
             for column, volume in enumerate(group):
                 left = margin + column * (cell + gap) + (cell - plane_width) / 2
                 axes.imshow(
-                    _central_slice(np.asarray(volume), bounds, directions, codes, (across, up)),
+                    central_slice(np.asarray(volume), bounds, directions, codes, (across, up)),
                     cmap="gray",
                     vmin=value_range[0],
                     vmax=value_range[1],
@@ -137,11 +137,11 @@ def zoom_figure(
     lengths = {len(group) for _, volumes, captions in columns for group in (volumes, captions, row_labels)}
     if len(shapes) != 1 or len(lengths) != 1:
         raise ValueError(f"columns must be of one length and shape, got {sorted(lengths)}, {sorted(shapes)}")
-    directions, codes = _display_axes(axis_codes)
+    directions, codes = display_axes(axis_codes)
     across, up = (number for number in (0, 1, 2) if directions[number] != 0)
     everything = [slice(0, length) for length in shapes.pop()]
     pictures = [
-        [_central_slice(np.asarray(v), everything, directions, codes, (across, up)) for v in volumes]
+        [central_slice(np.asarray(v), everything, directions, codes, (across, up)) for v in volumes]
         for _, volumes, _ in columns
     ]
     black = value_range[0] + 0.05 * (value_range[1] - value_range[0])
@@ -295,7 +295,7 @@ def duration_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _display_axes(axis_codes: tuple[str, str, str] | None) -> tuple[list[int], list[str] | None]:
+def display_axes(axis_codes: tuple[str, str, str] | None) -> tuple[list[int], list[str] | None]:
     """Which array axes run left-right, front-back and up-down, and the codes of those axes."""
     if axis_codes is None:
         return [2, 1, 0], None
@@ -323,7 +323,7 @@ def _occupied(volumes: Sequence[npt.NDArray[Any]], value_range: tuple[float, flo
     return bounds
 
 
-def _central_slice(
+def central_slice(
     volume: npt.NDArray[Any],
     bounds: list[slice],
     directions: list[int],

@@ -1,0 +1,188 @@
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+from simulated import ARMS, FRACTIONS, simulated_rows
+
+from anatogen.downstream.experiment_figures import (
+    PredictionPicture,
+    _fields,
+    _outline,
+    fractions_figure,
+    predictions_figure,
+)
+from anatogen.downstream.experiment_page import write_experiment_page
+
+GAINS = {
+    "scratch": (0, 0, 0, 0),
+    "synthetic": (0.03, 0.02, 0, 0),
+    "real": (0.04, 0.02, 0, 0),
+    "shapes": (0.02, 0.01, 0, 0),
+    "synthetic_and_real": (0.04, 0.02, 0, 0),
+}
+
+
+def _picture(prediction, truth, case="case_00000"):
+    image = np.linspace(-1, 1, truth.size, dtype=np.float32).reshape(truth.shape)
+    return PredictionPicture(case, image, truth, {"scratch": prediction})
+
+
+def _write(out, rows, **options):
+    planned = [(arm, fraction, seed) for arm in ARMS for fraction in FRACTIONS for seed in range(3)]
+    values = {
+        "arms": {arm: f"what {arm} is" for arm in ARMS},
+        "labels": {"1": "anterior", "2": "posterior"},
+        "planned": planned,
+        "tolerance_mm": 1.5,
+        "settings": {"network": "Swin UNETR <12>"},
+        "minutes": {"pre-training": 200.0},
+    }
+    page = write_experiment_page(out, rows, **(values | options))
+    return page.read_text(encoding="utf-8")
+
+
+def _text(page):
+    """The page as it is read."""
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", page.split("<body>")[1]))
+
+
+def test_a_finished_experiment_s_page_says_everything(tmp_path):
+    truth = np.zeros((6, 20, 20), np.uint8)
+    truth[2, 5:12, 5:12], truth[2, 12:15, 5:12] = 1, 2
+    pictures = [_picture(np.roll(truth, 1, axis=2), truth)]
+    page = _write(tmp_path, simulated_rows(GAINS), pictures=pictures, axis_codes=("S", "A", "R"))
+    text = _text(page)
+    assert text.index("Synthetic pre-training helps at 5-10% of the labels") < text.index("Dice against")
+    assert "As many real scans" in text or "real scans would" in text
+    assert "runs are done" not in text
+    assert "synthetic and real − scratch" in text and "synthetic − shapes" in text
+    assert "all 24 comparisons" in text
+    for name in ("Dice", "Surface Dice", "95% Hausdorff distance (mm)", "anterior", "mean over labels"):
+        assert name in text
+    assert "within 1.5 mm" in text
+    assert "undefined " not in text.replace("counted as undefined", "")
+    assert "Training scans: 5 at 5%, 10 at 10%" in text
+    assert "Swin UNETR &lt;12&gt;" in page and "3 h 20 min" in text
+    assert "stays in your institution" in text
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "experiment.html",
+        "dice_by_fraction.png",
+        "predictions.png",
+    }
+    assert not re.search(r'(src|href)="(?!data:)', page), "the page holds all that it shows"
+
+
+def test_an_unfinished_experiment_s_page_says_what_is_missing(tmp_path):
+    rows = [
+        row
+        for row in simulated_rows(GAINS)
+        if row.fraction == 0.05 and not (row.arm == "real" and row.seed == 2)
+    ]
+    # A kill may leave half a run, which does not count.
+    half = [row for row in rows if row.unit != ("shapes", 0.05, 1) or row.case < "case_00020"]
+    text = _text(_write(tmp_path, half))
+    assert "13 of 60 runs are done" in text
+    assert "real at 5% (1 of 3 seeds), shapes at 5% (1 of 3 seeds), scratch at 10% (3 of 3 seeds)" in text
+    assert "stays in your institution" not in text
+
+
+def test_a_page_before_the_first_run(tmp_path):
+    text = _text(_write(tmp_path, []))
+    assert "0 of 60 runs are done" in text
+    assert "Can't tell yet" in text.replace("&#39;", "'")
+
+
+def test_undefined_metrics_are_counted_where_they_are(tmp_path):
+    rows = simulated_rows(GAINS)
+    first = rows[0]
+    rows[0] = first.model_copy(
+        update={
+            "dice": first.dice | {"2": 0.0},
+            "hausdorff95_mm": first.hausdorff95_mm | {"2": None},
+        }
+    )
+    text = _text(_write(tmp_path, rows))
+    assert text.count("1 of 120 undefined") == 1
+    assert text.index("95% Hausdorff distance (mm)") < text.index("1 of 120 undefined")
+
+
+def test_one_label_needs_no_mean_and_one_seed_gives_no_interval(tmp_path):
+    rows = [
+        row.model_copy(
+            update={name: {"1": getattr(row, name)["1"]} for name in row.model_dump() if name in _METRICS}
+        )
+        for row in simulated_rows(GAINS, num_seeds=1)
+    ]
+    text = _text(_write(tmp_path, rows, labels={"1": "tumour"}))
+    assert "tumour" in text and "mean over labels" not in text.split("Surface Dice")[1]
+    assert "no interval; 1 seed, 40 patients" in text
+
+
+_METRICS = ("dice", "surface_dice", "hausdorff95_mm")
+
+
+def _colours(path):
+    """How many pixels of a figure are clearly green and clearly red."""
+    red, green, blue = (np.asarray(Image.open(path).convert("RGB"), int)[..., i] for i in range(3))
+    return int(np.sum((green > red + 40) & (green > blue + 20))), int(
+        np.sum((red > green + 60) & (red > blue + 60))
+    )
+
+
+def test_green_is_right_and_red_is_wrong(tmp_path):
+    truth = np.zeros((5, 30, 30), np.uint8)
+    truth[1:4, 8:20, 8:20] = 1
+    path = tmp_path / "predictions.png"
+    found = {}
+    for name, prediction in {
+        "right": truth,
+        "missed": np.zeros_like(truth),
+        "other label": 2 * truth,
+        "too much": np.ones_like(truth),
+    }.items():
+        predictions_figure(
+            [_picture(prediction, truth)], ["scratch"], path, spacing_mm=(3, 1, 1), axis_codes=None
+        )
+        found[name] = _colours(path)
+    assert found["right"][0] > 1000 and found["right"][1] == 0
+    assert found["missed"][0] == 0 and 0 < found["missed"][1] < 2000, "an outline"
+    assert found["other label"][0] == 0 and found["other label"][1] > 5000, "filled"
+    assert found["too much"][0] > 1000 and found["too much"][1] > 5000
+
+
+def test_an_outline_has_the_sides_between_inside_and_outside():
+    mask = np.random.default_rng(0).random((7, 9)) < 0.4
+    padded = np.pad(mask, 1).astype(int)
+    lines = list(_outline(mask))
+    assert len(lines) == len(set(lines)) == sum(np.abs(np.diff(padded, axis=a)).sum() for a in (0, 1))
+    assert sorted(_outline(np.array([[True]]))) == [
+        ((0, 0), (0, 1)),
+        ((0, 0), (1, 0)),
+        ((0, 1), (1, 1)),
+        ((1, 0), (1, 1)),
+    ]
+
+
+def test_what_is_shown_holds_the_structure_and_has_one_size():
+    truths = [np.zeros((40, 60), np.float32) for _ in range(3)]
+    truths[0][2:8, 50:59] = 1
+    truths[1][20:30, 20:26] = 1
+    fields = _fields(truths, 2.0, 1.0)
+    assert {tuple(part.stop - part.start for part in field) for field in fields} == {(18, 36)}
+    for truth, field in zip(truths, fields, strict=True):
+        assert truth[field].sum() == truth.sum()
+        assert all(part.start >= 0 and part.stop <= n for part, n in zip(field, truth.shape, strict=True))
+
+
+def test_figures_need_something_to_draw(tmp_path):
+    with pytest.raises(ValueError, match="nothing to draw"):
+        fractions_figure({}, [], ARMS, tmp_path / "a.png")
+    with pytest.raises(ValueError, match="no prediction"):
+        predictions_figure([], ARMS, tmp_path / "a.png", spacing_mm=(1, 1, 1), axis_codes=None)
+
+
+def test_equal_results_give_an_equal_page(tmp_path):
+    rows = simulated_rows(GAINS, num_patients=8)
+    first = _write(tmp_path / "one", rows)
+    assert _write(tmp_path / "two", rows[::-1]) == first
