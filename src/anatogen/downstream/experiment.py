@@ -97,6 +97,8 @@ def _work(plan: ExperimentPlan, out: Path, threads: int | None) -> None:
                         print(f"{piece}: {len(unfinished)} of {len(everything)} pieces left", flush=True)
                         _make(piece, plan, out)
                         made = True
+                        # So that an unfinished experiment can be looked at.
+                        report_experiment(plan, load_labelled(plan.data), out)
             except Timeout:
                 continue
             if made:

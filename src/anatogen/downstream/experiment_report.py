@@ -1,12 +1,21 @@
 """From the finished pieces of an experiment to its results and its page."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
+from anatogen.downstream.experiment_figures import PredictionPicture
+from anatogen.downstream.experiment_page import write_experiment_page
+from anatogen.downstream.finetune import STAGE as FINETUNING
 from anatogen.downstream.labelled import LabelledSplits
-from anatogen.downstream.pieces import RESULTS_NAME, collect_results
+from anatogen.downstream.pieces import RESULTS_NAME, Piece, collect_results, pieces
+from anatogen.downstream.pretrain import STAGE as PRETRAINING
 from anatogen.downstream.results import rows_text
-from anatogen.downstream.settings import ExperimentPlan
+from anatogen.downstream.settings import Arm, ExperimentPlan
+from anatogen.settings import OptimiserSettings
 from anatogen.storage import write_text
+from anatogen.training.loop import read_log
 
 # Test scans whose predictions are kept, for the page.
 NUM_PICTURES = 4
@@ -25,4 +34,78 @@ def report_experiment(plan: ExperimentPlan, splits: LabelledSplits, out: Path) -
     """
     rows = collect_results(plan, out)
     write_text(out / RESULTS_NAME, rows_text(rows))
-    return out / RESULTS_NAME
+    shown = Piece("", min(plan.fractions), plan.seeds[0])
+    manifest = splits.manifest
+    return write_experiment_page(
+        out,
+        rows,
+        arms={name: _description(arm) for name, arm in plan.arms.items()},
+        labels={str(label): manifest.labels.get(str(label), f"label {label}") for label in splits.labels[1:]},
+        planned=[
+            (piece.arm, piece.fraction, piece.seed)
+            for piece in pieces(plan)
+            if piece.fraction is not None and piece.seed is not None
+        ],
+        tolerance_mm=plan.tolerance_mm,
+        pictures=_pictures(plan, splits, out, shown),
+        spacing_mm=manifest.grid.spacing_mm,
+        axis_codes=manifest.grid.axis_codes,
+        settings=_settings(plan, splits, shown),
+        minutes=_minutes(plan, out),
+    )
+
+
+def _description(arm: Arm) -> str:
+    parts = ["scans"] if arm.scans else []
+    if arm.shapes:
+        parts.append(f"{arm.shapes} volumes of random shapes")
+    return f"pre-trained on {' and '.join(parts)}" if parts else "random start"
+
+
+def _pictures(
+    plan: ExperimentPlan, splits: LabelledSplits, out: Path, shown: Piece
+) -> list[PredictionPicture]:
+    """Test scans with the predictions of every arm that has them, of one fraction and seed."""
+    pictures = []
+    for number, case in enumerate(splits.test.cases[:NUM_PICTURES]):
+        predictions = {}
+        for arm in plan.arms:
+            piece = Piece(arm, shown.fraction, shown.seed)
+            path = piece.folder(out) / "predictions" / f"{case.id}.npy"
+            if piece.is_done(out) and path.is_file():
+                predictions[arm] = np.load(path, allow_pickle=False)
+        if predictions:
+            image = splits.test.batch([number])[0, 0].numpy()
+            truth = splits.test.masks([number])[0, 0].numpy()
+            pictures.append(PredictionPicture(case.id, image, truth, predictions))
+    return pictures
+
+
+def _settings(plan: ExperimentPlan, splits: LabelledSplits, shown: Piece) -> dict[str, str]:
+    pretraining, finetuning = plan.pretraining, plan.finetuning
+    training = _training_text(finetuning.segmenter_training, finetuning.patch_shape)
+    num_train, num_validation, num_test = map(len, (splits.train, splits.validation, splits.test))
+    return {
+        "network": f"Swin UNETR, feature size {finetuning.network.feature_size}",
+        "scans": f"{num_train} training, {num_validation} validation, {num_test} test",
+        "pre-training": _training_text(pretraining.inpainter_training, pretraining.patch_shape),
+        "fine-tuning": f"{training}; transfer: {finetuning.transfer}",
+        "predictions": f"of seed {shown.seed} with {100 * (shown.fraction or 0):g}% of the labels",
+    }
+
+
+def _training_text(optimiser: OptimiserSettings, patch_shape: tuple[int, int, int] | None) -> str:
+    budget = f"{optimiser.minutes:g} minutes" if optimiser.steps is None else f"{optimiser.steps} steps"
+    what = "whole scans" if patch_shape is None else "patches of {} x {} x {}".format(*patch_shape)
+    return f"{budget}, {optimiser.batch_size} a step, {what}, learning rate {optimiser.learning_rate:g}"
+
+
+def _minutes(plan: ExperimentPlan, out: Path) -> Mapping[str, float]:
+    minutes: dict[str, float] = {}
+    for piece in pieces(plan):
+        if piece.is_done(out):
+            stage = PRETRAINING if piece.fraction is None else FINETUNING
+            name = str(piece) if piece.fraction is None else "all fine-tunings"
+            records = read_log(piece.folder(out) / stage)
+            minutes[name] = minutes.get(name, 0.0) + (records[-1]["minutes"] if records else 0.0)
+    return minutes

@@ -136,7 +136,8 @@ class ExperimentPlan(Section):
     Attributes:
         data: Prepared dataset with masks: its training split is drawn from, its validation split stops
             early, its test split is measured.
-        arms: By name; one without scans and shapes is the start from scratch.
+        arms: By name; one without scans and shapes is the start from scratch. The verdict knows what
+            "scratch", "synthetic", "real" and "shapes" are by these names.
         fractions: Of the training patients whose labels are used, e.g. 0.05.
         seeds: Each draws its own patients (the same for all arms, smaller fractions within larger ones) and
             its own batches.
