@@ -10,6 +10,7 @@ import typer
 
 from anatogen.cli_evaluate import evaluate_app
 from anatogen.cli_scans import ConfigFile, doctor, plan, prepare, recipes, run
+from anatogen.cli_study import study_app
 from anatogen.command_group import with_default
 from anatogen.errors import UserError
 
@@ -47,6 +48,7 @@ train_app = typer.Typer(
 )
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(study_app, name="study")
 
 
 def _show_version(wanted: bool) -> None:

@@ -1,0 +1,51 @@
+"""The `anatogen study` commands; heavy imports wait until one of them runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+study_app = typer.Typer(
+    no_args_is_help=True,
+    help="Reader studies: blinded scans, read in the browser, and what the answers show.",
+)
+
+Study = Annotated[Path, typer.Argument(help="Folder of the study.")]
+
+
+@study_app.command()
+def links(
+    study: Study,
+    url: Annotated[
+        str, typer.Option(help="Where the study is served, as readers reach it.")
+    ] = "http://127.0.0.1:8000",
+) -> None:
+    """Show each reader's link, and the organiser's."""
+    from anatogen.reader_study.store import all_readers, open_study, organiser_token
+
+    opened = open_study(study)
+    with opened.session() as session:
+        found = [(reader.name, f"/r/{reader.token}") for reader in all_readers(session)]
+        found.append(("(organiser)", f"/o/{organiser_token(session)}"))
+    width = max(len(name) for name, _ in found)
+    for name, path in found:
+        print(f"{name:{width}}  {url.rstrip('/')}{path}")
+
+
+@study_app.command()
+def status(study: Study) -> None:
+    """Show how far each reader is; never what they answered."""
+    from anatogen.figures import duration_text
+    from anatogen.reader_study.store import open_study, progress
+
+    found = progress(open_study(study))
+    width = max(len(reader.name) for reader in found)
+    for reader in found:
+        last = f", last answer {reader.last_answer_at}" if reader.last_answer_at else ""
+        paused = ", paused" if reader.paused else ""
+        print(
+            f"{reader.name:{width}}  {reader.num_done} of {reader.num_items} cases done, "
+            f"{duration_text(reader.seconds_active)} of reading{last}{paused}"
+        )
