@@ -3,7 +3,8 @@
 What gives a source away without a look at the anatomy is how its scans were stored: zeros that `prepare`
 padded with, grey levels of an 8-bit original, values that a network never quite reaches. So
 
-- scans may lose the border that is padding in any of them, all the same voxels;
+- scans may lose the border that is padding, or what a network makes of it, in any of them: all the same
+  voxels;
 - grey levels of a coarse original are spread over the gap between them (by less than the eye can see);
 - values are clipped: MR at the same percentiles of each scan, CT at the same Hounsfield units, and where
   that is not enough a little above the background, so that nearly black becomes black in all;
@@ -14,6 +15,7 @@ Blur, noise, anatomy and their like are the picture, and stay.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,11 @@ _LEAST_CLIPPED = 0.005
 _MOST_CLIPPED = 0.02
 # Parts of the range that become black too.
 _FLOORS = (0.0, 0.02, 0.05)
+# A plane may be padding if it is darker than this part of the scan's mean,
+_DIM = 0.4
+# and is if more than this share of the next plane is brighter than this part of the range.
+_ALL_OVER = 0.5
+_DARK = 0.1
 # Of every axis, what a common box must keep.
 _LEAST_KEPT = 0.5
 # Wider gaps between grey levels stay: filling them would be seen.
@@ -84,25 +91,44 @@ def blindings(arrays: npt.NDArray[np.float32]) -> Iterator[Blinding]:
 
 
 def common_box(arrays: npt.NDArray[np.float32]) -> Box:
-    """The part of the grid without border planes that hold a single value in any scan, as padding does.
-
-    All of the grid where that would leave too little of it: then it is the background, not padding.
+    """The part of the grid that is padding in no scan; all of the grid where too little would be left.
 
     Args:
         arrays: float32 (N, D, H, W).
     """
-    box = []
-    for axis in (1, 2, 3):
-        planes = np.moveaxis(arrays, axis, 1).reshape(len(arrays), arrays.shape[axis], -1)
-        constant = planes.min(axis=2) == planes.max(axis=2)
-        # A scan that is constant throughout has no border.
-        constant &= ~constant.all(axis=1, keepdims=True)
-        start = int(np.argmin(constant, axis=1).max())
-        stop = arrays.shape[axis] - int(np.argmin(constant[:, ::-1], axis=1).max())
-        box.append(slice(start, stop))
-        if stop - start < _LEAST_KEPT * arrays.shape[axis]:
-            return slice(0, arrays.shape[1]), slice(0, arrays.shape[2]), slice(0, arrays.shape[3])
+    _, d, h, w = arrays.shape
+    starts, stops = np.max([padded_borders(array) for array in arrays], axis=0)
+    kept = np.array([d, h, w]) - starts - stops
+    if (kept < _LEAST_KEPT * np.array([d, h, w])).any():
+        return slice(0, d), slice(0, h), slice(0, w)
+    box = [slice(int(a), int(a + size)) for a, size in zip(starts, kept, strict=True)]
     return box[0], box[1], box[2]
+
+
+def padded_borders(array: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """How many planes at the borders are padding, or what a network makes of padding.
+
+    Those are dark, and tissue begins all over the plane that follows; after planes of air around a body it
+    begins in the plane's middle.
+
+    Args:
+        array: (D, H, W), in any unit.
+
+    Returns:
+        int64 (2, 3): at the start and at the end of each axis.
+    """
+    low, high = float(array.min()), float(array.max())
+    counts = np.zeros((2, 3), dtype=np.int64)
+    for axis in range(3):
+        others = tuple({0, 1, 2} - {axis})
+        means = array.mean(axis=others, dtype=np.float64) - low
+        lit = (array > low + _DARK * (high - low)).mean(axis=others)
+        bright = np.flatnonzero(means > _DIM * means.mean())
+        if len(bright):
+            first, last = int(bright[0]), int(bright[-1])
+            counts[0, axis] = first if lit[first] > _ALL_OVER else 0
+            counts[1, axis] = len(means) - 1 - last if lit[last] > _ALL_OVER else 0
+    return counts
 
 
 def blinded(

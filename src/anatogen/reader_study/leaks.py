@@ -19,6 +19,8 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from anatogen.reader_study.blinding import padded_borders
+
 SIGNIFICANCE = 0.01
 _NUM_RELABELLED = 999
 _NUM_RELABELLED_REGRESSION = 199
@@ -109,7 +111,7 @@ def storage_features(array: npt.NDArray[np.int16]) -> Features:
         "number of grey levels": float(len(levels)),
         "share of grey levels left out": 1 - len(middle) / float(np.ptp(middle) + 1) if len(middle) else 0.0,
         "commonest step between grey levels": float(np.bincount(steps).argmax()) if len(steps) else 0.0,
-        "border planes of a single value": float(_num_constant_borders(array)),
+        "border planes of padding": float(padded_borders(array).sum()),
     }
 
 
@@ -281,15 +283,3 @@ def _regression(table: Table, labels: npt.NDArray[np.int64], seed: int) -> tuple
             random_state=seed % (1 << 32),
         )
     return float(accuracy), float(p_value)
-
-
-def _num_constant_borders(array: npt.NDArray[np.int16]) -> int:
-    """How many planes at the borders, counted inwards along each axis, hold a single value."""
-    count = 0
-    for axis in range(3):
-        planes = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
-        constant = planes.min(axis=1) == planes.max(axis=1)
-        if constant.all():
-            continue
-        count += int(np.argmin(constant)) + int(np.argmin(constant[::-1]))
-    return count
