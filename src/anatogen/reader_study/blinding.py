@@ -5,7 +5,7 @@ padded with, grey levels of an 8-bit original, values that a network never quite
 
 - scans may lose the border that is padding, or what a network makes of it, in any of them: all the same
   voxels;
-- grey levels of a coarse original are spread over the gap between them (by less than the eye can see);
+- grey levels of a coarse MR scan are spread over the gap between them (by less than the eye can see);
 - values are clipped: MR at the same percentiles of each scan, CT at the same Hounsfield units; where that is
   not enough, a little above the background, so that nearly black becomes black in all; and where that is not
   enough either, all of the background becomes black;
@@ -39,8 +39,8 @@ _DIM = 0.4
 _ALL_OVER = 0.5
 # Of every axis, what a common box must keep.
 _LEAST_KEPT = 0.5
-# Wider gaps between grey levels stay: filling them would be seen.
-_WIDEST_GAP = 0.03
+# Of [-1, 1]; wider gaps between grey levels stay: filling them would be seen.
+_WIDEST_GAP = 0.05
 
 Box = tuple[slice, slice, slice]
 
@@ -147,17 +147,16 @@ def blinded(
         array: float32 (D, H, W) in [-1, 1].
         how: The same for all.
         intensity: Modality, and what [-1, 1] is in Hounsfield units.
-        generator: Of the noise that fills gaps between grey levels.
+        generator: Of the noise that fills gaps between grey levels of MR.
 
     Returns:
         int16: 0 to 255 for MR, Hounsfield units for CT.
     """
-    inside = spread_levels(array[how.box], generator)
     if intensity.modality == "CT":
         low, high = window_hu(intensity, how)
-        scale = (intensity.high - intensity.low) / 2
-        hu = np.rint((inside.astype(np.float64) + 1) * scale + intensity.low)
+        hu = np.rint(intensity.restore(array[how.box]))
         return _cleared(np.asarray(np.clip(hu, low, high), dtype=np.int16), how)
+    inside = spread_levels(array[how.box], generator)
     darkest, brightest = np.quantile(inside, (how.clipped[0], 1 - how.clipped[1]))
     darkest += how.floor * (brightest - darkest)
     scaled = (inside - darkest) / max(brightest - darkest, 1e-6)
@@ -212,7 +211,7 @@ def spread_levels(array: npt.NDArray[np.float32], generator: np.random.Generator
     if len(values) < 3:
         return array
     gaps = np.diff(values)
-    half = np.where(gaps > 2 * _WIDEST_GAP, 0, gaps / 2)
+    half = np.where(gaps > _WIDEST_GAP, 0, gaps / 2)
     below, above = np.concatenate([[0], half]), np.concatenate([half, [0]])
     below[[0, -1]] = above[[0, -1]] = 0
     position = generator.random(array.size, dtype=np.float32).reshape(array.shape)
