@@ -39,11 +39,11 @@ def test_spreading_fills_the_teeth_of_a_histogram():
     assert (counts > 0).all()
 
 
-def test_spreading_leaves_masks_and_wide_gaps_alone():
+def test_spreading_moves_nothing_far_where_gaps_are_wide():
     array = np.where(_tissue(0) > 0, np.float32(0.5), np.float32(-1))
     assert (spread_levels(array, np.random.default_rng(0)) == array).all()
-    array[0, 0, 0] = 0
-    assert (spread_levels(array, np.random.default_rng(0)) == array).all()
+    array[:8] = 0
+    assert np.abs(spread_levels(array, np.random.default_rng(0)) - array).max() <= 1 / 40
 
 
 def test_padding_is_told_from_air_around_a_body():
@@ -88,7 +88,7 @@ def test_ct_keeps_hounsfield_units_and_every_scan_reaches_both_ends():
     how = next(blindings(arrays))
     volumes = [blinded(array, how, CT, np.random.default_rng(0)) for array in arrays]
     assert volumes[0].min() == volumes[1].min() and volumes[0].max() == volumes[1].max()
-    hu = arrays[0] * 1000
+    hu = arrays[0][how.box] * 1000
     inside = (hu > volumes[0].min() + 1) & (hu < volumes[0].max() - 1)
     assert np.abs(volumes[0] - hu)[inside].max() <= 0.501
 

@@ -22,6 +22,8 @@ from scipy.stats import rankdata
 from anatogen.reader_study.blinding import background, padded_borders
 
 SIGNIFICANCE = 0.01
+# What may be a difference is mended where it can be, before it is tested.
+SUSPICION = 0.1
 _NUM_RELABELLED = 999
 _NUM_FOLDS = 5
 _RIDGE = 1e-3
@@ -99,15 +101,14 @@ def storage_features(array: npt.NDArray[np.int16]) -> Features:
         array: int16 (D, H, W).
     """
     levels, counts = np.unique(array, return_counts=True)
-    # Levels of the tails are few or many by what is in the picture.
+    # How many levels there are in all, and in the tails, is by what is in the picture.
     before = counts.cumsum() / array.size
     middle = levels[(before > 0.05) & (before <= 0.95)]
     steps = np.diff(middle)
     return {
         "lowest value": float(levels[0]),
         "highest value": float(levels[-1]),
-        "number of grey levels": float(len(levels)),
-        "share of grey levels left out": 1 - len(middle) / float(np.ptp(middle) + 1) if len(middle) else 0.0,
+        "share of grey levels in use": len(middle) / float(np.ptp(middle) + 1) if len(middle) else 0.0,
         "commonest step between grey levels": float(np.bincount(steps).argmax()) if len(steps) else 0.0,
         "border planes of padding": float(padded_borders(array).sum()),
     }
@@ -212,23 +213,33 @@ def check(storage: Table, picture: Table, sources: Sequence[str], seed: int) -> 
         chance = 1 / max(len(names), 1)
         return LeakCheck(counts, (), chance, chance, 1.0, ())
     generator = np.random.default_rng(seed)
-    leaks = _differences(storage, labels, names, generator)
+    leaks = _differences(storage, labels, names, generator, SIGNIFICANCE)
     accuracy, p_value = _classified(storage, labels, generator)
-    visible = _differences(picture, labels, names, generator)
+    visible = _differences(picture, labels, names, generator, SIGNIFICANCE)
     return LeakCheck(counts, leaks, accuracy, 1 / len(names), p_value, visible)
 
 
 def differing(table: Table, sources: Sequence[str], seed: int) -> tuple[Difference, ...]:
-    """The features, each by itself, in which sources differ; the part of `check` that takes no time."""
+    """The features, each by itself, in which sources may differ: with few scans a leak is hardly significant.
+
+    Args:
+        table: Features by name, each float64 (N,).
+        sources: Of each of the N scans.
+        seed: Of the relabelling.
+    """
     names = sorted(set(sources))
     labels = np.array([names.index(source) for source in sources])
     if len(names) < 2 or min(np.bincount(labels)) < LEAST_SCANS:
         return ()
-    return _differences(table, labels, names, np.random.default_rng(seed))
+    return _differences(table, labels, names, np.random.default_rng(seed), SUSPICION)
 
 
 def _differences(
-    table: Table, labels: npt.NDArray[np.int64], names: Sequence[str], generator: np.random.Generator
+    table: Table,
+    labels: npt.NDArray[np.int64],
+    names: Sequence[str],
+    generator: np.random.Generator,
+    significance: float,
 ) -> tuple[Difference, ...]:
     varied = {name: values for name, values in table.items() if np.ptp(values) > 0}
     if not varied:
@@ -240,7 +251,7 @@ def _differences(
     differences = []
     for name, distances in found.items():
         p_value = float(np.mean(greatest >= distances[0] - 1e-9))
-        if p_value <= SIGNIFICANCE:
+        if p_value <= significance:
             medians = {
                 source: float(np.median(varied[name][labels == number]))
                 for number, source in enumerate(names)
