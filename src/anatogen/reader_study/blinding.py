@@ -65,11 +65,13 @@ class Blinding:
     clears_background: bool
 
     def __str__(self) -> str:
-        kept = " x ".join(str(part.stop - part.start) for part in self.box)
-        whole = " x ".join(map(str, self.shape))
+        kept, whole = (
+            " x ".join(map(str, sizes)) for sizes in ([p.stop - p.start for p in self.box], self.shape)
+        )
         floor = f", made black the lowest {self.floor:.0%} of the range" if self.floor else ""
         cleared = " and all of the dark background" if self.clears_background else ""
-        return f"{kept} of {whole} voxels kept{floor}{cleared}"
+        part = f"all {whole}" if kept == whole else f"{kept} of {whole}"
+        return f"{part} voxels kept{floor}{cleared}"
 
 
 def blindings(arrays: npt.NDArray[np.float32]) -> Iterator[Blinding]:
