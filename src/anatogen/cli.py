@@ -11,6 +11,7 @@ import typer
 from anatogen.cli_downstream import downstream_app
 from anatogen.cli_evaluate import evaluate_app
 from anatogen.cli_scans import ConfigFile, doctor, plan, prepare, recipes, run
+from anatogen.cli_study import study_app
 from anatogen.command_group import with_default
 from anatogen.errors import UserError
 
@@ -49,6 +50,7 @@ train_app = typer.Typer(
 app.add_typer(train_app, name="train")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(downstream_app, name="downstream")
+app.add_typer(study_app, name="study")
 
 
 def _show_version(wanted: bool) -> None:
@@ -221,6 +223,29 @@ def sample(
     print(f"{len(paths)} synthetic scans in {out}")
     if reject_copies is not None:
         print(f"{num_rejected(out)} scans left out, because the audit flags them as copies")
+
+
+@app.command()
+def reconstruct(
+    bundle: Annotated[
+        Path, typer.Argument(help="Model bundle or run, or a name that `anatogen models` lists.")
+    ],
+    scans: Annotated[
+        Path, typer.Argument(help="Prepared dataset (its test split), DATASET:train, or folder of scans.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to be made.")],
+    number: Annotated[int | None, typer.Option("--number", "-n", help="How many; default all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of which.")] = 0,
+    file_format: Annotated[str, typer.Option("--format", help="nifti or npy.")] = "nifti",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Write what the autoencoder gives back of real scans: the best that the generator could do."""
+    from anatogen.reconstruction import reconstruct as write_reconstructions
+
+    paths = write_reconstructions(
+        bundle, scans, out, number=number, seed=seed, file_format=file_format, device=device
+    )
+    print(f"{len(paths)} reconstructed scans in {out}")
 
 
 def main() -> None:

@@ -212,13 +212,13 @@ def read_npy(
     return checked_volume(array, centred_affine(orientation, array.shape, spacing_mm))
 
 
-def write_nifti(volume: Volume, path: Path, dtype: type[np.float32] | type[np.uint8] = np.float32) -> None:
+def write_nifti(volume: Volume, path: Path, dtype: npt.DTypeLike = np.float32) -> None:
     """Writes NIfTI-1 (.nii or .nii.gz), atomically; equal volumes give equal bytes.
 
     Args:
         volume: (D, H, W); W becomes the file's fastest axis.
         path: Ends in .nii or .nii.gz.
-        dtype: That values are stored in; uint8 for label maps.
+        dtype: Of the file's voxels; values must fit it as they are.
 
     Raises:
         UserError: If the path has another ending.

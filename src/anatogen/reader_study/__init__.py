@@ -1,0 +1,1 @@
+"""Reader studies: blinded scans, questions for readers, their answers and what these show."""
