@@ -49,3 +49,22 @@ def status(study: Study) -> None:
             f"{reader.name:{width}}  {reader.num_done} of {reader.num_items} cases done, "
             f"{duration_text(reader.seconds_active)} of reading{last}{paused}"
         )
+
+
+@study_app.command()
+def serve(
+    study: Study,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in the network in.")
+    ] = "127.0.0.1",
+    url: Annotated[
+        str | None, typer.Option(help="Where readers reach it, if elsewhere, such as a proxy with HTTPS.")
+    ] = None,
+) -> None:
+    """Serve the readers' pages and the organiser's until Ctrl-C; show their links."""
+    from anatogen.reader_study.serve import serve as serve_study
+
+    serve_study(study, host, port, url)
