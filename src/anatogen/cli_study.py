@@ -15,6 +15,57 @@ study_app = typer.Typer(
 Study = Annotated[Path, typer.Argument(help="Folder of the study.")]
 
 
+_SCANS = "folder of scans, prepared dataset, or one split of it as DATASET:test"
+
+
+@study_app.command()
+def new(
+    study: Annotated[Path, typer.Argument(help="Folder to be made.")],
+    synthetic: Annotated[Path, typer.Option(help=f"Synthetic scans: {_SCANS}.")],
+    real: Annotated[Path | None, typer.Option(help="Real scans on the same grid.")] = None,
+    reconstructed: Annotated[
+        Path | None, typer.Option(help="Real scans that went through an autoencoder.")
+    ] = None,
+    readers: Annotated[str, typer.Option(help="Their names, with commas between.")] = "reader",
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(help="paper, turing, 2afc or a YAML file; again for another. Default paper."),
+    ] = None,
+    number: Annotated[
+        int | None, typer.Option("--number", "-n", help="Cases of each source; default 50 if there are.")
+    ] = None,
+    repeat: Annotated[float, typer.Option(help="Share of cases that each reader is shown twice.")] = 0.15,
+    seed: Annotated[
+        int | None, typer.Option(help="Of choice and orders; who knows it can work out the answers.")
+    ] = None,
+    title: Annotated[str, typer.Option(help="What readers see.")] = "Reader study",
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Make the study even if storage gives sources away.")
+    ] = False,
+) -> None:
+    """Make a study: choose scans, make them alike, check that nothing but the picture gives sources away."""
+    from rich.console import Console
+
+    from anatogen.reader_study.design import new_study
+
+    with Console(stderr=True).status("Making the study") as status_line:
+        made = new_study(
+            study,
+            synthetic,
+            real=real,
+            reconstructed=reconstructed,
+            readers=readers.split(","),
+            protocols=protocol or ("paper",),
+            number=number,
+            repeat=repeat,
+            seed=seed,
+            title=title,
+            allow_leaks=allow_leaks,
+            progress=lambda text: status_line.update(text[:1].upper() + text[1:]),
+        )
+    print(made.summary)
+
+
 @study_app.command()
 def links(
     study: Study,

@@ -212,12 +212,13 @@ def read_npy(
     return checked_volume(array, centred_affine(orientation, array.shape, spacing_mm))
 
 
-def write_nifti(volume: Volume, path: Path) -> None:
-    """Writes float32 NIfTI-1 (.nii or .nii.gz), atomically; equal volumes give equal bytes.
+def write_nifti(volume: Volume, path: Path, dtype: npt.DTypeLike = np.float32) -> None:
+    """Writes NIfTI-1 (.nii or .nii.gz), atomically; equal volumes give equal bytes.
 
     Args:
         volume: (D, H, W); W becomes the file's fastest axis.
         path: Ends in .nii or .nii.gz.
+        dtype: Of the file's voxels; values must fit it as they are.
 
     Raises:
         UserError: If the path has another ending.
@@ -226,7 +227,7 @@ def write_nifti(volume: Volume, path: Path) -> None:
     if kind not in (".nii", ".nii.gz"):
         raise UserError(f"{path} must end in .nii or .nii.gz to be written as NIfTI")
     affine = volume.affine[:, [2, 1, 0, 3]]
-    image = nib.Nifti1Image(volume.array.astype(np.float32, copy=False).T, affine)
+    image = nib.Nifti1Image(volume.array.astype(dtype, copy=False).T, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code="scanner")
     axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)

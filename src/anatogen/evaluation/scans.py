@@ -4,8 +4,8 @@ Both sides of a comparison go through the same preprocessing, or its numbers mea
 
 - A prepared dataset is taken as it is stored.
 - CT gets a fixed window: that of `like`, or [-1000, 1000] HU.
-- Synthetic MR beside a prepared dataset gets that dataset's one window, the unit that Anatogen writes scans
-  in; so differences in brightness between synthetic scans are kept, and measured.
+- Synthetic or reconstructed MR beside a prepared dataset gets that dataset's one window, the unit that
+  Anatogen writes scans in; so differences in brightness between synthetic scans are kept, and measured.
 - Any other MR has no unit of its own: each scan gets its own window by the rule of `anatogen prepare`, and so
   do synthetic scans beside a plain folder of real MR.
 
@@ -45,7 +45,7 @@ class ScanSet:
     """Scans on one grid, in the range that networks see.
 
     Attributes:
-        role: "real", "synthetic", "train" or "holdout": what messages and tables call the set.
+        role: "real", "synthetic", "reconstructed", "train" or "holdout": what messages and tables call it.
         arrays: float32 (N, D, H, W) in [-1, 1].
         hashes: `content_hash` of each array.
         grid: Shape, spacing and orientation.
@@ -111,30 +111,54 @@ def num_constant(scans: ScanSet) -> int:
     return int((flat.min(axis=1) == flat.max(axis=1)).sum())
 
 
-def load_scans(path: Path, role: str, like: ScanSet | None = None) -> ScanSet:
+def count_scans(path: Path, role: str) -> int:
+    """How many scans `load_scans` would read.
+
+    Args:
+        path: As `load_scans` takes it.
+        role: For messages.
+
+    Raises:
+        UserError: If there is no such folder or split, or it holds no scans.
+    """
+    folder, split = _scans_in(path, role)
+    if split is not None or (folder / MANIFEST_NAME).is_file():
+        return sum(map(len, _datasets(folder, split, role)))
+    return len(_sources(folder, role))
+
+
+def load_scans(
+    path: Path, role: str, like: ScanSet | None = None, indices: Sequence[int] | None = None
+) -> ScanSet:
     """Reads all scans of a folder, or of a prepared dataset or one split of it.
 
     Args:
         path: A folder of scans in any format that Anatogen reads, a prepared dataset (all its scans, those
             of training first), or "DATASET:train", "DATASET:validation" or "DATASET:test".
-        role: "real", "synthetic", "train" or "holdout".
+        role: "real", "synthetic", "reconstructed", "train" or "holdout".
         like: The set that it must match in shape, spacing, orientation and modality; scans of a plain folder
             are brought to its order of axes. Decides intensities too: see this module's docstring.
+        indices: Which of the scans to read, of the `count_scans` that there are; default all.
 
     Raises:
         UserError: If there is no such folder or split, it holds no scans, a scan can't be read or holds
             NaN, or the scans are not on one grid, or not on that of `like`; or datasets of CT have
             different windows.
     """
-    folder, split = _folder_and_split(path)
-    if not folder.is_dir():
-        raise UserError(f"{role} scans: {folder} is not a folder")
+    folder, split = _scans_in(path, role)
     if split is not None or (folder / MANIFEST_NAME).is_file():
-        scans = _prepared(folder, split, role)
+        scans = _prepared(folder, split, role, indices)
         if like is not None:
             _check_like(scans, like)
         return scans
-    return _plain(folder, role, like)
+    return _plain(folder, role, like, indices)
+
+
+def _scans_in(path: Path, role: str) -> tuple[Path, Split | None]:
+    folder, split = _folder_and_split(path)
+    if not folder.is_dir():
+        raise UserError(f"{role} scans: {folder} is not a folder")
+    return folder, split
 
 
 def _folder_and_split(path: Path) -> tuple[Path, Split | None]:
@@ -147,23 +171,27 @@ def _folder_and_split(path: Path) -> tuple[Path, Split | None]:
         raise UserError(f"{path}: there is no split {name!r}; use {', '.join(Split)}") from error
 
 
-def _prepared(folder: Path, split: Split | None, role: str) -> ScanSet:
-    manifest = load_manifest(folder)
-    parts = []
-    for part in Split if split is None else (split,):
-        dataset = VolumeDataset(folder, part)
-        if len(dataset):
-            parts.append(dataset.batch(range(len(dataset)))[:, 0].numpy())
-    if not parts:
+def _datasets(folder: Path, split: Split | None, role: str) -> list[VolumeDataset]:
+    datasets = [VolumeDataset(folder, part) for part in (Split if split is None else (split,))]
+    datasets = [dataset for dataset in datasets if len(dataset)]
+    if not datasets:
         where = f"the split {split.value!r} of {folder}" if split else f"{folder}"
         raise UserError(f"{role} scans: {where} is empty: choose another, or prepare with larger splits")
-    arrays = np.concatenate(parts)
+    return datasets
+
+
+def _prepared(folder: Path, split: Split | None, role: str, indices: Sequence[int] | None) -> ScanSet:
+    manifest = load_manifest(folder)
+    datasets = _datasets(folder, split, role)
+    places = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
+    chosen = places if indices is None else [places[index] for index in indices]
+    arrays = np.concatenate([dataset.batch([index])[:, 0].numpy() for dataset, index in chosen])
     if not np.isfinite(arrays).all():
         raise UserError(f"{role} scans: {folder} holds values that are not finite: prepare the scans again")
     return _scan_set(role, arrays, manifest.grid, manifest.intensity, own_windows=False)
 
 
-def _plain(folder: Path, role: str, like: ScanSet | None) -> ScanSet:
+def _sources(folder: Path, role: str) -> list[Source]:
     sources, left_out, _ = discover(folder, lambda function, files: map(function, files))
     if left_out:
         raise UserError(f"{role} scans: {folder / left_out[0].name}: {left_out[0].reason}")
@@ -172,6 +200,13 @@ def _plain(folder: Path, role: str, like: ScanSet | None) -> ScanSet:
             f"{role} scans: {folder} holds no scans: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or "
             "DICOM series"
         )
+    return list(sources)
+
+
+def _plain(folder: Path, role: str, like: ScanSet | None, indices: Sequence[int] | None) -> ScanSet:
+    sources = _sources(folder, role)
+    if indices is not None:
+        sources = [sources[index] for index in indices]
     volumes: list[Volume] = []
     grid = None if like is None else like.grid
     for source in sources:
@@ -189,7 +224,9 @@ def _plain(folder: Path, role: str, like: ScanSet | None) -> ScanSet:
         volumes.append(volume)
     assert grid is not None
     modality = like.modality if like is not None else _modality(sources, volumes)
-    own_windows = modality == "MR" and (like is None or like.own_windows or role != "synthetic")
+    own_windows = modality == "MR" and (
+        like is None or like.own_windows or role not in ("synthetic", "reconstructed")
+    )
     windows = _own_windows(volumes) if own_windows else [_window(modality, like)] * len(volumes)
     arrays = [window.normalise(volume.array) for window, volume in zip(windows, volumes, strict=True)]
     intensity = Intensity(

@@ -17,6 +17,7 @@ from anatogen.reader_study.questions import Protocol
 
 SPEC_NAME = "study.yaml"
 KEY_NAME = "key.json"
+LEAKS_NAME = "leaks.json"
 VOLUMES = "volumes"
 DATABASE_NAME = "study.sqlite"
 

@@ -1,0 +1,164 @@
+"""Scans of all sources made alike in everything but the picture: grid, unit, clipping, quantisation.
+
+What gives a source away without a look at the anatomy is how its scans were stored: zeros that `prepare`
+padded with, grey levels of an 8-bit original, values that a network never quite reaches. So
+
+- scans may lose the border that is padding in any of them, all the same voxels;
+- grey levels of a coarse original are spread over the gap between them (by less than the eye can see);
+- values are clipped: MR at the same percentiles of each scan, CT at the same Hounsfield units, and where
+  that is not enough a little above the background, so that nearly black becomes black in all;
+- what is left is stored in whole numbers: 256 levels for MR, Hounsfield units for CT.
+
+Blur, noise, anatomy and their like are the picture, and stay.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from anatogen.data.manifest import Intensity
+
+MR_LEVELS = 256
+# Of each MR scan's voxels, at either end; more where a scan has more that were clipped before.
+_LEAST_CLIPPED = 0.005
+_MOST_CLIPPED = 0.02
+# Parts of the range that become black too.
+_FLOORS = (0.0, 0.02, 0.05)
+# Of every axis, what a common box must keep.
+_LEAST_KEPT = 0.5
+# Wider gaps between grey levels stay: filling them would be seen.
+_WIDEST_GAP = 0.03
+
+Box = tuple[slice, slice, slice]
+
+
+@dataclass(frozen=True)
+class Blinding:
+    """How scans are made alike.
+
+    Attributes:
+        shape: Of the whole grid, (D, H, W).
+        box: The part of it that is kept.
+        clipped: Of each MR scan's voxels, the shares that become black and white.
+        window: Of CT, what is kept of [-1, 1].
+        floor: Part of the range above its lower end that becomes black too.
+    """
+
+    shape: tuple[int, int, int]
+    box: Box
+    clipped: tuple[float, float]
+    window: tuple[float, float]
+    floor: float
+
+    def __str__(self) -> str:
+        kept = " x ".join(str(part.stop - part.start) for part in self.box)
+        whole = " x ".join(map(str, self.shape))
+        floor = f", the lowest {self.floor:.0%} of the range made black" if self.floor else ""
+        return f"{kept} of {whole} voxels kept{floor}"
+
+
+def blindings(arrays: npt.NDArray[np.float32]) -> Iterator[Blinding]:
+    """Ways of making scans alike, the mildest first.
+
+    Args:
+        arrays: float32 (N, D, H, W) in [-1, 1], of all sources.
+    """
+    _, d, h, w = arrays.shape
+    whole = slice(0, d), slice(0, h), slice(0, w)
+    common = common_box(arrays)
+    for box in [whole] if common == whole else [whole, common]:
+        inside = arrays[(slice(None), *box)].reshape(len(arrays), -1)
+        lows, highs = inside.min(axis=1), inside.max(axis=1)
+        clipped = [
+            float(np.clip((inside == end[:, None]).mean(axis=1).max(), _LEAST_CLIPPED, _MOST_CLIPPED))
+            for end in (lows, highs)
+        ]
+        # Every scan reaches both ends, unless one would take most of the window with it.
+        window = float(lows.max()), float(highs.min())
+        if window[1] - window[0] < 1:
+            window = -1.0, 1.0
+        for floor in _FLOORS:
+            yield Blinding((d, h, w), box, (clipped[0], clipped[1]), window, floor)
+
+
+def common_box(arrays: npt.NDArray[np.float32]) -> Box:
+    """The part of the grid without border planes that hold a single value in any scan, as padding does.
+
+    All of the grid where that would leave too little of it: then it is the background, not padding.
+
+    Args:
+        arrays: float32 (N, D, H, W).
+    """
+    box = []
+    for axis in (1, 2, 3):
+        planes = np.moveaxis(arrays, axis, 1).reshape(len(arrays), arrays.shape[axis], -1)
+        constant = planes.min(axis=2) == planes.max(axis=2)
+        # A scan that is constant throughout has no border.
+        constant &= ~constant.all(axis=1, keepdims=True)
+        start = int(np.argmin(constant, axis=1).max())
+        stop = arrays.shape[axis] - int(np.argmin(constant[:, ::-1], axis=1).max())
+        box.append(slice(start, stop))
+        if stop - start < _LEAST_KEPT * arrays.shape[axis]:
+            return slice(0, arrays.shape[1]), slice(0, arrays.shape[2]), slice(0, arrays.shape[3])
+    return box[0], box[1], box[2]
+
+
+def blinded(
+    array: npt.NDArray[np.float32], how: Blinding, intensity: Intensity, generator: np.random.Generator
+) -> npt.NDArray[np.int16]:
+    """One scan, made like the others.
+
+    Args:
+        array: float32 (D, H, W) in [-1, 1].
+        how: The same for all.
+        intensity: Modality, and what [-1, 1] is in Hounsfield units.
+        generator: Of the noise that fills gaps between grey levels.
+
+    Returns:
+        int16: 0 to 255 for MR, Hounsfield units for CT.
+    """
+    inside = spread_levels(array[how.box], generator)
+    if intensity.modality == "CT":
+        low, high = window_hu(intensity, how)
+        scale = (intensity.high - intensity.low) / 2
+        hu = np.rint((inside.astype(np.float64) + 1) * scale + intensity.low)
+        return np.asarray(np.clip(hu, low, high), dtype=np.int16)
+    darkest, brightest = np.quantile(inside, (how.clipped[0], 1 - how.clipped[1]))
+    darkest += how.floor * (brightest - darkest)
+    scaled = (inside - darkest) / max(brightest - darkest, 1e-6)
+    # Black and white are what was clipped, and nothing else: their shares don't depend on rounding.
+    levels = np.clip(1 + np.floor((MR_LEVELS - 2) * scaled), 1, MR_LEVELS - 2)
+    levels[inside <= darkest] = 0
+    levels[inside >= brightest] = MR_LEVELS - 1
+    return np.asarray(levels, dtype=np.int16)
+
+
+def window_hu(intensity: Intensity, how: Blinding) -> tuple[int, int]:
+    """Between what Hounsfield units CT is clipped."""
+    low, high = (intensity.low + (end + 1) / 2 * (intensity.high - intensity.low) for end in how.window)
+    return round(low + how.floor * (high - low)), round(high)
+
+
+def spread_levels(array: npt.NDArray[np.float32], generator: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Spreads each grey level evenly to half-way to its neighbours, so that its histogram has no teeth.
+
+    Values of scans that are not coarse move by no more than their own rounding. The darkest and the brightest
+    value, which stand for all beyond them, stay; so do both sides of gaps that are too wide to be filled
+    unseen.
+
+    Args:
+        array: float32, any shape, in [-1, 1].
+        generator: Where in its gap each voxel comes to lie.
+    """
+    values, places = np.unique(array, return_inverse=True)
+    if len(values) < 3:
+        return array
+    gaps = np.diff(values)
+    half = np.where(gaps > 2 * _WIDEST_GAP, 0, gaps / 2)
+    below, above = np.concatenate([[0], half]), np.concatenate([half, [0]])
+    below[[0, -1]] = above[[0, -1]] = 0
+    position = generator.random(array.size, dtype=np.float32).reshape(array.shape)
+    places = places.reshape(array.shape)
+    return np.asarray(array - below[places] + position * (below + above)[places], dtype=np.float32)

@@ -1,0 +1,295 @@
+"""Whether anything but the picture tells the sources of a study's scans apart.
+
+Measured on the files that a reader gets. Two tests against relabelled scans: of each feature alone, by the
+greatest distance between distribution functions (Kolmogorov-Smirnov, maximum over features as in Westfall and
+Young 1993, so that many features don't cause false alarms), and of all together, by a cross-validated
+logistic regression (Ojala and Garriga 2010).
+
+Features of storage must tell nothing. Features of the picture (brightness, contrast, sharpness) may: a reader
+is to see them. They are reported, for who writes the study up.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+SIGNIFICANCE = 0.01
+_NUM_RELABELLED = 999
+_NUM_RELABELLED_REGRESSION = 199
+_NUM_FOLDS = 5
+# With fewer scans of a source not even a certain give-away is significant.
+LEAST_SCANS = 5
+# Part of the range that counts as nearly black, or nearly white.
+_NEAR = 0.05
+
+Features = dict[str, float]
+Table = Mapping[str, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A feature by which sources differ.
+
+    Attributes:
+        feature: In words.
+        p_value: That relabelled scans differ as much in any feature.
+        medians: Of each source.
+    """
+
+    feature: str
+    p_value: float
+    medians: dict[str, float]
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{source} {median:.4g}" for source, median in self.medians.items())
+        return f"{self.feature} ({listed})"
+
+
+@dataclass(frozen=True)
+class LeakCheck:
+    """What tells the sources apart.
+
+    Attributes:
+        num_scans: Of each source.
+        leaks: Features of storage by which sources differ, the worst first; must be none.
+        accuracy: Balanced accuracy of the regression on features of storage.
+        chance: What guessing reaches.
+        p_value: That the regression does as well on relabelled scans.
+        visible: Features of the picture by which sources differ.
+    """
+
+    num_scans: dict[str, int]
+    leaks: tuple[Difference, ...]
+    accuracy: float
+    chance: float
+    p_value: float
+    visible: tuple[Difference, ...]
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether there are enough scans of each of several sources to see anything."""
+        return len(self.num_scans) > 1 and min(self.num_scans.values()) >= LEAST_SCANS
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found."""
+        return not self.leaks and self.p_value > SIGNIFICANCE
+
+    @property
+    def finding(self) -> str:
+        """In words, which features leak."""
+        if self.leaks:
+            return "; ".join(map(str, self.leaks))
+        return (
+            f"features of storage together (sources told apart with {self.accuracy:.0%} balanced accuracy, "
+            f"chance is {self.chance:.0%})"
+        )
+
+
+def storage_features(array: npt.NDArray[np.int16]) -> Features:
+    """Simple statistics of a blinded scan that must not depend on its source.
+
+    Args:
+        array: int16 (D, H, W).
+    """
+    levels, counts = np.unique(array, return_counts=True)
+    # Levels of the tails are few or many by what is in the picture.
+    before = counts.cumsum() / array.size
+    middle = levels[(before > 0.05) & (before <= 0.95)]
+    steps = np.diff(middle)
+    return {
+        "lowest value": float(levels[0]),
+        "highest value": float(levels[-1]),
+        "number of grey levels": float(len(levels)),
+        "share of grey levels left out": 1 - len(middle) / float(np.ptp(middle) + 1) if len(middle) else 0.0,
+        "commonest step between grey levels": float(np.bincount(steps).argmax()) if len(steps) else 0.0,
+        "border planes of a single value": float(_num_constant_borders(array)),
+    }
+
+
+def end_features(array: npt.NDArray[np.int16]) -> Features:
+    """How many voxels are black and white.
+
+    Where scans are clipped at percentiles of their own, the shares of all voxels tell of storage; else they
+    tell how much air or bone there is, and storage shows among the nearly black.
+
+    Args:
+        array: int16 (D, H, W).
+    """
+    low, high = array.min(), array.max()
+    return {
+        "share of black voxels": float(np.mean(array == low)),
+        "share of white voxels": float(np.mean(array == high)),
+        "share of black among nearly black voxels": float(
+            np.mean(array[array <= low + _NEAR * (float(high) - float(low))] == low)
+        ),
+    }
+
+
+def features(array: npt.NDArray[np.int16], *, at_percentiles: bool) -> tuple[Features, Features]:
+    """All statistics of a blinded scan: those that must not depend on its source, and those that may.
+
+    Args:
+        array: int16 (D, H, W).
+        at_percentiles: Whether the scans are clipped at percentiles of their own.
+    """
+    storage, picture, ends = storage_features(array), picture_features(array), end_features(array)
+    shares = ("share of black voxels", "share of white voxels")
+    of_storage = shares if at_percentiles else ("share of black among nearly black voxels",)
+    for name, value in ends.items():
+        (storage if name in of_storage else picture)[name] = value
+    return storage, picture
+
+
+def table_of(rows: Sequence[Features]) -> Table:
+    """The features of several scans as one array (N,) each."""
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def picture_features(array: npt.NDArray[np.int16]) -> Features:
+    """Simple statistics of what a reader sees.
+
+    Args:
+        array: int16 (D, H, W).
+    """
+    values = array.astype(np.float64)
+    spread = max(float(values.std()), 1e-6)
+    steps = [np.abs(np.diff(values, axis=axis)).mean() for axis in range(3)]
+    return {
+        "brightness": float(values.mean()),
+        "contrast": spread,
+        "sharpness": float(np.mean(steps)) / spread,
+    }
+
+
+def read_voxels(path: Path) -> npt.NDArray[np.int16]:
+    """The stored voxels of a study's volume, int16 (D, H, W)."""
+    return np.asarray(nib.load(path, mmap=False).dataobj.get_unscaled(), dtype=np.int16).T
+
+
+def file_features(path: Path) -> Features:
+    """Size, time and every number in the header of a NIfTI file."""
+    status = path.stat()
+    found = {"file size": float(status.st_size), "file time": float(status.st_mtime)}
+    header = nib.load(path).header
+    for name in header.keys():  # noqa: SIM118  nibabel's headers don't iterate
+        value = np.atleast_1d(header[name])
+        if value.dtype.kind in "SU":
+            # Texts as numbers: any difference counts.
+            found[f"header field {name}"] = float(
+                sum(byte << (i % 32) for i, byte in enumerate(value.tobytes()))
+            )
+            continue
+        for index, number in enumerate(value.ravel()):
+            label = name if value.size == 1 else f"{name}[{index}]"
+            found[f"header field {label}"] = float(np.nan_to_num(number, nan=-1e30))
+    return found
+
+
+def check(storage: Table, picture: Table, sources: Sequence[str], seed: int) -> LeakCheck:
+    """Tests whether features tell sources apart.
+
+    Args:
+        storage: Features by name, each float64 (N,), that must not.
+        picture: Features that may.
+        sources: Of each of the N scans.
+        seed: Of the relabelling.
+    """
+    names = sorted(set(sources))
+    labels = np.array([names.index(source) for source in sources])
+    counts = {name: int((labels == number).sum()) for number, name in enumerate(names)}
+    if len(names) < 2 or min(counts.values()) < LEAST_SCANS:
+        chance = 1 / max(len(names), 1)
+        return LeakCheck(counts, (), chance, chance, 1.0, ())
+    generator = np.random.default_rng(seed)
+    leaks = _differences(storage, labels, names, generator)
+    accuracy, p_value = _regression(storage, labels, seed)
+    visible = _differences(picture, labels, names, generator)
+    return LeakCheck(counts, leaks, accuracy, 1 / len(names), p_value, visible)
+
+
+def differing(table: Table, sources: Sequence[str], seed: int) -> tuple[Difference, ...]:
+    """The features, each by itself, in which sources differ; the part of `check` that takes no time."""
+    names = sorted(set(sources))
+    labels = np.array([names.index(source) for source in sources])
+    if len(names) < 2 or min(np.bincount(labels)) < LEAST_SCANS:
+        return ()
+    return _differences(table, labels, names, np.random.default_rng(seed))
+
+
+def _differences(
+    table: Table, labels: npt.NDArray[np.int64], names: Sequence[str], generator: np.random.Generator
+) -> tuple[Difference, ...]:
+    varied = {name: values for name, values in table.items() if np.ptp(values) > 0}
+    if not varied:
+        return ()
+    relabelled = [labels] + [generator.permutation(labels) for _ in range(_NUM_RELABELLED)]
+    stacked = np.stack(relabelled)
+    found = {name: _distances(values, stacked) for name, values in varied.items()}
+    greatest = np.max(list(found.values()), axis=0)
+    differences = []
+    for name, distances in found.items():
+        p_value = float(np.mean(greatest >= distances[0] - 1e-9))
+        if p_value <= SIGNIFICANCE:
+            medians = {
+                source: float(np.median(varied[name][labels == number]))
+                for number, source in enumerate(names)
+            }
+            differences.append((float(-distances[0]), Difference(name, p_value, medians)))
+    return tuple(difference for _, difference in sorted(differences, key=lambda pair: pair[0]))
+
+
+def _distances(values: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Greatest distance between two sources' distribution functions, of each row of labels (P, N)."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    ends = np.append(ordered[1:] > ordered[:-1], True)
+    shares = []
+    for number in range(labels.max() + 1):
+        members = labels[:, order] == number
+        shares.append(members.cumsum(axis=1)[:, ends] / members.sum(axis=1, keepdims=True))
+    return np.max([np.abs(a - b).max(axis=1) for a, b in combinations(shares, 2)], axis=0)
+
+
+def _regression(table: Table, labels: npt.NDArray[np.int64], seed: int) -> tuple[float, float]:
+    """Balanced accuracy of a logistic regression on ranks and their squares, and its p-value."""
+    from scipy.stats import rankdata
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, permutation_test_score
+
+    columns = [rankdata(values) / len(values) - 0.5 for values in table.values() if np.ptp(values) > 0]
+    if not columns:
+        return 1 / (int(labels.max()) + 1), 1.0
+    x = np.stack([*columns, *(2 * column**2 for column in columns)], axis=1)
+    folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=seed % (1 << 32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        accuracy, _, p_value = permutation_test_score(
+            LogisticRegression(class_weight="balanced"),
+            x,
+            labels,
+            cv=folds,
+            scoring="balanced_accuracy",
+            n_permutations=_NUM_RELABELLED_REGRESSION,
+            random_state=seed % (1 << 32),
+        )
+    return float(accuracy), float(p_value)
+
+
+def _num_constant_borders(array: npt.NDArray[np.int16]) -> int:
+    """How many planes at the borders, counted inwards along each axis, hold a single value."""
+    count = 0
+    for axis in range(3):
+        planes = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+        constant = planes.min(axis=1) == planes.max(axis=1)
+        if constant.all():
+            continue
+        count += int(np.argmin(constant)) + int(np.argmin(constant[::-1]))
+    return count
