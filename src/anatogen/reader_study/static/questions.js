@@ -20,9 +20,11 @@ export function element(tag, attributes = {}, ...children) {
  * @param {object[]} questions Of the protocol.
  * @param {(id: string) => number | undefined} answer What was answered.
  * @param {number} current Which question is open.
- * @param {{onOpen: (index: number) => void, onAnswer: (index: number, value: number) => void}} told
+ * @param {{onOpen: (index: number) => void, onAnswer: (index: number, value: number) => void,
+ *     onScore: (value: number) => void}} told
  */
 export function drawQuestions(box, questions, answer, current, told) {
+  const focused = box.contains(document.activeElement) ? document.activeElement.matches("input") : undefined;
   box.replaceChildren(
     ...questions.map((question, index) => {
       const value = answer(question.id);
@@ -36,15 +38,20 @@ export function drawQuestions(box, questions, answer, current, told) {
         element("span", { class: "text", id: label }, question.text),
         element("span", { class: "given" }, open ? "" : textOf(question, value)),
       );
-      const body = question.kind === "score" ? score : choice;
+      const body = () =>
+        question.kind === "score"
+          ? score(question, value, label, told.onScore)
+          : choice(question, value, label, (chosen) => told.onAnswer(index, chosen));
       return element(
         "section",
         { class: "question", "data-open": open, "data-answered": value !== undefined },
         head,
-        ...(open ? [body(question, value, label, (chosen) => told.onAnswer(index, chosen))] : []),
+        ...(open ? [body()] : []),
       );
     }),
   );
+  // Who goes by Tab stays in the open question.
+  if (focused !== undefined) box.querySelector(focused ? "input" : "[data-open] .head")?.focus();
 }
 
 /** What was answered, in the question's words. */
@@ -72,7 +79,7 @@ function choice(question, value, label, onAnswer) {
   );
 }
 
-function score(question, value, label, onAnswer) {
+function score(question, value, label, onScore) {
   const shown = element("output", { class: "score" }, value === undefined ? "–" : `${value}`);
   const slider = element("input", {
     type: "range", min: 0, max: MAX_SCORE, step: 1, value: value ?? MAX_SCORE / 2, "aria-labelledby": label,
@@ -81,7 +88,7 @@ function score(question, value, label, onAnswer) {
       shown.textContent = slider.value;
       slider.removeAttribute("data-empty");
     },
-    onchange: () => onAnswer(Number(slider.value)),
+    onchange: () => onScore(Number(slider.value)),
   });
   return element(
     "div",

@@ -3,32 +3,24 @@
 import { call, Refused, wait } from "./api.js";
 import { Clock } from "./clock.js";
 import { Outbox } from "./outbox.js";
-import { drawQuestions, element, Typed, valueOfKey } from "./questions.js";
+import { actionOf } from "./keys.js";
+import { drawQuestions, Typed } from "./questions.js";
 import { Sheet } from "./sheet.js";
+import { drawToolbar, listenToToolbar, presetOf, presetsOf } from "./toolbar.js";
 import { Viewer } from "./viewer.js";
 import { Volumes } from "./volumes.js";
 
 const $ = (id) => document.getElementById(id);
 const minutes = (seconds) => `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
-const PRESETS = {
-  MR: ([low, high]) => ({
-    "Whole range": [low, high],
-    "More contrast": [low + 0.15 * (high - low), low + 0.75 * (high - low)],
-    "Dark tissue": [low, low + 0.5 * (high - low)],
-    "Bright tissue": [low + 0.4 * (high - low), high],
-  }),
-  CT: ([low, high]) => ({
-    "Whole range": [low, high], "Soft tissue": [-160, 240], Lung: [-1350, 150], Bone: [-450, 1050],
-    Brain: [0, 80],
-  }),
-};
+// The store's limit, about a hundred days.
+const MOST_IDLE = 9e6;
 
-class Reading {
+export class Reading {
   constructor(study) {
     this.study = study;
     this.protocols = Object.fromEntries(study.protocols.map((protocol) => [protocol.id, protocol]));
     this.items = study.items.map((item) => ({ ...item, active: 0, idle: 0, sent: 0 }));
-    this.presets = PRESETS[study.modality](study.window);
+    this.presets = presetsOf(study.modality, study.window);
     this.name = `${study.study}:${study.reader}`;
     this.index = 0;
     this.question = 0;
@@ -39,13 +31,12 @@ class Reading {
     this.typed = new Typed();
     this.clock = new Clock();
     this.volumes = new Volumes((lost) => this.#message(lost ? "No connection to the study. Trying again…" : ""));
-    this.viewer = new Viewer([...document.querySelectorAll(".pane")], () => this.#drawViewer());
+    this.viewer = new Viewer([...document.querySelectorAll(".pane")], () => drawToolbar(this.viewer, this.presets));
     this.sheet = new Sheet();
   }
 
   async start() {
     $("title").textContent = document.title = this.study.title;
-    $("preset").replaceChildren(...Object.keys(this.presets).map((name) => element("option", {}, name)));
     this.outbox = new Outbox(this.name, (state) => this.#drawState(state));
     // What this browser kept and the server lacks counts as answered.
     for (const answer of this.outbox.answers()) this.#note(answer);
@@ -62,9 +53,9 @@ class Reading {
     } catch (error) {
       return this.#message(`Volumes can't be drawn here: ${error.message}. Use a current Chrome, Edge or Firefox.`);
     }
+    if (this.study.paused) await this.pause();
     const first = this.items.findIndex((item) => !this.#isDone(item));
     this.open(first < 0 ? this.items.length : first);
-    if (this.study.paused) this.pause();
   }
 
   get item() {
@@ -73,6 +64,15 @@ class Reading {
 
   get protocol() {
     return this.protocols[this.item.protocol];
+  }
+
+  /** The question that is open. */
+  get current() {
+    return this.protocol.questions[this.question];
+  }
+
+  get preset() {
+    return presetOf(this.viewer, this.presets);
   }
 
   #isDone(item) {
@@ -88,12 +88,11 @@ class Reading {
   /** Goes to a case; after the last one that is the end. */
   async open(index, question = null) {
     const turn = ++this.turn;
-    this.ready = false;
+    this.#setReady(false);
     this.index = index;
     this.viewer.clear();
     if (index >= this.items.length) return this.#finish();
-    const open = this.protocol.questions.findIndex((one) => !(one.id in this.item.answers));
-    this.question = question ?? Math.max(0, open);
+    this.question = question ?? this.#open() ?? 0;
     this.typed.clear();
     this.draw();
     this.#message("Loading…");
@@ -110,9 +109,14 @@ class Reading {
     }
     if (turn !== this.turn) return;
     this.#message("");
-    this.ready = true;
+    this.#setReady(true);
     if (!this.sheet.isOpen) this.clock.start(this.item.active, this.item.idle);
     if (index + 1 < this.items.length) this.#files(index + 1).catch(() => {});
+  }
+
+  #setReady(ready) {
+    this.ready = ready;
+    $("panes").setAttribute("aria-busy", String(!ready));
   }
 
   #files(index) {
@@ -132,61 +136,83 @@ class Reading {
     await this.sheet.show({ eyebrow, title, text: instructions, keys: true, button: "Begin" });
   }
 
-  answer(index, value, { typing = false } = {}) {
+  /** Takes a choice, and goes on to the next question without an answer. */
+  answer(index, value) {
     if (!this.ready) return;
-    const question = this.protocol.questions[index];
+    this.#take(index, value);
     this.#release();
-    const revision = (this.item.answers[question.id]?.revision ?? -1) + 1;
-    this.held = { item_id: this.item.id, question: question.id, value, revision };
-    this.#note(this.held);
-    // A number is whole when no digit follows; everything else is sent at once.
-    clearTimeout(this.releasing);
-    if (typing) this.releasing = setTimeout(() => this.#release(), 800);
-    else this.#release();
-    if (question.kind === "choice") {
-      const open = this.protocol.questions.findIndex((one) => !(one.id in this.item.answers));
-      this.question = open < 0 ? index : open;
-      this.typed.clear();
-    } else this.question = index;
+    this.question = this.#open() ?? index;
+    this.typed.clear();
     this.draw();
   }
 
-  /** Hands the answer that was being typed over to be saved. */
+  /** Takes another digit of a score. */
+  typeScore(digit) {
+    this.#typing(this.typed.add(digit));
+  }
+
+  stepScore(by) {
+    const value = (this.item.answers[this.current.id]?.value ?? 50) + by;
+    this.#typing(Math.min(100, Math.max(0, value)));
+  }
+
+  /** Takes a score that may change with the next key; it is sent when none comes. */
+  #typing(value) {
+    if (!this.ready) return;
+    this.#take(this.question, value);
+    this.releasing = setTimeout(() => this.#release(), 800);
+    this.draw();
+  }
+
+  /** The first question of this case without an answer. */
+  #open() {
+    const index = this.protocol.questions.findIndex((one) => !(one.id in this.item.answers));
+    return index < 0 ? undefined : index;
+  }
+
+  #take(index, value) {
+    const { id } = this.protocol.questions[index];
+    clearTimeout(this.releasing);
+    if (this.held !== null && this.held.question !== id) this.#release();
+    const revision = this.held?.revision ?? (this.item.answers[id]?.revision ?? -1) + 1;
+    this.held = { item_id: this.item.id, question: id, value, revision };
+    this.#note(this.held);
+  }
+
+  /** Hands what was taken over to be saved. */
   #release() {
+    clearTimeout(this.releasing);
     if (this.held === null) return;
     this.#readClock();
-    this.outbox.add({ ...this.held, seconds_active: this.item.active, seconds_idle: this.item.idle });
-    this.item.sent = this.item.active;
+    const { active, idle } = this.item;
+    this.outbox.add({ ...this.held, seconds_active: active, seconds_idle: idle });
+    this.item.sent = active;
     this.held = null;
   }
 
   #readClock() {
     if (!this.clock.running) return;
     const { active, idle } = this.clock.read();
-    Object.assign(this.item, { active, idle: Math.min(idle, 9e6) });
+    Object.assign(this.item, { active, idle: Math.min(idle, MOST_IDLE) });
   }
 
-  /** Stops the case's time; what was spent since its last answer is sent with that answer once more. */
+  /** Stops the case's time. What was spent since its last answer is sent with that answer once more. */
   #leave() {
     this.#release();
     this.#readClock();
     this.clock.stop();
-    const last = Object.values(this.item.answers).at(-1);
-    if (last !== undefined && this.item.active - this.item.sent >= 1) {
-      const question = Object.keys(this.item.answers).at(-1);
-      this.held = { item_id: this.item.id, question, value: last.value, revision: last.revision + 1 };
-      this.#note(this.held);
-      this.outbox.add({ ...this.held, seconds_active: this.item.active, seconds_idle: this.item.idle });
-      this.item.sent = this.item.active;
-      this.held = null;
+    const index = this.protocol.questions.findLastIndex((one) => one.id in this.item.answers);
+    if (index >= 0 && this.item.active - this.item.sent >= 1) {
+      this.#take(index, this.item.answers[this.protocol.questions[index].id].value);
+      this.#release();
     }
   }
 
   next() {
     if (!this.ready) return;
     this.#release();
-    const open = this.protocol.questions.findIndex((one) => !(one.id in this.item.answers));
-    if (open >= 0) {
+    const open = this.#open();
+    if (open !== undefined) {
       this.question = open;
       this.draw();
       this.#say(`Answer first: ${this.protocol.questions[open].text}`);
@@ -247,7 +273,7 @@ class Reading {
     this.draw();
     this.#message("");
     await this.sheet.show({
-      eyebrow: "Finished", title: "All cases are answered. Thank you.", text: this.#ending(), curtain: true,
+      eyebrow: "Finished", title: "All cases are answered", text: this.#ending(), curtain: true,
       button: "Look at my answers again",
     });
     this.open(this.items.length - 1, 0);
@@ -255,7 +281,7 @@ class Reading {
 
   #ending() {
     const waiting = this.outbox.answers().length;
-    if (waiting === 0) return "Everything is saved. You can close this window.";
+    if (waiting === 0) return "Thank you. Everything is saved: you can close this window.";
     return `Keep this window open: ${waiting} answer${waiting > 1 ? "s are" : " is"} not saved yet.`;
   }
 
@@ -275,6 +301,7 @@ class Reading {
         this.draw();
       },
       onAnswer: (index, value) => this.answer(index, value),
+      onScore: (value) => this.#typing(value),
     });
     const last = this.index + 1 === this.items.length;
     $("next").firstChild.textContent = last ? "Finish " : "Next case ";
@@ -284,22 +311,6 @@ class Reading {
     this.#say(`${$("count").textContent}, question ${this.question + 1} of ${questions.length}: ${current.text}`);
   }
 
-  #drawViewer() {
-    const { viewer } = this;
-    for (const [id, value] of [["view", viewer.view], ["tool", viewer.tool]]) {
-      for (const button of $(id).children) button.setAttribute("aria-pressed", String(button.dataset.value === value));
-    }
-    $("crosshair").setAttribute("aria-pressed", String(viewer.crosshair[viewer.view]));
-    if (viewer.drawn.length === 0) return;
-    $("slice").max = viewer.numSlices;
-    $("slice").value = viewer.slice + 1;
-    $("slice-text").textContent = `${viewer.slice + 1} of ${viewer.numSlices}`;
-    const [low, high] = viewer.window;
-    $("window").textContent = `W ${Math.round(high - low)}  L ${Math.round((low + high) / 2)}`;
-    const preset = Object.entries(this.presets).find(([, [a, b]]) => Math.abs(a - low) + Math.abs(b - high) < 0.01);
-    $("preset").value = preset?.[0] ?? "";
-  }
-
   #drawState({ waiting, lost, refused, kept }) {
     const many = `${waiting} answer${waiting === 1 ? "" : "s"}`;
     let [state, text] = ["saved", "All answers saved"];
@@ -307,14 +318,15 @@ class Reading {
     else if (waiting > 0 && lost) [state, text] = ["lost", `Not saved yet: ${many}, no connection`];
     else if (waiting > 0) [state, text] = ["saving", "Saving…"];
     if (waiting > 0 && !kept) text += ". Keep this window open";
-    if ($("state").dataset.state !== state && state !== "saving") this.#say(text);
+    if (state !== "saving") this.#say(text, "live-state");
     $("state").dataset.state = state;
     $("state-text").textContent = text;
     if (this.index >= this.items.length) this.sheet.setText(this.#ending());
   }
 
-  #say(text) {
-    $("live").textContent = text;
+  /** Tells screen readers. */
+  #say(text, where = "live") {
+    if ($(where).textContent !== text) $(where).textContent = text;
   }
 
   #message(text) {
@@ -350,22 +362,7 @@ class Reading {
   }
 
   #listen() {
-    const { viewer } = this;
-    const onButtons = (id, told) => {
-      for (const button of $(id).children) button.addEventListener("click", () => told(button.dataset.value));
-    };
-    const drawn = (act) => () => viewer.drawn.length > 0 && act();
-    onButtons("view", (value) => drawn(() => viewer.setView(value))());
-    onButtons("tool", (value) => viewer.setTool(value));
-    $("preset").addEventListener("change", drawn(() => {
-      viewer.setWindow(this.presets[$("preset").value]);
-      $("preset").blur();
-    }));
-    $("zoom-in").addEventListener("click", drawn(() => viewer.zoom(1.25)));
-    $("zoom-out").addEventListener("click", drawn(() => viewer.zoom(1 / 1.25)));
-    $("crosshair").addEventListener("click", drawn(() => viewer.toggleCrosshair()));
-    $("reset").addEventListener("click", drawn(() => viewer.reset(this.study.window)));
-    $("slice").addEventListener("input", drawn(() => viewer.setSlice(Number($("slice").value) - 1)));
+    listenToToolbar(this.viewer, this.presets, this.study.window);
     $("next").addEventListener("click", () => this.next());
     $("back").addEventListener("click", () => this.back());
     $("pause-button").addEventListener("click", () => this.pause());
@@ -374,7 +371,12 @@ class Reading {
     window.addEventListener("pointerup", () => setTimeout(() => {
       if (document.activeElement?.matches("button, input[type=range]")) document.activeElement.blur();
     }));
-    window.addEventListener("keydown", (event) => this.#key(event));
+    window.addEventListener("keydown", (event) => {
+      const act = this.sheet.isOpen || this.index >= this.items.length ? undefined : actionOf(event, this);
+      if (act === undefined) return;
+      event.preventDefault();
+      act();
+    });
     window.addEventListener("pagehide", () => {
       this.#release();
       if (this.clock.running) {
@@ -382,71 +384,6 @@ class Reading {
         this.#keepTime();
       }
     });
-  }
-
-  #key(event) {
-    if (this.sheet.isOpen || event.ctrlKey || event.metaKey || event.altKey) return;
-    const target = event.target;
-    const onControl = target.matches?.("button, select, input");
-    if (onControl && ["Enter", " "].includes(event.key)) return;
-    if (target.matches?.("select") || (target.matches?.("input") && /^(Arrow|Page|Home|End)/.test(event.key))) return;
-    const act = this.#actions(event)[event.key] ?? this.#typing(event.key);
-    if (act === undefined) return;
-    event.preventDefault();
-    act();
-  }
-
-  #actions(event) {
-    const { viewer } = this;
-    const drawn = viewer.drawn.length > 0;
-    const always = {
-      Enter: () => !event.repeat && this.next(),
-      Backspace: () => !event.repeat && this.back(),
-      p: () => this.pause(),
-      h: () => this.help(),
-      "?": () => this.help(),
-    };
-    if (!drawn) return always;
-    const names = Object.keys(this.presets);
-    const cycle = (list, value) => list[(list.indexOf(value) + 1) % list.length];
-    const score = this.index < this.items.length && this.protocol.questions[this.question].kind === "score";
-    const step = event.shiftKey ? 10 : 1;
-    const aside = (by) => (score ? this.#stepScore(by) : viewer.scroll(Math.sign(by)));
-    return {
-      ...always,
-      ArrowUp: () => viewer.scroll(-1),
-      ArrowDown: () => viewer.scroll(1),
-      ArrowLeft: () => aside(-step),
-      ArrowRight: () => aside(step),
-      PageUp: () => viewer.scroll(-5),
-      PageDown: () => viewer.scroll(5),
-      Home: () => viewer.setSlice(0),
-      End: () => viewer.setSlice(viewer.numSlices - 1),
-      v: () => viewer.setView(cycle(["stack", "planes"], viewer.view)),
-      t: () => viewer.setTool(cycle(["navigate", "window", "pan"], viewer.tool)),
-      w: () => viewer.setWindow(this.presets[cycle(names, $("preset").value)]),
-      c: () => viewer.toggleCrosshair(),
-      r: () => viewer.reset(this.study.window),
-      "+": () => viewer.zoom(1.25),
-      "=": () => viewer.zoom(1.25),
-      "-": () => viewer.zoom(1 / 1.25),
-    };
-  }
-
-  #typing(key) {
-    if (!this.ready || !/^[0-9]$/.test(key)) return undefined;
-    const question = this.protocol.questions[this.question];
-    if (question.kind === "score") {
-      return () => this.answer(this.question, this.typed.add(key), { typing: true });
-    }
-    const value = valueOfKey(question, key);
-    return value === undefined ? undefined : () => this.answer(this.question, value);
-  }
-
-  #stepScore(by) {
-    const given = this.item.answers[this.protocol.questions[this.question].id]?.value;
-    const value = Math.min(100, Math.max(0, (given ?? 50) + by));
-    this.answer(this.question, value, { typing: true });
   }
 }
 

@@ -11,7 +11,7 @@ const OPTIONS = {
   dragAndDropEnabled: false,
   backColor: [0, 0, 0, 1],
   crosshairColor: [0.56, 0.71, 0.91, 0.85],
-  fontColor: [0.6, 0.65, 0.7, 1],
+  fontColor: [0.93, 0.73, 0.38, 1],
   // As radiologists hang pictures: the patient's right on the left.
   isRadiologicalConvention: true,
   crosshairWidthUnit: "percent",
