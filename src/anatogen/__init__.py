@@ -2,7 +2,7 @@
 
 The short way: `doctor` looks at a folder of scans, `plan` decides what to make of it, `prepare` makes a
 dataset, `train` a generator, `load_bundle(...).sample(...)` or `sample` to disk, `evaluate` what came out;
-`run` does all of it.
+`run` does all of it. `reconstruct` writes what an autoencoder gives back, `new_study` makes a reader study.
 Each name is imported when it is first used, so that `import anatogen` stays light.
 """
 
@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anatogen.api import doctor, evaluate, plan, prepare, run, train, train_gan
     from anatogen.bundle import load_bundle
+    from anatogen.reader_study.design import new_study
+    from anatogen.reconstruction import reconstruct
     from anatogen.sampling import sample
 
 __version__ = version("anatogen")
@@ -21,8 +23,10 @@ __all__ = [
     "doctor",
     "evaluate",
     "load_bundle",
+    "new_study",
     "plan",
     "prepare",
+    "reconstruct",
     "run",
     "sample",
     "train",
@@ -33,8 +37,10 @@ _HOMES = {
     "doctor": "anatogen.api",
     "evaluate": "anatogen.api",
     "load_bundle": "anatogen.bundle",
+    "new_study": "anatogen.reader_study.design",
     "plan": "anatogen.api",
     "prepare": "anatogen.api",
+    "reconstruct": "anatogen.reconstruction",
     "run": "anatogen.api",
     "sample": "anatogen.sampling",
     "train": "anatogen.api",

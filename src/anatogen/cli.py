@@ -223,6 +223,29 @@ def sample(
         print(f"{num_rejected(out)} scans left out, because the audit flags them as copies")
 
 
+@app.command()
+def reconstruct(
+    bundle: Annotated[
+        Path, typer.Argument(help="Model bundle or run, or a name that `anatogen models` lists.")
+    ],
+    scans: Annotated[
+        Path, typer.Argument(help="Prepared dataset (its test split), DATASET:train, or folder of scans.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Folder to be made.")],
+    number: Annotated[int | None, typer.Option("--number", "-n", help="How many; default all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of which.")] = 0,
+    file_format: Annotated[str, typer.Option("--format", help="nifti or npy.")] = "nifti",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Write what the autoencoder gives back of real scans: the best that the generator could do."""
+    from anatogen.reconstruction import reconstruct as write_reconstructions
+
+    paths = write_reconstructions(
+        bundle, scans, out, number=number, seed=seed, file_format=file_format, device=device
+    )
+    print(f"{len(paths)} reconstructed scans in {out}")
+
+
 def main() -> None:
     """Entry point of the `anatogen` command: errors that a user can mend become one line."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]

@@ -74,15 +74,10 @@ def links(
     ] = "http://127.0.0.1:8000",
 ) -> None:
     """Show each reader's link, and the organiser's."""
-    from anatogen.reader_study.store import all_readers, open_study, organiser_token
+    from anatogen.reader_study.links import describe_links
+    from anatogen.reader_study.store import open_study
 
-    opened = open_study(study)
-    with opened.session() as session:
-        found = [(reader.name, f"/r/{reader.token}") for reader in all_readers(session)]
-        found.append(("(organiser)", f"/o/{organiser_token(session)}"))
-    width = max(len(name) for name, _ in found)
-    for name, path in found:
-        print(f"{name:{width}}  {url.rstrip('/')}{path}")
+    print(describe_links(open_study(study), url))
 
 
 @study_app.command()
@@ -119,3 +114,28 @@ def serve(
     from anatogen.reader_study.serve import serve as serve_study
 
     serve_study(study, host, port, url)
+
+
+@study_app.command("export")
+def export_study(
+    study: Study,
+    file: Annotated[Path, typer.Argument(help="The .zip to be written.")],
+    reader: Annotated[
+        str | None, typer.Option(help="For this reader's machine: without the key and others' answers.")
+    ] = None,
+) -> None:
+    """Pack a study; a reader's copy packs the answers alone, to be imported where the study was made."""
+    from anatogen.reader_study.exchange import export_study as export
+
+    print(export(study, file, reader=reader).summary)
+
+
+@study_app.command("import")
+def import_study(
+    study: Annotated[Path, typer.Argument(help="Folder of the study, or one to be made.")],
+    file: Annotated[Path, typer.Argument(help="A .zip that `anatogen study export` wrote.")],
+) -> None:
+    """Unpack a study, or add the answers of a copy to it; importing twice does no harm."""
+    from anatogen.reader_study.exchange import import_study as add
+
+    print(add(study, file).summary)

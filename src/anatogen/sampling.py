@@ -83,7 +83,7 @@ def sample(
     format_named(file_format)
     if sampler is not None:
         sampler_named(sampler)
-    first_device = _device(device, 0)
+    first_device = device_named(device, 0)
     loaded = load_bundle(bundle)
     try:
         options = loaded.sampling_options(sampler, steps)
@@ -296,7 +296,16 @@ def _write(
             assert_never(file_format)
 
 
-def _device(name: str, number: int) -> torch.device:
+def device_named(name: str, number: int = 0) -> torch.device:
+    """The device of this name.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+        number: Of the process, each of which takes the next GPU.
+
+    Raises:
+        UserError: If there is no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -329,7 +338,7 @@ def _start_worker(bundle: Path, device: str, audit: Path | None, counter) -> Non
         number = counter.value
         counter.value += 1
     torch.set_num_threads(1)
-    _worker_bundle = load_bundle(bundle, _device(device, number))
+    _worker_bundle = load_bundle(bundle, device_named(device, number))
     _worker_detector = None if audit is None else _load_detector(audit, _worker_bundle)
 
 

@@ -1,19 +1,28 @@
-"""A small study without scans, for tests of what does not look at volumes."""
+"""A small study whose volumes are all the same, for tests of what does not look at them."""
 
 from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
 
 from anatogen.config import save_yaml
+from anatogen.data.formats import write_nifti
+from anatogen.data.volume import Volume
 from anatogen.reader_study.questions import load_protocols
-from anatogen.reader_study.spec import DATABASE_NAME, KEY_NAME, SPEC_NAME, StudySpec
+from anatogen.reader_study.spec import DATABASE_NAME, KEY_NAME, SPEC_NAME, StudySpec, volume_path
 from anatogen.reader_study.store import (
     ORGANISER_TOKEN,
+    AnswerInput,
     Item,
     Reader,
     Setting,
     Study,
+    all_readers,
+    items_of,
     new_token,
     open_database,
     open_study,
+    save_answer,
 )
 from anatogen.storage import write_json
 
@@ -36,6 +45,9 @@ def make_study(
     save_yaml(spec, folder / SPEC_NAME)
     cases = [f"{number:016x}" for number in range(4)]
     sources = ["real", "real", "synthetic", "synthetic"]
+    for case in cases:
+        volume = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
+        write_nifti(Volume(volume, np.diag([1.0, -1, -1, 1])), volume_path(folder, case), np.int16)
     key = {case: {"source": source} for case, source in zip(cases, sources, strict=True)}
     write_json(folder / KEY_NAME, {"cases": key})
     engine = open_database(folder / DATABASE_NAME)
@@ -59,3 +71,27 @@ def make_study(
                 )
         session.commit()
     return open_study(folder)
+
+
+def answer(study: Study, name: str, values: dict[int, int], *, revision: int = 0) -> None:
+    """Lets a reader answer the first question of the items at some positions.
+
+    Args:
+        study: The study, or a copy of it.
+        name: Of the reader.
+        values: The answer by position.
+        revision: Of the answers.
+    """
+    with study.session() as session:
+        reader = next(each for each in all_readers(session) if each.name == name)
+        items = items_of(session, reader)
+    for position, value in values.items():
+        item = items[position]
+        given = AnswerInput(
+            item_id=item.id,
+            question=study.spec.protocol(item.protocol).questions[0].id,
+            value=value,
+            client_id=str(uuid4()),
+            revision=revision,
+        )
+        save_answer(study, reader, given)

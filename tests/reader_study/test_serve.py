@@ -84,9 +84,8 @@ def test_a_reader_gets_what_is_needed_and_nothing_that_tells_sources(
     }
     assert [item["id"] for item in told.json()["items"]] == _items(study, "ada")
     assert all(set(item) == {"id", "protocol", "answers"} for item in told.json()["items"])
-    received = [told]
-    for path in ["/static/reader.js", f"/r/{token}", "/static/reader.html"]:
-        received.append(client.get(path, headers=_as(token)))
+    paths = ["/static/reader.js", f"/r/{token}", "/static/reader.html"]
+    received = [told, *(client.get(path, headers=_as(token)) for path in paths)]
     for item in told.json()["items"]:
         sides = ["left", "right"] if item["protocol"] == "2afc" else ["left"]
         received += [client.get(f"/api/items/{item['id']}/{side}", headers=_as(token)) for side in sides]

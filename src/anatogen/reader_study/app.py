@@ -1,7 +1,7 @@
 """The reader study's server: one page per reader, one for the organiser, and what these ask for.
 
-Readers get what they need to read: texts, volumes under the ids of their own items, their own answers. Names of
-cases, repeats, numbers and seed stay here, and key.json is never opened.
+Readers get what they need to read: texts, volumes under the ids of their own items, their own answers. Names
+of cases, repeats, numbers and seed stay here, and key.json is never opened.
 """
 
 import csv
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.types import Scope
 
 from anatogen.errors import UserError
-from anatogen.reader_study.guard import bearer, guard, holder, small_json
+from anatogen.reader_study.guard import Guard, bearer, holder, small_json
 from anatogen.reader_study.spec import volume_path
 from anatogen.reader_study.store import (
     AnswerInput,
@@ -38,6 +38,7 @@ from anatogen.reader_study.store import (
 STATIC = Path(__file__).resolve().parent / "static"
 _Input = TypeVar("_Input", bound=BaseModel)
 _CHUNK = 1 << 20
+_ANSWER_COLUMNS = ("question", "value", "seconds_active", "seconds_idle", "answered_at")
 _UNKNOWN_LINK = "this link is not valid: ask the organiser for yours"
 
 
@@ -69,9 +70,9 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
     """
     # No schema and no documentation: nobody is to try calls there.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    app.middleware("http")(guard(host, url))
+    app.add_middleware(Guard, host=host, url=url)
     app.mount("/static", _Static(directory=STATIC), name="static")
-    # SQLite has one writer at a time, and lets others wait by sleeping longer and longer: they queue here instead.
+    # SQLite has one writer at a time, and others wait by sleeping longer and longer: they queue here instead.
     writing = threading.Lock()
 
     def reader_of(request: Request) -> Reader:
@@ -233,21 +234,15 @@ def _validated(model: type[_Input], body: bytes) -> _Input:
 def _answers_csv(study: Study) -> str:
     """All answers that count, without what the cases are: that is the analysis's business."""
     out = io.StringIO()
-    table = csv.writer(out)
-    table.writerow(
-        ["reader", "position", "protocol", "case", "other_case", "question", "value"]
-        + ["seconds_active", "seconds_idle", "answered_at"]
-    )
+    table = csv.DictWriter(out, ["reader", "position", "protocol", "case", "other_case", *_ANSWER_COLUMNS])
+    table.writeheader()
     with study.session() as session:
         for reader in all_readers(session):
             answers = answers_of(session, reader)
             for item in items_of(session, reader):
+                place = {"reader": reader.name, **item.model_dump(include=set(table.fieldnames))}
                 for question in study.spec.protocol(item.protocol).questions:
                     answer = answers.get((item.id, question.id))
                     if answer is not None:
-                        table.writerow(
-                            [reader.name, item.position, item.protocol, item.case, item.other_case or ""]
-                            + [question.id, answer.value, answer.seconds_active, answer.seconds_idle]
-                            + [answer.answered_at]
-                        )
+                        table.writerow(place | answer.model_dump(include=set(_ANSWER_COLUMNS)))
     return out.getvalue()

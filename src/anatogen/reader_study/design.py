@@ -25,6 +25,7 @@ from anatogen.reader_study.spec import (
     KEY_NAME,
     LEAKS_NAME,
     SPEC_NAME,
+    VOLUME_TIME,
     Source,
     StudySpec,
     volume_path,
@@ -36,8 +37,6 @@ from anatogen.storage import write_json
 # As many as the paper showed of each dataset.
 USUAL_NUMBER = 50
 MAX_REPEAT = 0.5
-# The time that every volume bears: 2000-01-01, UTC.
-_FILE_TIME = 946_684_800
 
 
 @dataclass(frozen=True)
@@ -296,7 +295,7 @@ def _write_volumes(
         volume = blinded(arrays[case], how, scans.intensity, _noise(seed, numbers[case]))
         path = volume_path(folder, case)
         write_nifti(Volume(volume.astype(np.float32), affine), path, np.int16)
-        os.utime(path, (_FILE_TIME, _FILE_TIME))
+        os.utime(path, (VOLUME_TIME, VOLUME_TIME))
     return d, h, w
 
 

@@ -7,15 +7,17 @@ nothing to misuse; the checks of host and origin here stand in its way a second 
 import hmac
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from fastapi import HTTPException, Request, Response
+from fastapi import HTTPException, Request
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Everything from this server, nothing from elsewhere, no inline code, no eval. The one relaxation is data: for
-# pictures: NiiVue's font, with which it labels directions, is a PNG inside its module.
+# All from this server, nothing from elsewhere, no inline code, no eval. The one relaxation is data: for
+# pictures: the letters with which NiiVue labels directions are a PNG inside its module.
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
@@ -34,42 +36,55 @@ _HEADERS = {
 # An answer is some 250 bytes.
 MAX_BODY = 4096
 
-_Next = Callable[[Request], Awaitable[Response]]
+_OURS = "same-origin"
 _Found = TypeVar("_Found")
 
 
-def guard(host: str, url: str | None = None) -> Callable[[Request, _Next], Awaitable[Response]]:
-    """The check of every request, as FastAPI takes it for its "http" middleware.
+class Guard:
+    """Middleware that refuses requests of other sites, and adds the security headers to every response."""
 
-    Args:
-        host: On which the server listens.
-        url: Where readers reach it, if that is elsewhere, as behind a proxy.
-    """
-    public = urlsplit(url or "")
-    # A foreign page can have its own name point here (DNS rebinding), and is then asked for under that name.
-    known = {host.lower(), "localhost", socket.gethostname().lower(), public.hostname} - {None, ""}
+    def __init__(self, app: ASGIApp, host: str, url: str | None = None) -> None:
+        """Wraps an application.
 
-    async def check(request: Request, go_on: _Next) -> Response:
-        called = _host_of(request.headers.get("host", ""))
-        origin = request.headers.get("origin")
-        site = request.headers.get("sec-fetch-site", "same-origin")
-        ours = {f"http://{request.headers.get('host')}", f"{public.scheme}://{public.netloc}"}
-        if called not in known and not _is_address(called):
-            response: Response = PlainTextResponse(
-                f"this server is not called {called[:100]!r}: start it with --url to give it that name", 403
-            )
+        Args:
+            app: What is guarded.
+            host: On which the server listens.
+            url: Where readers reach it, if that is elsewhere, as behind a proxy.
+        """
+        self._app = app
+        public = urlsplit(url or "")
+        # A foreign page can have its own name point here (DNS rebinding): it then asks under that name.
+        names = {host.lower(), "localhost", socket.gethostname().lower(), public.hostname}
+        self._names = names - {None, ""}
+        self._public = f"{public.scheme}://{public.netloc}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI says."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        problem = self._problem(Headers(scope=scope), scope["path"])
+        app = self._app if problem is None else PlainTextResponse(problem, 403)
+        await app(scope, receive, send_guarded)
+
+    def _problem(self, headers: Headers, path: str) -> str | None:
+        called = _host_of(headers.get("host", ""))
+        if called not in self._names and not _is_address(called):
+            return f"this server is not called {called[:100]!r}: start it with --url to give it that name"
+        origin = headers.get("origin")
+        foreign = origin is not None and origin not in (f"http://{headers.get('host')}", self._public)
         # Links may be opened from anywhere, but what our page asks for, only our page may.
-        elif (origin is not None and origin not in ours) or (
-            request.url.path.startswith("/api/") and site != "same-origin"
-        ):
-            response = PlainTextResponse("requests of other sites are refused", 403)
-        else:
-            response = await go_on(request)
-        response.headers.update(_HEADERS)
-        response.headers.setdefault("Cache-Control", "no-store")
-        return response
-
-    return check
+        if foreign or (path.startswith("/api/") and headers.get("sec-fetch-site", _OURS) != _OURS):
+            return "requests of other sites are refused"
+        return None
 
 
 def _host_of(netloc: str) -> str:

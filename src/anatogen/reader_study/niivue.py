@@ -1,7 +1,7 @@
 """NiiVue, the viewer of the reader's page: fetched from npm's registry by npm, checked, never committed.
 
 `python -m anatogen.reader_study.niivue` does it; setup.py calls the same when the package is built. This file
-works alone, with the standard library, for at that time nothing else is installed. Why so: docs/decisions/0011.
+works alone, with the standard library: at that time nothing else is installed. docs/decisions/0011 says why.
 """
 
 import base64

