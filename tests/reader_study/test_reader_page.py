@@ -66,7 +66,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 def _is_bad(message: Any) -> bool:
     # That the server is away, or refuses, is what some tests are about.
-    meant = any(part in message.text for part in ("ERR_CONNECTION", "status of 422", "CONTEXT_LOST"))
+    meant = any(part in message.text for part in ("net::ERR_", "status of 422", "CONTEXT_LOST"))
     return message.type in ("error", "warning") and not meant
 
 
@@ -383,6 +383,13 @@ def test_time_away_is_counted_apart(context: BrowserContext, serve: Callable[...
     # 10 s, half a minute after the key, 5 s; not the instructions nor the pause.
     assert active == pytest.approx(45, abs=3)
     assert idle == pytest.approx(3570, abs=3)
+    # What is spent after the answer is sent when the case is left.
+    page.clock.run_for(20_000)
+    page.keyboard.press("Enter")
+    _until(lambda: len(_rows(study)) == 2)
+    with sqlite3.connect(study.folder / DATABASE_NAME) as connection:
+        latest = connection.execute("SELECT seconds_active, value FROM answer WHERE revision = 1").fetchall()
+    assert latest == [(pytest.approx(65, abs=3), 0)]
 
 
 def test_a_paused_reader_stays_paused(context: BrowserContext, serve: Callable[..., Any]) -> None:
