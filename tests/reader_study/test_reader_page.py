@@ -256,6 +256,9 @@ def test_a_whole_study_by_keyboard_with_a_reload_and_a_lost_server(
             page.keyboard.press("1")
             expected[3, questions[0]] = 1
             assert "Not saved yet: 2 answers" in page.locator("#state").inner_text()
+            # That the one after it does not come is no matter yet.
+            page.wait_for_timeout(500)
+            assert page.locator("#message").is_hidden()
             server.start()
             _state(page, "saved")
     _begin(page)
