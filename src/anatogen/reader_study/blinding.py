@@ -6,8 +6,9 @@ padded with, grey levels of an 8-bit original, values that a network never quite
 - scans may lose the border that is padding, or what a network makes of it, in any of them: all the same
   voxels;
 - grey levels of a coarse original are spread over the gap between them (by less than the eye can see);
-- values are clipped: MR at the same percentiles of each scan, CT at the same Hounsfield units, and where
-  that is not enough a little above the background, so that nearly black becomes black in all;
+- values are clipped: MR at the same percentiles of each scan, CT at the same Hounsfield units; where that is
+  not enough, a little above the background, so that nearly black becomes black in all; and where that is not
+  enough either, all of the background becomes black;
 - what is left is stored in whole numbers: 256 levels for MR, Hounsfield units for CT.
 
 Blur, noise, anatomy and their like are the picture, and stay.
@@ -15,10 +16,12 @@ Blur, noise, anatomy and their like are the picture, and stay.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from anatogen.data.manifest import Intensity
 
@@ -26,13 +29,14 @@ MR_LEVELS = 256
 # Of each MR scan's voxels, at either end; more where a scan has more that were clipped before.
 _LEAST_CLIPPED = 0.005
 _MOST_CLIPPED = 0.02
-# Parts of the range that become black too.
-_FLOORS = (0.0, 0.02, 0.05)
+# Parts of the range that become black too, and whether all of the background does.
+_CLEARINGS = ((0.0, False), (0.02, False), (0.05, False), (0.05, True))
+# Background lies below this part of the range.
+BACKGROUND = 0.1
 # A plane may be padding if it is darker than this part of the scan's mean,
 _DIM = 0.4
 # and is if more than this share of the next plane is brighter than this part of the range.
 _ALL_OVER = 0.5
-_DARK = 0.1
 # Of every axis, what a common box must keep.
 _LEAST_KEPT = 0.5
 # Wider gaps between grey levels stay: filling them would be seen.
@@ -51,6 +55,7 @@ class Blinding:
         clipped: Of each MR scan's voxels, the shares that become black and white.
         window: Of CT, what is kept of [-1, 1].
         floor: Part of the range above its lower end that becomes black too.
+        clears_background: Whether dark surroundings become black throughout.
     """
 
     shape: tuple[int, int, int]
@@ -58,12 +63,14 @@ class Blinding:
     clipped: tuple[float, float]
     window: tuple[float, float]
     floor: float
+    clears_background: bool
 
     def __str__(self) -> str:
         kept = " x ".join(str(part.stop - part.start) for part in self.box)
         whole = " x ".join(map(str, self.shape))
-        floor = f", the lowest {self.floor:.0%} of the range made black" if self.floor else ""
-        return f"{kept} of {whole} voxels kept{floor}"
+        floor = f", made black the lowest {self.floor:.0%} of the range" if self.floor else ""
+        cleared = " and all of the dark background" if self.clears_background else ""
+        return f"{kept} of {whole} voxels kept{floor}{cleared}"
 
 
 def blindings(arrays: npt.NDArray[np.float32]) -> Iterator[Blinding]:
@@ -75,7 +82,8 @@ def blindings(arrays: npt.NDArray[np.float32]) -> Iterator[Blinding]:
     _, d, h, w = arrays.shape
     whole = slice(0, d), slice(0, h), slice(0, w)
     common = common_box(arrays)
-    for box in [whole] if common == whole else [whole, common]:
+    boxes = [whole] if common == whole else [whole, common]
+    for (floor, clears), box in product(_CLEARINGS, boxes):
         inside = arrays[(slice(None), *box)].reshape(len(arrays), -1)
         lows, highs = inside.min(axis=1), inside.max(axis=1)
         clipped = [
@@ -86,8 +94,7 @@ def blindings(arrays: npt.NDArray[np.float32]) -> Iterator[Blinding]:
         window = float(lows.max()), float(highs.min())
         if window[1] - window[0] < 1:
             window = -1.0, 1.0
-        for floor in _FLOORS:
-            yield Blinding((d, h, w), box, (clipped[0], clipped[1]), window, floor)
+        yield Blinding((d, h, w), box, (clipped[0], clipped[1]), window, floor, clears)
 
 
 def common_box(arrays: npt.NDArray[np.float32]) -> Box:
@@ -122,7 +129,7 @@ def padded_borders(array: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     for axis in range(3):
         others = tuple({0, 1, 2} - {axis})
         means = array.mean(axis=others, dtype=np.float64) - low
-        lit = (array > low + _DARK * (high - low)).mean(axis=others)
+        lit = (array > low + BACKGROUND * (high - low)).mean(axis=others)
         bright = np.flatnonzero(means > _DIM * means.mean())
         if len(bright):
             first, last = int(bright[0]), int(bright[-1])
@@ -150,7 +157,7 @@ def blinded(
         low, high = window_hu(intensity, how)
         scale = (intensity.high - intensity.low) / 2
         hu = np.rint((inside.astype(np.float64) + 1) * scale + intensity.low)
-        return np.asarray(np.clip(hu, low, high), dtype=np.int16)
+        return _cleared(np.asarray(np.clip(hu, low, high), dtype=np.int16), how)
     darkest, brightest = np.quantile(inside, (how.clipped[0], 1 - how.clipped[1]))
     darkest += how.floor * (brightest - darkest)
     scaled = (inside - darkest) / max(brightest - darkest, 1e-6)
@@ -158,7 +165,30 @@ def blinded(
     levels = np.clip(1 + np.floor((MR_LEVELS - 2) * scaled), 1, MR_LEVELS - 2)
     levels[inside <= darkest] = 0
     levels[inside >= brightest] = MR_LEVELS - 1
-    return np.asarray(levels, dtype=np.int16)
+    return _cleared(np.asarray(levels, dtype=np.int16), how)
+
+
+def _cleared(array: npt.NDArray[np.int16], how: Blinding) -> npt.NDArray[np.int16]:
+    return np.where(background(array), array.min(), array) if how.clears_background else array
+
+
+def background(array: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:
+    """Where a blinded scan is dark around the body: what reaches the border, but for the body's own edge.
+
+    Args:
+        array: int16 (D, H, W).
+
+    Returns:
+        bool (D, H, W).
+    """
+    low, high = float(array.min()), float(array.max())
+    deep = ndimage.binary_erosion(
+        array <= low + BACKGROUND * (high - low), np.ones((3, 3, 3)), border_value=1
+    )
+    labels, _ = ndimage.label(deep)
+    faces = [np.take(labels, end, axis).ravel() for axis in range(3) for end in (0, -1)]
+    outside = np.unique(np.concatenate(faces))
+    return np.asarray(np.isin(labels, outside[outside > 0]))
 
 
 def window_hu(intensity: Intensity, how: Blinding) -> tuple[int, int]:

@@ -19,7 +19,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.reader_study.blinding import padded_borders
+from anatogen.reader_study.blinding import background, padded_borders
 
 SIGNIFICANCE = 0.01
 _NUM_RELABELLED = 999
@@ -27,8 +27,6 @@ _NUM_RELABELLED_REGRESSION = 199
 _NUM_FOLDS = 5
 # With fewer scans of a source not even a certain give-away is significant.
 LEAST_SCANS = 5
-# Part of the range that counts as nearly black, or nearly white.
-_NEAR = 0.05
 
 Features = dict[str, float]
 Table = Mapping[str, npt.NDArray[np.float64]]
@@ -118,40 +116,26 @@ def storage_features(array: npt.NDArray[np.int16]) -> Features:
 def end_features(array: npt.NDArray[np.int16]) -> Features:
     """How many voxels are black and white.
 
-    Where scans are clipped at percentiles of their own, the shares of all voxels tell of storage; else they
-    tell how much air or bone there is, and storage shows among the nearly black.
+    Of storage where scans are clipped at percentiles of their own; else they tell how much air or bone there
+    is in the picture.
 
     Args:
         array: int16 (D, H, W).
     """
-    low, high = array.min(), array.max()
     return {
-        "share of black voxels": float(np.mean(array == low)),
-        "share of white voxels": float(np.mean(array == high)),
-        "share of black among nearly black voxels": float(
-            np.mean(array[array <= low + _NEAR * (float(high) - float(low))] == low)
-        ),
+        "share of black voxels": float(np.mean(array == array.min())),
+        "share of white voxels": float(np.mean(array == array.max())),
     }
 
 
-def features(array: npt.NDArray[np.int16], *, at_percentiles: bool) -> tuple[Features, Features]:
-    """All statistics of a blinded scan: those that must not depend on its source, and those that may.
+def background_features(array: npt.NDArray[np.int16]) -> Features:
+    """How much of the dark surroundings is black: all of it where it was padded or masked with one value.
 
     Args:
         array: int16 (D, H, W).
-        at_percentiles: Whether the scans are clipped at percentiles of their own.
     """
-    storage, picture, ends = storage_features(array), picture_features(array), end_features(array)
-    shares = ("share of black voxels", "share of white voxels")
-    of_storage = shares if at_percentiles else ("share of black among nearly black voxels",)
-    for name, value in ends.items():
-        (storage if name in of_storage else picture)[name] = value
-    return storage, picture
-
-
-def table_of(rows: Sequence[Features]) -> Table:
-    """The features of several scans as one array (N,) each."""
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    dark = array[background(array)]
+    return {"share of black in the background": float(np.mean(dark == array.min())) if dark.size else 1.0}
 
 
 def picture_features(array: npt.NDArray[np.int16]) -> Features:
@@ -168,6 +152,24 @@ def picture_features(array: npt.NDArray[np.int16]) -> Features:
         "contrast": spread,
         "sharpness": float(np.mean(steps)) / spread,
     }
+
+
+def features(array: npt.NDArray[np.int16], *, at_percentiles: bool) -> tuple[Features, Features]:
+    """All statistics of a blinded scan: those that must not depend on its source, and those that may.
+
+    Args:
+        array: int16 (D, H, W).
+        at_percentiles: Whether the scans are clipped at percentiles of their own.
+    """
+    storage, picture = storage_features(array), picture_features(array)
+    if at_percentiles:
+        return storage | end_features(array), picture
+    return storage | background_features(array), picture | end_features(array)
+
+
+def table_of(rows: Sequence[Features]) -> Table:
+    """The features of several scans as one array (N,) each."""
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def read_voxels(path: Path) -> npt.NDArray[np.int16]:
