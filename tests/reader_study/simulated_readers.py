@@ -46,8 +46,6 @@ def simulated_ratings(
         sources=tuple(sources),
         first=values,
         again=np.full_like(values, np.nan) if again is None else np.asarray(again, dtype=np.float64),
-        num_shown=values.size,
-        num_shown_again=0 if again is None else int(np.isfinite(again).sum()),
     )
 
 

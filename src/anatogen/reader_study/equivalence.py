@@ -151,14 +151,19 @@ def compared(ratings: Ratings) -> list[tuple[Source, Source]]:
 
 
 def verdict(low: float, high: float, margin: float) -> str:
-    """What a 90% interval says of equivalence: "equivalent", "worse", "better" or "undecided"."""
+    """What a 90% interval says of equivalence.
+
+    Returns:
+        "equivalent" within the margin, "worse" or "better" by more than it, "lower" or "higher" than 0 by
+        what may be more or less than it, "undecided" where too few cases leave everything open.
+    """
     if -margin < low and high < margin:
         return "equivalent"
     if high < -margin:
         return "worse"
     if low > margin:
         return "better"
-    return "undecided"
+    return "lower" if high < 0 else "higher" if low > 0 else "undecided"
 
 
 def check_margins(margin: float, share_margin: float) -> None:

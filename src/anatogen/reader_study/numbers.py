@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-SectionName = Literal["shares", "scores", "equivalence", "model", "turing", "pairs", "agreement", "times"]
+SectionName = Literal[
+    "answers", "shares", "scores", "equivalence", "model", "turing", "pairs", "agreement", "times"
+]
 
 
 @dataclass(frozen=True)

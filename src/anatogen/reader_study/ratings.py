@@ -28,11 +28,9 @@ class Ratings:
         readers: R names, in the study's order.
         cases: C ids, sorted; of a pair both, joined by "+".
         sources: What each case is; of a pair what the volume is that is not real.
-        first: (R, C), the answer when the case was first shown; NaN if there is none. Of a pair 1 if the real
-            volume was chosen, else 0: sides differ between readers.
+        first: (R, C), the answer when the case was first shown; NaN if there is none. Of the choice between
+            the two of a pair, 1 if the real one was chosen, else 0: sides differ between readers.
         again: (R, C), the answer when it was shown again; NaN if it was not, or not answered.
-        num_shown: Items shown to all readers, repeats apart.
-        num_shown_again: Repeats shown to all readers.
     """
 
     protocol: str
@@ -42,8 +40,6 @@ class Ratings:
     sources: tuple[Source, ...]
     first: Floats
     again: Floats
-    num_shown: int
-    num_shown_again: int
 
     @property
     def present(self) -> tuple[Source, ...]:
@@ -54,11 +50,6 @@ class Ratings:
     def values(self) -> tuple[int, ...]:
         """The answers that can be given to a question of choice, ascending; of a pair wrong 0 and right 1."""
         return tuple(sorted(option.value for option in self.question.options))
-
-    @property
-    def num_missing(self) -> int:
-        """Items that were shown, or are still to be shown, and have no answer; repeats apart."""
-        return self.num_shown - int(np.isfinite(self.first).sum())
 
     @property
     def readings(self) -> list[tuple[str, list[int]]]:
@@ -82,8 +73,8 @@ def ratings_of(rows: Sequence[AnswerRow], protocol: Protocol, question: Question
     mine = [row for row in rows if (row.protocol, row.question) == (protocol.id, question.id)]
     mine.sort(key=lambda row: row.position)
     readers = tuple(dict.fromkeys(row.reader for row in rows))
-    source_of = {_case(row): _source(row) for row in mine}
-    cases = tuple(sorted(source_of))
+    sources = {_case(row): source_of(row) for row in mine}
+    cases = tuple(sorted(sources))
     first, again = (np.full((len(readers), len(cases)), np.nan) for _ in range(2))
     line = {reader: index for index, reader in enumerate(readers)}
     column = {case: index for index, case in enumerate(cases)}
@@ -91,26 +82,38 @@ def ratings_of(rows: Sequence[AnswerRow], protocol: Protocol, question: Question
         table = first if row.repeat_of is None else again
         place = line[row.reader], column[_case(row)]
         if row.value is not None and np.isnan(table[place]):
-            table[place] = row.value if row.other_case is None else _is_right(row)
-    num_again = sum(row.repeat_of is not None for row in mine)
+            table[place] = _is_right(row) if is_choice_of_pair(protocol, question) else row.value
     return Ratings(
         protocol=protocol.id,
         question=question,
         readers=readers,
         cases=cases,
-        sources=tuple(source_of[case] for case in cases),
+        sources=tuple(sources[case] for case in cases),
         first=first,
         again=again,
-        num_shown=len(mine) - num_again,
-        num_shown_again=num_again,
     )
+
+
+def is_choice_of_pair(protocol: Protocol, question: Question) -> bool:
+    """Whether the question is which of two volumes is real: 0 for the left, 1 for the right."""
+    return protocol.kind == "pair" and _is_yes_or_no(question)
+
+
+def is_turing(protocol: Protocol, question: Question) -> bool:
+    """Whether the question is if one volume is real (1) or synthetic (0)."""
+    return protocol.kind == "rating" and question.id == TURING_QUESTION and _is_yes_or_no(question)
+
+
+def _is_yes_or_no(question: Question) -> bool:
+    return question.kind == "choice" and {option.value for option in question.options} == {0, 1}
 
 
 def _case(row: AnswerRow) -> str:
     return row.case if row.other_case is None else "+".join(sorted((row.case, row.other_case)))
 
 
-def _source(row: AnswerRow) -> Source:
+def source_of(row: AnswerRow) -> Source:
+    """What the row's volume is; of a pair the one that is not real."""
     return row.other_source if row.other_source is not None and row.source == "real" else row.source
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from anatogen.reader_study.answers import AnswerRow
 from anatogen.reader_study.numbers import Number
-from anatogen.reader_study.ratings import SOURCES
+from anatogen.reader_study.ratings import SOURCES, source_of
 
 
 def time_numbers(rows: Sequence[AnswerRow]) -> list[Number]:
@@ -29,24 +29,21 @@ def time_numbers(rows: Sequence[AnswerRow]) -> list[Number]:
         for reader in [*readers, ""]:
             shown = [row for row in mine if reader in ("", row.reader)]
             for source in SOURCES:
-                seconds = _seconds([row for row in shown if row.repeat_of is None and _of(row) == source])
-                if seconds or any(row.protocol == protocol and _of(row) == source for row in rows):
-                    numbers.append(_median(protocol, reader, source, seconds))
-            numbers.append(_total("hours_active", protocol, reader, _seconds(shown)))
-            numbers.append(_total("hours_idle", protocol, reader, _seconds(shown, idle=True)))
+                if any(row.protocol == protocol and source_of(row) == source for row in rows):
+                    first = [row for row in shown if row.repeat_of is None and source_of(row) == source]
+                    numbers.append(_median(protocol, reader, source, item_seconds(first)))
+            numbers.append(_total("hours_active", protocol, reader, item_seconds(shown)))
+            numbers.append(_total("hours_idle", protocol, reader, item_seconds(shown, idle=True)))
     return numbers
 
 
-def _of(row: AnswerRow) -> str:
-    return row.other_source if row.other_source is not None and row.source == "real" else row.source
-
-
-def _seconds(rows: Sequence[AnswerRow], idle: bool = False) -> list[float]:
-    """The time of each item that has an answer."""
+def item_seconds(rows: Sequence[AnswerRow], *, idle: bool = False) -> list[float]:
+    """The time of each item that has an answer, active or idle."""
     items: dict[str, float] = {}
     for row in rows:
-        seconds = (row.seconds_idle if idle else row.seconds_active) or 0.0
-        items[row.item] = max(items.get(row.item, 0.0), seconds)
+        if row.seconds_active is not None:
+            seconds = (row.seconds_idle or 0.0) if idle else row.seconds_active
+            items[row.item] = max(items.get(row.item, 0.0), seconds)
     return list(items.values())
 
 
