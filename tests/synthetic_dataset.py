@@ -1,12 +1,15 @@
-"""A tiny prepared dataset of smooth blobs, written without `prepare`, and settings small enough for it."""
+"""A tiny prepared dataset of smooth blobs, written without `prepare`, and settings and a bundle for it."""
 
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter
 
+from anatogen.bundle import Bundle, BundleDescription, build_denoiser
 from anatogen.config import resolve
 from anatogen.data.manifest import Case, Grid, Intensity, Manifest, Split
+from anatogen.models.vqgan import VQGAN
 from anatogen.presets import preset_named
 from anatogen.settings import Settings
 
@@ -89,4 +92,24 @@ def write_dataset(
         config={},
         cases=cases,
     ).save(folder)
+    return folder
+
+
+def write_bundle(folder: Path, manifest: Manifest, *overrides: str) -> Path:
+    """Writes a bundle of untrained networks for volumes of 16 voxels a side."""
+    settings = tiny_settings(*overrides)
+    latent = (4, 4, 4)
+    description = BundleDescription(
+        autoencoder=settings.autoencoder,
+        denoiser=settings.denoiser,
+        diffusion=settings.diffusion,
+        grid=manifest.grid,
+        intensity=manifest.intensity,
+        latent_shape=latent,
+        latent_shift=[0.0] * settings.autoencoder.latent_channels,
+        latent_scale=[1.0] * settings.autoencoder.latent_channels,
+    )
+    denoiser = build_denoiser(settings.denoiser, settings.autoencoder, manifest.grid, latent)
+    torch.manual_seed(0)
+    Bundle(description, VQGAN(settings.autoencoder), denoiser).save(folder)
     return folder

@@ -60,6 +60,11 @@ RULES = [
     ("bundle", ("anatogen.planning",), ()),
     ("evaluation/", ("anatogen.sampling", "anatogen.api"), ()),
     ("diffusion/", ("anatogen.evaluation",), ()),
+    ("reader_study/", ("anatogen.training", "anatogen.sampling", "anatogen.api", "anatogen.models"), ()),
+    # What the study's server imports starts at once.
+    ("reader_study/store.py", ("torch", "anatogen.evaluation", "anatogen.seeding"), ()),
+    ("reader_study/answers.py", ("torch", "anatogen.evaluation", "anatogen.seeding"), ()),
+    ("evaluation/", ("anatogen.reader_study",), ()),
     ("models/", ("anatogen.evaluation",), ()),
     ("data/", ("anatogen.evaluation", "anatogen.bundle"), ()),
     ("bundle", ("anatogen.training", "anatogen.evaluation", "anatogen.sampling"), ()),

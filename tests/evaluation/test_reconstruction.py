@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from synthetic_dataset import tiny_settings, write_dataset
+from synthetic_dataset import tiny_settings, write_bundle, write_dataset
 from torch import nn
 
-from anatogen.bundle import Bundle, BundleDescription, build_denoiser
 from anatogen.config import save_yaml
 from anatogen.data.manifest import Split, load_manifest
 from anatogen.errors import UserError
@@ -30,25 +29,6 @@ def no_weights(monkeypatch):
         raise UserError("not installed")
 
     monkeypatch.setattr(reconstruction, "load_slice_features", absent)
-
-
-def write_bundle(folder, manifest, *overrides):
-    settings = tiny_settings(*overrides)
-    latent = (4, 4, 4)
-    description = BundleDescription(
-        autoencoder=settings.autoencoder,
-        denoiser=settings.denoiser,
-        diffusion=settings.diffusion,
-        grid=manifest.grid,
-        intensity=manifest.intensity,
-        latent_shape=latent,
-        latent_shift=[0.0] * settings.autoencoder.latent_channels,
-        latent_scale=[1.0] * settings.autoencoder.latent_channels,
-    )
-    denoiser = build_denoiser(settings.denoiser, settings.autoencoder, manifest.grid, latent)
-    torch.manual_seed(0)
-    Bundle(description, VQGAN(settings.autoencoder), denoiser).save(folder)
-    return folder
 
 
 def measure(data, bundles, out):

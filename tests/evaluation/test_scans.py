@@ -13,7 +13,14 @@ from anatogen.data.manifest import MANIFEST_NAME
 from anatogen.data.transforms import centred_affine, orient
 from anatogen.data.volume import Volume
 from anatogen.errors import UserError
-from anatogen.evaluation.scans import ScanSet, content_hash, identical_scans, load_scans, num_constant
+from anatogen.evaluation.scans import (
+    ScanSet,
+    content_hash,
+    count_scans,
+    identical_scans,
+    load_scans,
+    num_constant,
+)
 
 
 @pytest.fixture
@@ -53,6 +60,18 @@ def test_exported_scans_are_the_same_scans_again(real, tmp_path):
     again = load_scans(_export(real, tmp_path / "out"), "synthetic", like=real)
     assert again.hashes == real.hashes and identical_scans(again, real) == len(real)
     assert np.abs(again.arrays - real.arrays).max() < 1e-6
+
+
+def test_some_of_the_scans_are_those_of_all_of_them(dataset, real, tmp_path):
+    folder = _export(real, tmp_path / "out")
+    for path in (dataset, folder):
+        everything = load_scans(path, "real")
+        assert count_scans(path, "real") == len(everything) == 6
+        # Beyond the first split too.
+        some = load_scans(path, "real", indices=[5, 0])
+        assert some.hashes == (everything.hashes[5], everything.hashes[0])
+    with pytest.raises(UserError, match="is not a folder"):
+        count_scans(tmp_path / "none", "real")
 
 
 def test_axes_in_another_order_are_put_back(real, tmp_path):

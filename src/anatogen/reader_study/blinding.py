@@ -3,9 +3,9 @@
 What gives a source away without a look at the anatomy is how its scans were stored: zeros that `prepare`
 padded with, grey levels of an 8-bit original, values that a network never quite reaches. So
 
-- scans may lose the border that is padding, or what a network makes of it, in any of them: all the same
+- scans lose the border that is padding, or what a network makes of it, in any of them: all the same
   voxels;
-- grey levels of a coarse original are spread over the gap between them (by less than the eye can see);
+- grey levels of a coarse MR scan are spread over the gap between them (by less than the eye can see);
 - values are clipped: MR at the same percentiles of each scan, CT at the same Hounsfield units; where that is
   not enough, a little above the background, so that nearly black becomes black in all; and where that is not
   enough either, all of the background becomes black;
@@ -16,7 +16,6 @@ Blur, noise, anatomy and their like are the picture, and stay.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -39,8 +38,8 @@ _DIM = 0.4
 _ALL_OVER = 0.5
 # Of every axis, what a common box must keep.
 _LEAST_KEPT = 0.5
-# Wider gaps between grey levels stay: filling them would be seen.
-_WIDEST_GAP = 0.03
+# Of [-1, 1]: what is wider between grey levels is not filled, for that would be seen.
+_WIDEST_GAP = 0.05
 
 Box = tuple[slice, slice, slice]
 
@@ -79,21 +78,19 @@ def blindings(arrays: npt.NDArray[np.float32]) -> Iterator[Blinding]:
     Args:
         arrays: float32 (N, D, H, W) in [-1, 1], of all sources.
     """
+    box = common_box(arrays)
+    inside = arrays[(slice(None), *box)].reshape(len(arrays), -1)
+    lows, highs = inside.min(axis=1), inside.max(axis=1)
+    clipped = [
+        float(np.clip((inside == end[:, None]).mean(axis=1).max(), _LEAST_CLIPPED, _MOST_CLIPPED))
+        for end in (lows, highs)
+    ]
+    # Every scan reaches both ends, unless one would take most of the window with it.
+    window = float(lows.max()), float(highs.min())
+    if window[1] - window[0] < 1:
+        window = -1.0, 1.0
     _, d, h, w = arrays.shape
-    whole = slice(0, d), slice(0, h), slice(0, w)
-    common = common_box(arrays)
-    boxes = [whole] if common == whole else [whole, common]
-    for (floor, clears), box in product(_CLEARINGS, boxes):
-        inside = arrays[(slice(None), *box)].reshape(len(arrays), -1)
-        lows, highs = inside.min(axis=1), inside.max(axis=1)
-        clipped = [
-            float(np.clip((inside == end[:, None]).mean(axis=1).max(), _LEAST_CLIPPED, _MOST_CLIPPED))
-            for end in (lows, highs)
-        ]
-        # Every scan reaches both ends, unless one would take most of the window with it.
-        window = float(lows.max()), float(highs.min())
-        if window[1] - window[0] < 1:
-            window = -1.0, 1.0
+    for floor, clears in _CLEARINGS:
         yield Blinding((d, h, w), box, (clipped[0], clipped[1]), window, floor, clears)
 
 
@@ -147,17 +144,16 @@ def blinded(
         array: float32 (D, H, W) in [-1, 1].
         how: The same for all.
         intensity: Modality, and what [-1, 1] is in Hounsfield units.
-        generator: Of the noise that fills gaps between grey levels.
+        generator: Of the noise that fills gaps between grey levels of MR.
 
     Returns:
         int16: 0 to 255 for MR, Hounsfield units for CT.
     """
-    inside = spread_levels(array[how.box], generator)
     if intensity.modality == "CT":
         low, high = window_hu(intensity, how)
-        scale = (intensity.high - intensity.low) / 2
-        hu = np.rint((inside.astype(np.float64) + 1) * scale + intensity.low)
+        hu = np.rint(intensity.restore(array[how.box]))
         return _cleared(np.asarray(np.clip(hu, low, high), dtype=np.int16), how)
+    inside = spread_levels(array[how.box], generator)
     darkest, brightest = np.quantile(inside, (how.clipped[0], 1 - how.clipped[1]))
     darkest += how.floor * (brightest - darkest)
     scaled = (inside - darkest) / max(brightest - darkest, 1e-6)
@@ -200,9 +196,8 @@ def window_hu(intensity: Intensity, how: Blinding) -> tuple[int, int]:
 def spread_levels(array: npt.NDArray[np.float32], generator: np.random.Generator) -> npt.NDArray[np.float32]:
     """Spreads each grey level evenly to half-way to its neighbours, so that its histogram has no teeth.
 
-    Values of scans that are not coarse move by no more than their own rounding. The darkest and the brightest
-    value, which stand for all beyond them, stay; so do both sides of gaps that are too wide to be filled
-    unseen.
+    Values of scans that are not coarse move by no more than their own rounding, none by more than 1/80 of the
+    range. The darkest and the brightest value, which stand for all beyond them, stay.
 
     Args:
         array: float32, any shape, in [-1, 1].
@@ -212,7 +207,7 @@ def spread_levels(array: npt.NDArray[np.float32], generator: np.random.Generator
     if len(values) < 3:
         return array
     gaps = np.diff(values)
-    half = np.where(gaps > 2 * _WIDEST_GAP, 0, gaps / 2)
+    half = np.minimum(gaps, _WIDEST_GAP) / 2
     below, above = np.concatenate([[0], half]), np.concatenate([half, [0]])
     below[[0, -1]] = above[[0, -1]] = 0
     position = generator.random(array.size, dtype=np.float32).reshape(array.shape)

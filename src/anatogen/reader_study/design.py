@@ -260,15 +260,9 @@ def _at_percentiles(how: Blinding, scans: ScanSet) -> bool:
 
 
 def _mildest_blinding(arrays: np.ndarray, sources: Sequence[Source], scans: ScanSet, seed: int) -> Blinding:
-    """The mildest blinding that leaves no difference in storage, else the one that leaves the fewest.
-
-    With too few scans to see differences, the box without padding, at the mildest.
-    """
-    candidates = list(blindings(arrays))
-    if min(sources.count(source) for source in set(sources)) < leaks.LEAST_SCANS:
-        return next(how for how in candidates if how.box == candidates[-1].box)
+    """The mildest blinding that leaves no suspicion of a difference in storage, else the fewest."""
     found: list[tuple[int, int, Blinding]] = []
-    for how in candidates:
+    for how in blindings(arrays):
         rows = []
         for index, array in enumerate(arrays):
             volume = blinded(array, how, scans.intensity, _noise(seed, index))
