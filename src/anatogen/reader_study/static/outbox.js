@@ -1,0 +1,120 @@
+// Answers on their way to the server. Each is kept by the browser from the key press until the server has it on
+// its disk, and sent as often as that takes; its id lets the server store it once.
+
+import { call, Refused, wait } from "./api.js";
+
+const MOST_SECONDS = 10;
+
+export class Outbox {
+  /**
+   * @param {string} name Of this study and reader, under which the browser keeps answers.
+   * @param {(state: {waiting: number, lost: boolean, refused: string | null, kept: boolean}) => void} onChange
+   */
+  constructor(name, onChange) {
+    this.prefix = `anatogen-answer:${name}:`;
+    this.onChange = onChange;
+    this.waiting = new Map();
+    this.refused = null;
+    this.lost = false;
+    // False where the browser keeps nothing, as in some private windows.
+    this.kept = true;
+    this.wake = () => {};
+    for (const answer of this.#stored()) this.waiting.set(answer.client_id, answer);
+    window.addEventListener("online", () => this.wake());
+    window.addEventListener("beforeunload", (event) => {
+      if (this.waiting.size > 0 && !this.kept) event.preventDefault();
+    });
+    this.#run();
+  }
+
+  #stored() {
+    const found = [];
+    try {
+      for (const key of Object.keys(localStorage).filter((key) => key.startsWith(this.prefix))) {
+        found.push(JSON.parse(localStorage.getItem(key)));
+      }
+    } catch {
+      this.kept = false;
+    }
+    return found.sort((a, b) => a.revision - b.revision);
+  }
+
+  /** The answers that the server does not have yet. */
+  answers() {
+    return [...this.waiting.values()];
+  }
+
+  add(answer) {
+    const whole = { ...answer, client_id: newId() };
+    this.waiting.set(whole.client_id, whole);
+    try {
+      localStorage.setItem(this.prefix + whole.client_id, JSON.stringify(whole));
+    } catch {
+      this.kept = false;
+    }
+    this.wake();
+    this.#tell();
+  }
+
+  #remove(answer) {
+    this.waiting.delete(answer.client_id);
+    try {
+      localStorage.removeItem(this.prefix + answer.client_id);
+    } catch {
+      this.kept = false;
+    }
+  }
+
+  #tell() {
+    this.onChange({
+      waiting: this.waiting.size, lost: this.lost, refused: this.refused, kept: this.kept,
+    });
+  }
+
+  async #run() {
+    const refused = new Set();
+    let pause = 0.5;
+    for (;;) {
+      const next = this.answers().find((answer) => !refused.has(answer.client_id));
+      if (next === undefined) {
+        this.#tell();
+        await this.#sleep(null);
+        continue;
+      }
+      try {
+        await call("/api/answers", { json: next });
+        this.#remove(next);
+        this.lost = false;
+        pause = 0.5;
+      } catch (error) {
+        if (error instanceof Refused && !error.passes) {
+          // It stays in the browser, and is tried again when the page is opened again.
+          refused.add(next.client_id);
+          this.refused = error.message;
+        } else {
+          this.lost = true;
+          this.#tell();
+          await this.#sleep(pause);
+          pause = Math.min(2 * pause, MOST_SECONDS);
+        }
+      }
+      this.#tell();
+    }
+  }
+
+  #sleep(seconds) {
+    const woken = new Promise((resolve) => {
+      this.wake = resolve;
+    });
+    return seconds === null ? woken : Promise.race([woken, wait(seconds)]);
+  }
+}
+
+/** A random UUID; `crypto.randomUUID` exists on encrypted pages only, and studies are read in local networks too. */
+export function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 0x0f) | 0x40;
+  bytes[8] = (bytes[8] & 0x3f) | 0x80;
+  const hex = Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return [hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-");
+}
