@@ -176,6 +176,23 @@ def test_what_can_t_be_analysed_is_said_in_one_line(study, tmp_path):
         analyse_study(copy)
 
 
+def test_a_study_that_is_not_blind_says_so_first(study, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(study, copy)
+    for content, said in (
+        (None, "not known"),
+        ({"passed": False, "num_scans": {"real": 20, "synthetic": 20}}, "not achieved"),
+        ({"passed": True, "num_scans": {"real": 20, "synthetic": 3}}, "not tested"),
+        ({"passed": True, "num_scans": {"real": 20, "synthetic": 20}}, "passed"),
+    ):
+        if content is not None:
+            (copy / "leaks.json").write_text(json.dumps(content))
+        _, page = analyse_study(copy)
+        found = tidy((page.parent / "analysis.json").read_text())
+        assert found["settings"]["blinding"].startswith(said)
+        assert found["limits"][0].startswith(f"Blinding was {said}") == (said != "passed")
+
+
 @pytest.mark.parametrize(
     ("options", "values"),
     [
@@ -201,7 +218,7 @@ def test_poor_studies_are_analysed_too(options, values, tmp_path):
         rows = [replace(row, value=values) for row in rows]
     spec = simulated_study(tmp_path / "study", ("paper",), number=1).spec
     analysis = analyse_answers(rows, protocols)
-    page = write_analysis(analysis, spec, tmp_path / "out")
+    page = write_analysis(analysis, spec, tmp_path / "out", "passed")
     content = tidy((page.parent / "analysis.json").read_text())
     for number in content["numbers"]:
         assert number["value"] is not None or number["note"], number

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -19,8 +20,9 @@ from anatogen.reader_study.answers import AnswerRow, read_answers
 from anatogen.reader_study.equivalence import MARGIN, SHARE_MARGIN, check_margins
 from anatogen.reader_study.headlines import headlines, summary
 from anatogen.reader_study.intervals import NUM_RESAMPLES
+from anatogen.reader_study.leaks import LEAST_SCANS
 from anatogen.reader_study.numbers import Number
-from anatogen.reader_study.spec import StudySpec, load_spec
+from anatogen.reader_study.spec import LEAKS_NAME, StudySpec, load_spec
 from anatogen.storage import remove_parts, write_json, write_text
 
 PAGE_NAME, JSON_NAME, CSV_NAME, ANSWERS_NAME = (
@@ -62,16 +64,32 @@ def analyse_study(
     analysis = analyse_answers(rows, spec.protocols, margin=margin, share_margin=share_margin)
     if not unfinished:
         check_finished(rows)
-    return analysis, write_analysis(analysis, spec, study / "analysis" if out is None else out)
+    folder = study / "analysis" if out is None else out
+    return analysis, write_analysis(analysis, spec, folder, blinding_text(study))
 
 
-def write_analysis(analysis: Analysis, spec: StudySpec, out: Path) -> Path:
+def blinding_text(study: Path) -> str:
+    """What the study's leaks.json says of its blinding, in a few words."""
+    try:
+        check = json.loads((study / LEAKS_NAME).read_text(encoding="utf-8"))
+        if not check["passed"]:
+            return "not achieved: when the study was made, storage told sources apart"
+        counts = check["num_scans"].values()
+        if len(counts) < 2 or min(counts) < LEAST_SCANS:
+            return "not tested: too few scans, or one source only"
+        return "passed: nothing but the picture told sources apart"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "not known: the study has no readable leaks.json"
+
+
+def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: str) -> Path:
     """Writes the files of an analysis, each atomically; `analysis.json` comes last.
 
     Args:
         analysis: What was computed.
         spec: Of the study.
         out: Made if it is missing.
+        blinding: Whether it was achieved, in a few words.
 
     Returns:
         The page.
@@ -90,6 +108,7 @@ def write_analysis(analysis: Analysis, spec: StudySpec, out: Path) -> Path:
         "share_margin": analysis.share_margin,
         "resamples": NUM_RESAMPLES,
         "seed": SEED,
+        "blinding": blinding,
     }
     versions = {"anatogen": __version__, "python": platform.python_version()} | {
         name: version(name) for name in ("numpy", "scipy", "scikit-learn", "statsmodels")
@@ -105,7 +124,7 @@ def write_analysis(analysis: Analysis, spec: StudySpec, out: Path) -> Path:
         summary=summary(analysis),
         answers=answers,
         parts=page_parts(analysis, out / FIGURES),
-        limits=limits(analysis),
+        limits=limits(analysis, blinding),
         settings=settings,
         versions=versions,
         created=created[:10],
@@ -122,7 +141,7 @@ def write_analysis(analysis: Analysis, spec: StudySpec, out: Path) -> Path:
         "summary": summary(analysis),
         "answers": [asdict(answer) for answer in answers],
         "numbers": [asdict(number) for number in analysis.numbers],
-        "limits": limits(analysis),
+        "limits": limits(analysis, blinding),
     }
     write_json(out / JSON_NAME, content)
     return page

@@ -92,8 +92,13 @@ def page_parts(analysis: Analysis, folder: Path) -> list[Part]:
     return parts
 
 
-def limits(analysis: Analysis) -> list[str]:
-    """What the numbers don't show."""
+def limits(analysis: Analysis, blinding: str) -> list[str]:
+    """What the numbers don't show.
+
+    Args:
+        analysis: What was computed.
+        blinding: Whether it was achieved, in a few words.
+    """
     found = [
         "Intervals and tests are for other cases read by these readers. Other readers may differ, and "
         f"{'one reader says' if len(analysis.readers) == 1 else 'few readers say'} little about that.",
@@ -108,6 +113,8 @@ def limits(analysis: Analysis) -> list[str]:
     ]
     if any(row.value is None for row in analysis.rows):
         found.insert(0, "Missing answers are left out, as if they were missing by chance.")
+    if not blinding.startswith("passed"):
+        found.insert(0, f"Blinding was {blinding}.")
     return found
 
 

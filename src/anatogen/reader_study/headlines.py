@@ -10,11 +10,11 @@ from anatogen.reader_study.numbers import Number, pick, pick_one
 
 MAIN = "synthetic - real"
 _TONES: dict[str, Tone] = {"equivalent": "good", "worse": "bad"}
-_VERDICTS = {
-    "equivalent": "equivalent",
-    "better": "better than real scans",
-    "higher": "higher, maybe by less than the margin",
-    "lower": "lower, maybe by less than the margin",
+# What a question that is not equivalent may be instead.
+_OTHERS = {
+    "better": "better by more",
+    "higher": "rated higher",
+    "lower": "rated lower",
     "undecided": "undecided",
 }
 
@@ -91,8 +91,14 @@ def _rated_alike(analysis: Analysis) -> Answer:
     if found["worse"]:
         headline = f"No: worse by more than {margin} on {found['worse']} of {count}."
         return Answer(question, "bad", headline, detail)
-    parts = [f"{found[verdict]} {text}" for verdict, text in _VERDICTS.items() if found[verdict]]
-    return Answer(question, "mixed", f"Of {count}, {', '.join(parts)} (margin {margin}).", detail)
+    same = found["equivalent"]
+    lead = (
+        f"Equivalent to within {margin} on {same} of {count}"
+        if same
+        else f"Equivalence to within {margin} is not shown"
+    )
+    others = ", ".join(f"{text} on {found[verdict]}" for verdict, text in _OTHERS.items() if found[verdict])
+    return Answer(question, "mixed", f"{lead}: {others}{'' if same else f' of {count}'}.", detail)
 
 
 def _best_answers(analysis: Analysis) -> Answer:
