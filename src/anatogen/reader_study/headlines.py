@@ -1,7 +1,7 @@
 """What a study shows, in plain sentences; each says how sure it is."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from anatogen.evaluation.answers import Answer
 from anatogen.evaluation.rows import Tone
@@ -187,30 +187,39 @@ def _agreement(analysis: Analysis) -> Answer:
         for number in pick(analysis.numbers, section="agreement", reader="")
         if not asked or (number.protocol, number.question) in asked
     ]
-    coefficients = _values(pick(numbers, name="ac2_quadratic", group=""))
-    same = _range(_values(pick(numbers, name="agreement", group="")))
-    own = _range(_values(pick(numbers, name="agreement", group="repeats")))
-    detail = f"The same reader, shown a case again, answered the same in {own} of cases." if own else ""
-    if not coefficients:
+    ac2 = _values(pick(numbers, name="ac2_quadratic", group=""))
+    shares = _values(pick(numbers, name="agreement", group=""))
+    own = _values(pick(numbers, name="agreement", group="repeats"))
+    detail = (
+        f"The same reader, shown a case again, answered the same in {_range(own, percent)}." if own else ""
+    )
+    if not ac2:
         why = "one reader alone can't be compared" if len(analysis.readers) < 2 else "too few common cases"
         return Answer(question, "open", f"Between readers this can't be told: {why}.", detail)
-    lowest, highest = f"{min(coefficients):.2f}", f"{max(coefficients):.2f}"
-    between = lowest if lowest == highest else f"{lowest} to {highest}"
-    tone: Tone = "good" if min(coefficients) >= 0.8 else "mixed" if min(coefficients) >= 0.4 else "bad"
-    headline = f"Two readers gave the same answer in {same} of cases; AC2 is {between}."
-    explained = "AC2: 1 is full agreement, 0 is chance; it holds where nearly all answers are alike."
-    return Answer(question, tone, headline, f"{detail} {explained}".strip())
+    # AC2 is generous to answers one step apart, so it does not decide alone.
+    tone: Tone = "mixed" if min(ac2) >= 0.4 else "bad"
+    if min(ac2) >= 0.8 and min(shares) >= 0.75:
+        tone = "good"
+    headline = f"Two readers gave the same answer in {_range(shares, percent)} of cases."
+    kappa = _values(pick(numbers, name="kappa_quadratic", group=""))
+    coefficients = f"AC2 {_range(ac2, _two_digits)}" + (
+        f", kappa {_range(kappa, _two_digits)}" if kappa else ""
+    )
+    explained = "1 is full agreement, 0 is chance; kappa fails where nearly all answers are alike."
+    return Answer(question, tone, headline, f"{coefficients}: {explained} {detail}".strip())
 
 
 def _values(numbers: Sequence[Number]) -> list[float]:
     return [number.value for number in numbers if number.value is not None]
 
 
-def _range(shares: Sequence[float]) -> str:
-    if not shares:
-        return ""
-    low, high = percent(min(shares)), percent(max(shares))
-    return low if low == high else f"{low.removesuffix('%')} to {high}"
+def _range(values: Sequence[float], text: Callable[[float], str]) -> str:
+    low, high = text(min(values)), text(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.2f}".replace("-", "−")
 
 
 def p_text(p: float) -> str:
