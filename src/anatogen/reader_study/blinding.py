@@ -65,11 +65,13 @@ class Blinding:
     clears_background: bool
 
     def __str__(self) -> str:
-        kept = " x ".join(str(part.stop - part.start) for part in self.box)
-        whole = " x ".join(map(str, self.shape))
+        kept, whole = (
+            " x ".join(map(str, sizes)) for sizes in ([p.stop - p.start for p in self.box], self.shape)
+        )
         floor = f", made black the lowest {self.floor:.0%} of the range" if self.floor else ""
         cleared = " and all of the dark background" if self.clears_background else ""
-        return f"{kept} of {whole} voxels kept{floor}{cleared}"
+        part = f"all {whole}" if kept == whole else f"{kept} of {whole}"
+        return f"{part} voxels kept{floor}{cleared}"
 
 
 def blindings(arrays: npt.NDArray[np.float32]) -> Iterator[Blinding]:
@@ -200,16 +202,18 @@ def spread_levels(array: npt.NDArray[np.float32], generator: np.random.Generator
     range. The darkest and the brightest value, which stand for all beyond them, stay.
 
     Args:
-        array: float32, any shape, in [-1, 1].
+        array: float32, any shape, in [-1, 1], of values that float16 holds.
         generator: Where in its gap each voxel comes to lie.
     """
-    values, places = np.unique(array, return_inverse=True)
-    if len(values) < 3:
-        return array
-    gaps = np.diff(values)
-    half = np.minimum(gaps, _WIDEST_GAP) / 2
+    # A table over all numbers of 16 bits takes a tenth of the time of sorting voxels. Adding 0 makes -0 to 0.
+    codes = (array.astype(np.float16) + np.float16(0)).view(np.uint16)
+    present = np.flatnonzero(np.bincount(codes.ravel(), minlength=1 << 16)).astype(np.uint16)
+    values = present.view(np.float16).astype(np.float32)
+    order = np.argsort(values)
+    half = np.minimum(np.diff(values[order]), _WIDEST_GAP) / 2
     below, above = np.concatenate([[0], half]), np.concatenate([half, [0]])
     below[[0, -1]] = above[[0, -1]] = 0
-    position = generator.random(array.size, dtype=np.float32).reshape(array.shape)
-    places = places.reshape(array.shape)
-    return np.asarray(array - below[places] + position * (below + above)[places], dtype=np.float32)
+    start, width = np.zeros((2, 1 << 16), dtype=np.float32)
+    start[present[order]], width[present[order]] = values[order] - below, below + above
+    position = generator.random(array.shape, dtype=np.float32)
+    return np.asarray(start[codes] + position * width[codes], dtype=np.float32)

@@ -62,9 +62,10 @@ class NewStudy:
         """What was made, and what is known of its blinding, in a few lines."""
         counts = self.spec.num_cases or {}
         listed = ", ".join(f"{count} {source}" for source, count in counts.items())
+        num_readers = len(self.spec.readers)
+        whom = "the reader" if num_readers == 1 else f"each of {num_readers} readers"
         lines = [
-            f"{self.folder}: {listed}; {self.num_items} cases for each of {len(self.spec.readers)} readers, "
-            "repeats included",
+            f"{self.folder}: {listed}; {self.num_items} cases for {whom}, repeats included",
             f"made alike: {self.how}",
         ]
         if not self.check.is_conclusive:

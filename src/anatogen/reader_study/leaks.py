@@ -100,14 +100,16 @@ def storage_features(array: npt.NDArray[np.int16]) -> Features:
     Args:
         array: int16 (D, H, W).
     """
-    levels, counts = np.unique(array, return_counts=True)
+    low = int(array.min())
+    counts = np.bincount((array - low).ravel())
+    levels = np.flatnonzero(counts)
     # How many levels there are in all, and in the tails, is by what is in the picture.
-    before = counts.cumsum() / array.size
+    before = counts[levels].cumsum() / array.size
     middle = levels[(before > 0.05) & (before <= 0.95)]
     steps = np.diff(middle)
     return {
-        "lowest value": float(levels[0]),
-        "highest value": float(levels[-1]),
+        "lowest value": float(low),
+        "highest value": float(low + levels[-1]),
         "share of grey levels in use": len(middle) / float(np.ptp(middle) + 1) if len(middle) else 0.0,
         "commonest step between grey levels": float(np.bincount(steps).argmax()) if len(steps) else 0.0,
         "border planes of padding": float(padded_borders(array).sum()),

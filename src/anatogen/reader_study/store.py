@@ -305,9 +305,9 @@ def save_answer(study: Study, reader: Reader, given: AnswerInput) -> Answer:
         item = session.get(Item, given.item_id)
         if item is None or item.reader_id != reader.id:
             raise UnknownItemError(f"item {given.item_id} is none of this reader's")
+        question = study.spec.protocol(item.protocol).question(given.question)
         # Ends the reading transaction: one that has read and then writes can fail beside another writer.
         session.rollback()
-        question = study.spec.protocol(item.protocol).question(given.question)
         if not question.allows(given.value):
             raise UserError(f"question {question.id!r} has no answer {given.value}")
         row = given.model_dump() | {"answered_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
