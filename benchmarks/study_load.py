@@ -4,7 +4,8 @@
 
 Starts `anatogen study serve` on a study of small volumes, made for it, and reads it with one HTTP client a
 reader, each of which opens its page's data, fetches every volume, and answers every question, `--pause`
-seconds after the last answer was saved. Without a pause all are always waiting: that measures what the disk can do.
+seconds after the last answer was saved. Without a pause all are always waiting: that measures what the disk
+can do.
 """
 
 import argparse

@@ -372,6 +372,9 @@ def test_time_away_is_counted_apart(context: BrowserContext, serve: Callable[...
     page.keyboard.press("p")
     page.clock.fast_forward(600_000)
     page.keyboard.press("Enter")
+    page.locator("dialog[open]").wait_for(state="detached")
+    # In real time: the page is told a moment later that the sheet is closed.
+    page.wait_for_timeout(200)
     page.clock.run_for(5_000)
     page.keyboard.press("1")
     _until(lambda: len(_rows(study)) == 1)
