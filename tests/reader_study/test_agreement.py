@@ -105,6 +105,19 @@ def test_kappa_falls_where_nearly_all_is_good_and_ac2_does_not():
     assert found["ac2_quadratic"].value > 0.98
 
 
+def test_ac2_is_high_for_readers_who_answer_at_random_near_the_top():
+    """The page and docs warn of it: 0.89 where kappa is 0 and 60% of answers are the same."""
+    chances = np.array([0, 0.05, 0.2, 0.75])
+    nearness = quadratic_weights((1, 2, 3, 4))
+    chance = nearness.sum() / 12 * (chances * (1 - chances)).sum()
+    expected = (chances @ nearness @ chances - chance) / (1 - chance)
+    assert expected == pytest.approx(0.89, abs=0.005)
+    ratings = np.random.default_rng(0).choice([1.0, 2, 3, 4], p=chances, size=(2, 100_000))
+    counts = counts_by_option(ratings, (1, 2, 3, 4))
+    assert gwet_ac2(counts, once(ratings), nearness)[0] == pytest.approx(expected, abs=0.005)
+    assert exact_agreement(counts, once(ratings))[0] == pytest.approx(0.605, abs=0.01)
+
+
 def test_without_variation_there_is_a_reason_and_no_number():
     numbers = between_readers(simulated_ratings(np.full((2, 20), 4.0), ["real"] * 20), 0)
     kappa, ac2 = pick_one(numbers, name="kappa_quadratic"), pick_one(numbers, name="ac2_quadratic")

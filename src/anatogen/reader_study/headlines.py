@@ -197,8 +197,11 @@ def _agreement(analysis: Analysis) -> Answer:
         why = "one reader alone can't be compared" if len(analysis.readers) < 2 else "too few common cases"
         return Answer(question, "open", f"Between readers this can't be told: {why}.", detail)
     # AC2 is generous to answers one step apart, so it does not decide alone.
+    beyond_chance = all(
+        (number.low or 0.0) > 0 for number in pick(numbers, name="kappa_quadratic", group="") if number.value
+    )
     tone: Tone = "mixed" if min(ac2) >= 0.4 else "bad"
-    if min(ac2) >= 0.8 and min(shares) >= 0.75:
+    if min(ac2) >= 0.8 and min(shares) >= 0.75 and beyond_chance:
         tone = "good"
     headline = f"Two readers gave the same answer in {_range(shares, percent)} of cases."
     kappa = _values(pick(numbers, name="kappa_quadratic", group=""))
