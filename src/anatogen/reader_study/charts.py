@@ -106,7 +106,7 @@ def turing_figure(analysis: Analysis, ratings: Ratings, confidence: Ratings | No
         known = np.isfinite(scores[lines]).any(axis=0)
         if (known & real).any() and (known & synthetic).any():
             left.plot(*roc_curve(scores[lines], real, synthetic), color=colour, linewidth=width)
-    style_panel(left, "ROC: each reader, and all answers together")
+    style_panel(left, "ROC: readers thin, all together bold")
     left.set_aspect("equal")
     left.set_xlim(-0.02, 1.02)
     left.set_ylim(-0.02, 1.02)
@@ -254,10 +254,16 @@ def _tick_text(seconds: float, _: int) -> str:
 
 
 def _legend(panel: "Axes") -> None:
-    if panel.get_legend_handles_labels()[0]:
+    from matplotlib.transforms import ScaledTranslation
+
+    figure = panel.get_figure(root=True)
+    if figure is not None and panel.get_legend_handles_labels()[0]:
+        # A third of an inch below the axis, however high the panel is.
+        below = panel.transAxes + ScaledTranslation(0, -0.3, figure.dpi_scale_trans)
         panel.legend(
             loc="upper center",
-            bbox_to_anchor=(0.5, -0.12),
+            bbox_to_anchor=(0.5, 0),
+            bbox_transform=below,
             ncols=3,
             frameon=False,
             prop={"family": FONT, "size": 8},

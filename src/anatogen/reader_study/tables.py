@@ -110,7 +110,7 @@ def equivalence_table(analysis: Analysis) -> Table:
             unit = points if name == "mean_difference" else _percentage_points
             cells.append(Cell(unit(number.value), f"{unit(number.low)} to {unit(number.high)}"))
             cells.append(Cell(_VERDICTS.get(number.note, number.note), p_text(number.p)))
-        text = analysis.question(numbers[0] if not place else pick(numbers, **place)[0]).text.rstrip("?")
+        text = analysis.question(pick(numbers, **place)[0]).text.rstrip("?")
         rows.append((f"{text}: {group.replace(' - ', ' − ')}", cells))
     heads = [
         "Question and sources",
