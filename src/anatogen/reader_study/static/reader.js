@@ -2,8 +2,8 @@
 
 import { call, Refused, wait } from "./api.js";
 import { Clock } from "./clock.js";
-import { Outbox } from "./outbox.js";
 import { actionOf } from "./keys.js";
+import { Outbox } from "./outbox.js";
 import { drawQuestions, Typed } from "./questions.js";
 import { Sheet } from "./sheet.js";
 import { drawToolbar, listenToToolbar, presetOf, presetsOf } from "./toolbar.js";
@@ -30,7 +30,10 @@ export class Reading {
     this.ready = false;
     this.typed = new Typed();
     this.clock = new Clock();
-    this.volumes = new Volumes((lost) => this.#message(lost ? "No connection to the study. Trying again…" : ""));
+    this.volumes = new Volumes((lost) => {
+      // What is fetched ahead must not cover what is read.
+      if (!this.ready) this.#message(lost ? "No connection to the study. Trying again…" : "Loading…");
+    });
     const numPanes = study.protocols.some((protocol) => protocol.kind === "pair") ? 2 : 1;
     const panes = [...document.querySelectorAll(".pane")].slice(0, numPanes);
     this.viewer = new Viewer(panes, () => drawToolbar(this.viewer, this.presets));
@@ -94,7 +97,7 @@ export class Reading {
     this.index = index;
     this.viewer.clear();
     if (index >= this.items.length) return this.#finish();
-    this.question = question ?? this.#open() ?? 0;
+    this.question = question ?? this.#unanswered() ?? 0;
     this.typed.clear();
     this.draw();
     this.#message("Loading…");
@@ -143,7 +146,7 @@ export class Reading {
     if (!this.ready) return;
     this.#take(index, value);
     this.#release();
-    this.question = this.#open() ?? index;
+    this.question = this.#unanswered() ?? index;
     this.typed.clear();
     this.draw();
   }
@@ -167,7 +170,7 @@ export class Reading {
   }
 
   /** The first question of this case without an answer. */
-  #open() {
+  #unanswered() {
     const index = this.protocol.questions.findIndex((one) => !(one.id in this.item.answers));
     return index < 0 ? undefined : index;
   }
@@ -213,7 +216,7 @@ export class Reading {
   next() {
     if (!this.ready) return;
     this.#release();
-    const open = this.#open();
+    const open = this.#unanswered();
     if (open !== undefined) {
       this.question = open;
       this.draw();
@@ -242,8 +245,7 @@ export class Reading {
 
   async pause() {
     if (this.index >= this.items.length) return;
-    const reading = this.ready;
-    if (reading) this.#leave();
+    if (this.ready) this.#leave();
     this.#sendPaused(true);
     await this.sheet.show({
       eyebrow: "Time is not counted", title: "Paused", button: "Go on", curtain: true,
