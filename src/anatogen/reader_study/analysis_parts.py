@@ -154,7 +154,7 @@ _AGREEMENT = (
     "alpha the ordinal metric; 95% intervals come from resampling cases."
 )
 _TIMES = (
-    "Active time per case until its last answer, median and quartiles; cases shown again are left out, "
-    "but count in the hours. Idle time (another window, no hand on the mouse) is apart."
+    "Active time per case, median and quartiles; cases shown again are left out, "
+    "but count in the hours. Idle time (another window, no key or mouse for 30 s) is apart."
 )
 _MISSING = "Answers that were asked for and not given, cases shown again included."
