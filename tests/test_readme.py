@@ -67,7 +67,7 @@ def test_the_commands_run_one_after_the_other(folder: Path) -> None:
         result = subprocess.run([str(PROGRAM), *words[1:]], cwd=folder, capture_output=True, text=True)
         assert result.returncode == 0, f"{' '.join(words)}\n{result.stdout}\n{result.stderr}"
         seen.add(words[1])
-    assert seen == {"run", "doctor", "plan", "prepare", "train", "sample", "evaluate"}
+    assert seen == {"run", "doctor", "plan", "prepare", "train", "sample", "evaluate", "study"}
     assert len(list((folder / "synthetic").glob("*.nii.gz"))) == 4
     assert (folder / "report" / "report.html").exists() and (folder / "report_autoencoders").exists()
     assert len(list((folder / "synthetic_dicom").glob("*/*.dcm"))) > 2

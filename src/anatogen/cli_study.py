@@ -139,3 +139,32 @@ def import_study(
     from anatogen.reader_study.exchange import import_study as add
 
     print(add(study, file).summary)
+
+
+@study_app.command()
+def analyse(
+    study: Study,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for page, JSON and CSV; default STUDY/analysis.")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(help="Mean answers that differ by less are equivalent, in points.")
+    ] = 0.5,
+    share_margin: Annotated[
+        float, typer.Option(help="Shares of best answers that differ by less are equivalent, as a fraction.")
+    ] = 0.15,
+    unfinished: Annotated[
+        bool, typer.Option("--unfinished", help="Analyse what there is though readers have cases left.")
+    ] = False,
+) -> None:
+    """Say what the answers show: ratings, equivalence, agreement, who can tell real from synthetic, times."""
+    from anatogen.reader_study.analysis_page import analyse_study
+    from anatogen.reader_study.headlines import headlines, summary
+
+    analysis, page = analyse_study(
+        study, out, margin=margin, share_margin=share_margin, unfinished=unfinished
+    )
+    print(summary(analysis))
+    for answer in headlines(analysis):
+        print(f"{answer.question} {answer.headline}")
+    print(f"analysis: {page}")
