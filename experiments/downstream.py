@@ -44,10 +44,10 @@ def make_ready(hippocampus: Path, work: Path, number: int) -> None:
         (work / folder).mkdir(parents=True, exist_ok=True)
     for image in images:
         if sha256_file(image) in seen:
-            shutil.copy(image, work / "source_scans")
+            shutil.copy2(image, work / "source_scans")
         else:
-            shutil.copy(image, work / "target_scans/images")
-            shutil.copy(hippocampus / "labels" / image.name, work / "target_scans/labels")
+            shutil.copy2(image, work / "target_scans/images")
+            shutil.copy2(hippocampus / "labels" / image.name, work / "target_scans/labels")
     prepare(work / "source_scans", work / "source", [*_GRID, "split.validation=0", "split.test=0"])
     prepare(
         work / "target_scans",

@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from filelock import FileLock
 from labelled_dataset import write_labelled
+from synthetic_dataset import write_dataset
 
 from anatogen.config import resolve
+from anatogen.data.manifest import load_manifest
 from anatogen.downstream import experiment as experiment_module
 from anatogen.downstream.experiment import run_experiment
 from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.pieces import Piece, collect_results, pieces
+from anatogen.downstream.pretrain import unlabelled_scans
 from anatogen.downstream.results import ResultRow, read_results, rows_text
-from anatogen.downstream.settings import ExperimentPlan
+from anatogen.downstream.settings import Arm, ExperimentPlan
 from anatogen.downstream.shapes import random_shapes
 from anatogen.errors import ConfigError, UserError
 
@@ -123,8 +126,71 @@ def test_a_stopped_experiment_repeats_nothing_and_ends_with_the_same_results(dat
     assert len(made) == 7
     with pytest.raises(UserError, match="other settings \\(tolerance_mm changed\\)"):
         run_experiment(plan_of(data, tolerance_mm=2), stopped)
-    with pytest.raises(UserError, match="an arm changed"):
+    with pytest.raises(UserError, match="arm shapes changed"):
         run_experiment(plan_of(data, arms={"scratch": {}, "shapes": {"shapes": 3}}), stopped)
+
+
+def test_a_failed_piece_keeps_no_other_from_being_made(data, tmp_path, monkeypatch, capfd):
+    plan, out = (
+        plan_of(data, arms={"scratch": {}, "shapes": {"shapes": 1}, "more": {"shapes": 2}}),
+        tmp_path / "out",
+    )
+
+    def make(piece, plan, out):
+        if piece == Piece("shapes"):
+            raise UserError("the scans are no scans: use others")
+        pretend(piece, plan, out)
+
+    monkeypatch.setattr(experiment_module, "_make", make)
+    with pytest.raises(UserError, match=r"pieces of .* failed, see above"):
+        run_experiment(plan, out)
+    assert "pre-training shapes failed: the scans are no scans: use others\n" in capfd.readouterr().err
+    rows = read_results(out / "results.jsonl")
+    assert {row.arm for row in rows} == {"scratch", "more"}
+    assert len(rows) == 2 * 2 * 2
+    assert (out / "experiment.html").is_file()
+
+
+def test_an_arm_keeps_its_meaning_while_a_plan_leaves_it_out(data, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    monkeypatch.setattr(experiment_module, "_make", pretend)
+    run_experiment(plan_of(data), out)
+    run_experiment(plan_of(data, arms={"scratch": {}}), out)
+    with pytest.raises(UserError, match="arm shapes changed"):
+        run_experiment(plan_of(data, arms={"scratch": {}, "shapes": {"shapes": 7}}), out)
+
+
+def test_a_folder_may_be_written_in_two_ways(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert Arm(scans=("a:train",)).resolved() == Arm(scans=(str(tmp_path / "a:train"),)).resolved()
+
+
+def test_what_a_killed_start_left_keeps_nobody_out(data, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("dataset.sha256", ".part-abc.yaml", ".claim.lock"):
+        (out / name).write_text("")
+    monkeypatch.setattr(experiment_module, "_make", pretend)
+    assert run_experiment(plan_of(data), out).is_file()
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_shapes_span_the_range_that_networks_see(tmp_path, monkeypatch, modality):
+    target = write_dataset(tmp_path / "target", modality=modality)
+    plan = plan_of(target, arms={"shapes": {"shapes": 3}})
+    experiment_module._write_shapes(plan, load_manifest(target), tmp_path)
+    (scans,) = unlabelled_scans([tmp_path / "shapes_3"], target)
+    assert scans.arrays.shape == (3, 16, 16, 16)
+    assert scans.arrays.min() == -1
+    assert scans.arrays.max() > 0.5
+    assert scans.arrays.std() > 0.2
+
+
+def test_arms_have_equal_budgets_unless_patience_is_asked_for(data):
+    assert plan_of(data).finetuning.patience is None
+    network = {"feature_size": 12}
+    patient = plan_of(data, finetuning={"network": network, "patience": 3})
+    assert patient.finetuning.patience == 3
 
 
 def test_a_piece_that_another_process_makes_is_left_to_it(data, tmp_path, monkeypatch):
@@ -138,7 +204,7 @@ def test_a_piece_that_another_process_makes_is_left_to_it(data, tmp_path, monkey
     monkeypatch.setattr(experiment_module.time, "sleep", lambda _: looks.set())
     lock = FileLock(piece.folder(out).with_suffix(".lock"))
     with lock:
-        worker = threading.Thread(target=experiment_module._work, args=(plan, out, None), daemon=True)
+        worker = threading.Thread(target=experiment_module._work, args=(plan, out), daemon=True)
         worker.start()
         assert looks.wait(timeout=30)
         assert not made

@@ -12,6 +12,7 @@ from torch import nn
 
 from anatogen.config import resolve
 from anatogen.data.manifest import Case, Split, load_manifest
+from anatogen.downstream import finetune as finetune_module
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
 from anatogen.downstream.finetune import finetune
@@ -23,6 +24,7 @@ from anatogen.downstream.settings import AugmentationSettings, FinetuneConfig, S
 from anatogen.errors import ConfigError, UserError
 from anatogen.seeding import derived_generator
 from anatogen.training import loop as loop_module
+from anatogen.training.loop import read_log
 from anatogen.weights import save_weights
 
 KINDS = tuple(AugmentationSettings.model_fields)
@@ -224,8 +226,28 @@ def test_bad_settings_are_named_before_anything_is_written(data, tmp_path):
         finetune(data, run, tiny("patch_shape=[64,16,16]"), accelerator="cpu")
     with pytest.raises(ConfigError, match=r"network.feature_size: .*12, 24 or 48"):
         tiny("network.feature_size=13")
-    assert not run.exists()
     other = tmp_path / "weights.safetensors"
     save_file({"network.something": torch.zeros(1)}, other)
     with pytest.raises(UserError, match="is not of this network"):
         finetune(data, run, tiny(), init=other, accelerator="cpu")
+    assert not run.exists()
+
+
+def test_patience_ends_the_training_with_a_whole_log_and_a_kill_after_it_changes_nothing(
+    data, tmp_path, monkeypatch, one_thread
+):
+    scores = iter([0.5, 0.4, 0.3, 0.2])
+    monkeypatch.setattr(finetune_module, "_mean_dice", lambda *_: next(scores))
+    settings = tiny("validate_every=1", "patience=2", steps=50)
+    folder = finetune(data, tmp_path / "run", settings, accelerator="cpu")
+    records = read_log(folder)
+    assert [record["step"] for record in records][-1] == 3
+    best = load_file(folder / "weights.safetensors")
+    # As if killed between the last checkpoint and the weights: no step more, no further look.
+    (folder / "weights.safetensors").unlink()
+    (folder / "segmenter.json").unlink()
+    finetune(data, tmp_path / "run", settings, accelerator="cpu")
+    again = load_file(folder / "weights.safetensors")
+    assert all(torch.equal(best[name], again[name]) for name in best)
+    assert read_log(folder)[-1]["step"] == 3
+    assert next(scores) == 0.2

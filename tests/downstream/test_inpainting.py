@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from synthetic_dataset import write_dataset
+from torch import Tensor, nn
 
 from anatogen.config import resolve
-from anatogen.downstream.masking import HIDDEN, hide, inpainting_losses, random_masks
+from anatogen.downstream.masking import HIDDEN, check_masking, hide, inpaint, inpainting_losses, random_masks
 from anatogen.downstream.pretrain import pretrain
 from anatogen.downstream.settings import MaskingSettings, PretrainConfig
 from anatogen.errors import UserError
@@ -70,6 +71,38 @@ def test_the_network_sees_nothing_of_what_is_hidden_and_the_loss_sees_it():
     seen = x.clone()
     seen[tuple((~mask).nonzero()[100].tolist())] += 0.5
     assert not torch.equal(hide(seen, mask), hide(x, mask))
+
+
+class Recording(nn.Module):
+    """Notes what it is given, and gives it back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = x
+        return x
+
+
+def test_training_shows_the_network_only_what_is_not_hidden():
+    x = torch.rand(1, 1, 16, 16, 16) * 2 - 1
+    mask = random_masks(1, (16, 16, 16), MaskingSettings(patch_voxels=4), derived_generator(2))
+    planted = torch.where(mask, -x, x)
+    first, second = Recording(), Recording()
+    losses = inpaint(first, x, mask)["loss"], inpaint(second, planted, mask)["loss"]
+    assert torch.equal(first.seen, second.seen)
+    assert not torch.equal(first.seen, x)
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (MaskingSettings(share=0.001, patch_voxels=8), r"masking.share 0.001 of 8 cubes hides none"),
+        (MaskingSettings(patch_voxels=9), r"masking.patch_voxels 9 is more than half .*: use at most 8"),
+    ],
+)
+def test_masks_that_hide_nothing_or_everything_are_refused(settings, message):
+    check_masking(MaskingSettings(patch_voxels=8), (16, 16, 16))
+    with pytest.raises(UserError, match=message):
+        check_masking(settings, (16, 16, 16))
 
 
 def test_the_loss_is_l1_and_what_similarity_lacks_to_one():
@@ -135,4 +168,7 @@ def test_bad_input_is_named(data, tmp_path):
     other = write_dataset(tmp_path / "other", shape=(16, 24, 16))
     with pytest.raises(UserError, match="shape 16 x 24 x 16"):
         pretrain([data, other], tmp_path / "run", tiny())
+    # Its own validation scans are what a network that learned from all of them would be judged by.
+    with pytest.raises(UserError, match=r"2 of the 5 scans of .* are validation scans of .*, which must not"):
+        pretrain([data], tmp_path / "run", tiny(), like=data)
     assert not (tmp_path / "run").exists()

@@ -30,8 +30,8 @@ class EarlyStopping:
         """Whether the last looks were all in vain."""
         return self._patience is not None and self._looks_since >= self._patience
 
-    def judge(self, score: float, network: nn.Module) -> float:
-        """Notes a score, and keeps the weights if it is better than all before; returns the score.
+    def judge(self, score: float, network: nn.Module) -> None:
+        """Notes a score, and keeps the weights if it is better than all before.
 
         Args:
             score: From 0 up.
@@ -42,7 +42,6 @@ class EarlyStopping:
             self._best = deepcopy(network.state_dict())
         else:
             self._looks_since += 1
-        return score
 
     def restore_best(self, network: nn.Module) -> None:
         """Gives the network the best weights so far."""

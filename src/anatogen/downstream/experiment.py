@@ -6,7 +6,7 @@ several with one disk, repeats nothing.
 """
 
 import multiprocessing
-import os
+import sys
 import time
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from filelock import FileLock, Timeout
 
 from anatogen.config import resolve, save_yaml
 from anatogen.data.formats import write_npy
-from anatogen.data.manifest import load_manifest
+from anatogen.data.manifest import Manifest, load_manifest
 from anatogen.data.volume import Volume
+from anatogen.data.workers import available_cores
 from anatogen.downstream.experiment_report import NUM_PICTURES, report_experiment
 from anatogen.downstream.finetune import finetune
 from anatogen.downstream.labelled import labelled_subset, load_labelled
@@ -63,30 +64,44 @@ def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1)
         for folder in arm.scans:
             if not folder_and_split(folder)[0].is_dir():
                 raise UserError(f"arm {name}: {folder} is not a folder: name a folder of scans or a dataset")
-    _claim(plan, out)
-    _write_shapes(plan, out, splits.manifest.grid.shape)
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / ".claim.lock"):
+        _claim(plan, out)
+        _write_shapes(plan, splits.manifest, out)
     if processes == 1:
-        _work(plan, out, threads=None)
+        failed = _work(plan, out)
     else:
-        threads = max(1, (os.cpu_count() or 1) // processes)
+        threads = max(1, available_cores() // processes)
         context = multiprocessing.get_context("spawn")
-        workers = [context.Process(target=_work, args=(plan, out, threads)) for _ in range(processes)]
+        workers = [
+            context.Process(target=_work_in_process, args=(plan, out, threads)) for _ in range(processes)
+        ]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-        if any(worker.exitcode for worker in workers):
-            raise UserError(f"a piece of {out} failed, see above: mend it, then the same command goes on")
-    return report_experiment(plan, splits, out)
+        failed = any(worker.exitcode for worker in workers)
+    page = report_experiment(plan, splits, out)
+    if failed:
+        raise UserError(f"pieces of {out} failed, see above: mend that, then the same command makes them")
+    return page
 
 
-def _work(plan: ExperimentPlan, out: Path, threads: int | None) -> None:
-    if threads is not None:
-        torch.set_num_threads(threads)
+def _work_in_process(plan: ExperimentPlan, out: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    sys.exit(1 if _work(plan, out) else 0)
+
+
+def _work(plan: ExperimentPlan, out: Path) -> bool:
+    """Makes pieces until none is left to make; returns whether one failed, which keeps no other from it."""
     everything = pieces(plan)
+    failed: set[Piece] = set()
     while unfinished := [piece for piece in everything if not piece.is_done(out)]:
         made = False
-        for piece in unfinished:
+        possible = [piece for piece in unfinished if not failed & {piece, Piece(piece.arm)}]
+        if not possible:
+            break
+        for piece in possible:
             if not _is_ready(piece, plan, out):
                 continue
             piece.folder(out).mkdir(parents=True, exist_ok=True)
@@ -101,11 +116,16 @@ def _work(plan: ExperimentPlan, out: Path, threads: int | None) -> None:
                         report_experiment(plan, load_labelled(plan.data), out)
             except Timeout:
                 continue
+            except UserError as error:
+                print(f"{piece} failed: {error}", file=sys.stderr, flush=True)
+                failed.add(piece)
+                made = True
             if made:
                 break
         if not made:
             # What is left is being made by others, or waits for what they make.
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return bool(failed)
 
 
 def _is_ready(piece: Piece, plan: ExperimentPlan, out: Path) -> bool:
@@ -157,14 +177,18 @@ def _claim(plan: ExperimentPlan, out: Path) -> None:
     dataset = load_manifest(plan.data).sha256()
     if saved.exists():
         before = resolve(ExperimentPlan, file=saved)
-        same_arms = all(before.arms[name] == arm for name, arm in plan.arms.items() if name in before.arms)
         changed = [
             name
             for name in ("tolerance_mm", "pretraining", "finetuning")
             if getattr(before, name) != getattr(plan, name)
         ]
-        if not same_arms:
-            changed.append("an arm")
+        changed += [
+            f"arm {name}"
+            for name, arm in plan.arms.items()
+            if name in before.arms and before.arms[name].resolved() != arm.resolved()
+        ]
+        # Those that this plan leaves out were made all the same, and may come back.
+        plan = plan.model_copy(update={"arms": before.arms | plan.arms})
         if digest.read_text(encoding="utf-8").strip() != dataset:
             changed.append("the data")
         if changed:
@@ -172,7 +196,7 @@ def _claim(plan: ExperimentPlan, out: Path) -> None:
             raise UserError(
                 f"{out} holds an experiment with other settings ({listing} changed): choose another folder"
             )
-    elif out.exists() and any(entry.name != digest.name for entry in out.iterdir()):
+    elif not all(entry.name == digest.name or entry.name.startswith(".") for entry in out.iterdir()):
         raise UserError(f"{out} is not empty and holds no experiment: choose another folder")
     write_text(digest, dataset + "\n")
     save_yaml(plan, saved)
@@ -182,9 +206,11 @@ def _shapes_folder(out: Path, number: int) -> Path:
     return out / f"shapes_{number}"
 
 
-def _write_shapes(plan: ExperimentPlan, out: Path, shape: tuple[int, int, int]) -> None:
+def _write_shapes(plan: ExperimentPlan, manifest: Manifest, out: Path) -> None:
+    # In the unit of the scans, for that is how they are read.
+    intensity, shape = manifest.intensity, manifest.grid.shape
     for number in {arm.shapes for arm in plan.arms.values() if arm.shapes}:
         for index in range(number):
             path = _shapes_folder(out, number) / f"shapes_{index:05d}.npy"
             if not path.exists():
-                write_npy(Volume(random_shapes(shape, 0, index), np.eye(4)), path)
+                write_npy(Volume(intensity.restore(random_shapes(shape, 0, index)), np.eye(4)), path)

@@ -1,5 +1,6 @@
 """From the finished pieces of an experiment to its results and its page."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from anatogen.downstream.experiment_page import write_experiment_page
 from anatogen.downstream.finetune import STAGE as FINETUNING
 from anatogen.downstream.labelled import LabelledSplits
 from anatogen.downstream.pieces import RESULTS_NAME, Piece, collect_results, pieces
+from anatogen.downstream.pretrain import NUM_SCANS_NAME
 from anatogen.downstream.pretrain import STAGE as PRETRAINING
 from anatogen.downstream.results import rows_text
 from anatogen.downstream.settings import Arm, ExperimentPlan
@@ -39,7 +41,7 @@ def report_experiment(plan: ExperimentPlan, splits: LabelledSplits, out: Path) -
     return write_experiment_page(
         out,
         rows,
-        arms={name: _description(arm) for name, arm in plan.arms.items()},
+        arms={name: _description(name, arm, out) for name, arm in plan.arms.items()},
         labels={str(label): manifest.labels.get(str(label), f"label {label}") for label in splits.labels[1:]},
         planned=[
             (piece.arm, piece.fraction, piece.seed)
@@ -55,11 +57,17 @@ def report_experiment(plan: ExperimentPlan, splits: LabelledSplits, out: Path) -
     )
 
 
-def _description(arm: Arm) -> str:
-    parts = ["scans"] if arm.scans else []
+def _description(name: str, arm: Arm, out: Path) -> str:
+    if not arm.is_pretrained:
+        return "random start"
+    counts = Piece(name).folder(out) / NUM_SCANS_NAME
+    if not counts.is_file():
+        return "pre-trained"
+    number = json.loads(counts.read_text(encoding="utf-8"))["num_scans"]
+    parts = [f"{number - arm.shapes} scans"] if arm.scans else []
     if arm.shapes:
         parts.append(f"{arm.shapes} volumes of random shapes")
-    return f"pre-trained on {' and '.join(parts)}" if parts else "random start"
+    return f"pre-trained on {' and '.join(parts)}"
 
 
 def _pictures(

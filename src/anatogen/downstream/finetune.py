@@ -1,5 +1,6 @@
 """Fine-tuning: Swin UNETR learns to segment a fraction of the labelled scans, from scratch or pre-trained."""
 
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from anatogen.downstream.early_stopping import EarlyStopping
 from anatogen.downstream.labelled import LabelledSplits, labelled_subset, load_labelled
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import check_patch, corner_around, crop, random_corner
-from anatogen.downstream.segmenter import DESCRIPTION_NAME, Segmenter, SegmenterDescription
+from anatogen.downstream.segmenter import Segmenter, SegmenterDescription
 from anatogen.downstream.settings import FinetuneConfig
 from anatogen.downstream.transfer import transfer_weights
 from anatogen.errors import UserError
@@ -66,12 +67,14 @@ def finetune(
     check_patch(config.patch_shape, splits.manifest.grid.shape)
     labelled_subset(splits.train.cases, config.fraction, config.training.seed)
     weights = None if init is None else pretrained_weights(Path(init))
+    if weights is not None:
+        # Here first, so that a wrong file does not claim the run's folder.
+        transfer_weights(_start(splits, config).network, weights, config.transfer)
     inputs = [splits.manifest.sha256(), None if weights is None else sha256_file(weights)]
     claim_run(run, sha256_json(inputs), config, config.training.seed)
     folder = run / STAGE
-    if not (folder / DESCRIPTION_NAME).exists():
-        fabric = build_fabric(accelerator, devices)
-        launch(fabric, partial(_stage, data=data, folder=folder, config=config, weights=weights))
+    fabric = build_fabric(accelerator, devices)
+    launch(fabric, partial(_stage, data=data, folder=folder, config=config, weights=weights))
     return folder
 
 
@@ -139,9 +142,21 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
         len(subset),
         preview,
     )
-    waited = [0.0]
-    for step, (x, labels) in prefetched(loop.steps(), lambda step: batches.load(step, mine), waited.append):
+
+    def judge() -> float:
+        # By one process for all: a last bit that differs would let them stop at different steps.
+        score = _mean_dice(segmenter, splits.validation) if fabric.is_global_zero else 0.0
+        stopping.judge(score := fabric.broadcast(score), network)
         if stopping.is_over:
+            loop.stop()
+        return score
+
+    waited: list[float] = []
+    started = time.perf_counter()
+    steps = loop.steps()
+    for step, (x, labels) in prefetched(steps, lambda step: batches.load(step, mine), waited.append):
+        if stopping.is_over:
+            # Killed after its last step: the checkpoint holds the end.
             break
         x, classes = x.to(fabric.device), class_of[labels.long()].to(fabric.device)
         loss = measure(wrapped(x).float(), classes)
@@ -149,14 +164,15 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
         take_step(fabric, loss, wrapped, learner, config.segmenter_training)
         record: dict[str, Tensor | float] = {"loss": loss}
         if (step + 1) % config.validate_every == 0:
-            # The same on every process, so that all stop at the same step.
-            record["validation_dice"] = stopping.judge(_mean_dice(segmenter, splits.validation), network)
+            record["validation_dice"] = judge()
         loop.record(record)
+    seconds = time.perf_counter() - started
     if not stopping.has_judged:
-        stopping.judge(_mean_dice(segmenter, splits.validation), network)
+        judge()
     if fabric.is_global_zero:
-        if loop.seconds > 0 and len(waited) > 1:
-            share = sum(waited[2:]) / loop.seconds
+        if len(waited) > 1:
+            # The first batch can't be loaded ahead.
+            share = sum(waited[1:]) / seconds
             print(f"{STAGE}: {100 * share:.1f}% of the time was spent waiting for data")
         stopping.restore_best(network)
         segmenter.save(folder)

@@ -3,9 +3,10 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anatogen.downstream.settings import MaskingSettings
+from anatogen.errors import UserError
 from anatogen.evaluation.ssim import choose_scales, ms_ssim
 
 # Halfway between the darkest and the brightest: no tissue and no background of its own.
@@ -44,6 +45,29 @@ def random_masks(
     return torch.stack(masks)[:, None]
 
 
+def check_masking(settings: MaskingSettings, shape: tuple[int, int, int]) -> None:
+    """Refuses cubes of which too few fit into a volume for a share of them to be hidden.
+
+    Args:
+        settings: Share and size of the cubes.
+        shape: (D, H, W) of what is learned from.
+
+    Raises:
+        UserError: If a cube is longer than half of the shortest side, or less than half a cube is hidden.
+    """
+    side = settings.patch_voxels
+    if 2 * side > min(shape):
+        raise UserError(
+            f"masking.patch_voxels {side} is more than half of the shortest side of {shape}: use at most "
+            f"{min(shape) // 2}"
+        )
+    number = math.prod(math.ceil(size / side) for size in shape)
+    if round(settings.share * number) == 0:
+        raise UserError(
+            f"masking.share {settings.share:g} of {number} cubes hides none: use more than {0.5 / number:.2g}"
+        )
+
+
 def hide(x: Tensor, mask: Tensor) -> Tensor:
     """The volumes as the network sees them.
 
@@ -52,6 +76,20 @@ def hide(x: Tensor, mask: Tensor) -> Tensor:
         mask: bool (B, 1, D, H, W), True where hidden.
     """
     return x.masked_fill(mask, HIDDEN)
+
+
+def inpaint(network: nn.Module, x: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Losses of what a network makes of the volumes without their hidden voxels.
+
+    Args:
+        network: Maps float (B, 1, D, H, W) to the same shape.
+        x: float32 (B, 1, D, H, W) in [-1, 1].
+        mask: bool (B, 1, D, H, W), True where hidden.
+
+    Returns:
+        As `inpainting_losses`.
+    """
+    return inpainting_losses(network(hide(x, mask)).float(), x)
 
 
 def inpainting_losses(predicted: Tensor, x: Tensor) -> dict[str, Tensor]:

@@ -29,7 +29,7 @@ class Piece:
         """Where it lies in the experiment's folder."""
         if self.fraction is None:
             return out / "pretraining" / self.arm
-        return out / "finetuning" / self.arm / f"fraction_{self.fraction:g}" / f"seed_{self.seed}"
+        return out / "finetuning" / self.arm / f"fraction_{self.fraction}" / f"seed_{self.seed}"
 
     def is_done(self, out: Path) -> bool:
         """Whether its last file is there."""

@@ -10,16 +10,16 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from anatogen.data.dataset import flip_axis, prefetched, shuffled_indices
-from anatogen.data.manifest import Grid
-from anatogen.downstream.masking import hide, inpainting_losses, random_masks
+from anatogen.data.manifest import Grid, Split, load_manifest
+from anatogen.downstream.masking import check_masking, hide, inpaint, random_masks
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import check_patch, crop, random_corner
 from anatogen.downstream.settings import PretrainConfig
 from anatogen.errors import UserError
-from anatogen.evaluation.scans import ScanSet, load_scans
+from anatogen.evaluation.scans import ScanSet, identical_scans, load_scans
 from anatogen.figures import planes_figure
 from anatogen.seeding import derived_generator
-from anatogen.storage import sha256_json
+from anatogen.storage import sha256_json, write_json
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, share_cores
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
@@ -27,6 +27,7 @@ from anatogen.training.run_folder import claim_run
 from anatogen.weights import WEIGHTS_NAME, save_weights
 
 STAGE = "inpainter"
+NUM_SCANS_NAME = "scans.json"
 _NUM_PREVIEWS = 4
 
 
@@ -47,7 +48,8 @@ def pretrain(
         run: Folder of the run: checkpoint, log, previews and the weights in `inpainter/`.
         config: Its settings.
         like: Prepared dataset that they must match in grid and, for CT, in window: the one that is to be
-            segmented. MR scans get a window each, as those of a prepared dataset have.
+            segmented. MR scans get a window each, as those of a prepared dataset have. None of its
+            validation and test scans may be among them.
         accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
         devices: Number of GPUs, or of processes on a CPU.
 
@@ -62,14 +64,16 @@ def pretrain(
     check_budgets(config, (STAGE,))
     check_devices(config, (STAGE,), accelerator, devices)
     sets = unlabelled_scans(scans, like)
-    check_patch(config.patch_shape, sets[0].grid.shape)
+    grid = sets[0].grid
+    check_patch(config.patch_shape, grid.shape)
+    check_masking(config.masking, config.patch_shape or grid.shape)
     claim_run(run, sha256_json([part.sha256 for part in sets]), config, config.training.seed)
-    weights = run / STAGE / WEIGHTS_NAME
-    if not weights.exists():
-        fabric = build_fabric(accelerator, devices)
-        arrays = np.concatenate([part.arrays for part in sets])
-        launch(fabric, partial(_stage, arrays=arrays, grid=sets[0].grid, folder=run / STAGE, config=config))
-    return weights
+    arrays = sets[0].arrays if len(sets) == 1 else np.concatenate([part.arrays for part in sets])
+    del sets
+    write_json(run / NUM_SCANS_NAME, {"num_scans": len(arrays)})
+    fabric = build_fabric(accelerator, devices)
+    launch(fabric, partial(_stage, arrays=arrays, grid=grid, folder=run / STAGE, config=config))
+    return run / STAGE / WEIGHTS_NAME
 
 
 def unlabelled_scans(scans: Sequence[Path | str], like: Path | str | None) -> list[ScanSet]:
@@ -80,13 +84,27 @@ def unlabelled_scans(scans: Sequence[Path | str], like: Path | str | None) -> li
     """
     if not scans:
         raise UserError("there are no scans to pre-train on: name at least one folder")
-    first = None if like is None else load_scans(Path(like), "target")
-    sets = []
+    first = None if like is None else load_scans(Path(like), "target", indices=[0])
+    sets: list[ScanSet] = []
     for number, path in enumerate(scans):
         role = "pre-training" if number == 0 else f"pre-training (set {number + 1})"
-        sets.append(load_scans(Path(path), role, first))
-        first = first or sets[0]
+        sets.append(load_scans(Path(path), role, first or (sets[0] if sets else None)))
+        if like is not None:
+            _require_apart(sets[-1], Path(like), path)
     return sets
+
+
+def _require_apart(scans: ScanSet, target: Path, path: Path | str) -> None:
+    """Refuses scans that fine-tuned networks will be judged by: their gain would be a leak."""
+    manifest = load_manifest(target)
+    for split in (Split.VALIDATION, Split.TEST):
+        if manifest.split(split):
+            number = identical_scans(scans, load_scans(Path(f"{target}:{split}"), "held-out"))
+            if number:
+                raise UserError(
+                    f"{number} of the {len(scans)} scans of {path} are {split} scans of {target}, which must "
+                    "not be learned from: leave them out"
+                )
 
 
 def _stage(fabric: Fabric, arrays: np.ndarray, grid: Grid, folder: Path, config: PretrainConfig) -> None:
@@ -139,7 +157,7 @@ def _stage(fabric: Fabric, arrays: np.ndarray, grid: Grid, folder: Path, config:
     )
     for _, (x, mask) in prefetched(loop.steps(), load):
         x, mask = x.to(fabric.device), mask.to(fabric.device)
-        losses = inpainting_losses(wrapped(hide(x, mask)).float(), x)
+        losses = inpaint(wrapped, x, mask)
         loop.require_finite(losses)
         take_step(fabric, losses["loss"], wrapped, learner, config.inpainter_training)
         loop.record(losses)

@@ -36,12 +36,15 @@ class MaskingSettings(Section):
 
 
 class AugmentationSettings(Section):
-    """How probable each change of a labelled scan is: the paper's, with TorchIO's own ranges.
+    """How probable each change of a labelled scan is: the paper's kinds, by TorchIO.
+
+    Ranges are TorchIO's but for noise and blur, which are half of them or less: on small structures they
+    would hide what the labels say.
 
     Attributes:
         affine: Rotation by up to 10 degrees, scaling by up to 10%.
         ghosting: MR artefact of periodic movement.
-        noise: Gaussian noise.
+        noise: Gaussian noise with a standard deviation of up to 10% of the window.
         blur: Gaussian blur of up to 1 mm.
         bias_field: Slow change of brightness over the field of view.
         gamma: Change of contrast.
@@ -124,6 +127,10 @@ class Arm(Section):
     def _one_or_several(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
+    def resolved(self) -> "Arm":
+        """The same arm with whole paths, so that two ways to write one are equal."""
+        return self.model_copy(update={"scans": tuple(path.resolve() for path in self.scans)})
+
     @property
     def is_pretrained(self) -> bool:
         """Whether there is anything to pre-train on."""
@@ -153,6 +160,14 @@ class ExperimentPlan(Section):
     tolerance_mm: Annotated[float, Field(gt=0)] = 1.0
     pretraining: PretrainConfig = PretrainConfig()
     finetuning: FinetuneConfig = FinetuneConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _equal_budgets(cls, values: object) -> object:
+        """Arms train for equally many steps unless patience is asked for."""
+        if isinstance(values, dict) and isinstance(finetuning := values.get("finetuning", {}), dict):
+            return values | {"finetuning": {"patience": None} | finetuning}
+        return values
 
     @model_validator(mode="after")
     def _makes_sense(self) -> "ExperimentPlan":

@@ -24,10 +24,10 @@ _BESIDE_CONTROLS = {
         "can't be put down to their anatomy",
     },
     "real": {
-        "better": "as many {name} do worse at {where} ({effect})",
-        "worse": "as many {name} help more at {where} ({effect})",
-        "as good": "as many {name} would not have gained {least:g} more at {where} ({effect})",
-        "open": "whether as many {name} would help more at {where} can't be told ({effect})",
+        "better": "{name} do worse at {where} ({effect})",
+        "worse": "{name} help more at {where} ({effect})",
+        "as good": "{name} would not have gained {least:g} more at {where} ({effect})",
+        "open": "whether {name} would help more at {where} can't be told ({effect})",
     },
 }
 

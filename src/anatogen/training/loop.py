@@ -65,6 +65,7 @@ class Loop:
         self.preview = preview
         self.scans_per_step = batches_per_step * optimiser.batch_size
         self.step = 0
+        self._is_stopped = False
         self._seconds_before = 0.0
         self._started = time.perf_counter()
         self._window: list[dict[str, Tensor | float]] = []
@@ -127,6 +128,10 @@ class Loop:
             board.close()
         self.fabric.barrier()
 
+    def stop(self) -> None:
+        """Makes this step the last one, as if the budget ended with it; to be called on all ranks alike."""
+        self._is_stopped = True
+
     def require_finite(self, losses: Mapping[str, Tensor]) -> None:
         """Stops the training if any loss is not finite.
 
@@ -170,6 +175,8 @@ class Loop:
 
     def _progress(self) -> float:
         """Share of the budget that is used up; at least 1 ends the stage."""
+        if self._is_stopped:
+            return 1.0
         shares = []
         if self.optimiser.steps is not None:
             shares.append(self.step / self.optimiser.steps)
