@@ -22,7 +22,8 @@ from anatogen.data import archives
 from anatogen.data.formats import write_nifti
 from anatogen.data.manifest import load_manifest
 from anatogen.errors import UserError
-from anatogen.run_stages import FOLDERS, Wishes, run, scans_fingerprint, stages
+from anatogen.run_stages import run, scans_fingerprint, stages
+from anatogen.run_wishes import FOLDERS, Wishes
 from anatogen.training.probe import Measurement
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -246,7 +247,8 @@ def test_a_process_killed_in_training_goes_on(scans: Path, whole: Path, tmp_path
         with pytest.raises(Killed):
             run(asked)
     code = (
-        "import sys; from pathlib import Path; from anatogen.run_stages import Wishes, _train\n"
+        "import sys; from pathlib import Path; from anatogen.run_stages import _train; "
+        "from anatogen.run_wishes import Wishes\n"
         "if __name__ == '__main__':\n"
         "    import torch; torch.set_num_threads(1)\n"
         f"    _train(Wishes(Path({str(scans)!r}), Path({str(tmp_path / 'out')!r}), accelerator='cpu'))\n"

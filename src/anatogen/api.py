@@ -169,8 +169,8 @@ def run(
     Raises:
         UserError: If settings or folders are wrong, or a stage can't be done.
     """
-    from anatogen.run_stages import Wishes
     from anatogen.run_stages import run as run_stages
+    from anatogen.run_wishes import Wishes
 
     wishes = Wishes(
         Path(scans),

@@ -12,7 +12,7 @@ from anatogen.data.formats import read_nifti
 from anatogen.data.manifest import Split, load_manifest
 from anatogen.figures import duration_text, planes_figure
 from anatogen.page import data_url, write_page
-from anatogen.run_stages import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, Wishes
+from anatogen.run_wishes import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, Wishes
 
 _NUM_SHOWN = 6
 _ABOUT = {

@@ -24,64 +24,15 @@ from anatogen.data.prepared_folder import array_names
 from anatogen.data.recipes.tables import tables_beside
 from anatogen.errors import UserError
 from anatogen.presets import preset_named
+from anatogen.run_page import write_index
+from anatogen.run_wishes import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, Wishes
 from anatogen.settings import Settings
 from anatogen.storage import sha256_file, sha256_json, write_json, write_text
 
-STATE_NAME, INDEX_NAME = "run.json", "index.html"
-NOT_EVALUATED_NAME = "not_evaluated.txt"
+STATE_NAME = "run.json"
 _UNPACKED_NAME = ".unpacked"
 # Says which model and seed the synthetic scans are of.
 SET_NAME = ".set"
-FOLDERS = {
-    "doctor": "doctor",
-    "plan": "plan",
-    "prepare": "data",
-    "train": "model",
-    "sample": "synthetic",
-    "evaluate": "report",
-}
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the user asked for; what is None is decided by the plan.
-
-    Attributes:
-        scans: Folder or archive of scans.
-        out: Folder of everything.
-        overrides: Strings "key.sub=value" of `prepare` or `train`.
-        hours: For planning and training, about.
-        memory_gb: Of the GPU, or of the machine without one, in 10^9 bytes.
-        number: Of synthetic scans.
-        seed: Of the set of synthetic scans.
-        recipe: Of `prepare`.
-        preset: Of `train`, for what the plan does not decide.
-        accelerator: "auto", "cpu" or "cuda".
-        workers: Processes that look at scans; default one per core.
-        progress: Whether to show progress bars.
-    """
-
-    scans: Path
-    out: Path
-    overrides: tuple[str, ...] = ()
-    hours: float = 24.0
-    memory_gb: float | None = None
-    number: int = 100
-    seed: int = 0
-    recipe: str | None = None
-    preset: str = "default"
-    accelerator: str = "auto"
-    workers: int | None = None
-    progress: bool = True
-
-    def folder(self, stage: str) -> Path:
-        """Where a stage's output lies."""
-        return self.out / FOLDERS[stage]
-
-    def prepare_overrides(self) -> list[str]:
-        """Those of the overrides that `prepare` takes; the others are for `train`."""
-        sections = Settings.model_fields
-        return [text for text in self.overrides if text.partition("=")[0].split(".")[0] not in sections]
 
 
 @dataclass(frozen=True)
@@ -161,8 +112,6 @@ def run(wishes: Wishes, *, dry_run: bool = False) -> Path | None:
 
 
 def _go(wishes: Wishes, way: Iterable[Stage], state: State, dry_run: bool) -> Path | None:
-    from anatogen.run_page import write_index
-
     for stage in way:
         if dry_run and stage.name == "prepare":
             return None
