@@ -221,7 +221,7 @@ def test_a_run_killed_before_or_after_a_stage_is_recorded(
                 run(asked)
     with pytest.MonkeyPatch.context() as patch:
         done = count_work(patch)
-        kill_at_call(patch, "anatogen.run_page.write_index", 1)
+        kill_at_call(patch, "anatogen.run_stages.write_index", 1)
         with pytest.raises(Killed):
             run(asked)
     assert done == [stage]
