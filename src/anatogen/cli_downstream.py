@@ -17,6 +17,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, e.g.
 Minutes = Annotated[float | None, typer.Option(help="Budget in minutes, over all resumptions.")]
 Steps = Annotated[int | None, typer.Option(help="Budget in steps.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Devices = Annotated[int, typer.Option(help="Number of GPUs, or of processes on a CPU.")]
 
 downstream_app = typer.Typer(
@@ -86,7 +87,7 @@ def predict(
     scans: Annotated[Path, typer.Argument(help="Folder of scans in any format.")],
     segmenter: Annotated[Path, typer.Argument(help="What `downstream finetune` made.")],
     out: Annotated[Path, typer.Argument(help="Folder for the masks; what is there is kept.")],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write a mask for every scan, in the scan's own voxels."""
     from rich.console import Console

@@ -126,6 +126,15 @@ def test_every_scan_of_a_folder_gets_its_mask_and_a_stopped_call_goes_on(saved, 
     assert (out / "second.nii.gz").stat().st_mtime_ns == made
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(saved, tmp_path, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(UserError, match=r"device '?(gpu' is unknown|cuda: this machine has no usable GPU)"):
+        predict(tmp_path / "scans", saved, tmp_path / "masks", device=device)
+    assert not (tmp_path / "masks").exists()
+
+
 def test_a_damaged_segmenter_is_named(saved, tmp_path):
     with pytest.raises(UserError, match="holds no finished segmenter"):
         load_segmenter(tmp_path)

@@ -14,6 +14,7 @@ from anatogen.data.inspection import own_window, read_source
 from anatogen.data.manifest import Intensity
 from anatogen.data.regions import find_regions
 from anatogen.data.volume import Volume
+from anatogen.device import device_named
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
 from anatogen.errors import ScanError, UserError
 
@@ -35,16 +36,18 @@ def predict(
         scans: Folder with scans in any format that Anatogen reads.
         segmenter: What `finetune` made: its run, or the folder of the segmenter.
         out: Folder of the masks: `a/b.nrrd` becomes `a/b.nii.gz`, a DICOM series `SERIES.nii.gz`.
-        device: "auto", "cpu" or "cuda".
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         progress: Told of every scan.
 
     Returns:
         The scans that could not be read, with the reasons.
 
     Raises:
-        UserError: If the segmenter or the scans are missing, or the segmenter's scans were parts (breasts).
+        UserError: If the segmenter, the scans or the device are missing, or the segmenter's scans were parts
+            (breasts).
     """
     scans, out = Path(scans), Path(out)
+    place = device_named(device)
     found = load_segmenter(Path(segmenter))
     if found.description.region == "breasts":
         raise UserError(
@@ -52,9 +55,7 @@ def predict(
         )
     if not scans.is_dir():
         raise UserError(f"{scans} is not a folder: name a folder of scans")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    found.network.to(device)
+    found.network.to(place)
     sources, left_out, _ = discover(scans, lambda function, files: map(function, files))
     if not sources:
         raise UserError(
