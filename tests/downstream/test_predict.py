@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from anatogen.data.conversion import Placement
 from anatogen.data.discover import Source
-from anatogen.data.formats import AS_IT_IS, write_nifti
+from anatogen.data.formats import AS_IT_IS, write_dicom, write_nifti
 from anatogen.data.manifest import Intensity
+from anatogen.data.volume import Volume
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.predict import mask_names, predict, segment_scan
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
@@ -124,6 +125,72 @@ def test_every_scan_of_a_folder_gets_its_mask_and_a_stopped_call_goes_on(saved, 
     predict(scans, saved, out, device="cpu")
     assert (out / "a" / "first.nii.gz").exists()
     assert (out / "second.nii.gz").stat().st_mtime_ns == made
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.nii.gz")}
+
+
+@pytest.mark.parametrize(
+    ("scans", "out"), [("scans", "scans"), ("scans", "scans/masks"), ("data/scans", "data")]
+)
+def test_masks_never_come_among_the_scans(saved, tmp_path, scans, out):
+    scan = balls(0)[0]
+    # The last one would be written over by its own mask, of OUT/scans/p.nii.gz.
+    names = ("p.nii.gz", "scans/p.nii.gz")
+    for name in names:
+        (tmp_path / scans / name).parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(Volume(scan.array + names.index(name), scan.affine), tmp_path / scans / name)
+    before = files_below(tmp_path)
+    with pytest.raises(UserError, match="choose another"):
+        predict(tmp_path / scans, saved, tmp_path / out, device="cpu")
+    assert files_below(tmp_path) == before
+
+
+def test_masks_go_beside_scans_that_they_do_not_touch(saved, tmp_path):
+    (tmp_path / "scans").mkdir()
+    write_nifti(balls(0)[0], tmp_path / "scans" / "p.nii.gz")
+    assert predict(tmp_path / "scans", saved, tmp_path, device="cpu") == []
+    assert set(files_below(tmp_path)) == {"p.nii.gz", "scans/p.nii.gz"}
+
+
+def test_what_prepare_would_leave_out_is_left_out(saved, tmp_path):
+    scan, mask = balls(0)
+    for folder, volume in (("images", scan), ("labels", mask)):
+        (tmp_path / "scans" / folder).mkdir(parents=True)
+        write_nifti(volume, tmp_path / "scans" / folder / "p.nii.gz")
+    for modality in ("CT", "MR"):
+        write_dicom(scan, tmp_path / "scans" / modality, modality, uid_from=modality)
+    left_out = predict(tmp_path / "scans", saved, tmp_path / "masks", device="cpu")
+    assert {scan.name: scan.reason for scan in left_out} == {
+        "CT": "its DICOM modality is CT, and the segmenter's is MR",
+        "labels/p.nii.gz": "it looks like a label map (3 distinct whole values)",
+    }
+    assert set(files_below(tmp_path / "masks")) == {"MR.nii.gz", "images/p.nii.gz"}
+
+
+def test_masks_of_another_segmenter_are_not_taken_for_this_ones(saved, tmp_path):
+    scans, out = tmp_path / "scans", tmp_path / "masks"
+    scans.mkdir()
+    write_nifti(balls(0)[0], scans / "p.nii.gz")
+    predict(scans, saved, out, device="cpu")
+    before = files_below(out)
+    torch.manual_seed(1)
+    other = Segmenter(
+        load_segmenter(saved).description, PaddedSwinUNETR(SwinUNETRSettings(feature_size=12), 3)
+    )
+    other.save(tmp_path / "other")
+    with pytest.raises(UserError, match="holds masks of another segmenter: choose another folder"):
+        predict(scans, tmp_path / "other", out, device="cpu")
+    for damage in ("{", "[]", None):
+        record = out / "predicted_by.json"
+        record.write_text(damage) if damage else record.unlink()
+        with pytest.raises(UserError, match=r"holds p.nii.gz, and nothing that says which segmenter made it"):
+            predict(scans, saved, out, device="cpu")
+    assert files_below(out) == before
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        predict(scans, saved, tmp_path / "file", device="cpu")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:99"])
