@@ -7,18 +7,22 @@ import numpy as np
 import pytest
 import torch
 from labelled_dataset import balls
-from scan_makers import oblique_affine, pattern_volume
+from scan_makers import head, oblique_affine, pattern_volume
 from torch import Tensor, nn
 
 from anatogen.data.conversion import Placement
 from anatogen.data.discover import Source
-from anatogen.data.formats import AS_IT_IS, write_dicom, write_nifti
+from anatogen.data.formats import AS_IT_IS, read_scan, write_dicom, write_nifti
 from anatogen.data.manifest import Intensity
+from anatogen.data.prepare import prepare
+from anatogen.data.prepare_config import prepare_settings
 from anatogen.data.volume import Volume
+from anatogen.downstream.finetune import _start
+from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.predict import mask_names, predict, segment_scan
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
-from anatogen.downstream.settings import SwinUNETRSettings
+from anatogen.downstream.settings import FinetuneConfig, SwinUNETRSettings
 from anatogen.errors import UserError
 
 
@@ -94,6 +98,72 @@ def test_windows_give_what_the_whole_gives_where_the_network_looks_at_single_vox
     assert whole.dtype == torch.uint8 and whole.shape == x.shape
     assert set(whole.unique().tolist()) == {0, 3, 7}
     assert torch.equal(whole, windows)
+
+
+class Recording(nn.Module):
+    """Keeps what it is given, and finds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return torch.cat([torch.ones_like(x), torch.zeros_like(x)], dim=1)
+
+
+def write_heads(folder: Path, modality: str) -> list[str]:
+    """Three scans that lie otherwise each, with masks; their names in order."""
+    for number, shape in enumerate([(20, 26, 18), (24, 20, 22), (18, 22, 26)]):
+        # Air on one side, so that the head is not in the middle.
+        array = np.pad(head(number, shape).array, ((0, 6), (8, 0), (0, 4)), mode="edge")
+        mask = Volume((array > 300).astype(np.float32), oblique_affine(number, (1.4, 0.9, 1.1)))
+        if modality == "CT":
+            array = np.where(array < 100, array - 1000, array - 450)
+        for kind, volume in (("images", Volume(array, mask.affine)), ("labels", mask)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            write_nifti(volume, folder / kind / f"p{number}.nii.gz")
+    return [f"images/p{number}.nii.gz" for number in range(3)]
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "",
+        "spacing_mm=1.2 interpolation=cubic",
+        "center=foreground shape=[16,16,16]",
+        "region=foreground",
+        "region=foreground center=foreground spacing_mm=1.2 interpolation=cubic orientation=RIP",
+        "fit=resize shape=[24,20,16]",
+        "fit=resize shape=[16,16,16] cube=true",
+        "fit=resize shape=[16,16,16] cube=true region=foreground interpolation=cubic",
+        "window_hu=[-160,240] percentiles=[3,90]",
+    ],
+)
+def test_a_scan_reaches_the_network_as_its_prepared_array_did(tmp_path, modality, settings):
+    names = write_heads(tmp_path / "scans", modality)
+    overrides = ["split.validation=0.34", "split.test=0.34", *settings.split()]
+    config = prepare_settings(overrides, recipe="folder_with_masks")
+    prepare(tmp_path / "scans", tmp_path / "data", config, workers=1, progress=False)
+    splits = load_labelled(tmp_path / "data")
+    assert splits.manifest.intensity.modality == modality
+    learned = _start(splits, FinetuneConfig(network=SwinUNETRSettings(feature_size=12)))
+    network = Recording()
+    prepared = {
+        case.id: part.batch([index])
+        for part in (splits.train, splits.validation, splits.test)
+        for index, case in enumerate(part.cases)
+    }
+    for number, name in enumerate(names):
+        scan = read_scan(tmp_path / "scans" / name, learned.description.reading)
+        segment_scan(scan, Segmenter(learned.description, network))
+        expected = prepared[f"case_{number:05d}"]
+        # Prepared arrays are float16: half a step of it below 1.
+        torch.testing.assert_close(network.seen.pop(), expected, atol=2.0**-12 + 1e-6, rtol=0)
+        assert float(expected.std()) > 0.1
+    assert not network.seen and len(prepared) == 3
 
 
 @pytest.fixture(scope="module")
