@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from anatogen.config import resolve
+from anatogen.data.dataset import LabelledDataset
 from anatogen.data.manifest import Case, Split, load_manifest
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
 from anatogen.downstream.finetune import finetune
-from anatogen.downstream.labelled import labelled_subset, load_labelled
+from anatogen.downstream.labelled import labelled_subset, labels_in, load_labelled
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import corner_around, crop, random_corner
 from anatogen.downstream.segmenter import load_segmenter
@@ -182,6 +183,24 @@ def rewrite_masks(data: Path, folder: Path, change) -> Path:
         path = folder / str(case.mask)
         np.save(path, change(case, np.load(path)))
     return folder
+
+
+def test_labels_are_found_with_the_first_case_that_holds_each(data, tmp_path):
+    def rare(case, mask):
+        number = int(case.id.removeprefix("case_"))
+        mask[1, 2, 3], mask[15, 15, 15] = 255, 100 + number // 2
+        return mask
+
+    dataset = load_labelled(data).train
+    assert labels_in(dataset, [1, 0]) == dict.fromkeys((0, 1, 2), dataset.cases[1].id)
+    dataset = LabelledDataset(rewrite_masks(data, tmp_path / "rare", rare), Split.TRAIN)
+    expected: dict[int, str] = {}
+    for index in (3, 1, 0):
+        for label in torch.unique(dataset.masks([index])).tolist():
+            expected.setdefault(label, dataset.cases[index].id)
+    assert labels_in(dataset, (3, 1, 0)) == expected
+    assert {0, 1, 2, 255} < set(expected)
+    assert labels_in(dataset, []) == {}
 
 
 def test_bad_masks_are_named(data, tmp_path):

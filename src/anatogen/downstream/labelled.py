@@ -1,9 +1,10 @@
 """Labelled scans for fine-tuning: which classes there are, and which patients a fraction is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from anatogen.data.dataset import LabelledDataset
@@ -45,11 +46,12 @@ def load_labelled(data: Path) -> LabelledSplits:
     for split, part in zip(Split, (train, validation, test), strict=True):
         if not len(part):
             raise UserError(f"{data} has no {split} cases: prepare it with other split fractions")
-    learned = _labels_of(train)
+    held = [labels_in(part, range(len(part))) for part in (train, validation, test)]
+    learned = held[0]
     names = train.manifest.labels
     known = {0, *map(int, names)} if names else {0, *learned}
-    for part in (train, validation, test):
-        for label, case in _labels_of(part).items():
+    for found in held:
+        for label, case in found.items():
             if label not in known:
                 named = ", ".join(map(str, sorted(known)))
                 raise UserError(
@@ -67,12 +69,20 @@ def load_labelled(data: Path) -> LabelledSplits:
     return LabelledSplits(train, validation, test, tuple(sorted(known)))
 
 
-def _labels_of(dataset: LabelledDataset) -> dict[int, str]:
-    """Labels in the masks of a split, each with the first case that holds it."""
+def labels_in(dataset: LabelledDataset, indices: Iterable[int]) -> dict[int, str]:
+    """Labels that masks of a split hold, the background's 0 too, each with the id of the first case.
+
+    Args:
+        dataset: A split with masks.
+        indices: Its cases to look at; a mask at a time is in memory.
+    """
     found: dict[int, str] = {}
-    for number, case in enumerate(dataset.cases):
-        for label in torch.unique(dataset.masks([number])).tolist():
-            found.setdefault(label, case.id)
+    for index in indices:
+        mask = dataset.masks([index])[0, 0].numpy()
+        # By slices: `bincount` makes int64 of what it counts.
+        counts = sum(np.bincount(part.ravel(), minlength=256) for part in mask)
+        for label in np.flatnonzero(counts).tolist():
+            found.setdefault(label, dataset.cases[index].id)
     return found
 
 
