@@ -210,8 +210,22 @@ def test_bad_masks_are_named(data, tmp_path):
         mask[0, 0, 0] = 9 if case.split is Split.TEST else 0
         return mask
 
-    with pytest.raises(UserError, match=r"the mask of case_\d+ holds the unknown label 9: known are 0, 1, 2"):
-        load_labelled(rewrite_masks(data, tmp_path / "alien", alien))
+    # What to do differs: nothing can be learned of a label that training lacks; another may be named.
+    test = load_manifest(data).split(Split.TEST)[0].id
+    rare = rf"{test} \(test\) holds the label 9, and no training mask does, .*: prepare with another seed"
+    folder = rewrite_masks(data, tmp_path / "alien", alien)
+    with pytest.raises(UserError, match=rare):
+        load_labelled(folder)
+    content = load_manifest(folder)
+    content.model_copy(update={"labels": {"1": "front", "2": "back", "9": "rare"}}).save(folder)
+    with pytest.raises(UserError, match=rare.replace("label 9", r"label 9 \(rare\)")):
+        load_labelled(folder)
+    content.model_copy(update={"labels": {"1": "front", "2": "back"}}).save(folder)
+    unnamed = (
+        rf"{test} \(test\) holds the label 9, which the dataset does not name \(it names 1, 2\): name it"
+    )
+    with pytest.raises(UserError, match=unnamed):
+        load_labelled(folder)
     with pytest.raises(UserError, match="the training masks are empty"):
         load_labelled(rewrite_masks(data, tmp_path / "empty", lambda case, mask: 0 * mask))
     with pytest.raises(UserError, match=rf"{train}.npy has shape \(15, 16, 16\), not \(16, 16, 16\)"):
