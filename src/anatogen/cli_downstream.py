@@ -109,12 +109,13 @@ def test(
         Path, typer.Argument(help="What `downstream finetune` made, of this dataset or of another.")
     ],
     tolerance_mm: Annotated[float, typer.Option(help="Of the normalised surface distance.")] = 1.0,
+    device: Device = "auto",
 ) -> None:
     """Measure a segmenter on real masks, e.g. one that learned from synthetic scans with masks."""
     from anatogen.downstream.measure import measure_on_test_split
     from anatogen.downstream.results import METRICS
 
-    measured = measure_on_test_split(data, segmenter, tolerance_mm=tolerance_mm)
+    measured = measure_on_test_split(data, segmenter, tolerance_mm=tolerance_mm, device=device)
     names = {"dice": "Dice", "surface_dice": "surface Dice", "hausdorff95_mm": "95% Hausdorff distance (mm)"}
     for metric in METRICS:
         values = [value for case in measured.values() if (value := case.mean(metric)) is not None]
