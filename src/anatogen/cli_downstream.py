@@ -17,6 +17,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key.sub=value, e.g.
 Minutes = Annotated[float | None, typer.Option(help="Budget in minutes, over all resumptions.")]
 Steps = Annotated[int | None, typer.Option(help="Budget in steps.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Devices = Annotated[int, typer.Option(help="Number of GPUs, or of processes on a CPU.")]
 
 downstream_app = typer.Typer(
@@ -86,7 +87,7 @@ def predict(
     scans: Annotated[Path, typer.Argument(help="Folder of scans in any format.")],
     segmenter: Annotated[Path, typer.Argument(help="What `downstream finetune` made.")],
     out: Annotated[Path, typer.Argument(help="Folder for the masks; what is there is kept.")],
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Write a mask for every scan, in the scan's own voxels."""
     from rich.console import Console
@@ -108,12 +109,13 @@ def test(
         Path, typer.Argument(help="What `downstream finetune` made, of this dataset or of another.")
     ],
     tolerance_mm: Annotated[float, typer.Option(help="Of the normalised surface distance.")] = 1.0,
+    device: Device = "auto",
 ) -> None:
     """Measure a segmenter on real masks, e.g. one that learned from synthetic scans with masks."""
     from anatogen.downstream.measure import measure_on_test_split
     from anatogen.downstream.results import METRICS
 
-    measured = measure_on_test_split(data, segmenter, tolerance_mm=tolerance_mm)
+    measured = measure_on_test_split(data, segmenter, tolerance_mm=tolerance_mm, device=device)
     names = {"dice": "Dice", "surface_dice": "surface Dice", "hausdorff95_mm": "95% Hausdorff distance (mm)"}
     for metric in METRICS:
         values = [value for case in measured.values() if (value := case.mean(metric)) is not None]

@@ -10,9 +10,9 @@ import torch
 from anatogen import __version__
 from anatogen.data.formats import write_nifti, write_npy
 from anatogen.data.volume import Volume
+from anatogen.device import device_named
 from anatogen.errors import UserError
 from anatogen.evaluation.autoencoders import held_out_scans, load_autoencoder
-from anatogen.sampling import device_named
 from anatogen.seeding import derived_generator
 from anatogen.shipped import bundle_folder
 from anatogen.storage import sha256_file, write_json

@@ -21,6 +21,7 @@ from anatogen.data.dicom_writing import write_dicom
 from anatogen.data.formats import write_nifti, write_npy
 from anatogen.data.volume import Volume
 from anatogen.data.workers import available_cores, end_with_parent
+from anatogen.device import device_named
 from anatogen.errors import UserError
 from anatogen.evaluation.copy_detector import CopyDetector, detector_sha256, load_detector
 from anatogen.gan_bundle import GANBundle
@@ -294,33 +295,6 @@ def _write(
             write_dicom(volume, path, modality, uid_from=identity, patient_id=f"SYNTHETIC-{index:06d}")
         case _:
             assert_never(file_format)
-
-
-def device_named(name: str, number: int = 0) -> torch.device:
-    """The device of this name.
-
-    Args:
-        name: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-        number: Of the process, each of which takes the next GPU.
-
-    Raises:
-        UserError: If there is no such device.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UserError(f"device {name!r} is unknown: use cpu, cuda, cuda:0 or auto")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("device cuda: this machine has no usable GPU; use --device cpu")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs")
-    if name == "cuda":
-        return torch.device("cuda", number % torch.cuda.device_count())
-    return device
 
 
 def _num_gpus(device: str) -> int:

@@ -11,12 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from anatogen.config import resolve
+from anatogen.data.dataset import LabelledDataset
 from anatogen.data.manifest import Case, Split, load_manifest
 from anatogen.downstream import finetune as finetune_module
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
 from anatogen.downstream.finetune import finetune
-from anatogen.downstream.labelled import labelled_subset, load_labelled
+from anatogen.downstream.labelled import labelled_subset, labels_in, load_labelled
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import corner_around, crop, random_corner
 from anatogen.downstream.segmenter import load_segmenter
@@ -186,6 +187,24 @@ def rewrite_masks(data: Path, folder: Path, change) -> Path:
     return folder
 
 
+def test_labels_are_found_with_the_first_case_that_holds_each(data, tmp_path):
+    def rare(case, mask):
+        number = int(case.id.removeprefix("case_"))
+        mask[1, 2, 3], mask[15, 15, 15] = 255, 100 + number // 2
+        return mask
+
+    dataset = load_labelled(data).train
+    assert labels_in(dataset, [1, 0]) == dict.fromkeys((0, 1, 2), dataset.cases[1].id)
+    dataset = LabelledDataset(rewrite_masks(data, tmp_path / "rare", rare), Split.TRAIN)
+    expected: dict[int, str] = {}
+    for index in (3, 1, 0):
+        for label in torch.unique(dataset.masks([index])).tolist():
+            expected.setdefault(label, dataset.cases[index].id)
+    assert labels_in(dataset, (3, 1, 0)) == expected
+    assert {0, 1, 2, 255} < set(expected)
+    assert labels_in(dataset, []) == {}
+
+
 def test_bad_masks_are_named(data, tmp_path):
     train = load_manifest(data).split(Split.TRAIN)[0].id
 
@@ -193,8 +212,22 @@ def test_bad_masks_are_named(data, tmp_path):
         mask[0, 0, 0] = 9 if case.split is Split.TEST else 0
         return mask
 
-    with pytest.raises(UserError, match=r"the mask of case_\d+ holds the unknown label 9: known are 0, 1, 2"):
-        load_labelled(rewrite_masks(data, tmp_path / "alien", alien))
+    # What to do differs: nothing can be learned of a label that training lacks; another may be named.
+    test = load_manifest(data).split(Split.TEST)[0].id
+    rare = rf"{test} \(test\) holds the label 9, and no training mask does, .*: prepare with another seed"
+    folder = rewrite_masks(data, tmp_path / "alien", alien)
+    with pytest.raises(UserError, match=rare):
+        load_labelled(folder)
+    content = load_manifest(folder)
+    content.model_copy(update={"labels": {"1": "front", "2": "back", "9": "rare"}}).save(folder)
+    with pytest.raises(UserError, match=rare.replace("label 9", r"label 9 \(rare\)")):
+        load_labelled(folder)
+    content.model_copy(update={"labels": {"1": "front", "2": "back"}}).save(folder)
+    unnamed = (
+        rf"{test} \(test\) holds the label 9, which the dataset does not name \(it names 1, 2\): name it"
+    )
+    with pytest.raises(UserError, match=unnamed):
+        load_labelled(folder)
     with pytest.raises(UserError, match="the training masks are empty"):
         load_labelled(rewrite_masks(data, tmp_path / "empty", lambda case, mask: 0 * mask))
     with pytest.raises(UserError, match=rf"{train}.npy has shape \(15, 16, 16\), not \(16, 16, 16\)"):

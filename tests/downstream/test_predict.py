@@ -7,17 +7,22 @@ import numpy as np
 import pytest
 import torch
 from labelled_dataset import balls
-from scan_makers import oblique_affine, pattern_volume
+from scan_makers import head, oblique_affine, pattern_volume
 from torch import Tensor, nn
 
 from anatogen.data.conversion import Placement
 from anatogen.data.discover import Source
-from anatogen.data.formats import AS_IT_IS, write_nifti
+from anatogen.data.formats import AS_IT_IS, read_scan, write_dicom, write_nifti
 from anatogen.data.manifest import Intensity
+from anatogen.data.prepare import prepare
+from anatogen.data.prepare_config import prepare_settings
+from anatogen.data.volume import Volume
+from anatogen.downstream.finetune import _start
+from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.predict import mask_names, predict, segment_scan
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
-from anatogen.downstream.settings import SwinUNETRSettings
+from anatogen.downstream.settings import FinetuneConfig, SwinUNETRSettings
 from anatogen.errors import UserError
 
 
@@ -95,6 +100,72 @@ def test_windows_give_what_the_whole_gives_where_the_network_looks_at_single_vox
     assert torch.equal(whole, windows)
 
 
+class Recording(nn.Module):
+    """Keeps what it is given, and finds nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seen: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(x)
+        return torch.cat([torch.ones_like(x), torch.zeros_like(x)], dim=1)
+
+
+def write_heads(folder: Path, modality: str) -> list[str]:
+    """Three scans that lie otherwise each, with masks; their names in order."""
+    for number, shape in enumerate([(20, 26, 18), (24, 20, 22), (18, 22, 26)]):
+        # Air on one side, so that the head is not in the middle.
+        array = np.pad(head(number, shape).array, ((0, 6), (8, 0), (0, 4)), mode="edge")
+        mask = Volume((array > 300).astype(np.float32), oblique_affine(number, (1.4, 0.9, 1.1)))
+        if modality == "CT":
+            array = np.where(array < 100, array - 1000, array - 450)
+        for kind, volume in (("images", Volume(array, mask.affine)), ("labels", mask)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            write_nifti(volume, folder / kind / f"p{number}.nii.gz")
+    return [f"images/p{number}.nii.gz" for number in range(3)]
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "",
+        "spacing_mm=1.2 interpolation=cubic",
+        "center=foreground shape=[16,16,16]",
+        "region=foreground",
+        "region=foreground center=foreground spacing_mm=1.2 interpolation=cubic orientation=RIP",
+        "fit=resize shape=[24,20,16]",
+        "fit=resize shape=[16,16,16] cube=true",
+        "fit=resize shape=[16,16,16] cube=true region=foreground interpolation=cubic",
+        "window_hu=[-160,240] percentiles=[3,90]",
+    ],
+)
+def test_a_scan_reaches_the_network_as_its_prepared_array_did(tmp_path, modality, settings):
+    names = write_heads(tmp_path / "scans", modality)
+    overrides = ["split.validation=0.34", "split.test=0.34", *settings.split()]
+    config = prepare_settings(overrides, recipe="folder_with_masks")
+    prepare(tmp_path / "scans", tmp_path / "data", config, workers=1, progress=False)
+    splits = load_labelled(tmp_path / "data")
+    assert splits.manifest.intensity.modality == modality
+    learned = _start(splits, FinetuneConfig(network=SwinUNETRSettings(feature_size=12)))
+    network = Recording()
+    prepared = {
+        case.id: part.batch([index])
+        for part in (splits.train, splits.validation, splits.test)
+        for index, case in enumerate(part.cases)
+    }
+    for number, name in enumerate(names):
+        scan = read_scan(tmp_path / "scans" / name, learned.description.reading)
+        segment_scan(scan, Segmenter(learned.description, network))
+        expected = prepared[f"case_{number:05d}"]
+        # Prepared arrays are float16: half a step of it below 1.
+        torch.testing.assert_close(network.seen.pop(), expected, atol=2.0**-12 + 1e-6, rtol=0)
+        assert float(expected.std()) > 0.1
+    assert not network.seen and len(prepared) == 3
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("segmenter")
@@ -124,6 +195,81 @@ def test_every_scan_of_a_folder_gets_its_mask_and_a_stopped_call_goes_on(saved, 
     predict(scans, saved, out, device="cpu")
     assert (out / "a" / "first.nii.gz").exists()
     assert (out / "second.nii.gz").stat().st_mtime_ns == made
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.nii.gz")}
+
+
+@pytest.mark.parametrize(
+    ("scans", "out"), [("scans", "scans"), ("scans", "scans/masks"), ("data/scans", "data")]
+)
+def test_masks_never_come_among_the_scans(saved, tmp_path, scans, out):
+    scan = balls(0)[0]
+    # The last one would be written over by its own mask, of OUT/scans/p.nii.gz.
+    names = ("p.nii.gz", "scans/p.nii.gz")
+    for name in names:
+        (tmp_path / scans / name).parent.mkdir(parents=True, exist_ok=True)
+        write_nifti(Volume(scan.array + names.index(name), scan.affine), tmp_path / scans / name)
+    before = files_below(tmp_path)
+    with pytest.raises(UserError, match="choose another"):
+        predict(tmp_path / scans, saved, tmp_path / out, device="cpu")
+    assert files_below(tmp_path) == before
+
+
+def test_masks_go_beside_scans_that_they_do_not_touch(saved, tmp_path):
+    (tmp_path / "scans").mkdir()
+    write_nifti(balls(0)[0], tmp_path / "scans" / "p.nii.gz")
+    assert predict(tmp_path / "scans", saved, tmp_path, device="cpu") == []
+    assert set(files_below(tmp_path)) == {"p.nii.gz", "scans/p.nii.gz"}
+
+
+def test_what_prepare_would_leave_out_is_left_out(saved, tmp_path):
+    scan, mask = balls(0)
+    for folder, volume in (("images", scan), ("labels", mask)):
+        (tmp_path / "scans" / folder).mkdir(parents=True)
+        write_nifti(volume, tmp_path / "scans" / folder / "p.nii.gz")
+    for modality in ("CT", "MR"):
+        write_dicom(scan, tmp_path / "scans" / modality, modality, uid_from=modality)
+    left_out = predict(tmp_path / "scans", saved, tmp_path / "masks", device="cpu")
+    assert {scan.name: scan.reason for scan in left_out} == {
+        "CT": "its DICOM modality is CT, and the segmenter's is MR",
+        "labels/p.nii.gz": "it looks like a label map (3 distinct whole values)",
+    }
+    assert set(files_below(tmp_path / "masks")) == {"MR.nii.gz", "images/p.nii.gz"}
+
+
+def test_masks_of_another_segmenter_are_not_taken_for_this_ones(saved, tmp_path):
+    scans, out = tmp_path / "scans", tmp_path / "masks"
+    scans.mkdir()
+    write_nifti(balls(0)[0], scans / "p.nii.gz")
+    predict(scans, saved, out, device="cpu")
+    before = files_below(out)
+    torch.manual_seed(1)
+    other = Segmenter(
+        load_segmenter(saved).description, PaddedSwinUNETR(SwinUNETRSettings(feature_size=12), 3)
+    )
+    other.save(tmp_path / "other")
+    with pytest.raises(UserError, match="holds masks of another segmenter: choose another folder"):
+        predict(scans, tmp_path / "other", out, device="cpu")
+    for damage in ("{", "[]", None):
+        record = out / "predicted_by.json"
+        record.write_text(damage) if damage else record.unlink()
+        with pytest.raises(UserError, match=r"holds p.nii.gz, and nothing that says which segmenter made it"):
+            predict(scans, saved, out, device="cpu")
+    assert files_below(out) == before
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a file"):
+        predict(scans, saved, tmp_path / "file", device="cpu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(saved, tmp_path, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(UserError, match=r"device '?(gpu' is unknown|cuda: this machine has no usable GPU)"):
+        predict(tmp_path / "scans", saved, tmp_path / "masks", device=device)
+    assert not (tmp_path / "masks").exists()
 
 
 def test_a_damaged_segmenter_is_named(saved, tmp_path):

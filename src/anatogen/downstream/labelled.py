@@ -1,9 +1,10 @@
 """Labelled scans for fine-tuning: which classes there are, and which patients a fraction is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from anatogen.data.dataset import LabelledDataset
@@ -39,40 +40,65 @@ def load_labelled(data: Path) -> LabelledSplits:
 
     Raises:
         UserError: If a case lacks its mask, a split is empty, a mask holds a label that the dataset does not
-            name, or that no training mask holds; or a named label is in no training mask.
+            name or that no training mask holds, even if only the test split does: it would be measured and
+            can't be learned; or a named label is in no mask.
     """
-    train, validation, test = (LabelledDataset(data, split) for split in Split)
-    for split, part in zip(Split, (train, validation, test), strict=True):
+    parts = {split: LabelledDataset(data, split) for split in Split}
+    for split, part in parts.items():
         if not len(part):
             raise UserError(f"{data} has no {split} cases: prepare it with other split fractions")
-    learned = _labels_of(train)
-    names = train.manifest.labels
-    known = {0, *map(int, names)} if names else {0, *learned}
-    for part in (train, validation, test):
-        for label, case in _labels_of(part).items():
-            if label not in known:
-                named = ", ".join(map(str, sorted(known)))
+    held = {split: labels_in(part, range(len(part))) for split, part in parts.items()}
+    train = parts[Split.TRAIN]
+    _check_labels(data, held, train.manifest.labels)
+    labels = tuple(sorted({0, *held[Split.TRAIN]}))
+    return LabelledSplits(train, parts[Split.VALIDATION], parts[Split.TEST], labels)
+
+
+def _check_labels(data: Path, held: Mapping[Split, Mapping[int, str]], names: Mapping[str, str]) -> None:
+    learned = held[Split.TRAIN].keys() - {0}
+    if not learned:
+        raise UserError(f"{data}: the training masks are empty: there is nothing to learn")
+    named = {int(label) for label in names} - {0}
+    known = ", ".join(map(str, sorted(named)))
+    for split, found in held.items():
+        for label in sorted(found.keys() - {0}):
+            mask = f"{data}: the mask of {found[label]} ({split}) holds the label {_shown(label, names)}"
+            if named and label not in named:
                 raise UserError(
-                    f"{data}: the mask of {case} holds the unknown label {label}: known are {named}"
+                    f"{mask}, which the dataset does not name (it names {known}): name it "
+                    "in the masks' list of labels, or take it out of the mask, and prepare again"
                 )
-    empty = sorted(known - {0} - set(learned))
-    if empty:
-        label = empty[0]
+            if label not in learned:
+                raise UserError(
+                    f"{mask}, and no training mask does, so it can't be learned: prepare with another seed "
+                    "or smaller splits, or take the label out of the masks"
+                )
+    if missing := named - learned:
         raise UserError(
-            f"{data}: no training mask holds the label {label} ({names[str(label)]}): it can't be learned; "
+            f"{data}: no training mask holds the label {_shown(min(missing), names)}: it can't be learned; "
             "leave it out of the masks' list of labels, or add scans that show it"
         )
-    if not learned.keys() - {0}:
-        raise UserError(f"{data}: the training masks are empty: there is nothing to learn")
-    return LabelledSplits(train, validation, test, tuple(sorted(known)))
 
 
-def _labels_of(dataset: LabelledDataset) -> dict[int, str]:
-    """Labels in the masks of a split, each with the first case that holds it."""
+def _shown(label: int, names: Mapping[str, str]) -> str:
+    name = names.get(str(label))
+    return f"{label} ({name})" if name else str(label)
+
+
+def labels_in(dataset: LabelledDataset, indices: Iterable[int]) -> dict[int, str]:
+    """Labels that masks of a split hold, the background's 0 too, each with the id of the first case.
+
+    Args:
+        dataset: A split with masks.
+        indices: Its cases to look at; a mask at a time is in memory.
+    """
     found: dict[int, str] = {}
-    for number, case in enumerate(dataset.cases):
-        for label in torch.unique(dataset.masks([number])).tolist():
-            found.setdefault(label, case.id)
+    for index in indices:
+        mask = dataset.masks([index])[0, 0].numpy()
+        # By slices: `bincount` makes int64 of what it counts.
+        counts = sum(np.bincount(part.ravel(), minlength=256) for part in mask)
+        for label in np.flatnonzero(counts).tolist():
+            found.setdefault(label, dataset.cases[index].id)
     return found
 
 

@@ -5,15 +5,18 @@ from pathlib import Path
 import numpy as np
 
 from anatogen.data.dataset import LabelledDataset
-from anatogen.data.manifest import Split
+from anatogen.data.manifest import Manifest, Split
+from anatogen.data.prepare_config import stored_settings
+from anatogen.device import device_named
+from anatogen.downstream.labelled import labels_in
 from anatogen.downstream.metrics import CaseMetrics, case_metrics
-from anatogen.downstream.segmenter import Segmenter, load_segmenter
+from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
 from anatogen.errors import UserError
 from anatogen.storage import atomic_path
 
 
 def measure_on_test_split(
-    data: Path | str, segmenter: Path | str, *, tolerance_mm: float = 1.0
+    data: Path | str, segmenter: Path | str, *, tolerance_mm: float = 1.0, device: str = "auto"
 ) -> dict[str, CaseMetrics]:
     """Compares a segmenter's masks with those of a prepared dataset's test split.
 
@@ -24,17 +27,29 @@ def measure_on_test_split(
         data: Prepared dataset with masks.
         segmenter: What `finetune` made.
         tolerance_mm: Distance between surfaces that counts as agreement.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
 
     Returns:
         The metrics of each test case, by its id.
 
     Raises:
-        UserError: If there are no test cases with masks, or they are on another grid than the segmenter's.
+        UserError: If there are no test cases with masks; they differ from what the segmenter learned from in
+            grid, modality, window, labels or their names; or there is no such device.
     """
+    place = device_named(device)
     found, dataset = load_segmenter(Path(segmenter)), LabelledDataset(Path(data), Split.TEST)
     if not len(dataset):
         raise UserError(f"{data} has no test cases: prepare it with another split.test")
-    grid, placement = dataset.manifest.grid, found.description.placement
+    _check_grid(Path(data), dataset.manifest, found.description)
+    _check_intensity(Path(data), dataset.manifest, found.description)
+    _check_labels(Path(data), dataset, found.description)
+    found.network.to(place)
+    measured = measure_segmenter(found, dataset, tolerance_mm)
+    return {case.id: metrics for case, metrics in zip(dataset.cases, measured, strict=True)}
+
+
+def _check_grid(data: Path, manifest: Manifest, learned: SegmenterDescription) -> None:
+    grid, placement = manifest.grid, learned.placement
     codes = "".join(grid.axis_codes)
     if (codes, grid.shape) != (placement.codes, placement.shape) or (
         placement.spacing_mm is not None and not np.allclose(grid.spacing_mm, placement.spacing_mm, rtol=1e-3)
@@ -43,8 +58,48 @@ def measure_on_test_split(
             f"{data} has {codes} scans of {grid.shape} voxels of {grid.spacing_mm} mm, and the segmenter "
             f"learned {placement.codes}, {placement.shape}, {placement.spacing_mm}: prepare both on one grid"
         )
-    measured = measure_segmenter(found, dataset, tolerance_mm)
-    return {case.id: metrics for case, metrics in zip(dataset.cases, measured, strict=True)}
+
+
+def _check_intensity(data: Path, manifest: Manifest, learned: SegmenterDescription) -> None:
+    there, known = manifest.intensity, learned.intensity
+    if there.modality != known.modality:
+        raise UserError(
+            f"{data} has {there.modality} scans, and the segmenter learned from {known.modality}: measure it "
+            f"on {known.modality} scans"
+        )
+    what, setting = "CT window", "window_hu"
+    ours, theirs = (there.low, there.high), (known.low, known.high)
+    if there.modality == "MR":  # Scans have a window each.
+        what, setting = "MR percentiles", "percentiles"
+        ours, theirs = stored_settings(manifest.config).percentiles, learned.percentiles
+    if not np.allclose(ours, theirs):
+        raise UserError(
+            f"{data} has the {what} {ours[0]:g} to {ours[1]:g}, and the segmenter learned {theirs[0]:g} to "
+            f"{theirs[1]:g}: prepare both with one {setting}"
+        )
+
+
+def _check_labels(data: Path, dataset: LabelledDataset, learned: SegmenterDescription) -> None:
+    labels, names = learned.labels[1:], dataset.manifest.labels
+    for label, case in sorted(labels_in(dataset, range(len(dataset))).items()):
+        if label and label not in labels:
+            raise UserError(
+                f"{data}: the mask of {case} holds the label {label}, which the segmenter did not learn (it "
+                f"learned {', '.join(map(str, labels))}): give the masks of both the same labels"
+            )
+    named = sorted({int(label) for label in names} - {0})
+    for label in labels:
+        if named and label not in named:
+            raise UserError(
+                f"{data} does not name the label {label}, which the segmenter learned (it names "
+                f"{', '.join(map(str, named))}): give the masks of both the same labels"
+            )
+        ours, theirs = names.get(str(label), ""), learned.names.get(str(label), "")
+        if ours and theirs and ours.casefold() != theirs.casefold():
+            raise UserError(
+                f"{data} calls the label {label} {ours}, and the segmenter learned it as {theirs}: give the "
+                "masks of both the same labels, or the same names if they mean the same"
+            )
 
 
 def measure_segmenter(

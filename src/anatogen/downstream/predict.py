@@ -1,5 +1,6 @@
 """Masks of new scans, each in the geometry of its own file."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,16 @@ from scipy import ndimage
 from anatogen.data.conversion import to_grid
 from anatogen.data.discover import LeftOut, Source, discover
 from anatogen.data.formats import ending, write_nifti
-from anatogen.data.inspection import own_window, read_source
+from anatogen.data.inspection import count_labels, own_window, read_source
 from anatogen.data.manifest import Intensity
 from anatogen.data.regions import find_regions
 from anatogen.data.volume import Volume
+from anatogen.device import device_named
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
 from anatogen.errors import ScanError, UserError
+from anatogen.storage import write_json
+
+RECORD_NAME = "predicted_by.json"
 
 
 def predict(
@@ -28,23 +33,26 @@ def predict(
 ) -> list[LeftOut]:
     """Writes a label map for every scan of a folder, as NIfTI in the scan's own voxels.
 
-    Scans take the way that those went which were learned from. Masks that are there are kept, so a stopped
-    call goes on where it was.
+    Scans take the way that those went which were learned from. Left out is what `prepare` would leave out:
+    label maps and DICOM of another modality. Masks that are there are kept, so a stopped call goes on where
+    it was; `predicted_by.json` says which segmenter made them.
 
     Args:
         scans: Folder with scans in any format that Anatogen reads.
         segmenter: What `finetune` made: its run, or the folder of the segmenter.
         out: Folder of the masks: `a/b.nrrd` becomes `a/b.nii.gz`, a DICOM series `SERIES.nii.gz`.
-        device: "auto", "cpu" or "cuda".
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         progress: Told of every scan.
 
     Returns:
-        The scans that could not be read, with the reasons.
+        The scans that could not be read or are none, with the reasons.
 
     Raises:
-        UserError: If the segmenter or the scans are missing, or the segmenter's scans were parts (breasts).
+        UserError: If the segmenter, the scans or the device are missing, masks would come among the scans or
+            among those of another segmenter, or the segmenter's scans were parts (breasts).
     """
     scans, out = Path(scans), Path(out)
+    place = device_named(device)
     found = load_segmenter(Path(segmenter))
     if found.description.region == "breasts":
         raise UserError(
@@ -52,20 +60,19 @@ def predict(
         )
     if not scans.is_dir():
         raise UserError(f"{scans} is not a folder: name a folder of scans")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    found.network.to(device)
+    found.network.to(place)
     sources, left_out, _ = discover(scans, lambda function, files: map(function, files))
     if not sources:
         raise UserError(
             f"{scans} holds no scans: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series"
         )
     names = mask_names(sources)
+    _claim_folder(out, scans, names, found.description.weights_sha256)
     for number, (source, name) in enumerate(zip(sources, names, strict=True)):
         path = out / name
         if not path.exists():
             try:
-                mask = segment_scan(read_source(source, found.description.reading), found)
+                mask = segment_scan(_read(source, found.description), found)
             except ScanError as error:
                 left_out.append(LeftOut(source.name, str(error)))
             else:
@@ -124,6 +131,50 @@ def mask_names(sources: list[Source]) -> list[str]:
             )
         names[name] = source.name
     return list(names)
+
+
+def _claim_folder(out: Path, scans: Path, names: list[str], weights_sha256: str) -> None:
+    """Marks a folder as one for this segmenter's masks; raises a UserError if it is something else."""
+    inside = scans.resolve()
+    if out.resolve().is_relative_to(inside):
+        raise UserError(
+            f"{out} is {scans} or lies inside, so masks would be taken for scans: choose another folder"
+        )
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder for the masks")
+    there = []
+    for name in names:
+        if (out / name).resolve().is_relative_to(inside):
+            raise UserError(
+                f"the mask {out / name} would come among the scans in {scans}: choose another folder"
+            )
+        if (out / name).exists():
+            there.append(name)
+    try:
+        made_by = json.loads((out / RECORD_NAME).read_text(encoding="utf-8"))["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        if there:
+            raise UserError(
+                f"{out} holds {there[0]}, and nothing that says which segmenter made it: choose another"
+            ) from None
+        write_json(out / RECORD_NAME, {"weights_sha256": weights_sha256})
+    else:
+        if made_by != weights_sha256:
+            raise UserError(
+                f"{out} holds masks of another segmenter: choose another folder, or empty this one"
+            )
+
+
+def _read(source: Source, description: SegmenterDescription) -> Volume:
+    """Reads a scan; raises a ScanError for what `prepare` would leave out of a dataset of this modality."""
+    modality = description.intensity.modality
+    if source.modality and source.modality != modality:
+        raise ScanError(f"its DICOM modality is {source.modality}, and the segmenter's is {modality}")
+    scan = read_source(source, description.reading)
+    num_labels = count_labels(scan.array)
+    if num_labels:
+        raise ScanError(f"it looks like a label map ({num_labels} distinct whole values)")
+    return scan
 
 
 def _intensity(scan: Volume, description: SegmenterDescription) -> Intensity:
