@@ -14,7 +14,7 @@ from anatogen.data.dataset import LabelledDataset, flip_axis, prefetched, shuffl
 from anatogen.data.prepare_config import stored_settings
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
-from anatogen.downstream.labelled import LabelledSplits, labelled_subset, load_labelled
+from anatogen.downstream.labelled import LabelledSplits, labelled_subset, labels_in, load_labelled
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import check_patch, corner_around, crop, random_corner
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription
@@ -200,8 +200,7 @@ def _start(splits: LabelledSplits, config: FinetuneConfig) -> Segmenter:
 
 
 def _say_what_is_missing(splits: LabelledSplits, subset: Sequence[int]) -> None:
-    found = set(torch.unique(splits.train.masks(subset)).tolist())
-    missing = sorted(set(splits.labels) - found)
+    missing = sorted(set(splits.labels) - set(labels_in(splits.train, subset)))
     if missing:
         print(
             f"{STAGE}: none of the {len(subset)} scans that are learned from shows the label "
