@@ -19,6 +19,7 @@ from anatogen.data.formats import write_npy
 from anatogen.data.manifest import Manifest, load_manifest
 from anatogen.data.volume import Volume
 from anatogen.data.workers import available_cores
+from anatogen.device import device_named
 from anatogen.downstream.experiment_report import NUM_PICTURES, report_experiment
 from anatogen.downstream.finetune import finetune
 from anatogen.downstream.labelled import labelled_subset, load_labelled
@@ -145,8 +146,10 @@ def _make(piece: Piece, plan: ExperimentPlan, out: Path) -> None:
     init = Piece(piece.arm).folder(out) if arm.is_pretrained else None
     segmenter = finetune(plan.data, folder, config, init=init)
     splits = load_labelled(plan.data)
+    found = load_segmenter(segmenter)
+    found.network.to(device_named("auto"))
     measured = measure_segmenter(
-        load_segmenter(segmenter),
+        found,
         splits.test,
         plan.tolerance_mm,
         keep=folder / "predictions",
