@@ -391,8 +391,34 @@ def test_time_away_is_counted_apart(context: BrowserContext, serve: Callable[...
     page.keyboard.press("Enter")
     _until(lambda: len(_rows(study)) == 2)
     with sqlite3.connect(study.folder / DATABASE_NAME) as connection:
-        latest = connection.execute("SELECT seconds_active, value FROM answer WHERE revision = 1").fetchall()
-    assert latest == [(pytest.approx(65, abs=3), 0)]
+        rows = connection.execute("SELECT seconds_active, value, revision FROM answer ORDER BY id").fetchall()
+    assert rows[1] == (pytest.approx(65, abs=3), 0, 0)
+
+
+def test_time_at_a_case_never_undoes_a_change_that_was_made_elsewhere(
+    context: BrowserContext, serve: Callable[..., Any]
+) -> None:
+    study, server = serve("2afc")
+    page = _open(context, study, server)
+    _begin(page)
+    page.keyboard.press("1")
+    _state(page, "saved")
+    assert context.browser is not None
+    tablet = context.browser.new_context()
+    other = _open(tablet, study, server)
+    _wait(other)
+    other.keyboard.press("Backspace")
+    other.get_by_text("Case 1 of 4", exact=True).wait_for()
+    _wait(other)
+    other.keyboard.press("2")
+    _until(lambda: _stored(study) == {(0, "which_is_real"): 1})
+    tablet.close()
+    # Here the page knows the first answer alone, and sends the time since with it.
+    page.wait_for_timeout(1200)
+    before = len(_rows(study))
+    page.keyboard.press("Enter")
+    _until(lambda: len(_rows(study)) > before)
+    assert _stored(study) == {(0, "which_is_real"): 1}
 
 
 def test_a_paused_reader_stays_paused(context: BrowserContext, serve: Callable[..., Any]) -> None:

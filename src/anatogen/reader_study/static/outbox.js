@@ -36,7 +36,8 @@ export class Outbox {
     } catch {
       this.kept = false;
     }
-    return found.sort((a, b) => a.revision - b.revision);
+    // Of one revision the one that has taken longer is the later.
+    return found.sort((a, b) => a.revision - b.revision || a.seconds_active - b.seconds_active);
   }
 
   /** The answers that the server does not have yet. */

@@ -208,7 +208,11 @@ export class Reading {
     this.clock.stop();
     const index = this.protocol.questions.findLastIndex((one) => one.id in this.item.answers);
     if (index >= 0 && this.item.active - this.item.sent >= 1) {
-      this.#take(index, this.item.answers[this.protocol.questions[index].id].value);
+      const { id } = this.protocol.questions[index];
+      const { value, revision } = this.item.answers[id];
+      // Of the same revision: time must not undo what was changed elsewhere meanwhile.
+      this.held = { item_id: this.item.id, question: id, value, revision };
+      this.#note(this.held);
       this.#release();
     }
   }
