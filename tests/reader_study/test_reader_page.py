@@ -421,6 +421,24 @@ def test_time_at_a_case_never_undoes_a_change_that_was_made_elsewhere(
     assert _stored(study) == {(0, "which_is_real"): 1}
 
 
+def test_a_link_is_read_in_one_window_at_a_time(context: BrowserContext, serve: Callable[..., Any]) -> None:
+    study, server = serve("turing")
+    page = _open(context, study, server)
+    _begin(page)
+    page.keyboard.press("1")
+    page.keyboard.press("7")
+    newer = _open(context, study, server)
+    page.locator("dialog[open]").get_by_text("another window").wait_for()
+    # What was being typed in the older one is kept.
+    _wait(newer)
+    _until(lambda: _stored(study) == {(0, "real_or_synthetic"): 1, (0, "confidence"): 7})
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    newer.locator("dialog[open]").get_by_text("another window").wait_for()
+    _wait(page)
+    assert len(_stored(study)) == 2
+
+
 def test_a_paused_reader_stays_paused(context: BrowserContext, serve: Callable[..., Any]) -> None:
     study, server = serve("2afc")
     page = _open(context, study, server)
