@@ -395,6 +395,27 @@ def test_time_away_is_counted_apart(context: BrowserContext, serve: Callable[...
     assert rows[1] == (pytest.approx(65, abs=3), 0, 0)
 
 
+def test_a_clock_that_is_set_back_makes_no_reading_time(
+    context: BrowserContext, serve: Callable[..., Any]
+) -> None:
+    study, server = serve("2afc")
+    page = context.new_page()
+    page.clock.install(time=1_800_000_000)
+    page.goto(f"{server.url}/r/{tokens(study)['ada']}")
+    page.locator("dialog[open]").wait_for()
+    page.keyboard.press("Enter")
+    page.clock.run_for(100)
+    page.locator("#panes[aria-busy=false]").wait_for()
+    page.clock.set_system_time(1_800_000_000 - 3600)
+    page.clock.run_for(120_000)
+    page.keyboard.press("1")
+    _until(lambda: len(_rows(study)) == 1)
+    with sqlite3.connect(study.folder / DATABASE_NAME) as connection:
+        [(active, idle)] = connection.execute("SELECT seconds_active, seconds_idle FROM answer").fetchall()
+    assert active == pytest.approx(30, abs=3)
+    assert idle == pytest.approx(90, abs=3)
+
+
 def test_time_at_a_case_never_undoes_a_change_that_was_made_elsewhere(
     context: BrowserContext, serve: Callable[..., Any]
 ) -> None:
