@@ -358,6 +358,23 @@ def _until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it does not come")
 
 
+def test_a_volume_that_stops_coming_is_asked_for_again(
+    context: BrowserContext, serve: Callable[..., Any]
+) -> None:
+    study, server = serve("turing")
+    page = context.new_page()
+    page.clock.install()
+    # As a connection that died while the laptop slept: no answer, and no error.
+    page.route("**/api/items/**", lambda route: None, times=1)
+    page.goto(f"{server.url}/r/{tokens(study)['ada']}")
+    page.locator("dialog[open]").wait_for()
+    page.keyboard.press("Enter")
+    page.clock.run_for(31_000)
+    page.get_by_text("No connection to the study. Trying again…").wait_for()
+    page.clock.run_for(1_000)
+    page.locator("#panes[aria-busy=false]").wait_for()
+
+
 def test_time_away_is_counted_apart(context: BrowserContext, serve: Callable[..., Any]) -> None:
     study, server = serve("2afc")
     page = context.new_page()
