@@ -333,6 +333,19 @@ def test_an_answer_whose_acknowledgement_is_lost_is_stored_once(
     assert len(_rows(study)) == 1
 
 
+def test_only_the_study_acknowledges_an_answer(context: BrowserContext, serve: Callable[..., Any]) -> None:
+    study, server = serve("2afc")
+    page = _open(context, study, server)
+    _begin(page)
+    # As a proxy's page that asks to log in.
+    login = {"status": 200, "content_type": "text/html", "body": "<h1>Log in</h1>"}
+    page.route("**/api/answers", lambda route: route.fulfill(**login), times=1)
+    page.keyboard.press("1")
+    _state(page, "lost")
+    _state(page, "saved")
+    assert _stored(study) == {(0, "which_is_real"): 0}
+
+
 def test_a_refused_answer_is_shown_and_does_not_hold_up_the_others(
     context: BrowserContext, serve: Callable[..., Any]
 ) -> None:
