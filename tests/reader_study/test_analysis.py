@@ -225,6 +225,34 @@ def test_poor_studies_are_analysed_too(options, values, tmp_path):
     assert "None" not in page.read_text() and ">nan" not in page.read_text()
 
 
+@pytest.mark.parametrize(
+    ("number", "right", "tone"),
+    [(4, 0.5, "open"), (100, 0.5, "good"), (100, 0.9, "bad"), (100, 0.65, "mixed"), (100, 0.1, "mixed")],
+)
+def test_guessing_is_good_news_only_where_it_is_shown(number, right, tone):
+    """Half of 4 pairs fits guessing, and nearly everything else; wrong in nine of ten is no guessing."""
+    sources = ("real", "synthetic")
+    rows = simulated_rows(("turing", "2afc"), ("Ada",), number, sources=sources, repeat=0)
+    place = {(case, q): index for q in {row.question for row in rows} for index, case in _cases(rows, q)}
+    told = []
+    for row in rows:
+        is_right = place[row.case, row.question] < right * number
+        real_at = int(row.source != "real") if row.other_case is not None else int(row.source == "real")
+        value = 50 if row.question == "confidence" else real_at if is_right else 1 - real_at
+        told.append(replace(row, value=value))
+    tones = {answer.question: answer.tone for answer in headlines(analyse_answers(told, ALL[1:]))}
+    assert tones["Side by side, can they pick the real one?"] == tone
+    assert tones["Can readers tell real from synthetic?"] == tone
+
+
+def _cases(rows, question):
+    """Each case with its number among those of its source, for pairs among all."""
+    mine = [row for row in rows if row.question == question]
+    for source in ("real", "synthetic"):
+        cases = [row.case for row in mine if row.other_case is not None or row.source == source]
+        yield from enumerate(cases)
+
+
 def test_questions_of_ones_own_are_analysed(tmp_path):
     text = """
 id: own

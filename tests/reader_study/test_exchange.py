@@ -132,6 +132,16 @@ def test_importing_twice_adds_nothing(study, tmp_path):
         assert len(session.exec(Answer.__table__.select()).all()) == 2
 
 
+def test_a_second_readers_zip_needs_a_folder_of_its_own(study, tmp_path):
+    export_study(study.folder, tmp_path / "ada.zip", reader="ada")
+    export_study(study.folder, tmp_path / "bo.zip", reader="bo")
+    import_study(tmp_path / "copy", tmp_path / "ada.zip")
+    with pytest.raises(UserError, match=r"reader 'bo', whom .*copy does not have: .* another folder"):
+        import_study(tmp_path / "copy", tmp_path / "bo.zip")
+    # Where both are, it brings their answers.
+    assert import_study(study.folder, tmp_path / "bo.zip").num_new == 0
+
+
 def test_answers_alone_make_no_study(study, tmp_path):
     export_study(study.folder, tmp_path / "to.zip", reader="bo")
     import_study(tmp_path / "bo", tmp_path / "to.zip")

@@ -57,6 +57,16 @@ def test_a_module_that_was_changed_is_not_there(tmp_path: Path) -> None:
     assert not niivue.is_there(tmp_path)
 
 
+def test_says_where_it_can_not_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = _archive(b"export {};")
+    digest = base64.b64encode(hashlib.sha512(archive).digest()).decode()
+    monkeypatch.setattr(niivue, "INTEGRITY", f"sha512-{digest}")
+    _fake_npm(tmp_path, archive, monkeypatch)
+    (tmp_path / "file").write_text("")
+    problem = niivue.fetch(tmp_path / "file" / "niivue")
+    assert problem is not None and problem.startswith(f"{tmp_path / 'file' / 'niivue'} can't be written")
+
+
 def test_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _fake_npm(tmp_path, None, monkeypatch)
     assert (

@@ -333,6 +333,19 @@ def test_an_answer_whose_acknowledgement_is_lost_is_stored_once(
     assert len(_rows(study)) == 1
 
 
+def test_only_the_study_acknowledges_an_answer(context: BrowserContext, serve: Callable[..., Any]) -> None:
+    study, server = serve("2afc")
+    page = _open(context, study, server)
+    _begin(page)
+    # As a proxy's page that asks to log in.
+    login = {"status": 200, "content_type": "text/html", "body": "<h1>Log in</h1>"}
+    page.route("**/api/answers", lambda route: route.fulfill(**login), times=1)
+    page.keyboard.press("1")
+    _state(page, "lost")
+    _state(page, "saved")
+    assert _stored(study) == {(0, "which_is_real"): 0}
+
+
 def test_a_refused_answer_is_shown_and_does_not_hold_up_the_others(
     context: BrowserContext, serve: Callable[..., Any]
 ) -> None:
@@ -356,6 +369,23 @@ def _until(condition: Callable[[], bool]) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("it does not come")
+
+
+def test_a_volume_that_stops_coming_is_asked_for_again(
+    context: BrowserContext, serve: Callable[..., Any]
+) -> None:
+    study, server = serve("turing")
+    page = context.new_page()
+    page.clock.install()
+    # As a connection that died while the laptop slept: no answer, and no error.
+    page.route("**/api/items/**", lambda route: None, times=1)
+    page.goto(f"{server.url}/r/{tokens(study)['ada']}")
+    page.locator("dialog[open]").wait_for()
+    page.keyboard.press("Enter")
+    page.clock.run_for(31_000)
+    page.get_by_text("No connection to the study. Trying again…").wait_for()
+    page.clock.run_for(1_000)
+    page.locator("#panes[aria-busy=false]").wait_for()
 
 
 def test_time_away_is_counted_apart(context: BrowserContext, serve: Callable[..., Any]) -> None:
@@ -391,8 +421,73 @@ def test_time_away_is_counted_apart(context: BrowserContext, serve: Callable[...
     page.keyboard.press("Enter")
     _until(lambda: len(_rows(study)) == 2)
     with sqlite3.connect(study.folder / DATABASE_NAME) as connection:
-        latest = connection.execute("SELECT seconds_active, value FROM answer WHERE revision = 1").fetchall()
-    assert latest == [(pytest.approx(65, abs=3), 0)]
+        rows = connection.execute("SELECT seconds_active, value, revision FROM answer ORDER BY id").fetchall()
+    assert rows[1] == (pytest.approx(65, abs=3), 0, 0)
+
+
+def test_a_clock_that_is_set_back_makes_no_reading_time(
+    context: BrowserContext, serve: Callable[..., Any]
+) -> None:
+    study, server = serve("2afc")
+    page = context.new_page()
+    page.clock.install(time=1_800_000_000)
+    page.goto(f"{server.url}/r/{tokens(study)['ada']}")
+    page.locator("dialog[open]").wait_for()
+    page.keyboard.press("Enter")
+    page.clock.run_for(100)
+    page.locator("#panes[aria-busy=false]").wait_for()
+    page.clock.set_system_time(1_800_000_000 - 3600)
+    page.clock.run_for(120_000)
+    page.keyboard.press("1")
+    _until(lambda: len(_rows(study)) == 1)
+    with sqlite3.connect(study.folder / DATABASE_NAME) as connection:
+        [(active, idle)] = connection.execute("SELECT seconds_active, seconds_idle FROM answer").fetchall()
+    assert active == pytest.approx(30, abs=3)
+    assert idle == pytest.approx(90, abs=3)
+
+
+def test_time_at_a_case_never_undoes_a_change_that_was_made_elsewhere(
+    context: BrowserContext, serve: Callable[..., Any]
+) -> None:
+    study, server = serve("2afc")
+    page = _open(context, study, server)
+    _begin(page)
+    page.keyboard.press("1")
+    _state(page, "saved")
+    assert context.browser is not None
+    tablet = context.browser.new_context()
+    other = _open(tablet, study, server)
+    _wait(other)
+    other.keyboard.press("Backspace")
+    other.get_by_text("Case 1 of 4", exact=True).wait_for()
+    _wait(other)
+    other.keyboard.press("2")
+    _until(lambda: _stored(study) == {(0, "which_is_real"): 1})
+    tablet.close()
+    # Here the page knows the first answer alone, and sends the time since with it.
+    page.wait_for_timeout(1200)
+    before = len(_rows(study))
+    page.keyboard.press("Enter")
+    _until(lambda: len(_rows(study)) > before)
+    assert _stored(study) == {(0, "which_is_real"): 1}
+
+
+def test_a_link_is_read_in_one_window_at_a_time(context: BrowserContext, serve: Callable[..., Any]) -> None:
+    study, server = serve("turing")
+    page = _open(context, study, server)
+    _begin(page)
+    page.keyboard.press("1")
+    page.keyboard.press("7")
+    newer = _open(context, study, server)
+    page.locator("dialog[open]").get_by_text("another window").wait_for()
+    # What was being typed in the older one is kept.
+    _wait(newer)
+    _until(lambda: _stored(study) == {(0, "real_or_synthetic"): 1, (0, "confidence"): 7})
+    page.keyboard.press("2")
+    page.keyboard.press("Enter")
+    newer.locator("dialog[open]").get_by_text("another window").wait_for()
+    _wait(page)
+    assert len(_stored(study)) == 2
 
 
 def test_a_paused_reader_stays_paused(context: BrowserContext, serve: Callable[..., Any]) -> None:

@@ -18,6 +18,7 @@ from anatogen.errors import UserError
 from anatogen.reader_study import niivue, serve
 from anatogen.reader_study.app import make_app
 from anatogen.reader_study.guard import MAX_BODY
+from anatogen.reader_study.links import describe_links
 from anatogen.reader_study.spec import KEY_NAME, VOLUMES
 from anatogen.reader_study.store import DATABASE_NAME, Study, all_readers, items_of
 
@@ -334,6 +335,24 @@ def test_names_that_are_not_ours_are_refused(study: Study) -> None:
         assert client.get("/api/study", headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("url", "origin"),
+    [
+        ("https://Study.Example.org", "https://study.example.org"),
+        ("HTTPS://study.example.org:443/", "https://study.example.org"),
+        ("http://study.example.org:80", "http://study.example.org"),
+        ("https://study.example.org:8443/", "https://study.example.org:8443"),
+        ("http://[FE80::1]:8000", "http://[fe80::1]:8000"),
+    ],
+)
+def test_browsers_write_the_servers_address_in_their_own_way(study: Study, url: str, origin: str) -> None:
+    assert describe_links(study, url).splitlines()[0].split()[1].startswith(f"{origin}/r/")
+    with TestClient(make_app(study, url=url)) as client:
+        host = origin.partition("//")[2]
+        headers = {"Authorization": f"Bearer {tokens(study)['ada']}", "Origin": origin, "Host": host}
+        assert client.get("/api/study", headers=headers).status_code == 200
+
+
 def test_answers_sent_again_are_stored_once_and_late_ones_do_not_win(
     client: TestClient, study: Study
 ) -> None:
@@ -400,8 +419,21 @@ def test_the_key_is_never_opened(study: Study) -> None:
 
 def test_serve_says_in_one_line_what_is_wrong(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(niivue, "is_there", lambda: True)
-    with pytest.raises(UserError, match=r"--url elsewhere is no address"):
-        serve.serve(study.folder, url="elsewhere")
+    for url in (
+        "elsewhere",
+        "ftp://study.example.org",
+        "https://",
+        "https://study.example.org:port",
+        # Pages ask for /api and /static at the root.
+        "https://example.org/study",
+        "https://example.org?study",
+        "https://ada:secret@example.org",
+        "https://[::1",
+    ):
+        with pytest.raises(UserError, match=rf"--url {re.escape(url)} is no address"):
+            serve.serve(study.folder, url=url)
+        with pytest.raises(UserError, match="is no address"):
+            describe_links(study, url)
     with serve._listen("127.0.0.1", 0) as taken, pytest.raises(UserError, match="choose another"):
         serve.serve(study.folder, port=taken.getsockname()[1])
     with pytest.raises(UserError, match="choose another"):

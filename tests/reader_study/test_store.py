@@ -224,6 +224,12 @@ def test_a_database_of_a_newer_version_is_refused(study):
         open_study(study.folder)
 
 
+def test_a_study_may_lie_in_any_folder(tmp_path):
+    odd = make_study(tmp_path / "which? 100%20 #1")
+    assert progress(open_study(odd.folder))[0].num_items == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["which? 100%20 #1"]
+
+
 def test_a_damaged_database_is_refused_in_one_line(study):
     study.engine.dispose()
     for path in study.folder.glob(f"{DATABASE_NAME}-*"):

@@ -348,6 +348,13 @@ def _merge(folder: Path, file: Path, contents: _Contents, records: _Records) -> 
     if study.spec.id != contents.study:
         raise UserError(f"{file} is of another study than {folder}: import it into its own")
     with study.session() as session:
+        known = {reader.id for reader in all_readers(session)}
+        for reader in records.readers:
+            if contents.kind == "reader" and reader.id not in known:
+                raise UserError(
+                    f"{file} is for reader {reader.name!r}, whom {folder} does not have: import it into "
+                    "another folder"
+                )
         num_new = _add_answers(session, records, study.spec, file)
         session.commit()
     total = len(records.answers)

@@ -16,6 +16,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from anatogen.reader_study.links import origin_of
+
 # All from this server, nothing from elsewhere, no inline code, no eval. The one relaxation is data: for
 # pictures: the letters with which NiiVue labels directions are a PNG inside its module.
 CONTENT_POLICY = (
@@ -52,11 +54,13 @@ class Guard:
             url: Where readers reach it, if that is elsewhere, as behind a proxy.
         """
         self._app = app
-        public = urlsplit(url or "")
+        public = None if url is None else origin_of(url)
         # A foreign page can have its own name point here (DNS rebinding): it then asks under that name.
-        names = {host.lower(), "localhost", socket.gethostname().lower(), public.hostname}
-        self._names = names - {None, ""}
-        self._public = f"{public.scheme}://{public.netloc}"
+        names = {host.lower(), "localhost", socket.gethostname().lower()}
+        if public is not None:
+            names.add(_host_of(public.partition("//")[2]))
+        self._names = names - {""}
+        self._public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI says."""

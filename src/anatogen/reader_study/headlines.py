@@ -9,6 +9,7 @@ from anatogen.reader_study.analysis import Analysis
 from anatogen.reader_study.numbers import Number, pick, pick_one
 
 MAIN = "synthetic - real"
+_MOSTLY_RIGHT = 0.75
 _TONES: dict[str, Tone] = {"equivalent": "good", "worse": "bad"}
 # What a question that is not equivalent may be instead.
 _OTHERS = {
@@ -153,7 +154,7 @@ def _told_apart(analysis: Analysis, protocol: str) -> Answer:
         f"AUC {area.value:.2f}{interval}, where 0.5 is guessing: the mean of the readers' own. "
         f"“Real” was said of {percent(said.value)} of synthetic and {percent(real.value)} of real scans."
     )
-    return Answer(question, _guessing_tone(area.low, area.value), headline, detail)
+    return Answer(question, _guessing_tone(area.value, area.low, area.high), headline, detail)
 
 
 def _chosen(analysis: Analysis, protocol: str) -> Answer:
@@ -174,8 +175,7 @@ def _chosen(analysis: Analysis, protocol: str) -> Answer:
     test = f"{p_text(row.p)} for guessing" + (
         ": the answers fit guessing, which does not prove it." if row.p >= 0.05 else "."
     )
-    tone: Tone = "good" if row.p >= 0.05 else _guessing_tone(row.low, row.value)
-    return Answer(question, tone, headline, f"{test}{others}")
+    return Answer(question, _guessing_tone(row.value, row.low, row.high), headline, f"{test}{others}")
 
 
 def _agreement(analysis: Analysis) -> Answer:
@@ -230,8 +230,14 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def _guessing_tone(low: float | None, value: float) -> Tone:
-    """Good where guessing is within the interval, bad where readers are right three times of four."""
-    if low is None:
+def _guessing_tone(value: float, low: float | None, high: float | None) -> Tone:
+    """What an interval says of guessing, which is 1/2; being right three times of four is bad.
+
+    Good takes evidence: an interval that holds guessing and being right three times of four too, as that of
+    few cases does, leaves it open. Readers who are mostly wrong tell sources apart, though they mix them up.
+    """
+    if low is None or high is None:
         return "open"
-    return "good" if low <= 0.5 else "mixed" if value < 0.75 else "bad"
+    if low <= 0.5 <= high:
+        return "good" if high < _MOSTLY_RIGHT else "open"
+    return "bad" if value >= _MOSTLY_RIGHT else "mixed"

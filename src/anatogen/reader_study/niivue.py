@@ -57,10 +57,13 @@ def fetch(folder: Path = FOLDER) -> str | None:
             member = archive.extractfile(_MEMBER)
             assert member is not None  # By the hash.
             content = member.read()
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / ".part-index.js"
-    part.write_bytes(content)
-    part.replace(folder / "index.js")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / ".part-index.js"
+        part.write_bytes(content)
+        part.replace(folder / "index.js")
+    except OSError as error:
+        return f"{folder} can't be written: {error.strerror}"
     return None
 
 

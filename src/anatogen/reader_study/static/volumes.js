@@ -4,6 +4,7 @@ import { call, Refused, wait } from "./api.js";
 
 // Of items, kept in memory: this one and its neighbours.
 const MOST_ITEMS = 3;
+const MOST_SILENT_MILLISECONDS = 30_000;
 
 export class Volumes {
   /** @param {(lost: boolean) => void} onLost Told when the server is not reached, and when it is again. */
@@ -26,8 +27,7 @@ export class Volumes {
   async #fetch(path) {
     for (let pause = 0.5; ; pause = Math.min(2 * pause, 8)) {
       try {
-        const response = await call(path, { seconds: null });
-        const file = await response.arrayBuffer();
+        const file = await download(path);
         this.onLost(false);
         return file;
       } catch (error) {
@@ -36,5 +36,28 @@ export class Volumes {
         await wait(pause);
       }
     }
+  }
+}
+
+/** A file, however long it takes; given up where nothing comes, as from a connection that died in a sleep. */
+async function download(path) {
+  const stop = new AbortController();
+  let timer;
+  const expect = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => stop.abort(), MOST_SILENT_MILLISECONDS);
+  };
+  expect();
+  try {
+    const { body } = await call(path, { signal: stop.signal });
+    const reader = body.getReader();
+    const parts = [];
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      parts.push(part.value);
+      expect();
+    }
+    return await new Blob(parts).arrayBuffer();
+  } finally {
+    clearTimeout(timer);
   }
 }
