@@ -18,10 +18,10 @@ from anatogen.reader_study import niivue
 from anatogen.reader_study.store import (
     DATABASE_NAME,
     Study,
+    all_readers,
     answers_of,
     items_of,
     open_study,
-    reader_by_token,
 )
 
 # WebGL without a graphics card.
@@ -132,8 +132,7 @@ def _stored(study: Study) -> dict[tuple[int, str], int]:
     """What the study holds, by position and question."""
     again = open_study(study.folder)
     with again.session() as session:
-        reader = reader_by_token(session, tokens(study)["ada"])
-        assert reader is not None
+        reader = next(reader for reader in all_readers(session) if reader.name == "ada")
         positions = {item.id: item.position for item in items_of(session, reader)}
         answers = answers_of(session, reader)
     return {(positions[item], question): answer.value for (item, question), answer in answers.items()}

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anatogen.reader_study.links import origin_of
@@ -76,7 +76,7 @@ class Guard:
             await send(message)
 
         problem = self._problem(Headers(scope=scope), scope["path"])
-        app = self._app if problem is None else PlainTextResponse(problem, 403)
+        app = self._app if problem is None else JSONResponse({"detail": problem}, 403)
         await app(scope, receive, send_guarded)
 
     def _problem(self, headers: Headers, path: str) -> str | None:

@@ -197,9 +197,8 @@ def _agreement(analysis: Analysis) -> Answer:
         why = "one reader alone can't be compared" if len(analysis.readers) < 2 else "too few common cases"
         return Answer(question, "open", f"Between readers this can't be told: {why}.", detail)
     # AC2 is generous to answers one step apart, so it does not decide alone.
-    beyond_chance = all(
-        (number.low or 0.0) > 0 for number in pick(numbers, name="kappa_quadratic", group="") if number.value
-    )
+    kappas = [n for n in pick(numbers, name="kappa_quadratic", group="") if n.value is not None]
+    beyond_chance = bool(kappas) and all((number.low or 0.0) > 0 for number in kappas)
     tone: Tone = "mixed" if min(ac2) >= 0.4 else "bad"
     if min(ac2) >= 0.8 and min(shares) >= 0.75 and beyond_chance:
         tone = "good"

@@ -255,11 +255,6 @@ def organiser_token(session: Session) -> str:
     return session.exec(select(Setting.value).where(Setting.key == ORGANISER_TOKEN)).one()
 
 
-def reader_by_token(session: Session, token: str) -> Reader | None:
-    """The reader whose link holds this token, if there is one."""
-    return session.exec(select(Reader).where(Reader.token == token)).one_or_none()
-
-
 def all_readers(session: Session) -> list[Reader]:
     """All readers, in the order in which they were named."""
     return list(session.exec(select(Reader).order_by(Reader.id)))  # type: ignore[arg-type]
