@@ -157,7 +157,7 @@ def test_half_the_work_is_not_done_twice(
                     raise KeyboardInterrupt
                 function(*arguments)
 
-            for name in ("_write_array", "write_text"):
+            for name in ("write_array", "write_text"):
                 patch.setattr(conversion, name, partial(write, getattr(conversion, name)))
             with pytest.raises(KeyboardInterrupt):
                 prepare(scans, out, settings, workers=1, progress=False)

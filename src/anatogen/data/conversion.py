@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anatogen import __version__
 from anatogen.data.discover import LeftOut, Source
-from anatogen.data.formats import Reading
+from anatogen.data.formats import Reading, write_array
 from anatogen.data.inspection import read_mask, read_source
 from anatogen.data.manifest import Intensity
 from anatogen.data.masks import nearest, on_grid_of
@@ -24,7 +24,7 @@ from anatogen.data.transforms import (
 )
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError
-from anatogen.storage import atomic_path, sha256_json, write_text
+from anatogen.storage import sha256_json, write_text
 
 
 class Placement(BaseModel):
@@ -128,18 +128,13 @@ def convert_scan(task: ConversionTask) -> Conversion | LeftOut:
         labels = None if task.mask is None else _labels_on(volume, scan, task.mask, task)
     except ScanError as error:
         return LeftOut(task.source.name, str(error))
-    _write_array(task.output, array)
+    write_array(array, task.output)
     if labels is not None and task.mask_output is not None:
-        _write_array(task.mask_output, labels)
+        write_array(labels, task.mask_output)
     held = () if labels is None else tuple(int(label) for label in np.unique(labels))
     record = Conversion(key=key, affine=volume.affine.tolist(), labels=held)
     write_text(task.record, record.model_dump_json())
     return record
-
-
-def _write_array(path: Path, array: npt.NDArray[np.generic]) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def _labels_on(grid: Volume, scan: Volume, source: Source, task: ConversionTask) -> npt.NDArray[np.uint8]:

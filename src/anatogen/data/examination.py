@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anatogen.data.checks import ConstantScanError, quiet_libraries, quiet_native_code
 from anatogen.data.discover import Source
-from anatogen.data.formats import Reading, ending
+from anatogen.data.formats import Reading, ending, write_array
 from anatogen.data.inspection import (
     Inspection,
     InspectionTask,
@@ -29,7 +29,7 @@ from anatogen.data.likeness import COARSE_SIZE, FINE_SIZE, describe
 from anatogen.data.transforms import orient, slice_plane
 from anatogen.data.volume import Volume
 from anatogen.errors import ScanError
-from anatogen.storage import atomic_path, write_text
+from anatogen.storage import write_text
 
 # Elements that tell what a DICOM slice is, and whether somebody's name is in or on it.
 _TAGS = [
@@ -222,9 +222,7 @@ def _look(task: InspectionTask, digest: str) -> Look:
         inspection = measure(task, volume, digest, None)
     except ScanError as error:
         return _failed(digest, str(error), volume, count_labels(volume.array))
-    fine = description_path(task.records, digest)
-    with atomic_path(fine) as temporary, temporary.open("wb") as file:
-        np.save(file, describe(volume, FINE_SIZE).astype(np.float16), allow_pickle=False)
+    write_array(describe(volume, FINE_SIZE).astype(np.float16), description_path(task.records, digest))
     return Look(
         digest=digest,
         inspection=inspection,

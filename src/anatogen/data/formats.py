@@ -44,6 +44,7 @@ __all__ = [
     "read_nifti",
     "read_npy",
     "read_scan",
+    "write_array",
     "write_dicom",
     "write_nifti",
     "write_npy",
@@ -243,5 +244,10 @@ def write_nifti(volume: Volume, path: Path, dtype: npt.DTypeLike = np.float32) -
 
 def write_npy(volume: Volume, path: Path) -> None:
     """Writes the array alone as .npy, (D, H, W) float32, atomically; the format holds no affine."""
+    write_array(volume.array.astype(np.float32, copy=False), path)
+
+
+def write_array(array: npt.NDArray[np.generic], path: Path) -> None:
+    """Writes an array of any shape and dtype as .npy, atomically."""
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, volume.array.astype(np.float32, copy=False), allow_pickle=False)
+        np.save(file, array, allow_pickle=False)

@@ -95,7 +95,7 @@ def _work_in_process(plan: ExperimentPlan, out: Path, threads: int) -> None:
 
 def _work(plan: ExperimentPlan, out: Path) -> bool:
     """Makes pieces until none is left to make; returns whether one failed, which keeps no other from it."""
-    everything = pieces(plan)
+    everything, splits = pieces(plan), load_labelled(plan.data)
     failed: set[Piece] = set()
     while unfinished := [piece for piece in everything if not piece.is_done(out)]:
         made = False
@@ -114,7 +114,7 @@ def _work(plan: ExperimentPlan, out: Path) -> bool:
                         _make(piece, plan, out)
                         made = True
                         # So that an unfinished experiment can be looked at.
-                        report_experiment(plan, load_labelled(plan.data), out)
+                        report_experiment(plan, splits, out)
             except Timeout:
                 continue
             except UserError as error:

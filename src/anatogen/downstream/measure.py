@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from anatogen.data.dataset import LabelledDataset
+from anatogen.data.formats import write_array
 from anatogen.data.manifest import Manifest, Split
 from anatogen.data.prepare_config import stored_settings
 from anatogen.device import device_named
@@ -12,7 +13,6 @@ from anatogen.downstream.labelled import labels_in
 from anatogen.downstream.metrics import CaseMetrics, case_metrics
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
 from anatogen.errors import UserError
-from anatogen.storage import atomic_path
 
 
 def measure_on_test_split(
@@ -125,8 +125,7 @@ def measure_segmenter(
         prediction = segmenter.segment(dataset.batch([number]).to(device))[0, 0].numpy()
         truth = dataset.masks([number])[0, 0].numpy()
         if keep is not None and number < num_kept:
-            with atomic_path(keep / f"{case.id}.npy") as temporary, temporary.open("wb") as file:
-                np.save(file, prediction, allow_pickle=False)
+            write_array(prediction, keep / f"{case.id}.npy")
         labels, spacing_mm = segmenter.description.labels[1:], dataset.manifest.grid.spacing_mm
         measured.append(case_metrics(prediction, truth, labels, spacing_mm, tolerance_mm))
     return measured
