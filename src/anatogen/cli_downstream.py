@@ -42,6 +42,7 @@ def pretrain(
     devices: Devices = 1,
 ) -> None:
     """Teach Swin UNETR to fill in what is hidden of scans without labels."""
+    from anatogen.downstream.inpainting_quality import load_inpainting_quality
     from anatogen.downstream.pretrain import pretrain as run_pretraining
     from anatogen.downstream.settings import PretrainConfig
 
@@ -51,6 +52,11 @@ def pretrain(
         [scans, *(also or [])], run, settings, like=like, accelerator=accelerator, devices=devices
     )
     print(f"pre-trained network: {weights}")
+    quality = load_inpainting_quality(run)
+    if quality is not None:
+        print(f"it {quality}")
+        if not quality.learned:
+            print("no better than copying: give it more steps, or scans more like those to be segmented")
 
 
 @downstream_app.command()

@@ -85,7 +85,7 @@ def pretend(piece: Piece, plan: ExperimentPlan, out: Path) -> None:
 def test_an_experiment_goes_the_whole_way(data, tmp_path, one_thread):
     out = tmp_path / "out"
     page = run_experiment(plan_of(data, fractions=(0.5,)), out)
-    assert page.is_file()
+    assert "2 volumes of random shapes; fills in hidden voxels with a loss of" in page.read_text()
     rows = read_results(out / "results.jsonl")
     assert [(row.arm, row.num_training_scans) for row in rows] == 2 * [("scratch", 2)] + 2 * [("shapes", 2)]
     assert {row.case for row in rows} == {case.id for case in load_labelled(data).test.cases}

@@ -73,6 +73,13 @@ def test_a_finished_experiment_s_page_says_everything(tmp_path):
     assert not re.search(r'(src|href)="(?!data:)', page), "the page holds all that it shows"
 
 
+def test_pretraining_that_taught_nothing_is_named_before_all_numbers(tmp_path):
+    text = _text(_write(tmp_path, simulated_rows(GAINS), unlearned=["shapes", "synthetic_and_real"]))
+    warning = "Pre-training on shapes, synthetic and real taught next to nothing about the target’s scans"
+    assert text.index(warning) < text.index("test patients")
+    assert "taught next to nothing" not in _text(_write(tmp_path, simulated_rows(GAINS)))
+
+
 def test_an_unfinished_experiment_s_page_says_what_is_missing(tmp_path):
     rows = [
         row

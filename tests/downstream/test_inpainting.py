@@ -10,10 +10,18 @@ from synthetic_dataset import write_dataset
 from torch import Tensor, nn
 
 from anatogen.config import resolve
+from anatogen.downstream.inpainting_quality import (
+    InpaintingQuality,
+    copied_from_nearest,
+    inpainting_quality,
+    load_inpainting_quality,
+)
 from anatogen.downstream.masking import HIDDEN, check_masking, hide, inpaint, inpainting_losses, random_masks
+from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.pretrain import pretrain
 from anatogen.downstream.settings import MaskingSettings, PretrainConfig
 from anatogen.errors import UserError
+from anatogen.evaluation.scans import load_scans
 from anatogen.evaluation.similarity import ms_ssim
 from anatogen.seeding import derived_generator
 from anatogen.training import loop as loop_module
@@ -128,6 +136,46 @@ def test_the_gradient_is_that_of_finite_differences_and_finite_where_nothing_is_
     assert float(gradient.abs().sum()) > 0
 
 
+def test_copying_takes_the_value_of_the_nearest_seen_voxel():
+    x = torch.rand(2, 1, 9, 10, 11)
+    mask = random_masks(2, (9, 10, 11), MaskingSettings(patch_voxels=4), derived_generator(5))
+    filled = copied_from_nearest(x, mask)
+    assert torch.equal(filled[~mask], x[~mask])
+    for volume, hidden, guess in zip(x[:, 0], mask[:, 0], filled[:, 0], strict=True):
+        seen = (~hidden).nonzero()
+        for place in hidden.nonzero()[::7]:
+            distances = (seen - place).square().sum(1)
+            nearest = volume[tuple(seen[distances == distances.min()].T)]
+            assert guess[tuple(place.tolist())] in nearest
+
+
+class _Guess(nn.Module):
+    """Gives back what it is given, hidden voxels changed by a function of seen ones."""
+
+    def __init__(self, fill):
+        super().__init__()
+        self.unused = nn.Parameter(torch.zeros(()))
+        self.fill = fill
+
+    def forward(self, x):
+        return self.fill(x)
+
+
+def test_a_network_is_judged_beside_copying():
+    places = torch.linspace(-1, 1, 16)
+    volumes = (places[:, None, None] + places[:, None] / 9 + places / 7).clamp(-1, 1).expand(3, 1, 16, 16, 16)
+    masking = MaskingSettings(patch_voxels=4)
+    copying = inpainting_quality(
+        _Guess(lambda x: copied_from_nearest(x, x == HIDDEN)), volumes, None, masking
+    )
+    assert copying.network == pytest.approx(copying.copying) and not copying.learned
+    perfect = inpainting_quality(_Guess(lambda x: volumes[:1]), volumes, None, masking)
+    assert perfect.network == pytest.approx(0, abs=1e-6) and perfect.learned
+    assert perfect.copying == copying.copying > 0.01
+    lazy = inpainting_quality(_Guess(lambda x: x), volumes, (8, 16, 8), masking)
+    assert lazy.network > lazy.copying
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("pretrain") / "data", num_train=3)
@@ -156,6 +204,26 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(data, tmp_path, monkey
         pretrain([f"{data}:train"], tmp_path / "whole", tiny("masking.share=0.3"), accelerator="cpu")
     with pytest.raises(UserError, match="other data"):
         pretrain([data], tmp_path / "whole", settings, accelerator="cpu")
+
+
+def test_how_well_a_network_fills_in_is_kept_beside_it_and_judged_on_the_target(data, tmp_path):
+    other = write_dataset(tmp_path / "other", num_train=2, seed=5)
+    settings = tiny(steps=1)
+    pretrain([f"{data}:train"], tmp_path / "own", settings, accelerator="cpu")
+    pretrain([f"{data}:train"], tmp_path / "target", settings, like=other, accelerator="cpu")
+    own, target = (load_inpainting_quality(tmp_path / name) for name in ("own", "target"))
+    network = PaddedSwinUNETR(settings.network, out_channels=1)
+    network.load_state_dict(load_file(tmp_path / "target" / "inpainter" / "weights.safetensors"))
+    for quality, judged in ((own, data), (target, other)):
+        volumes = torch.from_numpy(load_scans(Path(f"{judged}:train"), "train").arrays)[:, None]
+        expected = inpainting_quality(network, volumes, None, settings.masking)
+        assert quality.network == pytest.approx(expected.network, rel=1e-5)
+        assert quality.copying == expected.copying
+    assert own.copying != target.copying
+    assert str(InpaintingQuality(0.4, 0.5)) == (
+        "fills in hidden voxels with a loss of 0.400 (copying the nearest seen voxel: 0.500)"
+    )
+    assert load_inpainting_quality(tmp_path) is None
 
 
 def test_bad_input_is_named(data, tmp_path):

@@ -70,6 +70,7 @@ def write_experiment_page(
     axis_codes: tuple[str, str, str] | None = None,
     settings: Mapping[str, str],
     minutes: Mapping[str, float],
+    unlearned: Sequence[str] = (),
     seed: int = 0,
 ) -> Path:
     """Writes the page and, beside it, its figures as PNG files, each atomically.
@@ -89,6 +90,7 @@ def write_experiment_page(
         axis_codes: Of their grid, such as ("S", "A", "R").
         settings: What was set, by name, for the page's end.
         minutes: What took how long, by name.
+        unlearned: Arms whose network fills in what is hidden of the target's scans no better than copying.
         seed: Of bootstrap and tests.
 
     Returns:
@@ -122,6 +124,7 @@ def write_experiment_page(
         num_seeds=len({unit[2] for unit in finished}),
         num_training={percent_text(row.fraction): row.num_training_scans for row in _by_fraction(rows)},
         arms={arm_text(arm): text for arm, text in arms.items()},
+        unlearned=[arm_text(arm) for arm in unlearned],
         figures=figures,
         label_colours={name: label_colour(int(label)) for label, name in labels.items()},
         comparisons=_comparison_rows(comparisons),

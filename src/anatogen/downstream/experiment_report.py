@@ -9,6 +9,7 @@ import numpy as np
 from anatogen.downstream.experiment_figures import PredictionPicture
 from anatogen.downstream.experiment_page import write_experiment_page
 from anatogen.downstream.finetune import STAGE as FINETUNING
+from anatogen.downstream.inpainting_quality import load_inpainting_quality
 from anatogen.downstream.labelled import LabelledSplits
 from anatogen.downstream.pieces import RESULTS_NAME, Piece, collect_results, pieces
 from anatogen.downstream.pretrain import NUM_SCANS_NAME
@@ -42,6 +43,11 @@ def report_experiment(plan: ExperimentPlan, splits: LabelledSplits, out: Path) -
         out,
         rows,
         arms={name: _description(name, arm, out) for name, arm in plan.arms.items()},
+        unlearned=[
+            name
+            for name in plan.arms
+            if (quality := load_inpainting_quality(Piece(name).folder(out))) and not quality.learned
+        ],
         labels={str(label): manifest.labels.get(str(label), f"label {label}") for label in splits.labels[1:]},
         planned=[
             (piece.arm, piece.fraction, piece.seed)
@@ -67,7 +73,9 @@ def _description(name: str, arm: Arm, out: Path) -> str:
     parts = [f"{number - arm.shapes} scans"] if arm.scans else []
     if arm.shapes:
         parts.append(f"{arm.shapes} volumes of random shapes")
-    return f"pre-trained on {' and '.join(parts)}"
+    text = f"pre-trained on {' and '.join(parts)}"
+    quality = load_inpainting_quality(Piece(name).folder(out))
+    return text if quality is None else f"{text}; {quality}"
 
 
 def _pictures(

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from anatogen.data.dataset import flip_axis, prefetched, shuffled_indices
 from anatogen.data.manifest import Grid, Split, load_manifest
+from anatogen.downstream.inpainting_quality import inpainting_quality, save_inpainting_quality
 from anatogen.downstream.masking import check_masking, hide, inpaint, random_masks
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import check_patch, crop, random_corner
 from anatogen.downstream.settings import PretrainConfig
 from anatogen.errors import UserError
-from anatogen.evaluation.scans import ScanSet, identical_scans, load_scans
+from anatogen.evaluation.scans import ScanSet, count_scans, identical_scans, load_scans
 from anatogen.figures import planes_figure
 from anatogen.seeding import derived_generator
 from anatogen.storage import sha256_json, write_json
@@ -29,6 +30,7 @@ from anatogen.weights import WEIGHTS_NAME, save_weights
 STAGE = "inpainter"
 NUM_SCANS_NAME = "scans.json"
 _NUM_PREVIEWS = 4
+_NUM_JUDGED = 16
 
 
 def pretrain(
@@ -45,11 +47,13 @@ def pretrain(
     Args:
         scans: Folders of scans, or prepared datasets ("DATASET:train" for one split), all on one grid. They
             are held in memory, 4 bytes a voxel.
-        run: Folder of the run: checkpoint, log, previews and the weights in `inpainter/`.
+        run: Folder of the run: checkpoint, log, previews and the weights in `inpainter/`; beside it
+            `inpainting_quality.json`.
         config: Its settings.
         like: Prepared dataset that they must match in grid and, for CT, in window: the one that is to be
             segmented. MR scans get a window each, as those of a prepared dataset have. None of its
-            validation and test scans may be among them.
+            validation and test scans may be among them. How well the network fills in scans is measured on
+            its training scans, else on those that are learned from.
         accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
         devices: Number of GPUs, or of processes on a CPU.
 
@@ -70,9 +74,10 @@ def pretrain(
     claim_run(run, sha256_json([part.sha256 for part in sets]), config, config.training.seed)
     arrays = sets[0].arrays if len(sets) == 1 else np.concatenate([part.arrays for part in sets])
     del sets
+    judged = arrays[:_NUM_JUDGED] if like is None else _training_scans(Path(like))
     write_json(run / NUM_SCANS_NAME, {"num_scans": len(arrays)})
     fabric = build_fabric(accelerator, devices)
-    launch(fabric, partial(_stage, arrays=arrays, grid=grid, folder=run / STAGE, config=config))
+    launch(fabric, partial(_stage, arrays=arrays, judged=judged, grid=grid, run=run, config=config))
     return run / STAGE / WEIGHTS_NAME
 
 
@@ -107,8 +112,18 @@ def _require_apart(scans: ScanSet, target: Path, path: Path | str) -> None:
                 )
 
 
-def _stage(fabric: Fabric, arrays: np.ndarray, grid: Grid, folder: Path, config: PretrainConfig) -> None:
+def _training_scans(dataset: Path) -> np.ndarray:
+    """The first of them, float32 (N, D, H, W) in [-1, 1]."""
+    path = Path(f"{dataset}:{Split.TRAIN}")
+    number = min(_NUM_JUDGED, count_scans(path, "target"))
+    return load_scans(path, "target", indices=range(number)).arrays
+
+
+def _stage(
+    fabric: Fabric, arrays: np.ndarray, judged: np.ndarray, grid: Grid, run: Path, config: PretrainConfig
+) -> None:
     share_cores(fabric)
+    folder = run / STAGE
     seed, batch_size = config.training.seed, config.inpainter_training.batch_size
     volumes = torch.from_numpy(arrays)[:, None]
     axis = flip_axis(config.training.flip, grid.affine)
@@ -162,5 +177,9 @@ def _stage(fabric: Fabric, arrays: np.ndarray, grid: Grid, folder: Path, config:
         take_step(fabric, losses["loss"], wrapped, learner, config.inpainter_training)
         loop.record(losses)
     if fabric.is_global_zero:
+        quality = inpainting_quality(
+            network, torch.from_numpy(judged)[:, None], config.patch_shape, config.masking
+        )
+        save_inpainting_quality(quality, run)
         save_weights(network, folder / WEIGHTS_NAME)
     fabric.barrier()
