@@ -471,6 +471,39 @@ def test_time_at_a_case_never_undoes_a_change_that_was_made_elsewhere(
     assert _stored(study) == {(0, "which_is_real"): 1}
 
 
+def test_a_choice_counts_after_another_device_has_changed_it_twice(
+    context: BrowserContext, serve: Callable[..., Any]
+) -> None:
+    study, server = serve("2afc")
+    page = _open(context, study, server)
+    _begin(page)
+    page.keyboard.press("1")
+    _state(page, "saved")
+    assert context.browser is not None
+    tablet = context.browser.new_context()
+    other = _open(tablet, study, server)
+    _wait(other)
+    other.keyboard.press("Backspace")
+    other.get_by_text("Case 1 of 4", exact=True).wait_for()
+    _wait(other)
+    for key in ["2", "1"]:
+        other.keyboard.press(key)
+        _state(other, "saved")
+    tablet.close()
+    _until(lambda: len(_rows(study)) == 3)
+    # This page knows the first of these three alone.
+    page.keyboard.press("2")
+    _until(lambda: _stored(study) == {(0, "which_is_real"): 1})
+    _state(page, "saved")
+    with sqlite3.connect(study.folder / DATABASE_NAME) as connection:
+        revisions = connection.execute("SELECT revision FROM answer ORDER BY id").fetchall()
+    assert revisions == [(0,), (1,), (2,), (1,), (3,)]
+    # From there it goes on as ever.
+    page.keyboard.press("1")
+    _until(lambda: _stored(study) == {(0, "which_is_real"): 0})
+    assert len(_rows(study)) == 6
+
+
 def test_a_link_is_read_in_one_window_at_a_time(context: BrowserContext, serve: Callable[..., Any]) -> None:
     study, server = serve("turing")
     page = _open(context, study, server)

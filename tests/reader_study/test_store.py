@@ -51,7 +51,7 @@ def _given(item, value=3, **changes):
 def test_the_same_answer_sent_twice_is_stored_once(study):
     reader, item = _first(study)
     given = _given(item)
-    assert save_answer(study, reader, given).id == save_answer(study, reader, given).id
+    assert save_answer(study, reader, given).answer.id == save_answer(study, reader, given).answer.id
     with study.session() as session:
         assert len(session.exec(Answer.__table__.select()).all()) == 1
 
@@ -62,6 +62,22 @@ def test_the_highest_revision_counts_in_whatever_order_answers_arrive(study):
         save_answer(study, reader, _given(item, value=revision + 1, revision=revision))
     with study.session() as session:
         assert answers_of(session, reader)[item.id, QUESTION].value == 3
+
+
+def test_a_new_answer_that_does_not_count_hears_what_overrules_it(study):
+    reader, item = _first(study)
+
+    def overruled_by(given):
+        return save_answer(study, reader, given).overruled_by
+
+    first = _given(item, revision=0)
+    assert overruled_by(first) is None
+    assert overruled_by(_given(item, revision=2)) is None
+    assert overruled_by(_given(item, revision=1)) == 2
+    # Of one revision the later counts.
+    assert overruled_by(_given(item, revision=2)) is None
+    # One that is sent again, because its receipt was lost, was overruled by what rightly followed it.
+    assert overruled_by(first) is None
 
 
 def test_which_of_two_answers_of_one_revision_counts_does_not_depend_on_their_order():

@@ -127,8 +127,12 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
     @app.post("/api/answers")
     def answer(reader: ReaderOf, body: Body) -> dict[str, Any]:
         with writing:
-            stored = save_answer(study, reader, _validated(AnswerInput, body))
-        return {"client_id": stored.client_id, "question": stored.question}
+            saved = save_answer(study, reader, _validated(AnswerInput, body))
+        return {
+            "client_id": saved.answer.client_id,
+            "question": saved.answer.question,
+            "overruled_by": saved.overruled_by,
+        }
 
     @app.post("/api/pause")
     def pause(reader: ReaderOf, body: Body) -> dict[str, bool]:

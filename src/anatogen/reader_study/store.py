@@ -157,6 +157,20 @@ class Study:
 
 
 @dataclass(frozen=True)
+class SavedAnswer:
+    """What became of an answer.
+
+    Attributes:
+        answer: What is stored: of an answer sent again, what was stored the first time.
+        overruled_by: The revision of another answer that counts instead; None if this one counts, or was sent
+            again, so that others may well have followed it.
+    """
+
+    answer: Answer
+    overruled_by: int | None
+
+
+@dataclass(frozen=True)
 class ReaderProgress:
     """How far a reader is; never what they answered.
 
@@ -281,16 +295,13 @@ def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, str], Answer]:
     return latest
 
 
-def save_answer(study: Study, reader: Reader, given: AnswerInput) -> Answer:
+def save_answer(study: Study, reader: Reader, given: AnswerInput) -> SavedAnswer:
     """Stores an answer; it is on the disk when this returns. The same answer sent again is stored once.
 
     Args:
         study: The study.
         reader: Who answers.
         given: The answer.
-
-    Returns:
-        What is stored: of an answer sent again, what was stored the first time.
 
     Raises:
         UnknownItemError: If the item is none of the reader's.
@@ -307,14 +318,21 @@ def save_answer(study: Study, reader: Reader, given: AnswerInput) -> Answer:
         if not question.allows(given.value):
             raise UserError(f"question {question.id!r} has no answer {given.value}")
         row = given.model_dump() | {"answered_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        session.exec(insert(Answer).values(**row).on_conflict_do_nothing())
+        is_new = session.exec(insert(Answer).values(**row).on_conflict_do_nothing()).rowcount == 1
         session.commit()
         stored = session.exec(
             select(Answer).where(Answer.client_id == given.client_id, Answer.question == given.question)
         ).one()
-    if (stored.item_id, stored.value, stored.revision) != (given.item_id, given.value, given.revision):
-        raise UserError(f"client_id {given.client_id} was used for another answer: make a new one for each")
-    return stored
+        if (stored.item_id, stored.value, stored.revision) != (given.item_id, given.value, given.revision):
+            raise UserError(
+                f"client_id {given.client_id} was used for another answer: make a new one for each"
+            )
+        rivals = session.exec(
+            select(Answer).where(Answer.item_id == given.item_id, Answer.question == given.question)
+        )
+        latest = max(rivals, key=lambda answer: answer.rank)
+    overruled = is_new and latest.id != stored.id
+    return SavedAnswer(stored, latest.revision if overruled else None)
 
 
 def set_paused(study: Study, reader: Reader, paused: bool) -> None:

@@ -9,10 +9,12 @@ export class Outbox {
   /**
    * @param {string} name Of this study and reader, under which the browser keeps answers.
    * @param {(state: {waiting: number, lost: boolean, refused: string | null, kept: boolean}) => void} onChange
+   * @param {(answer: object) => void} onRaise Hears of a choice whose revision had to be raised.
    */
-  constructor(name, onChange) {
+  constructor(name, onChange, onRaise) {
     this.prefix = `anatogen-answer:${name}:`;
     this.onChange = onChange;
+    this.onRaise = onRaise;
     this.waiting = new Map();
     this.refused = null;
     this.lost = false;
@@ -45,8 +47,13 @@ export class Outbox {
     return [...this.waiting.values()];
   }
 
-  add(answer) {
-    const whole = { ...answer, client_id: newId() };
+  /**
+   * @param {object} answer Without an id.
+   * @param {boolean} chosen Whether the reader has just chosen it, and it is to count whatever another device has
+   *   sent before.
+   */
+  add(answer, chosen) {
+    const whole = { ...answer, client_id: newId(), chosen };
     this.waiting.set(whole.client_id, whole);
     try {
       localStorage.setItem(this.prefix + whole.client_id, JSON.stringify(whole));
@@ -66,6 +73,12 @@ export class Outbox {
     }
   }
 
+  /** Whether a later choice for the same question waits. */
+  #isReplaced(answer) {
+    return this.answers().some((other) => other.chosen && other.revision > answer.revision
+      && other.item_id === answer.item_id && other.question === answer.question);
+  }
+
   #tell() {
     this.onChange({
       waiting: this.waiting.size, lost: this.lost, refused: this.refused, kept: this.kept,
@@ -83,9 +96,16 @@ export class Outbox {
         continue;
       }
       try {
-        const stored = await (await call("/api/answers", { json: next })).json();
+        const { chosen, ...sent } = next;
+        const stored = await (await call("/api/answers", { json: sent })).json();
         // A proxy between may answer 200 with a page of its own.
         if (stored.client_id !== next.client_id) throw new TypeError("this is no answer of the study");
+        // Another device has changed it since this page was opened. The raised one is kept before this one goes.
+        if (chosen && stored.overruled_by !== null && !this.#isReplaced(next)) {
+          const raised = { ...sent, revision: stored.overruled_by + 1 };
+          this.add(raised, true);
+          this.onRaise(raised);
+        }
         this.#remove(next);
         this.lost = false;
         pause = 0.5;

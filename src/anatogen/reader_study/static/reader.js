@@ -43,7 +43,7 @@ export class Reading {
 
   async start() {
     $("title").textContent = document.title = this.study.title;
-    this.outbox = new Outbox(this.name, (state) => this.#drawState(state));
+    this.outbox = new Outbox(this.name, (state) => this.#drawState(state), (answer) => this.#noteRaised(answer));
     // What this browser kept and the server lacks counts as answered.
     for (const answer of this.outbox.answers()) this.#note(answer);
     for (const item of this.items) {
@@ -89,6 +89,11 @@ export class Reading {
   #note(answer) {
     const answers = this.items.find((item) => item.id === answer.item_id)?.answers;
     if (answers && !(answers[answer.question]?.revision > answer.revision)) answers[answer.question] = answer;
+  }
+
+  #noteRaised(answer) {
+    const isHeld = this.held?.item_id === answer.item_id && this.held.question === answer.question;
+    if (!isHeld) this.#note(answer);
   }
 
   /** Goes to a case; after the last one that is the end. */
@@ -182,8 +187,13 @@ export class Reading {
     clearTimeout(this.releasing);
     if (this.held !== null && this.held.question !== id) this.#release();
     const revision = this.held?.revision ?? (this.item.answers[id]?.revision ?? -1) + 1;
-    this.held = { item_id: this.item.id, question: id, value, revision };
-    this.#note(this.held);
+    this.#hold({ item_id: this.item.id, question: id, value, revision }, true);
+  }
+
+  #hold(answer, chosen) {
+    this.held = answer;
+    this.heldIsChosen = chosen;
+    this.#note(answer);
   }
 
   /** Hands what was taken over to be saved. */
@@ -192,7 +202,7 @@ export class Reading {
     if (this.held === null) return;
     this.#readClock();
     const { active, idle } = this.item;
-    this.outbox.add({ ...this.held, seconds_active: active, seconds_idle: idle });
+    this.outbox.add({ ...this.held, seconds_active: active, seconds_idle: idle }, this.heldIsChosen);
     this.item.sent = active;
     this.held = null;
   }
@@ -213,8 +223,7 @@ export class Reading {
       const { id } = this.protocol.questions[index];
       const { value, revision } = this.item.answers[id];
       // Of the same revision: time must not undo what was changed elsewhere meanwhile.
-      this.held = { item_id: this.item.id, question: id, value, revision };
-      this.#note(this.held);
+      this.#hold({ item_id: this.item.id, question: id, value, revision }, false);
       this.#release();
     }
   }
