@@ -68,17 +68,23 @@ def test_the_order_does_not_tell_the_source():
     assert abs(sum(runs) / len(runs) - 29 * 9 / 29) < 1
 
 
-@pytest.mark.parametrize("per_source", [4, 7])
-def test_pairs_hold_one_real_case_and_sides_are_balanced_for_each_source(per_source):
-    cases = _cases(per_source)
+@pytest.mark.parametrize(("sources", "num_pairs"), [(SOURCES, 7), (("real", "synthetic"), 7)])
+def test_pairs_hold_one_real_case_and_sides_are_balanced_for_each_source(sources, num_pairs):
+    cases = _cases(7, sources)
     items = _items(cases, ("2afc",), repeat=0)
-    assert len(items) == 2 * per_source
-    left = Counter()
+    assert len(items) == num_pairs
+    shown = [case for item in items for case in (item.case, item.other_case)]
+    assert len(set(shown)) == len(shown), "a case that comes twice in pairs gives itself away as real"
+    left, pairs = Counter(), Counter()
     for item in items:
-        sources = {cases[item.case], cases[item.other_case]}
-        assert len(sources) == 2 and "real" in sources
-        left[next(iter(sources - {"real"}))] += cases[item.case] == "real"
-    assert set(left.values()) <= {per_source // 2, (per_source + 1) // 2}
+        found = {cases[item.case], cases[item.other_case]}
+        assert len(found) == 2 and "real" in found
+        (other,) = found - {"real"}
+        pairs[other] += 1
+        left[other] += cases[item.case] == "real"
+    assert set(pairs) == set(sources) - {"real"}
+    assert max(pairs.values()) - min(pairs.values()) <= 1
+    assert all(left[source] in (pairs[source] // 2, (pairs[source] + 1) // 2) for source in pairs)
 
 
 def test_pairs_are_the_same_for_all_readers_but_sides_are_not():

@@ -108,7 +108,7 @@ def test_readers_who_copy_each_other_are_no_more_evidence():
 
 
 def test_choices_are_right_whatever_the_side():
-    rows = simulated_rows(["2afc"], number=30)
+    rows = simulated_rows(["2afc"], number=60)
     ratings = ratings_of(rows, FORCED, FORCED.questions[0])
     assert set(ratings.sources) == {"reconstructed", "synthetic"} and len(ratings.cases) == 60
     for reader, line in zip(ratings.readers, ratings.first, strict=True):

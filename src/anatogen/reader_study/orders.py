@@ -32,18 +32,21 @@ def shuffled(number: int, *parts: int | str) -> list[int]:
 
 
 def pairs_of(cases: Mapping[str, Source], seed: int) -> list[tuple[str, str]]:
-    """Pairs of a real case and another one; every case that is not real comes once.
+    """Pairs of a real case and another one, no case in two of them: what comes back would be known as real.
 
     Args:
-        cases: What each case is; there are at least as many real ones as of any other source.
+        cases: What each case is. Each source gets an equal part of the real ones, so with two of them half of
+            their cases are in no pair.
         seed: Of the study.
     """
     by_source = _by_source(cases)
     real = by_source.pop("real")
+    order = shuffled(len(real), seed, "pairs")
     pairs = []
-    for source, others in by_source.items():
-        order = shuffled(len(real), seed, "pairs", source)
-        pairs += [(real[order[index]], other) for index, other in enumerate(others)]
+    for number, (source, others) in enumerate(by_source.items()):
+        mine = [real[index] for index in order[number :: len(by_source)]]
+        theirs = [others[index] for index in shuffled(len(others), seed, "pairs", source)]
+        pairs += list(zip(mine, theirs, strict=False))
     return pairs
 
 
