@@ -1,7 +1,10 @@
-"""Makes ready what `anatogen downstream experiment` needs on the hippocampi, source and target apart.
+"""The downstream experiment on the hippocampi: its data, source and target apart, and its tables.
 
-python experiments/downstream.py HIPPOCAMPUS WORK
+python experiments/downstream.py ready HIPPOCAMPUS WORK
 anatogen downstream experiment WORK/plan.yaml WORK/experiment
+python experiments/downstream.py table WORK/experiment
+
+`table` prints Dice of every arm, and differences of arms, as Markdown, of an unfinished experiment too.
 
 The source institution's scans are the training scans of the shipped model hippocampus-mr, which the model
 saw; the target's are all others. HIPPOCAMPUS holds `images` and `labels` of the Decathlon's Task04.
@@ -9,13 +12,20 @@ saw; the target's are all others. HIPPOCAMPUS holds `images` and `labels` of the
 
 import argparse
 import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from anatogen import prepare
 from anatogen.config import resolve, save_yaml
 from anatogen.data.manifest import Split, load_manifest
+from anatogen.downstream.experiment import PLAN_NAME
+from anatogen.downstream.experiment_figures import arm_text
+from anatogen.downstream.pieces import RESULTS_NAME
+from anatogen.downstream.results import read_results
 from anatogen.downstream.settings import ExperimentPlan
+from anatogen.downstream.statistics import Estimate, compare, estimate, scores_by_arm
+from anatogen.downstream.verdict import comparison_pairs, outcomes, p_text, percent_text, signed_text
 from anatogen.sampling import sample
 from anatogen.storage import sha256_file
 
@@ -23,15 +33,21 @@ _GRID = ["shape=[40,56,40]", "spacing_mm=1"]
 
 
 def main() -> None:
-    """Reads the command line and makes everything that is not there yet."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("hippocampus", type=Path)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("--number", type=int, default=400, help="synthetic scans")
+    actions = parser.add_subparsers(required=True)
+    ready = actions.add_parser("ready", help="make everything that is not there yet")
+    ready.add_argument("hippocampus", type=Path)
+    ready.add_argument("work", type=Path)
+    ready.add_argument("--number", type=int, default=400, help="synthetic scans")
+    ready.set_defaults(run=lambda given: make_ready(given.hippocampus, given.work, given.number))
+    table = actions.add_parser("table", help="print the tables of an experiment, finished or not")
+    table.add_argument("experiment", type=Path)
+    table.set_defaults(run=lambda given: print(table_text(given.experiment)))
     arguments = parser.parse_args()
-    make_ready(arguments.hippocampus, arguments.work, arguments.number)
+    arguments.run(arguments)
 
 
 def make_ready(hippocampus: Path, work: Path, number: int) -> None:
@@ -88,6 +104,36 @@ def plan(work: Path, number: int) -> dict[str, Any]:
             "segmenter_training": optimiser | {"steps": 300},
         },
     }
+
+
+def table_text(experiment: Path) -> str:
+    """Mean Dice, then differences of arms, each with its 95% interval over seeds and patients; Markdown."""
+    arms = list(resolve(ExperimentPlan, file=experiment / PLAN_NAME).arms)
+    scores = scores_by_arm(read_results(experiment / RESULTS_NAME), "dice")
+    comparisons = compare(scores, comparison_pairs(arms))
+    dice: dict[str, dict[float, str]] = {arm_text(arm): {} for arm in arms}
+    for (arm, fraction), own in scores.items():
+        if found := estimate(own.values):
+            dice[arm_text(arm)][fraction] = _with_interval(found, "{:.3f}".format)
+    differences: dict[str, dict[float, str]] = {}
+    for comparison, outcome in zip(comparisons, outcomes(comparisons), strict=True):
+        pair = f"{arm_text(comparison.arm)} − {arm_text(comparison.other)}"
+        text = f"{_with_interval(comparison.difference, signed_text)}, p {p_text(comparison.p_corrected)}"
+        differences.setdefault(pair, {})[comparison.fraction] = f"{text}: {outcome}"
+    fractions = sorted({fraction for _, fraction in scores})
+    return "\n\n".join(_table(rows, fractions) for rows in (dice, differences))
+
+
+def _with_interval(found: Estimate, number: Callable[[float], str]) -> str:
+    if found.wide_low is None or found.wide_high is None:
+        return number(found.mean)
+    return f"{number(found.mean)} ({number(found.wide_low)} to {number(found.wide_high)})"
+
+
+def _table(rows: Mapping[str, Mapping[float, str]], fractions: Sequence[float]) -> str:
+    lines = [["", *map(percent_text, fractions)], ["---"] * (1 + len(fractions))]
+    lines += [[name, *(row.get(fraction, "–") for fraction in fractions)] for name, row in rows.items()]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 if __name__ == "__main__":
