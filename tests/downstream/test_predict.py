@@ -20,10 +20,10 @@ from anatogen.data.volume import Volume
 from anatogen.downstream.finetune import _start
 from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.network import PaddedSwinUNETR
-from anatogen.downstream.predict import mask_names, predict, segment_scan
+from anatogen.downstream.predict import _require_values_of, mask_names, predict, segment_scan
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
 from anatogen.downstream.settings import FinetuneConfig, SwinUNETRSettings
-from anatogen.errors import UserError
+from anatogen.errors import ScanError, UserError
 
 
 def description(shape=(32, 32, 32), spacing_mm=(1.5, 1.5, 1.5), **changes) -> SegmenterDescription:
@@ -229,14 +229,41 @@ def test_what_prepare_would_leave_out_is_left_out(saved, tmp_path):
     for folder, volume in (("images", scan), ("labels", mask)):
         (tmp_path / "scans" / folder).mkdir(parents=True)
         write_nifti(volume, tmp_path / "scans" / folder / "p.nii.gz")
+    write_nifti(Volume(scan.array * 3 - 1000, scan.affine), tmp_path / "scans" / "ct.nii.gz")
     for modality in ("CT", "MR"):
         write_dicom(scan, tmp_path / "scans" / modality, modality, uid_from=modality)
     left_out = predict(tmp_path / "scans", saved, tmp_path / "masks", device="cpu")
+    low, high = (float(end) for end in (scan.array.min() * 3 - 1000, scan.array.max() * 3 - 1000))
     assert {scan.name: scan.reason for scan in left_out} == {
         "CT": "its DICOM modality is CT, and the segmenter's is MR",
+        "ct.nii.gz": f"its values, {low:g} to {high:g}, look like those of CT, and the segmenter's are of MR",
         "labels/p.nii.gz": "it looks like a label map (3 distinct whole values)",
     }
     assert set(files_below(tmp_path / "masks")) == {"MR.nii.gz", "images/p.nii.gz"}
+
+
+@pytest.mark.parametrize(
+    ("modality", "values", "reason"),
+    [
+        ("CT", (-1000, 1500), None),
+        ("CT", (-120, 300), None),
+        ("CT", (0, 900), "its values, 0 to 900, are not of CT, as the segmenter's are"),
+        ("MR", (0, 900), None),
+        ("MR", (-3, 40), None),
+        (
+            "MR",
+            (-1000, 1500),
+            "its values, -1000 to 1500, look like those of CT, and the segmenter's are of MR",
+        ),
+    ],
+)
+def test_values_of_another_modality_are_refused(modality, values, reason):
+    if reason is None:
+        _require_values_of(modality, *values)
+    else:
+        with pytest.raises(ScanError) as error:
+            _require_values_of(modality, *values)
+        assert str(error.value) == reason
 
 
 def test_masks_of_another_segmenter_are_not_taken_for_this_ones(saved, tmp_path):

@@ -11,7 +11,7 @@ from scipy import ndimage
 from anatogen.data.conversion import to_grid
 from anatogen.data.discover import LeftOut, Source, discover
 from anatogen.data.formats import ending, write_nifti
-from anatogen.data.inspection import count_labels, own_window, read_source
+from anatogen.data.inspection import count_labels, looks_like_ct, own_window, read_source
 from anatogen.data.manifest import Intensity
 from anatogen.data.regions import find_regions
 from anatogen.data.volume import Volume
@@ -34,7 +34,7 @@ def predict(
     """Writes a label map for every scan of a folder, as NIfTI in the scan's own voxels.
 
     Scans take the way that those went which were learned from. Left out is what `prepare` would leave out:
-    label maps and DICOM of another modality. Masks that are there are kept, so a stopped call goes on where
+    label maps and scans of another modality. Masks that are there are kept, so a stopped call goes on where
     it was; `predicted_by.json` says which segmenter made them.
 
     Args:
@@ -171,10 +171,22 @@ def _read(source: Source, description: SegmenterDescription) -> Volume:
     if source.modality and source.modality != modality:
         raise ScanError(f"its DICOM modality is {source.modality}, and the segmenter's is {modality}")
     scan = read_source(source, description.reading)
+    if source.modality is None:
+        _require_values_of(modality, float(scan.array.min()), float(scan.array.max()))
     num_labels = count_labels(scan.array)
     if num_labels:
         raise ScanError(f"it looks like a label map ({num_labels} distinct whole values)")
     return scan
+
+
+def _require_values_of(modality: str, low: float, high: float) -> None:
+    if modality == "MR" and looks_like_ct(low, high):
+        raise ScanError(
+            f"its values, {low:g} to {high:g}, look like those of CT, and the segmenter's are of MR"
+        )
+    # Fat and air are below 0: a CT without either shows no edge of a body.
+    if modality == "CT" and low >= 0:
+        raise ScanError(f"its values, {low:g} to {high:g}, are not of CT, as the segmenter's are")
 
 
 def _intensity(scan: Volume, description: SegmenterDescription) -> Intensity:
