@@ -4,7 +4,9 @@ python experiments/downstream.py ready HIPPOCAMPUS WORK
 anatogen downstream experiment WORK/plan.yaml WORK/experiment
 python experiments/downstream.py table WORK/experiment
 
-`table` prints Dice of every arm, and differences of arms, as Markdown, of an unfinished experiment too.
+WORK also holds a plan for each of VARIANTS: training from scratch and on synthetic scans, at 5% of the
+labels, with one setting changed. `table` prints Dice of every arm, and differences of arms, as Markdown, of
+an unfinished experiment too.
 
 The source institution's scans are the training scans of the shipped model hippocampus-mr, which the model
 saw; the target's are all others. HIPPOCAMPUS holds `images` and `labels` of the Decathlon's Task04.
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from anatogen import prepare
-from anatogen.config import resolve, save_yaml
+from anatogen.config import merged, resolve, save_yaml
 from anatogen.data.manifest import Split, load_manifest
 from anatogen.downstream.experiment import PLAN_NAME
 from anatogen.downstream.experiment_figures import arm_text
@@ -29,6 +31,12 @@ from anatogen.downstream.verdict import comparison_pairs, outcomes, p_text, perc
 from anatogen.sampling import sample
 from anatogen.storage import sha256_file
 
+# What might be wrong with the pre-training, or with what is made of it.
+VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    "longer": {"pretraining": {"inpainter_training": {"steps": 6_000}}},
+    "larger_cubes": {"pretraining": {"masking": {"patch_voxels": 16}}},
+    "encoder_only": {"finetuning": {"transfer": "encoder"}},
+}
 _GRID = ["shape=[40,56,40]", "spacing_mm=1"]
 
 
@@ -51,7 +59,7 @@ def main() -> None:
 
 
 def make_ready(hippocampus: Path, work: Path, number: int) -> None:
-    """Writes WORK/source and WORK/target (prepared), WORK/synthetic and WORK/plan.yaml."""
+    """Writes WORK/source and WORK/target (prepared), WORK/synthetic, WORK/plan.yaml and WORK/VARIANT.yaml."""
     images = sorted((hippocampus / "images").iterdir())
     # The split that the shipped model was trained with; its card has this command.
     prepare(hippocampus / "images", work / "generator_data", ["split.validation=0.1", "split.test=0.4"])
@@ -72,7 +80,12 @@ def make_ready(hippocampus: Path, work: Path, number: int) -> None:
         recipe="folder_with_masks",
     )
     sample("hippocampus-mr", work / "synthetic", number=number, file_format="npy")
-    save_yaml(resolve(ExperimentPlan, plan(work, number)), work / "plan.yaml")
+    whole = plan(work, number)
+    save_yaml(resolve(ExperimentPlan, whole), work / "plan.yaml")
+    arms = {name: whole["arms"][name] for name in ("scratch", "synthetic")}
+    for name, change in VARIANTS.items():
+        small = merged(whole | {"arms": arms, "fractions": whole["fractions"][:1]}, change)
+        save_yaml(resolve(ExperimentPlan, small), work / f"{name}.yaml")
 
 
 def plan(work: Path, number: int) -> dict[str, Any]:
