@@ -1,7 +1,5 @@
 """From real scans to what an autoencoder gives back of them, on disk: the best that a generator could do."""
 
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from anatogen.errors import UserError
 from anatogen.evaluation.autoencoders import held_out_scans, load_autoencoder
 from anatogen.seeding import derived_generator
 from anatogen.shipped import bundle_folder
-from anatogen.storage import sha256_file, write_json
+from anatogen.storage import atomic_folder, sha256_file, write_json
 
 _WRITERS = {"nifti": (".nii.gz", write_nifti), "npy": (".npy", write_npy)}
 
@@ -74,9 +72,7 @@ def reconstruct(
     }
     order = torch.randperm(len(real), generator=derived_generator(seed, "reconstruct")).tolist()
     suffix, write = _WRITERS[file_format]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=out.parent, prefix=".part-"))
-    try:
+    with atomic_folder(out) as part:
         names = []
         for index, chosen in enumerate(sorted(order[:wanted])):
             with torch.inference_mode():
@@ -85,8 +81,4 @@ def reconstruct(
             names.append(f"reconstructed_{index:06d}{suffix}")
             write(Volume(real.intensity.restore(array), np.asarray(real.grid.affine)), part / names[-1])
             write_json(part / f"reconstructed_{index:06d}.json", about | {"index": index})
-        part.chmod(0o755)
-        part.replace(out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return [out / name for name in names]

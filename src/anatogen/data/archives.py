@@ -21,7 +21,7 @@ from typing import IO
 from rich.console import Console
 
 from anatogen.errors import UserError
-from anatogen.storage import remove_parts, sha256_json, write_json
+from anatogen.storage import atomic_folder, remove_parts, sha256_json, write_json
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 
@@ -119,16 +119,10 @@ def _unpacked(path: Path, work: Path, progress: bool) -> Path:
 
 
 def _unpack_whole(path: Path, folder: Path, progress: bool) -> None:
-    work = folder.parent
-    work.mkdir(parents=True, exist_ok=True)
-    remove_parts(work)
-    temporary = Path(tempfile.mkdtemp(dir=work, prefix=".part-"))
-    try:
-        with Console(stderr=True).status(f"Unpacking {path.name}") if progress else nullcontext():
-            _unpack(path, temporary)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    remove_parts(folder.parent)
+    shown = Console(stderr=True).status(f"Unpacking {path.name}") if progress else nullcontext()
+    with shown, atomic_folder(folder) as temporary:
+        _unpack(path, temporary)
 
 
 def _unpack(path: Path, folder: Path) -> None:

@@ -4,8 +4,6 @@ Single-frame CT or MR Image Storage, which every viewer and archive takes; it ho
 it is synthetic.
 """
 
-import shutil
-import tempfile
 import uuid
 from pathlib import Path
 from typing import Literal
@@ -19,6 +17,7 @@ from pydicom.valuerep import DSfloat
 from anatogen import __version__
 from anatogen.data.volume import LPS_TO_RAS, Volume
 from anatogen.errors import UserError
+from anatogen.storage import atomic_folder
 
 _NAMESPACE = uuid.UUID("0f6d3f0c-6f0b-5d0e-9b7a-5a1d3f1f7c11")
 _SOP_CLASS = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
@@ -59,9 +58,7 @@ def write_dicom(
     if not np.allclose(directions.T @ directions, np.eye(3), atol=1e-4):
         raise UserError("the scan's axes are not perpendicular: DICOM images can't hold it, write NIfTI")
     window = np.percentile(volume.array, [0.5, 99.5])
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
-    try:
+    with atomic_folder(folder) as temporary:
         for index, pixels in enumerate(stored):
             dataset = _series_header(modality, uid_from, patient_id)
             dataset.SOPInstanceUID = _uid(uid_from, f"instance {index}")
@@ -85,12 +82,6 @@ def write_dicom(
             dataset.WindowWidth = _decimal(max(float(window[1] - window[0]), 1.0))
             dataset.PixelData = pixels.astype(pixels.dtype.newbyteorder("<")).tobytes()
             dataset.save_as(temporary / f"slice_{index + 1:04d}.dcm", enforce_file_format=True)
-        temporary.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _stored_values(

@@ -2,8 +2,6 @@
 
 import os
 import secrets
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +30,7 @@ from anatogen.reader_study.spec import (
 )
 from anatogen.reader_study.store import ORGANISER_TOKEN, Reader, Setting, Study, new_token, open_database
 from anatogen.seeding import derived_generator
-from anatogen.storage import write_json
+from anatogen.storage import atomic_folder, write_json
 
 # As many as the paper showed of each dataset.
 USUAL_NUMBER = 50
@@ -141,9 +139,7 @@ def new_study(
     how = _mildest_blinding(arrays, sources, first, seed)
     cases = random_names(len(arrays), seed, "cases")
     # Files lie in the order of their names on the disk too, which must not be that of the sources.
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
-    try:
+    with atomic_folder(folder) as part:
         progress("writing blinded volumes")
         shape = _write_volumes(part, dict(zip(cases, arrays, strict=True)), how, first, seed)
         key = dict(zip(cases, sources, strict=True))
@@ -177,10 +173,6 @@ def new_study(
         write_json(part / KEY_NAME, {"format_version": 1, "study": spec.id, "cases": entries})
         write_json(part / LEAKS_NAME, {"blinding": str(how), "passed": check.passed, **asdict(check)})
         num_items = _write_database(part, spec, key)
-        part.chmod(0o755)
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return NewStudy(folder, spec, num_items, how, check)
 
 

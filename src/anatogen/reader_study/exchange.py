@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -53,7 +52,7 @@ from anatogen.reader_study.store import (
     open_study,
     organiser_token,
 )
-from anatogen.storage import atomic_path
+from anatogen.storage import atomic_folder, atomic_path
 
 FORMAT_VERSION = 1
 CONTENTS_NAME = "contents.json"
@@ -299,8 +298,7 @@ def _unpack(
         raise UserError(
             f"{file} unpacks to {needed >> 20} MB, and {free >> 20} MB are free at {folder.parent}"
         )
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
-    try:
+    with atomic_folder(folder) as part:
         (part / VOLUMES).mkdir()
         for name, digest in sorted(contents.sha256.items()):
             if name == RECORDS_NAME:
@@ -325,10 +323,6 @@ def _unpack(
             num_new = _add_answers(session, records, spec, file)
             session.commit()
         study.engine.dispose()
-        part.chmod(0o755)
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     readers = ", ".join(reader.name for reader in records.readers)
     return Exchanged(f"{folder}: study of {readers}; {num_new} answers", len(records.answers), num_new)
 
