@@ -29,6 +29,13 @@ def test_a_folder_appears_whole_with_the_rights_of_any_other(tmp_path, umask):
     assert stat.S_IMODE((path / "other").stat().st_mode) == 0o666 & ~umask
 
 
+def test_a_folder_belongs_to_the_group_that_shares_the_one_above(tmp_path):
+    tmp_path.chmod(0o2775)
+    with atomic_folder(tmp_path / "made"):
+        pass
+    assert (tmp_path / "made").stat().st_mode & stat.S_ISGID
+
+
 def test_a_folder_whose_making_fails_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "made") as part:
         (part / "file").write_text("content")

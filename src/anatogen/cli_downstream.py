@@ -56,7 +56,8 @@ def pretrain(
     if quality is not None:
         print(f"it {quality}")
         if not quality.learned:
-            print("no better than copying: give it more steps, or scans more like those to be segmented")
+            or_else = "" if like is None else f", or scans that are more like those of {like}"
+            print(f"no better than copying: give it more steps{or_else}")
 
 
 @downstream_app.command()

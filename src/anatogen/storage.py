@@ -43,15 +43,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         OSError: If `path` is there and not an empty folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".part-"))
+    above = Path(tempfile.mkdtemp(dir=path.parent, prefix=".part-"))
     try:
+        # mkdtemp's rights are the owner's alone; a folder within has those of any other.
+        temporary = above / path.name
+        temporary.mkdir()
         yield temporary
-        temporary.chmod(0o777 & ~_umask())
         if path.is_dir():
             path.rmdir()
         temporary.replace(path)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(above, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -14,6 +14,7 @@ from anatogen.config import resolve
 from anatogen.data.manifest import load_manifest
 from anatogen.downstream import experiment as experiment_module
 from anatogen.downstream.experiment import run_experiment
+from anatogen.downstream.inpainting_quality import InpaintingQuality, save_inpainting_quality
 from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.pieces import Piece, collect_results, pieces
 from anatogen.downstream.pretrain import unlabelled_scans
@@ -86,6 +87,11 @@ def test_an_experiment_goes_the_whole_way(data, tmp_path, one_thread):
     out = tmp_path / "out"
     page = run_experiment(plan_of(data, fractions=(0.5,)), out)
     assert "2 volumes of random shapes; fills in hidden voxels with a loss of" in page.read_text()
+    warning = "Pre-training on shapes taught next to nothing"
+    for loss, warned in ((0.5, True), (0.4, True), (0.3, False)):
+        save_inpainting_quality(InpaintingQuality(network=loss, copying=0.4), Piece("shapes").folder(out))
+        page = run_experiment(plan_of(data, fractions=(0.5,)), out)
+        assert (warning in page.read_text()) is warned
     rows = read_results(out / "results.jsonl")
     assert [(row.arm, row.num_training_scans) for row in rows] == 2 * [("scratch", 2)] + 2 * [("shapes", 2)]
     assert {row.case for row in rows} == {case.id for case in load_labelled(data).test.cases}

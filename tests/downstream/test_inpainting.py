@@ -104,6 +104,7 @@ def test_training_shows_the_network_only_what_is_not_hidden():
     ("settings", "message"),
     [
         (MaskingSettings(share=0.001, patch_voxels=8), r"masking.share 0.001 of 8 cubes hides none"),
+        (MaskingSettings(share=0.95, patch_voxels=8), r"masking.share 0.95 of 8 cubes hides all"),
         (MaskingSettings(patch_voxels=9), r"masking.patch_voxels 9 is more than half .*: use at most 8"),
     ],
 )
@@ -172,6 +173,11 @@ def test_a_network_is_judged_beside_copying():
     perfect = inpainting_quality(_Guess(lambda x: volumes[:1]), volumes, None, masking)
     assert perfect.network == pytest.approx(0, abs=1e-6) and perfect.learned
     assert perfect.copying == copying.copying > 0.01
+    # What it makes of seen voxels is not asked for.
+    off = inpainting_quality(
+        _Guess(lambda x: torch.where(x == HIDDEN, volumes[:1], x + 0.1)), volumes, None, masking
+    )
+    assert off == perfect
     lazy = inpainting_quality(_Guess(lambda x: x), volumes, (8, 16, 8), masking)
     assert lazy.network > lazy.copying
 

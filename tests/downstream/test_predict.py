@@ -11,7 +11,7 @@ from scan_makers import head, oblique_affine, pattern_volume
 from torch import Tensor, nn
 
 from anatogen.data.conversion import Placement
-from anatogen.data.discover import Source
+from anatogen.data.discover import Source, discover
 from anatogen.data.formats import AS_IT_IS, read_scan, write_dicom, write_nifti
 from anatogen.data.manifest import Intensity
 from anatogen.data.prepare import prepare
@@ -20,7 +20,7 @@ from anatogen.data.volume import Volume
 from anatogen.downstream.finetune import _start
 from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.network import PaddedSwinUNETR
-from anatogen.downstream.predict import _require_values_of, mask_names, predict, segment_scan
+from anatogen.downstream.predict import _read, mask_names, predict, segment_scan
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
 from anatogen.downstream.settings import FinetuneConfig, SwinUNETRSettings
 from anatogen.errors import ScanError, UserError
@@ -236,34 +236,43 @@ def test_what_prepare_would_leave_out_is_left_out(saved, tmp_path):
     low, high = (float(end) for end in (scan.array.min() * 3 - 1000, scan.array.max() * 3 - 1000))
     assert {scan.name: scan.reason for scan in left_out} == {
         "CT": "its DICOM modality is CT, and the segmenter's is MR",
-        "ct.nii.gz": f"its values, {low:g} to {high:g}, look like those of CT, and the segmenter's are of MR",
+        "ct.nii.gz": f"its values from {low:g} to {high:g} do not look like MR, the segmenter's modality",
         "labels/p.nii.gz": "it looks like a label map (3 distinct whole values)",
     }
     assert set(files_below(tmp_path / "masks")) == {"MR.nii.gz", "images/p.nii.gz"}
 
 
 @pytest.mark.parametrize(
-    ("modality", "values", "reason"),
+    ("modality", "values", "told", "fits"),
     [
-        ("CT", (-1000, 1500), None),
-        ("CT", (-120, 300), None),
-        ("CT", (0, 900), "its values, 0 to 900, are not of CT, as the segmenter's are"),
-        ("MR", (0, 900), None),
-        ("MR", (-3, 40), None),
-        (
-            "MR",
-            (-1000, 1500),
-            "its values, -1000 to 1500, look like those of CT, and the segmenter's are of MR",
-        ),
+        ("CT", (-1000, 1500), False, True),
+        ("CT", (0, 900), False, False),
+        # A brain cut out of a CT, prepared with modality=CT: air is nowhere.
+        ("CT", (0, 80), True, True),
+        ("MR", (0, 900), False, True),
+        ("MR", (-1000, 1500), False, False),
+        ("MR", (-1000, 1500), True, True),
     ],
 )
-def test_values_of_another_modality_are_refused(modality, values, reason):
-    if reason is None:
-        _require_values_of(modality, *values)
+def test_values_of_another_modality_are_refused_as_prepare_does(tmp_path, modality, values, told, fits):
+    array = np.random.default_rng(0).uniform(*values, (16, 16, 16)).astype(np.float32)
+    array.flat[:2] = values
+    write_nifti(Volume(array, np.eye(4)), tmp_path / "p.nii.gz")
+    (source,), _, _ = discover(tmp_path, map)
+    known = description(intensity=Intensity(modality=modality, low=-100, high=200), told_modality=told)
+    if fits:
+        assert _read(source, known).array.shape == array.shape
     else:
-        with pytest.raises(ScanError) as error:
-            _require_values_of(modality, *values)
-        assert str(error.value) == reason
+        with pytest.raises(ScanError, match=f"its values from {values[0]} to {values[1]} do not look like"):
+            _read(source, known)
+
+
+def test_a_label_map_is_named_as_one_whatever_the_modality(tmp_path):
+    _, mask = balls(0)
+    write_nifti(mask, tmp_path / "p.nii.gz")
+    (source,), _, _ = discover(tmp_path, map)
+    with pytest.raises(ScanError, match="looks like a label map"):
+        _read(source, description(intensity=Intensity(modality="CT", low=-100, high=200)))
 
 
 def test_masks_of_another_segmenter_are_not_taken_for_this_ones(saved, tmp_path):

@@ -504,6 +504,34 @@ def test_a_choice_counts_after_another_device_has_changed_it_twice(
     assert len(_rows(study)) == 6
 
 
+def test_a_choice_that_waited_overrules_nothing(context: BrowserContext, serve: Callable[..., Any]) -> None:
+    """Made without a server, it says nothing of what another device has changed since."""
+    study, server = serve("2afc")
+    page = _open(context, study, server)
+    _begin(page)
+    page.clock.install()
+    page.route("**/api/answers", lambda route: route.abort("connectionfailed"))
+    page.keyboard.press("1")
+    _state(page, "lost")
+    assert context.browser is not None
+    tablet = context.browser.new_context()
+    other = _open(tablet, study, server)
+    _begin(other)
+    other.keyboard.press("1")
+    _state(other, "saved")
+    other.keyboard.press("Backspace")
+    other.get_by_text("Case 1 of 4", exact=True).wait_for()
+    _wait(other)
+    other.keyboard.press("2")
+    _until(lambda: _stored(study) == {(0, "which_is_real"): 1})
+    tablet.close()
+    page.unroute("**/api/answers")
+    page.clock.fast_forward(90_000)
+    _state(page, "saved")
+    assert len(_rows(study)) == 3
+    assert _stored(study) == {(0, "which_is_real"): 1}
+
+
 def test_a_link_is_read_in_one_window_at_a_time(context: BrowserContext, serve: Callable[..., Any]) -> None:
     study, server = serve("turing")
     page = _open(context, study, server)

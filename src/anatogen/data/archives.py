@@ -122,6 +122,8 @@ def _unpack_whole(path: Path, folder: Path, progress: bool) -> None:
     remove_parts(folder.parent)
     shown = Console(stderr=True).status(f"Unpacking {path.name}") if progress else nullcontext()
     with shown, atomic_folder(folder) as temporary:
+        # Its headers may hold names, which nothing else in the work folder does.
+        temporary.chmod(0o700)
         _unpack(path, temporary)
 
 

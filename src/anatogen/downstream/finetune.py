@@ -190,6 +190,7 @@ def _start(splits: LabelledSplits, config: FinetuneConfig) -> Segmenter:
         region=prepared.region,
         placement=placement_on("".join(grid.axis_codes), grid.spacing_mm, grid.shape, prepared),
         intensity=manifest.intensity,
+        told_modality=prepared.modality != "auto",
         percentiles=prepared.percentiles,
         reading=prepared.reading,
     )

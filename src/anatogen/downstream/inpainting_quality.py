@@ -1,7 +1,6 @@
 """How well a pre-trained network fills in what is hidden, beside a copy of what lies nearest.
 
-A network that does no better has learned nothing that a segmenter could use: seen voxels reach the output by
-the shallowest skip connection, and hidden ones can be guessed from their neighbours.
+A network that does no better has learned little that a segmenter could use.
 """
 
 import json
@@ -27,7 +26,7 @@ class InpaintingQuality:
     """Mean losses of filling in the same hidden voxels of the same scans.
 
     Attributes:
-        network: L1 + (1 - MS-SSIM) of the network.
+        network: L1 + (1 - MS-SSIM) of volumes whose hidden voxels the network filled in.
         copying: Of giving each hidden voxel the value of the nearest seen one.
     """
 
@@ -67,7 +66,9 @@ def inpainting_quality(
         mask = random_masks(1, size, masking, draws)
         with torch.no_grad():
             guess = network(hide(x, mask).to(device)).float().cpu()
-            losses.append([inpainting_losses(y, x)["loss"] for y in (guess, copied_from_nearest(x, mask))])
+            # Seen voxels are as seen in both: a network that is off there may still know what is hidden.
+            filled = torch.where(mask, guess, x)
+            losses.append([inpainting_losses(y, x)["loss"] for y in (filled, copied_from_nearest(x, mask))])
     by_network, by_copying = torch.tensor(losses).mean(0).tolist()
     return InpaintingQuality(by_network, by_copying)
 

@@ -46,14 +46,14 @@ def random_masks(
 
 
 def check_masking(settings: MaskingSettings, shape: tuple[int, int, int]) -> None:
-    """Refuses cubes of which too few fit into a volume for a share of them to be hidden.
+    """Refuses cubes of which too few fit into a volume for a share of them to be hidden and some to be seen.
 
     Args:
         settings: Share and size of the cubes.
         shape: (D, H, W) of what is learned from.
 
     Raises:
-        UserError: If a cube is longer than half of the shortest side, or less than half a cube is hidden.
+        UserError: If a cube is longer than half of the shortest side, or none or all of them would be hidden.
     """
     side = settings.patch_voxels
     if 2 * side > min(shape):
@@ -62,10 +62,11 @@ def check_masking(settings: MaskingSettings, shape: tuple[int, int, int]) -> Non
             f"{min(shape) // 2}"
         )
     number = math.prod(math.ceil(size / side) for size in shape)
-    if round(settings.share * number) == 0:
-        raise UserError(
-            f"masking.share {settings.share:g} of {number} cubes hides none: use more than {0.5 / number:.2g}"
-        )
+    hidden, what = round(settings.share * number), f"masking.share {settings.share:g} of {number} cubes hides"
+    if hidden == 0:
+        raise UserError(f"{what} none: use more than {0.5 / number:.2g}")
+    if hidden == number:
+        raise UserError(f"{what} all: use less than {1 - 0.5 / number:.2g}")
 
 
 def hide(x: Tensor, mask: Tensor) -> Tensor:

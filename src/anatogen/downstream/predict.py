@@ -171,22 +171,16 @@ def _read(source: Source, description: SegmenterDescription) -> Volume:
     if source.modality and source.modality != modality:
         raise ScanError(f"its DICOM modality is {source.modality}, and the segmenter's is {modality}")
     scan = read_source(source, description.reading)
-    if source.modality is None:
-        _require_values_of(modality, float(scan.array.min()), float(scan.array.max()))
     num_labels = count_labels(scan.array)
     if num_labels:
         raise ScanError(f"it looks like a label map ({num_labels} distinct whole values)")
-    return scan
-
-
-def _require_values_of(modality: str, low: float, high: float) -> None:
-    if modality == "MR" and looks_like_ct(low, high):
+    low, high = float(scan.array.min()), float(scan.array.max())
+    is_told = source.modality is not None or description.told_modality
+    if not is_told and looks_like_ct(low, high) != (modality == "CT"):
         raise ScanError(
-            f"its values, {low:g} to {high:g}, look like those of CT, and the segmenter's are of MR"
+            f"its values from {low:g} to {high:g} do not look like {modality}, the segmenter's modality"
         )
-    # Fat and air are below 0: a CT without either shows no edge of a body.
-    if modality == "CT" and low >= 0:
-        raise ScanError(f"its values, {low:g} to {high:g}, are not of CT, as the segmenter's are")
+    return scan
 
 
 def _intensity(scan: Volume, description: SegmenterDescription) -> Intensity:

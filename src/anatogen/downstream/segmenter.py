@@ -37,6 +37,7 @@ class SegmenterDescription(Section):
         region: The part of each scan that it learned from.
         placement: How that was brought to the common grid.
         intensity: "CT" with its window, or "MR", where each scan has its own.
+        told_modality: Whether `PrepareConfig.modality` named it, so that values say nothing.
         percentiles: Of MR scans' own windows, as `PrepareConfig.percentiles`.
         reading: How scans are read.
         weights_sha256: Hash of the weights' file.
@@ -50,6 +51,7 @@ class SegmenterDescription(Section):
     region: RegionKind
     placement: Placement
     intensity: Intensity
+    told_modality: bool = False
     percentiles: tuple[float, float]
     reading: Reading
     weights_sha256: str = ""

@@ -162,8 +162,8 @@ class SavedAnswer:
 
     Attributes:
         answer: What is stored: of an answer sent again, what was stored the first time.
-        overruled_by: The revision of another answer that counts instead; None if this one counts, or was sent
-            again, so that others may well have followed it.
+        overruled_by: The revision of another answer that was stored before this one, and counts instead; None
+            if this one counts, or was followed by what counts.
     """
 
     answer: Answer
@@ -318,7 +318,7 @@ def save_answer(study: Study, reader: Reader, given: AnswerInput) -> SavedAnswer
         if not question.allows(given.value):
             raise UserError(f"question {question.id!r} has no answer {given.value}")
         row = given.model_dump() | {"answered_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        is_new = session.exec(insert(Answer).values(**row).on_conflict_do_nothing()).rowcount == 1
+        session.exec(insert(Answer).values(**row).on_conflict_do_nothing())
         session.commit()
         stored = session.exec(
             select(Answer).where(Answer.client_id == given.client_id, Answer.question == given.question)
@@ -331,7 +331,7 @@ def save_answer(study: Study, reader: Reader, given: AnswerInput) -> SavedAnswer
             select(Answer).where(Answer.item_id == given.item_id, Answer.question == given.question)
         )
         latest = max(rivals, key=lambda answer: answer.rank)
-    overruled = is_new and latest.id != stored.id
+    overruled = (latest.id or 0) < (stored.id or 0)
     return SavedAnswer(stored, latest.revision if overruled else None)
 
 

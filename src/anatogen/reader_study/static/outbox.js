@@ -4,6 +4,8 @@
 import { call, Refused, wait } from "./api.js";
 
 const MOST_SECONDS = 10;
+// A choice that reaches the server later than this is one of several that were made apart, not the latest.
+const RECENT_MILLISECONDS = 60_000;
 
 export class Outbox {
   /**
@@ -49,11 +51,11 @@ export class Outbox {
 
   /**
    * @param {object} answer Without an id.
-   * @param {boolean} chosen Whether the reader has just chosen it, and it is to count whatever another device has
+   * @param {boolean} chosen Whether the reader has just chosen it, so that it is to count whatever another device
    *   sent before.
    */
   add(answer, chosen) {
-    const whole = { ...answer, client_id: newId(), chosen };
+    const whole = { ...answer, client_id: newId(), chosen_at: chosen ? Date.now() : null };
     this.waiting.set(whole.client_id, whole);
     try {
       localStorage.setItem(this.prefix + whole.client_id, JSON.stringify(whole));
@@ -73,10 +75,23 @@ export class Outbox {
     }
   }
 
+  #raise(answer, above) {
+    const times = this.answers().filter((other) => isOfSame(other, answer));
+    const raised = {
+      ...answer,
+      revision: above + 1,
+      seconds_active: Math.max(...times.map((other) => other.seconds_active)),
+      seconds_idle: Math.max(...times.map((other) => other.seconds_idle)),
+    };
+    this.add(raised, true);
+    this.onRaise(raised);
+  }
+
   /** Whether a later choice for the same question waits. */
   #isReplaced(answer) {
-    return this.answers().some((other) => other.chosen && other.revision > answer.revision
-      && other.item_id === answer.item_id && other.question === answer.question);
+    return this.answers().some(
+      (other) => isRecent(other) && isOfSame(other, answer) && other.revision > answer.revision,
+    );
   }
 
   #tell() {
@@ -96,15 +111,13 @@ export class Outbox {
         continue;
       }
       try {
-        const { chosen, ...sent } = next;
+        const { chosen_at, ...sent } = next;
         const stored = await (await call("/api/answers", { json: sent })).json();
         // A proxy between may answer 200 with a page of its own.
         if (stored.client_id !== next.client_id) throw new TypeError("this is no answer of the study");
         // Another device has changed it since this page was opened. The raised one is kept before this one goes.
-        if (chosen && stored.overruled_by !== null && !this.#isReplaced(next)) {
-          const raised = { ...sent, revision: stored.overruled_by + 1 };
-          this.add(raised, true);
-          this.onRaise(raised);
+        if (stored.overruled_by !== null && isRecent(next) && !this.#isReplaced(next)) {
+          this.#raise(sent, stored.overruled_by);
         }
         this.#remove(next);
         this.lost = false;
@@ -131,6 +144,15 @@ export class Outbox {
     });
     return seconds === null ? woken : Promise.race([woken, wait(seconds)]);
   }
+}
+
+function isOfSame(answer, other) {
+  return answer.item_id === other.item_id && answer.question === other.question;
+}
+
+function isRecent(answer) {
+  // Answers that only tell time, and those kept by older pages, were chosen at no time.
+  return answer.chosen_at != null && Date.now() - answer.chosen_at < RECENT_MILLISECONDS;
 }
 
 /** A random UUID; `crypto.randomUUID` exists on encrypted pages only, and studies are read in local networks too. */

@@ -91,9 +91,14 @@ export class Reading {
     if (answers && !(answers[answer.question]?.revision > answer.revision)) answers[answer.question] = answer;
   }
 
+  /** Takes in that a choice of this page goes above another device's. */
   #noteRaised(answer) {
-    const isHeld = this.held?.item_id === answer.item_id && this.held.question === answer.question;
-    if (!isHeld) this.#note(answer);
+    if (this.held?.item_id === answer.item_id && this.held.question === answer.question) {
+      this.held.revision = answer.revision + 1;
+      return;
+    }
+    this.#note(answer);
+    if (this.item?.id === answer.item_id) this.draw();
   }
 
   /** Goes to a case; after the last one that is the end. */
