@@ -445,6 +445,26 @@ def test_a_clock_that_is_set_back_makes_no_reading_time(
     assert idle == pytest.approx(90, abs=3)
 
 
+def _change_first_case_elsewhere(context: BrowserContext, study: Study, server: Any, keys: str) -> None:
+    """Presses keys at the first case, answered or not, on another device."""
+    assert context.browser is not None
+    tablet = context.browser.new_context()
+    other = _open(tablet, study, server)
+    if not _rows(study):
+        _begin(other)
+        other.keyboard.press(keys[0])
+        _state(other, "saved")
+        keys = keys[1:]
+    _wait(other)
+    other.keyboard.press("Backspace")
+    other.get_by_text("Case 1 of 4", exact=True).wait_for()
+    _wait(other)
+    for key in keys:
+        other.keyboard.press(key)
+        _state(other, "saved")
+    tablet.close()
+
+
 def test_time_at_a_case_never_undoes_a_change_that_was_made_elsewhere(
     context: BrowserContext, serve: Callable[..., Any]
 ) -> None:
@@ -453,16 +473,8 @@ def test_time_at_a_case_never_undoes_a_change_that_was_made_elsewhere(
     _begin(page)
     page.keyboard.press("1")
     _state(page, "saved")
-    assert context.browser is not None
-    tablet = context.browser.new_context()
-    other = _open(tablet, study, server)
-    _wait(other)
-    other.keyboard.press("Backspace")
-    other.get_by_text("Case 1 of 4", exact=True).wait_for()
-    _wait(other)
-    other.keyboard.press("2")
-    _until(lambda: _stored(study) == {(0, "which_is_real"): 1})
-    tablet.close()
+    _change_first_case_elsewhere(context, study, server, "2")
+    assert _stored(study) == {(0, "which_is_real"): 1}
     # Here the page knows the first answer alone, and sends the time since with it.
     page.wait_for_timeout(1200)
     before = len(_rows(study))
@@ -479,17 +491,7 @@ def test_a_choice_counts_after_another_device_has_changed_it_twice(
     _begin(page)
     page.keyboard.press("1")
     _state(page, "saved")
-    assert context.browser is not None
-    tablet = context.browser.new_context()
-    other = _open(tablet, study, server)
-    _wait(other)
-    other.keyboard.press("Backspace")
-    other.get_by_text("Case 1 of 4", exact=True).wait_for()
-    _wait(other)
-    for key in ["2", "1"]:
-        other.keyboard.press(key)
-        _state(other, "saved")
-    tablet.close()
+    _change_first_case_elsewhere(context, study, server, "21")
     _until(lambda: len(_rows(study)) == 3)
     # This page knows the first of these three alone.
     page.keyboard.press("2")
@@ -513,18 +515,8 @@ def test_a_choice_that_waited_overrules_nothing(context: BrowserContext, serve: 
     page.route("**/api/answers", lambda route: route.abort("connectionfailed"))
     page.keyboard.press("1")
     _state(page, "lost")
-    assert context.browser is not None
-    tablet = context.browser.new_context()
-    other = _open(tablet, study, server)
-    _begin(other)
-    other.keyboard.press("1")
-    _state(other, "saved")
-    other.keyboard.press("Backspace")
-    other.get_by_text("Case 1 of 4", exact=True).wait_for()
-    _wait(other)
-    other.keyboard.press("2")
+    _change_first_case_elsewhere(context, study, server, "12")
     _until(lambda: _stored(study) == {(0, "which_is_real"): 1})
-    tablet.close()
     page.unroute("**/api/answers")
     page.clock.fast_forward(90_000)
     _state(page, "saved")
