@@ -68,11 +68,12 @@ def test_the_order_does_not_tell_the_source():
     assert abs(sum(runs) / len(runs) - 29 * 9 / 29) < 1
 
 
-@pytest.mark.parametrize(("sources", "num_pairs"), [(SOURCES, 7), (("real", "synthetic"), 7)])
-def test_pairs_hold_one_real_case_and_sides_are_balanced_for_each_source(sources, num_pairs):
-    cases = _cases(7, sources)
+@pytest.mark.parametrize("per_source", [4, 7])
+@pytest.mark.parametrize("sources", [SOURCES, ("real", "synthetic")])
+def test_pairs_hold_one_real_case_and_sides_are_balanced_for_each_source(sources, per_source):
+    cases = _cases(per_source, sources)
     items = _items(cases, ("2afc",), repeat=0)
-    assert len(items) == num_pairs
+    assert len(items) == per_source
     shown = [case for item in items for case in (item.case, item.other_case)]
     assert len(set(shown)) == len(shown), "a case that comes twice in pairs gives itself away as real"
     left, pairs = Counter(), Counter()

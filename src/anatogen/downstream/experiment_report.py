@@ -9,7 +9,7 @@ import numpy as np
 from anatogen.downstream.experiment_figures import PredictionPicture
 from anatogen.downstream.experiment_page import write_experiment_page
 from anatogen.downstream.finetune import STAGE as FINETUNING
-from anatogen.downstream.inpainting_quality import load_inpainting_quality
+from anatogen.downstream.inpainting_quality import InpaintingQuality, load_inpainting_quality
 from anatogen.downstream.labelled import LabelledSplits
 from anatogen.downstream.pieces import RESULTS_NAME, Piece, collect_results, pieces
 from anatogen.downstream.pretrain import NUM_SCANS_NAME
@@ -39,15 +39,12 @@ def report_experiment(plan: ExperimentPlan, splits: LabelledSplits, out: Path) -
     write_text(out / RESULTS_NAME, rows_text(rows))
     shown = Piece("", min(plan.fractions), plan.seeds[0])
     manifest = splits.manifest
+    qualities = {name: load_inpainting_quality(Piece(name).folder(out)) for name in plan.arms}
     return write_experiment_page(
         out,
         rows,
-        arms={name: _description(name, arm, out) for name, arm in plan.arms.items()},
-        unlearned=[
-            name
-            for name in plan.arms
-            if (quality := load_inpainting_quality(Piece(name).folder(out))) and not quality.learned
-        ],
+        arms={name: _description(name, arm, qualities[name], out) for name, arm in plan.arms.items()},
+        unlearned=[name for name, quality in qualities.items() if quality and not quality.learned],
         labels={str(label): manifest.labels.get(str(label), f"label {label}") for label in splits.labels[1:]},
         planned=[
             (piece.arm, piece.fraction, piece.seed)
@@ -63,7 +60,7 @@ def report_experiment(plan: ExperimentPlan, splits: LabelledSplits, out: Path) -
     )
 
 
-def _description(name: str, arm: Arm, out: Path) -> str:
+def _description(name: str, arm: Arm, quality: InpaintingQuality | None, out: Path) -> str:
     if not arm.is_pretrained:
         return "random start"
     counts = Piece(name).folder(out) / NUM_SCANS_NAME
@@ -74,7 +71,6 @@ def _description(name: str, arm: Arm, out: Path) -> str:
     if arm.shapes:
         parts.append(f"{arm.shapes} volumes of random shapes")
     text = f"pre-trained on {' and '.join(parts)}"
-    quality = load_inpainting_quality(Piece(name).folder(out))
     return text if quality is None else f"{text}; {quality}"
 
 

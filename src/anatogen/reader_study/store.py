@@ -330,7 +330,7 @@ def save_answer(study: Study, reader: Reader, given: AnswerInput) -> SavedAnswer
         rivals = session.exec(
             select(Answer).where(Answer.item_id == given.item_id, Answer.question == given.question)
         )
-        latest = max(rivals, key=lambda answer: answer.rank)
+        latest = latest_answers(rivals)[given.item_id, given.question]
     overruled = (latest.id or 0) < (stored.id or 0)
     return SavedAnswer(stored, latest.revision if overruled else None)
 

@@ -192,13 +192,8 @@ export class Reading {
     clearTimeout(this.releasing);
     if (this.held !== null && this.held.question !== id) this.#release();
     const revision = this.held?.revision ?? (this.item.answers[id]?.revision ?? -1) + 1;
-    this.#hold({ item_id: this.item.id, question: id, value, revision }, true);
-  }
-
-  #hold(answer, chosen) {
-    this.held = answer;
-    this.heldIsChosen = chosen;
-    this.#note(answer);
+    this.held = { item_id: this.item.id, question: id, value, revision };
+    this.#note(this.held);
   }
 
   /** Hands what was taken over to be saved. */
@@ -206,10 +201,14 @@ export class Reading {
     clearTimeout(this.releasing);
     if (this.held === null) return;
     this.#readClock();
-    const { active, idle } = this.item;
-    this.outbox.add({ ...this.held, seconds_active: active, seconds_idle: idle }, this.heldIsChosen);
-    this.item.sent = active;
+    this.#send(this.held, true);
     this.held = null;
+  }
+
+  #send(answer, chosen) {
+    const { active, idle } = this.item;
+    this.outbox.add({ ...answer, seconds_active: active, seconds_idle: idle }, chosen);
+    this.item.sent = active;
   }
 
   #readClock() {
@@ -228,8 +227,7 @@ export class Reading {
       const { id } = this.protocol.questions[index];
       const { value, revision } = this.item.answers[id];
       // Of the same revision: time must not undo what was changed elsewhere meanwhile.
-      this.#hold({ item_id: this.item.id, question: id, value, revision }, false);
-      this.#release();
+      this.#send({ item_id: this.item.id, question: id, value, revision }, false);
     }
   }
 
