@@ -1,10 +1,12 @@
 """Randomness as a function of where it is used."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anatogen.data.dataset import flip_axis, prefetched, shuffled_indices
+from anatogen.errors import UserError
 from anatogen.seeding import derived_generator
 
 
@@ -53,10 +55,32 @@ def test_epochs_and_seeds_have_their_own_orders():
     assert len(orders) == 9
 
 
-def test_prefetching_yields_each_step_with_its_batch():
-    assert [(s, int(b)) for s, b in prefetched(range(3, 7), lambda step: torch.tensor(step * 10))] == [
-        (step, 10 * step) for step in range(3, 7)
-    ]
+def ten_times(step: int) -> torch.Tensor:
+    return torch.tensor(step * 10)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_prefetching_yields_each_step_with_its_batch(processes):
+    before, waited = torch.get_rng_state(), []
+    found = [(s, int(b)) for s, b in prefetched(range(3, 7), ten_times, waited.append, processes)]
+    assert found == [(step, 10 * step) for step in range(3, 7)]
+    assert len(waited) == 4
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def unloadable(step: int) -> torch.Tensor:
+    if step == 5:
+        raise UserError(f"the scan of step {step} is damaged")
+    return ten_times(step)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_a_batch_that_can_not_be_loaded_ends_the_steps_with_its_own_error(processes):
+    found = []
+    with pytest.raises(UserError, match=r"^the scan of step 5 is damaged$"):
+        for step, _ in prefetched(range(3, 9), unloadable, processes=processes):
+            found.append(step)
+    assert found == [3, 4]
 
 
 def test_flips_run_along_the_axes_they_name():

@@ -1,6 +1,7 @@
 """Few labels: which patients they are, how they are changed, and that a training resumes to the same bits."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from anatogen.config import resolve
-from anatogen.data.dataset import LabelledDataset
+from anatogen.data.dataset import LabelledDataset, prefetched
 from anatogen.data.manifest import Case, Split, load_manifest
 from anatogen.downstream import finetune as finetune_module
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
-from anatogen.downstream.finetune import finetune
+from anatogen.downstream.finetune import _Batches, finetune
 from anatogen.downstream.labelled import labelled_subset, labels_in, load_labelled
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import corner_around, crop, random_corner
@@ -131,6 +132,15 @@ def test_crops_lie_inside_and_half_of_them_around_a_label():
     places = [random_corner((20, 8, 9), (8, 8, 8), draws) for _ in range(200)]
     assert [sorted({place[axis] for place in places}) for axis in range(3)] == [list(range(13)), [0], [0, 1]]
     corner_around(torch.zeros(8, 8, 8), (8, 8, 8), draws)
+
+
+def test_processes_load_the_batches_that_a_thread_does(data):
+    batches = _Batches(load_labelled(data).train, [0, 1, 2], tiny())
+    load = partial(batches.load, mine=slice(1))
+    steps = [list(prefetched(range(3), load, processes=processes)) for processes in (0, 2)]
+    for (step, (x, labels)), (same, (y, theirs)) in zip(*steps, strict=True):
+        assert step == same
+        assert torch.equal(x, y) and torch.equal(labels, theirs)
 
 
 def test_early_stopping_keeps_the_best_and_counts_looks_in_vain():

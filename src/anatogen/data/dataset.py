@@ -1,15 +1,18 @@
 """Prepared volumes and cached latents as batches, memory-mapped; which case comes when is a pure function."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from anatogen.data.manifest import Split, load_manifest
 from anatogen.errors import UserError
@@ -103,24 +106,65 @@ def _epoch_order(num_cases: int, seed: int, epoch: int) -> Tensor:
 
 
 def prefetched(
-    steps: Iterable[int], load: Callable[[int], Batch], waited: Callable[[float], None] | None = None
+    steps: Iterable[int],
+    load: Callable[[int], Batch],
+    waited: Callable[[float], None] | None = None,
+    processes: int = 0,
 ) -> Iterator[tuple[int, Batch]]:
-    """Yields each step with its batch, and loads the next step's batch in a thread meanwhile.
+    """Yields each step with its batch, and loads those of the next steps meanwhile.
 
     Args:
         steps: Consecutive step numbers.
         load: The batch of a step; a pure function.
         waited: Told at each step for how many seconds its batch was waited for.
+        processes: How many load; 0 for a thread of this process, a step ahead.
     """
-    ahead: Future[Batch] | None = None
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    with ExitStack() as ended:
+        batches: Generator[Batch, None, None] | None = None
         for step in steps:
             started = time.perf_counter()
-            batch = load(step) if ahead is None else ahead.result()
+            if batches is None:
+                batches = ended.enter_context(closing(_loaded_ahead(load, step, processes)))
+            batch = next(batches)
             if waited is not None:
                 waited(time.perf_counter() - started)
-            ahead = pool.submit(load, step + 1)
             yield step, batch
+
+
+def _loaded_ahead(load: Callable[[int], Batch], first: int, processes: int) -> Generator[Batch, None, None]:
+    """The batches of all steps from the first on."""
+    if processes:
+        # A random generator of its own: the loader would draw from the global one.
+        for batch in DataLoader(
+            _Batches(load),
+            batch_size=None,
+            sampler=count(first),
+            num_workers=processes,
+            generator=torch.Generator(),
+        ):
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = pool.submit(load, first)
+        for step in count(first + 1):
+            batch = ahead.result()
+            ahead = pool.submit(load, step)
+            yield batch
+
+
+class _Batches(Dataset[Batch | UserError]):
+    """Batches by step, as PyTorch's loader asks for them."""
+
+    def __init__(self, load: Callable[[int], Batch]) -> None:
+        self._load = load
+
+    def __getitem__(self, step: int) -> Batch | UserError:
+        try:
+            return self._load(step)
+        except UserError as error:
+            # Raised here, it would reach the user as the text of a traceback.
+            return error
 
 
 def flip_axis(flip: str, affine: Sequence[Sequence[float]]) -> int | None:

@@ -55,8 +55,11 @@ def augmented(
 
 @lru_cache(maxsize=8)
 def _transforms(settings: AugmentationSettings) -> "torchio.Compose":
+    import SimpleITK
     import torchio
 
+    # TorchIO resamples by ITK, which takes all cores in each of several processes.
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(torch.get_num_threads())
     # The paper's list, in an order in which artefacts of the scanner come after the anatomy's changes.
     transforms = [
         torchio.RandomAffine(p=settings.affine, default_pad_value=0),

@@ -20,6 +20,7 @@ from anatogen.data.manifest import Manifest, load_manifest
 from anatogen.data.volume import Volume
 from anatogen.data.workers import available_cores
 from anatogen.device import device_named
+from anatogen.downstream.experiment_page import PAGE_NAME
 from anatogen.downstream.experiment_report import NUM_PICTURES, report_experiment
 from anatogen.downstream.finetune import finetune
 from anatogen.downstream.labelled import labelled_subset, load_labelled
@@ -38,6 +39,7 @@ from anatogen.training.loop import CHECKPOINT_NAME
 
 PLAN_NAME = "plan.yaml"
 _SECONDS_BETWEEN_LOOKS = 5.0
+_SECONDS_BETWEEN_PAGES = 60.0
 
 
 def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1) -> Path:
@@ -113,8 +115,8 @@ def _work(plan: ExperimentPlan, out: Path) -> bool:
                         print(f"{piece}: {len(unfinished)} of {len(everything)} pieces left", flush=True)
                         _make(piece, plan, out)
                         made = True
-                        # So that an unfinished experiment can be looked at.
-                        report_experiment(plan, splits, out)
+                        if _page_is_old(out):
+                            report_experiment(plan, splits, out)
             except Timeout:
                 continue
             except UserError as error:
@@ -127,6 +129,12 @@ def _work(plan: ExperimentPlan, out: Path) -> bool:
             # What is left is being made by others, or waits for what they make.
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     return bool(failed)
+
+
+def _page_is_old(out: Path) -> bool:
+    """Whether it lacks much for those who look at it; to draw it takes about as long as a piece on a GPU."""
+    page = out / PAGE_NAME
+    return not page.exists() or time.time() - page.stat().st_mtime > _SECONDS_BETWEEN_PAGES
 
 
 def _is_ready(piece: Piece, plan: ExperimentPlan, out: Path) -> bool:

@@ -24,7 +24,15 @@ from anatogen.errors import UserError
 from anatogen.figures import planes_figure
 from anatogen.seeding import derived_generator
 from anatogen.storage import sha256_file, sha256_json, write_json
-from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, share_cores
+from anatogen.training.cuda_graph import set_up
+from anatogen.training.devices import (
+    build_fabric,
+    check_budgets,
+    check_devices,
+    launch,
+    loading_processes,
+    share_cores,
+)
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
 from anatogen.training.run_folder import claim_run
@@ -113,7 +121,8 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
     if fabric.is_global_zero:
         _say_what_is_missing(splits, subset)
     optimiser = adam(network, config.segmenter_training)
-    wrapped, learner = fabric.setup(network, optimiser)
+    shape = config.patch_shape or grid.shape
+    wrapped, learner = set_up(fabric, network, optimiser, (batch_size, 1, *shape))
     stopping = EarlyStopping(network, config.patience)
     class_of = _class_of_label(splits.labels)
     batches = _Batches(splits.train, subset, config)
@@ -153,8 +162,9 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
 
     waited: list[float] = []
     started = time.perf_counter()
-    steps = loop.steps()
-    for step, (x, labels) in prefetched(steps, lambda step: batches.load(step, mine), waited.append):
+    load = partial(batches.load, mine=mine)
+    loaded = prefetched(loop.steps(), load, waited.append, loading_processes(fabric))
+    for step, (x, labels) in loaded:
         if stopping.is_over:
             # Killed after its last step: the checkpoint holds the end.
             break

@@ -21,6 +21,7 @@ from anatogen.evaluation.scans import ScanSet, count_scans, identical_scans, loa
 from anatogen.figures import planes_figure
 from anatogen.seeding import derived_generator
 from anatogen.storage import sha256_json, write_json
+from anatogen.training.cuda_graph import set_up
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, share_cores
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
@@ -133,7 +134,7 @@ def _stage(
         torch.manual_seed(seed)
         network = PaddedSwinUNETR(config.network, out_channels=1)
     optimiser = adam(network, config.inpainter_training)
-    wrapped, learner = fabric.setup(network, optimiser)
+    wrapped, learner = set_up(fabric, network, optimiser, (batch_size, 1, *shape))
 
     def load(step: int) -> tuple[Tensor, Tensor]:
         draws = derived_generator(seed, "inpainting", step)

@@ -14,6 +14,8 @@ from anatogen.config import Section
 from anatogen.errors import UserError
 from anatogen.training.loop import NonFiniteLossError
 
+_MOST_LOADING_PROCESSES = 8
+
 
 def build_fabric(
     accelerator: str, devices: int, *, mixed_precision: bool = True, broadcast_buffers: bool = True
@@ -59,6 +61,16 @@ def share_cores(fabric: Fabric) -> None:
     """Gives each process on a CPU its part of the threads."""
     if fabric.device.type == "cpu" and fabric.world_size > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
+
+
+def loading_processes(fabric: Fabric) -> int:
+    """Processes that load batches beside each one that learns.
+
+    On a GPU those cores that its launches leave; on a CPU none, for its cores have arithmetic to do.
+    """
+    if fabric.device.type == "cpu":
+        return 0
+    return max(0, min(torch.get_num_threads() // fabric.world_size - 1, _MOST_LOADING_PROCESSES))
 
 
 def check_devices(settings: Section, stages: Sequence[str], accelerator: str, devices: int) -> None:
