@@ -5,7 +5,7 @@ anatogen downstream experiment WORK/plan.yaml WORK/experiment
 python experiments/downstream.py table WORK/experiment
 
 WORK also holds a plan for each of VARIANTS: training from scratch and on synthetic scans, at 5% of the
-labels, with one setting changed. `table` prints Dice of every arm, and differences of arms, as Markdown, of
+labels, with some settings changed. `table` prints Dice of every arm, and differences of arms, as Markdown, of
 an unfinished experiment too.
 
 The source institution's scans are the training scans of the shipped model hippocampus-mr, which the model
@@ -31,11 +31,19 @@ from anatogen.downstream.verdict import comparison_pairs, outcomes, p_text, perc
 from anatogen.sampling import sample
 from anatogen.storage import sha256_file
 
-# What might be wrong with the pre-training, or with what is made of it.
+# What a core of a CPU does in seven hours for the whole plan.
+_SMALL: Mapping[str, Any] = {
+    "pretraining": {"inpainter_training": {"batch_size": 1, "steps": 1_200}},
+    "finetuning": {"segmenter_training": {"batch_size": 1, "steps": 300}},
+}
+# More draws of labelled scans, and what might be wrong with the pre-training or with what is made of it.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
-    "longer": {"pretraining": {"inpainter_training": {"steps": 6_000}}},
-    "larger_cubes": {"pretraining": {"masking": {"patch_voxels": 16}}},
+    "few_labels": {"seeds": (0, 1, 2, 3, 4)},
     "encoder_only": {"finetuning": {"transfer": "encoder"}},
+    "small": _SMALL,
+    "small_longer": merged(_SMALL, {"pretraining": {"inpainter_training": {"steps": 6_000}}}),
+    "small_larger_cubes": merged(_SMALL, {"pretraining": {"masking": {"patch_voxels": 16}}}),
+    "small_encoder_only": merged(_SMALL, {"finetuning": {"transfer": "encoder"}}),
 }
 _GRID = ["shape=[40,56,40]", "spacing_mm=1"]
 
@@ -80,19 +88,23 @@ def make_ready(hippocampus: Path, work: Path, number: int) -> None:
         recipe="folder_with_masks",
     )
     sample("hippocampus-mr", work / "synthetic", number=number, file_format="npy")
+    for name, one in {"plan": plan(work, number), **variants(work, number)}.items():
+        save_yaml(resolve(ExperimentPlan, one), work / f"{name}.yaml")
+
+
+def variants(work: Path, number: int) -> dict[str, dict[str, Any]]:
+    """The plans of VARIANTS."""
     whole = plan(work, number)
-    save_yaml(resolve(ExperimentPlan, whole), work / "plan.yaml")
     arms = {name: whole["arms"][name] for name in ("scratch", "synthetic")}
-    for name, change in VARIANTS.items():
-        small = merged(whole | {"arms": arms, "fractions": whole["fractions"][:1]}, change)
-        save_yaml(resolve(ExperimentPlan, small), work / f"{name}.yaml")
+    few = whole | {"arms": arms, "fractions": whole["fractions"][:1]}
+    return {name: merged(few, change) for name, change in VARIANTS.items()}
 
 
 def plan(work: Path, number: int) -> dict[str, Any]:
-    """Sized for hours on a CPU: the smallest Swin UNETR, a patch a step that holds most of a hippocampus."""
+    """Ten minutes of a large GPU: the smallest Swin UNETR, patches that hold most of a hippocampus."""
     network, patch_shape = {"feature_size": 12}, (32, 56, 32)
     synthetic, real = work / "synthetic", work / "source"
-    optimiser = {"batch_size": 1, "warmup_steps": 20, "decay": "cosine"}
+    optimiser = {"warmup_steps": 20, "decay": "cosine"}
     return {
         "data": work / "target",
         "arms": {
@@ -107,14 +119,14 @@ def plan(work: Path, number: int) -> dict[str, Any]:
         "pretraining": {
             "network": network,
             "patch_shape": patch_shape,
-            "inpainter_training": optimiser | {"steps": 1_200},
+            "inpainter_training": optimiser | {"batch_size": 4, "steps": 3_000},
         },
         "finetuning": {
             "network": network,
             "patch_shape": patch_shape,
             "validate_every": 50,
             "patience": None,
-            "segmenter_training": optimiser | {"steps": 300},
+            "segmenter_training": optimiser | {"batch_size": 2, "steps": 500},
         },
     }
 
