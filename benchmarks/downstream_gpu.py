@@ -7,16 +7,14 @@ begin each row together. Without a GPU both rows are the same.
 import argparse
 import multiprocessing
 import time
-from collections.abc import Callable
 from functools import partial
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor
 
-from anatogen.data.dataset import prefetched
+from anatogen.data.dataset import prefetched_by_processes
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import crop
@@ -28,7 +26,8 @@ from anatogen.training.optimisation import adam, take_step
 
 _GRID, _PATCH = (40, 56, 40), (32, 56, 32)
 _NUM_CLASSES = 3
-_WARM_UP = 5
+# More than loading processes have loaded while they waited.
+_WARM_UP = 20
 
 
 def main() -> None:
@@ -63,16 +62,20 @@ def _work(number: int, arguments: argparse.Namespace, barrier: Barrier, results:
     settings = DownstreamOptimiserSettings(batch_size=arguments.batch_size)
     shape = (arguments.batch_size, 1, *_PATCH)
     load = partial(_batch, number=number, size=arguments.batch_size)
-    setups: dict[str, Callable[..., Any]] = {"the network's own": Fabric.setup, "recorded": set_up}
     rows = {}
-    for name, setup in setups.items():
+    for name in ("the network's own", "recorded"):
         fabric = build_fabric("auto", 1)
         network = PaddedSwinUNETR(SwinUNETRSettings(feature_size=12), _NUM_CLASSES)
-        given = (fabric, network, adam(network, settings))
-        wrapped, learner = setup(*given, shape) if setup is set_up else setup(*given)
+        optimiser = adam(network, settings)
+        if name == "recorded":
+            wrapped, learner = set_up(fabric, network, optimiser, shape)
+        else:
+            wrapped, learner = fabric.setup(network, optimiser)
         waited: list[float] = []
         started = 0.0
-        for step, (x, labels) in prefetched(range(10**9), load, waited.append, arguments.loading_processes):
+        for step, (x, labels) in prefetched_by_processes(
+            range(10**9), load, waited.append, arguments.loading_processes
+        ):
             if step == _WARM_UP:
                 barrier.wait()
                 waited.clear()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anatogen.data.dataset import flip_axis, prefetched, shuffled_indices
+from anatogen.data.dataset import flip_axis, prefetched, prefetched_by_processes, shuffled_indices
 from anatogen.errors import UserError
 from anatogen.seeding import derived_generator
 
@@ -55,20 +55,27 @@ def test_epochs_and_seeds_have_their_own_orders():
     assert len(orders) == 9
 
 
-def ten_times(step: int) -> torch.Tensor:
-    return torch.tensor(step * 10)
+def test_prefetching_yields_each_step_with_its_batch():
+    assert [(s, int(b)) for s, b in prefetched(range(3, 7), lambda step: torch.tensor(step * 10))] == [
+        (step, 10 * step) for step in range(3, 7)
+    ]
+
+
+def ten_times(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor(step * 10), torch.ones(2)
 
 
 @pytest.mark.parametrize("processes", [0, 2])
-def test_prefetching_yields_each_step_with_its_batch(processes):
+def test_processes_load_each_steps_batch_and_draw_nothing(processes):
     before, waited = torch.get_rng_state(), []
-    found = [(s, int(b)) for s, b in prefetched(range(3, 7), ten_times, waited.append, processes)]
-    assert found == [(step, 10 * step) for step in range(3, 7)]
+    found = list(prefetched_by_processes(range(3, 7), ten_times, waited.append, processes))
+    assert [(step, int(value)) for step, (value, _) in found] == [(step, 10 * step) for step in range(3, 7)]
+    assert all(torch.equal(ones, torch.ones(2)) for _, (_, ones) in found)
     assert len(waited) == 4
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def unloadable(step: int) -> torch.Tensor:
+def unloadable(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     if step == 5:
         raise UserError(f"the scan of step {step} is damaged")
     return ten_times(step)
@@ -78,7 +85,7 @@ def unloadable(step: int) -> torch.Tensor:
 def test_a_batch_that_can_not_be_loaded_ends_the_steps_with_its_own_error(processes):
     found = []
     with pytest.raises(UserError, match=r"^the scan of step 5 is damaged$"):
-        for step, _ in prefetched(range(3, 9), unloadable, processes=processes):
+        for step, _ in prefetched_by_processes(range(3, 9), unloadable, None, processes):
             found.append(step)
     assert found == [3, 4]
 

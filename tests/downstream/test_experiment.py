@@ -122,6 +122,7 @@ def test_a_stopped_experiment_repeats_nothing_and_ends_with_the_same_results(dat
     with pytest.raises(KeyboardInterrupt):
         run_experiment(plan, stopped)
     assert len(collect_results(plan, stopped)) == 2 * 2  # two fine-tunings, two test scans
+    assert read_results(stopped / "results.jsonl") == collect_results(plan, stopped)
     stops_at[0] = None
     run_experiment(plan, stopped)
     assert len(set(made)) == len(made) == 5
@@ -134,6 +135,24 @@ def test_a_stopped_experiment_repeats_nothing_and_ends_with_the_same_results(dat
         run_experiment(plan_of(data, tolerance_mm=2), stopped)
     with pytest.raises(UserError, match="arm shapes changed"):
         run_experiment(plan_of(data, arms={"scratch": {}, "shapes": {"shapes": 3}}), stopped)
+
+
+@pytest.mark.parametrize(("seconds_between", "drawn"), [(0.0, 6), (3600.0, 2)])
+def test_the_page_is_drawn_at_first_when_it_is_old_and_at_the_end(
+    data, tmp_path, monkeypatch, seconds_between, drawn
+):
+    pages = []
+
+    def draw(plan, splits, out):
+        pages.append(out / "experiment.html")
+        pages[-1].touch()
+        return pages[-1]
+
+    monkeypatch.setattr(experiment_module, "_make", pretend)
+    monkeypatch.setattr(experiment_module, "report_experiment", draw)
+    monkeypatch.setattr(experiment_module, "_SECONDS_BETWEEN_PAGES", seconds_between)
+    run_experiment(plan_of(data), tmp_path / "out")  # five pieces
+    assert len(pages) == drawn
 
 
 def test_a_failed_piece_keeps_no_other_from_being_made(data, tmp_path, monkeypatch, capfd):

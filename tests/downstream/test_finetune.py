@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK
 import torch
 from labelled_dataset import write_labelled
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from anatogen.config import resolve
-from anatogen.data.dataset import LabelledDataset, prefetched
+from anatogen.data.dataset import LabelledDataset, prefetched_by_processes
 from anatogen.data.manifest import Case, Split, load_manifest
 from anatogen.downstream import finetune as finetune_module
 from anatogen.downstream.augmentation import augmented
@@ -101,6 +102,14 @@ def test_each_change_is_its_draws_alone_and_keeps_range_and_labels(data, kind):
     assert not torch.equal(other, y)
 
 
+def test_changes_take_as_many_threads_as_their_process_has(data, one_thread):
+    splits = load_labelled(data)
+    x, labels = splits.train.batch([0])[0], splits.train.masks([0])[0]
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(2)
+    augmented(x, labels, (1, 1, 1), AugmentationSettings(), derived_generator(0))
+    assert SimpleITK.ProcessObject.GetGlobalDefaultNumberOfThreads() == 1
+
+
 def test_no_change_is_no_change(data):
     splits = load_labelled(data)
     x, labels = splits.train.batch([0])[0], splits.train.masks([0])[0]
@@ -137,7 +146,7 @@ def test_crops_lie_inside_and_half_of_them_around_a_label():
 def test_processes_load_the_batches_that_a_thread_does(data):
     batches = _Batches(load_labelled(data).train, [0, 1, 2], tiny())
     load = partial(batches.load, mine=slice(1))
-    steps = [list(prefetched(range(3), load, processes=processes)) for processes in (0, 2)]
+    steps = [list(prefetched_by_processes(range(3), load, None, processes)) for processes in (0, 2)]
     for (step, (x, labels)), (same, (y, theirs)) in zip(*steps, strict=True):
         assert step == same
         assert torch.equal(x, y) and torch.equal(labels, theirs)

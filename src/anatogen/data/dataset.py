@@ -1,13 +1,13 @@
 """Prepared volumes and cached latents as batches, memory-mapped; which case comes when is a pure function."""
 
+import multiprocessing
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -109,42 +109,56 @@ def prefetched(
     steps: Iterable[int],
     load: Callable[[int], Batch],
     waited: Callable[[float], None] | None = None,
-    processes: int = 0,
 ) -> Iterator[tuple[int, Batch]]:
-    """Yields each step with its batch, and loads those of the next steps meanwhile.
+    """Yields each step with its batch, and loads the next step's batch in a thread meanwhile.
 
     Args:
         steps: Consecutive step numbers.
         load: The batch of a step; a pure function.
         waited: Told at each step for how many seconds its batch was waited for.
-        processes: How many load; 0 for a thread of this process, a step ahead.
     """
-    with ExitStack() as ended:
-        batches: Generator[Batch, None, None] | None = None
+    return _with_batches(steps, lambda first: _loaded_by_thread(load, first), waited)
+
+
+def prefetched_by_processes(
+    steps: Iterable[int],
+    load: Callable[[int], tuple[Tensor, ...]],
+    waited: Callable[[float], None] | None,
+    processes: int,
+) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """As `prefetched`, for batches that take longer to load than to learn from; 0 processes are a thread.
+
+    Args:
+        steps: Consecutive step numbers.
+        load: The batch of a step, on the CPU; a pure function, without arguments that can't be pickled.
+        waited: Told at each step for how many seconds its batch was waited for.
+        processes: How many load, two batches ahead each.
+    """
+    if processes == 0:
+        return prefetched(steps, load, waited)
+    return _with_batches(steps, lambda first: _loaded_by_processes(load, first, processes), waited)
+
+
+def _with_batches(
+    steps: Iterable[int],
+    batches_from: Callable[[int], Generator[Batch, None, None]],
+    waited: Callable[[float], None] | None,
+) -> Iterator[tuple[int, Batch]]:
+    batches: Generator[Batch, None, None] | None = None
+    try:
         for step in steps:
             started = time.perf_counter()
-            if batches is None:
-                batches = ended.enter_context(closing(_loaded_ahead(load, step, processes)))
+            batches = batches_from(step) if batches is None else batches
             batch = next(batches)
             if waited is not None:
                 waited(time.perf_counter() - started)
             yield step, batch
+    finally:
+        if batches is not None:
+            batches.close()
 
 
-def _loaded_ahead(load: Callable[[int], Batch], first: int, processes: int) -> Generator[Batch, None, None]:
-    """The batches of all steps from the first on."""
-    if processes:
-        # A random generator of its own: the loader would draw from the global one.
-        for batch in DataLoader(
-            _Batches(load),
-            batch_size=None,
-            sampler=count(first),
-            num_workers=processes,
-            generator=torch.Generator(),
-        ):
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+def _loaded_by_thread(load: Callable[[int], Batch], first: int) -> Generator[Batch, None, None]:
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = pool.submit(load, first)
         for step in count(first + 1):
@@ -153,18 +167,44 @@ def _loaded_ahead(load: Callable[[int], Batch], first: int, processes: int) -> G
             yield batch
 
 
-class _Batches(Dataset[Batch | UserError]):
+def _loaded_by_processes(
+    load: Callable[[int], tuple[Tensor, ...]], first: int, processes: int
+) -> Generator[tuple[Tensor, ...], None, None]:
+    # Forked where that is possible, for each of them would import PyTorch anew otherwise.
+    can_fork = "fork" in multiprocessing.get_all_start_methods()
+    loader = DataLoader(
+        _ArraysOfSteps(load),
+        batch_size=None,
+        sampler=count(first),
+        num_workers=processes,
+        collate_fn=_unchanged,
+        multiprocessing_context="fork" if can_fork else None,
+        # The loader would draw from the global one.
+        generator=torch.Generator(),
+    )
+    for arrays in loader:
+        if isinstance(arrays, UserError):
+            raise arrays
+        yield tuple(torch.from_numpy(array) for array in arrays)
+
+
+class _ArraysOfSteps(Dataset[tuple[np.ndarray, ...] | UserError]):
     """Batches by step, as PyTorch's loader asks for them."""
 
-    def __init__(self, load: Callable[[int], Batch]) -> None:
+    def __init__(self, load: Callable[[int], tuple[Tensor, ...]]) -> None:
         self._load = load
 
-    def __getitem__(self, step: int) -> Batch | UserError:
+    def __getitem__(self, step: int) -> tuple[np.ndarray, ...] | UserError:
         try:
-            return self._load(step)
+            # Tensors would go through shared memory, of which containers have little.
+            return tuple(part.numpy() for part in self._load(step))
         except UserError as error:
             # Raised here, it would reach the user as the text of a traceback.
             return error
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
 
 
 def flip_axis(flip: str, affine: Sequence[Sequence[float]]) -> int | None:

@@ -37,8 +37,11 @@ def augmented(
     Returns:
         The same shapes, dtypes and range; labels by nearest neighbour, 0 where the scan does not reach.
     """
+    import SimpleITK
     import torchio
 
+    # TorchIO resamples by ITK, which would take all cores in each of several processes.
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(torch.get_num_threads())
     # TorchIO's gamma and its padding with the least value ask for values from 0 up.
     affine = np.diag([*spacing_mm, 1.0])
     subject = torchio.Subject(
@@ -55,11 +58,8 @@ def augmented(
 
 @lru_cache(maxsize=8)
 def _transforms(settings: AugmentationSettings) -> "torchio.Compose":
-    import SimpleITK
     import torchio
 
-    # TorchIO resamples by ITK, which takes all cores in each of several processes.
-    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(torch.get_num_threads())
     # The paper's list, in an order in which artefacts of the scanner come after the anatomy's changes.
     transforms = [
         torchio.RandomAffine(p=settings.affine, default_pad_value=0),

@@ -8,6 +8,7 @@ several with one disk, repeats nothing.
 import multiprocessing
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,9 @@ from anatogen.data.volume import Volume
 from anatogen.data.workers import available_cores
 from anatogen.device import device_named
 from anatogen.downstream.experiment_page import PAGE_NAME
-from anatogen.downstream.experiment_report import NUM_PICTURES, report_experiment
+from anatogen.downstream.experiment_report import NUM_PICTURES, report_experiment, write_results
 from anatogen.downstream.finetune import finetune
-from anatogen.downstream.labelled import labelled_subset, load_labelled
+from anatogen.downstream.labelled import LabelledSplits, labelled_subset, load_labelled
 from anatogen.downstream.measure import measure_segmenter
 from anatogen.downstream.pieces import RESULTS_NAME, Piece, pieces
 from anatogen.downstream.pretrain import STAGE as PRETRAINING
@@ -115,8 +116,8 @@ def _work(plan: ExperimentPlan, out: Path) -> bool:
                         print(f"{piece}: {len(unfinished)} of {len(everything)} pieces left", flush=True)
                         _make(piece, plan, out)
                         made = True
-                        if _page_is_old(out):
-                            report_experiment(plan, splits, out)
+                        write_results(plan, out)
+                        _draw_old_page(plan, splits, out)
             except Timeout:
                 continue
             except UserError as error:
@@ -131,10 +132,12 @@ def _work(plan: ExperimentPlan, out: Path) -> bool:
     return bool(failed)
 
 
-def _page_is_old(out: Path) -> bool:
-    """Whether it lacks much for those who look at it; to draw it takes about as long as a piece on a GPU."""
+def _draw_old_page(plan: ExperimentPlan, splits: LabelledSplits, out: Path) -> None:
+    """For those who look on; not after each piece, for on a GPU it takes about as long as one."""
     page = out / PAGE_NAME
-    return not page.exists() or time.time() - page.stat().st_mtime > _SECONDS_BETWEEN_PAGES
+    with suppress(Timeout), FileLock(out / ".page.lock").acquire(timeout=0):
+        if not page.exists() or time.time() - page.stat().st_mtime > _SECONDS_BETWEEN_PAGES:
+            report_experiment(plan, splits, out)
 
 
 def _is_ready(piece: Piece, plan: ExperimentPlan, out: Path) -> bool:

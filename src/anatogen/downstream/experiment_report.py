@@ -14,7 +14,7 @@ from anatogen.downstream.labelled import LabelledSplits
 from anatogen.downstream.pieces import RESULTS_NAME, Piece, collect_results, pieces
 from anatogen.downstream.pretrain import NUM_SCANS_NAME
 from anatogen.downstream.pretrain import STAGE as PRETRAINING
-from anatogen.downstream.results import rows_text
+from anatogen.downstream.results import ResultRow, rows_text
 from anatogen.downstream.settings import Arm, ExperimentPlan
 from anatogen.settings import OptimiserSettings
 from anatogen.storage import write_text
@@ -24,8 +24,15 @@ from anatogen.training.loop import read_log
 NUM_PICTURES = 4
 
 
+def write_results(plan: ExperimentPlan, out: Path) -> list[ResultRow]:
+    """Writes `results.jsonl`, a row for each test scan of each finished piece, and returns the rows."""
+    rows = collect_results(plan, out)
+    write_text(out / RESULTS_NAME, rows_text(rows))
+    return rows
+
+
 def report_experiment(plan: ExperimentPlan, splits: LabelledSplits, out: Path) -> Path:
-    """Writes `results.jsonl`, a row for each test scan of each finished piece, and the page.
+    """Writes `results.jsonl` and the page.
 
     Args:
         plan: Of the experiment.
@@ -35,8 +42,7 @@ def report_experiment(plan: ExperimentPlan, splits: LabelledSplits, out: Path) -
     Returns:
         The page.
     """
-    rows = collect_results(plan, out)
-    write_text(out / RESULTS_NAME, rows_text(rows))
+    rows = write_results(plan, out)
     shown = Piece("", min(plan.fractions), plan.seeds[0])
     manifest = splits.manifest
     qualities = {name: load_inpainting_quality(Piece(name).folder(out)) for name in plan.arms}

@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from anatogen.data.cases import placement_on
-from anatogen.data.dataset import LabelledDataset, flip_axis, prefetched, shuffled_indices
+from anatogen.data.dataset import LabelledDataset, flip_axis, prefetched_by_processes, shuffled_indices
 from anatogen.data.prepare_config import stored_settings
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
@@ -31,7 +31,6 @@ from anatogen.training.devices import (
     check_devices,
     launch,
     loading_processes,
-    share_cores,
 )
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
@@ -105,7 +104,6 @@ def pretrained_weights(path: Path) -> Path:
 def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, weights: Path | None) -> None:
     from monai.losses import DiceCELoss
 
-    share_cores(fabric)
     splits = load_labelled(data)
     grid, seed, batch_size = splits.manifest.grid, config.training.seed, config.segmenter_training.batch_size
     subset = labelled_subset(splits.train.cases, config.fraction, seed)
@@ -162,9 +160,9 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
 
     waited: list[float] = []
     started = time.perf_counter()
-    load = partial(batches.load, mine=mine)
-    loaded = prefetched(loop.steps(), load, waited.append, loading_processes(fabric))
-    for step, (x, labels) in loaded:
+    for step, (x, labels) in prefetched_by_processes(
+        loop.steps(), partial(batches.load, mine=mine), waited.append, loading_processes(fabric)
+    ):
         if stopping.is_over:
             # Killed after its last step: the checkpoint holds the end.
             break

@@ -22,7 +22,7 @@ from anatogen.figures import planes_figure
 from anatogen.seeding import derived_generator
 from anatogen.storage import sha256_json, write_json
 from anatogen.training.cuda_graph import set_up
-from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, share_cores
+from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
 from anatogen.training.run_folder import claim_run
@@ -123,7 +123,6 @@ def _training_scans(dataset: Path) -> np.ndarray:
 def _stage(
     fabric: Fabric, arrays: np.ndarray, judged: np.ndarray, grid: Grid, run: Path, config: PretrainConfig
 ) -> None:
-    share_cores(fabric)
     folder = run / STAGE
     seed, batch_size = config.training.seed, config.inpainter_training.batch_size
     volumes = torch.from_numpy(arrays)[:, None]

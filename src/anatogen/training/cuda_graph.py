@@ -1,6 +1,7 @@
 """A network's training passes as one launch each, where a GPU waits for launches and not for arithmetic."""
 
 import warnings
+from collections.abc import Callable
 
 import torch
 from lightning_fabric import Fabric
@@ -24,27 +25,37 @@ def set_up(
     """
     if fabric.device.type != "cuda" or fabric.world_size > 1:
         return fabric.setup(network, optimiser)
-    # PyTorch says so of every recording: the gradients' nodes are of the stream that was recorded.
-    warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
     replayed = _Replayed(network, shape)
     wrapped, learner = fabric.setup(replayed, optimiser)
-    with fabric.autocast():
-        # Weights change between replays, so their casts belong into the graph.
-        torch.set_autocast_cache_enabled(False)
-        torch.cuda.make_graphed_callables(replayed.passes, (torch.zeros(shape, device=fabric.device),))
+    replayed.record(fabric)
     return wrapped, learner
 
 
 class _Replayed(nn.Module):
     def __init__(self, network: nn.Module, shape: tuple[int, ...]) -> None:
         super().__init__()
+        self.network = network
         self.shape = shape
-        # Recording replaces a module's passes; those of the network itself are needed for other shapes.
-        self.passes = nn.Sequential(network)
+        self.passes: Callable[[Tensor], Tensor] = network.forward
+
+    def record(self, fabric: Fabric) -> None:
+        # PyTorch says so of every recording: its gradients' nodes belong to the stream that was recorded.
+        warnings.filterwarnings("ignore", "The AccumulateGrad node's stream does not match")
+        is_cached = torch.is_autocast_cache_enabled()
+        # Weights change between replays, so their casts belong into the graph.
+        torch.set_autocast_cache_enabled(False)
+        try:
+            with fabric.autocast():
+                x = torch.zeros(self.shape, device=fabric.device)
+                torch.cuda.make_graphed_callables(self.network, (x,))
+        finally:
+            torch.set_autocast_cache_enabled(is_cached)
+        # Taken from the network, which then makes its own passes again, for other shapes; and which does not
+        # hold itself by them any more, for their memory is to be free with it.
+        self.passes = self.network.__dict__.pop("forward")
 
     def forward(self, x: Tensor) -> Tensor:
         # A graph would broadcast a smaller batch to the recorded shape.
         if x.shape != self.shape:
             raise ValueError(f"the passes were recorded for {self.shape}, got {tuple(x.shape)}")
-        y: Tensor = self.passes(x)
-        return y
+        return self.passes(x)

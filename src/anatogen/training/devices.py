@@ -57,20 +57,15 @@ def available_memory_gb(accelerator: str) -> float:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
 
 
-def share_cores(fabric: Fabric) -> None:
-    """Gives each process on a CPU its part of the threads."""
-    if fabric.device.type == "cpu" and fabric.world_size > 1:
-        torch.set_num_threads(max(1, torch.get_num_threads() // fabric.world_size))
-
-
 def loading_processes(fabric: Fabric) -> int:
     """Processes that load batches beside each one that learns.
 
-    On a GPU those cores that its launches leave; on a CPU none, for its cores have arithmetic to do.
+    On a GPU its share of the cores but the one that launches; on a CPU none, for they have arithmetic to do.
     """
     if fabric.device.type == "cpu":
         return 0
-    return max(0, min(torch.get_num_threads() // fabric.world_size - 1, _MOST_LOADING_PROCESSES))
+    # Fabric has shared the cores among its processes, an experiment has among its own.
+    return min(torch.get_num_threads() - 1, _MOST_LOADING_PROCESSES)
 
 
 def check_devices(settings: Section, stages: Sequence[str], accelerator: str, devices: int) -> None:

@@ -14,7 +14,7 @@ from anatogen.models.wgan_gp import Generator
 from anatogen.settings import GANConfig
 from anatogen.storage import sha256_file
 from anatogen.training.autoencoder import NUM_PREVIEWS
-from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, share_cores
+from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
 from anatogen.training.loop import read_log
 from anatogen.training.run_folder import claim_run, count_training_scans
 from anatogen.training.wgan_gp import check_statistics, train_wgan_gp
@@ -67,7 +67,6 @@ def _describe(config: GANConfig, manifest: Manifest) -> GANBundleDescription:
 def _stage(
     fabric: Fabric, data: Path, folder: Path, config: GANConfig, description: GANBundleDescription
 ) -> None:
-    share_cores(fabric)
     grid = description.grid
 
     def draw_preview(generator: Generator, path: Path) -> None:

@@ -27,7 +27,7 @@ from anatogen.models.vqgan import VQGAN
 from anatogen.settings import Settings
 from anatogen.storage import sha256_file, write_json
 from anatogen.training.autoencoder import NUM_PREVIEWS, train_autoencoder
-from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, share_cores
+from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
 from anatogen.training.diffusion import train_diffusion
 from anatogen.training.fitness import Fitness, check_autoencoder
 from anatogen.training.latent_cache import cached_latents
@@ -120,7 +120,6 @@ def _is_settled(run: Path) -> bool:
 
 
 def _autoencoder_stage(fabric: Fabric, data: Path, folder: Path, settings: Settings) -> None:
-    share_cores(fabric)
     train_autoencoder(fabric, data, folder, settings)
     if fabric.is_global_zero:
         _say_if_still_falling(folder)
@@ -134,7 +133,6 @@ def _diffusion_stage(
     description: BundleDescription,
     autoencoder_weights: Path,
 ) -> None:
-    share_cores(fabric)
     autoencoder = VQGAN(settings.autoencoder)
     load_weights(autoencoder, autoencoder_weights)
     autoencoder.requires_grad_(False).eval()
