@@ -12,6 +12,7 @@ from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import torch
+from monai.losses import DiceCELoss
 from torch import Tensor
 
 from anatogen.data.dataset import prefetched_by_processes
@@ -54,9 +55,6 @@ def main() -> None:
 
 
 def _work(number: int, arguments: argparse.Namespace, barrier: Barrier, results: Any) -> None:
-    # For MONAI's sake here: only where it is needed, for it takes seconds to import.
-    from monai.losses import DiceCELoss
-
     torch.set_num_threads(1)
     measure = DiceCELoss(to_onehot_y=True, softmax=True)
     settings = DownstreamOptimiserSettings(batch_size=arguments.batch_size)

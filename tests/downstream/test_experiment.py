@@ -143,7 +143,7 @@ def test_the_page_is_drawn_at_first_when_it_is_old_and_at_the_end(
 ):
     pages = []
 
-    def draw(plan, splits, out):
+    def draw(plan, splits, rows, out):
         pages.append(out / "experiment.html")
         pages[-1].touch()
         return pages[-1]

@@ -106,9 +106,7 @@ def _epoch_order(num_cases: int, seed: int, epoch: int) -> Tensor:
 
 
 def prefetched(
-    steps: Iterable[int],
-    load: Callable[[int], Batch],
-    waited: Callable[[float], None] | None = None,
+    steps: Iterable[int], load: Callable[[int], Batch], waited: Callable[[float], None] | None = None
 ) -> Iterator[tuple[int, Batch]]:
     """Yields each step with its batch, and loads the next step's batch in a thread meanwhile.
 

@@ -8,6 +8,7 @@ several with one disk, repeats nothing.
 import multiprocessing
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1)
         for worker in workers:
             worker.join()
         failed = any(worker.exitcode for worker in workers)
-    page = report_experiment(plan, splits, out)
+    page = report_experiment(plan, splits, write_results(plan, out), out)
     if failed:
         raise UserError(f"pieces of {out} failed, see above: mend that, then the same command makes them")
     return page
@@ -116,8 +117,7 @@ def _work(plan: ExperimentPlan, out: Path) -> bool:
                         print(f"{piece}: {len(unfinished)} of {len(everything)} pieces left", flush=True)
                         _make(piece, plan, out)
                         made = True
-                        write_results(plan, out)
-                        _draw_old_page(plan, splits, out)
+                        _draw_old_page(plan, splits, write_results(plan, out), out)
             except Timeout:
                 continue
             except UserError as error:
@@ -132,12 +132,14 @@ def _work(plan: ExperimentPlan, out: Path) -> bool:
     return bool(failed)
 
 
-def _draw_old_page(plan: ExperimentPlan, splits: LabelledSplits, out: Path) -> None:
-    """For those who look on; not after each piece, for on a GPU it takes about as long as one."""
+def _draw_old_page(
+    plan: ExperimentPlan, splits: LabelledSplits, rows: Sequence[ResultRow], out: Path
+) -> None:
+    """For those who look on; not after each piece, for it takes seconds in which a GPU could learn."""
     page = out / PAGE_NAME
     with suppress(Timeout), FileLock(out / ".page.lock").acquire(timeout=0):
         if not page.exists() or time.time() - page.stat().st_mtime > _SECONDS_BETWEEN_PAGES:
-            report_experiment(plan, splits, out)
+            report_experiment(plan, splits, rows, out)
 
 
 def _is_ready(piece: Piece, plan: ExperimentPlan, out: Path) -> bool:

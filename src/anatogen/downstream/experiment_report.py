@@ -1,7 +1,7 @@
 """From the finished pieces of an experiment to its results and its page."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +31,20 @@ def write_results(plan: ExperimentPlan, out: Path) -> list[ResultRow]:
     return rows
 
 
-def report_experiment(plan: ExperimentPlan, splits: LabelledSplits, out: Path) -> Path:
-    """Writes `results.jsonl` and the page.
+def report_experiment(
+    plan: ExperimentPlan, splits: LabelledSplits, rows: Sequence[ResultRow], out: Path
+) -> Path:
+    """Writes the page.
 
     Args:
         plan: Of the experiment.
         splits: Its labelled scans.
+        rows: What `write_results` wrote.
         out: Its folder.
 
     Returns:
         The page.
     """
-    rows = write_results(plan, out)
     shown = Piece("", min(plan.fractions), plan.seeds[0])
     manifest = splits.manifest
     qualities = {name: load_inpainting_quality(Piece(name).folder(out)) for name in plan.arms}

@@ -25,13 +25,7 @@ from anatogen.figures import planes_figure
 from anatogen.seeding import derived_generator
 from anatogen.storage import sha256_file, sha256_json, write_json
 from anatogen.training.cuda_graph import set_up
-from anatogen.training.devices import (
-    build_fabric,
-    check_budgets,
-    check_devices,
-    launch,
-    loading_processes,
-)
+from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, loading_processes
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
 from anatogen.training.run_folder import claim_run
