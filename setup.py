@@ -15,7 +15,7 @@ class BuildWithViewer(build_py):
     def run(self) -> None:
         """Fetches, then builds."""
         spec = importlib.util.spec_from_file_location(
-            "niivue", ROOT / "src" / "anatogen" / "reader_study" / "niivue.py"
+            "niivue", ROOT / "src" / "anatogen" / "study" / "niivue.py"
         )
         assert spec is not None and spec.loader is not None
         niivue = importlib.util.module_from_spec(spec)

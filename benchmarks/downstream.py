@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from monai.losses import DiceCELoss
 from monai.networks.nets import SwinUNETR
 
+from anatogen.core.seeding import derived_generator
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.masking import hide, inpainting_losses, random_masks
 from anatogen.downstream.network import PaddedSwinUNETR
@@ -22,7 +23,6 @@ from anatogen.downstream.settings import (
     MaskingSettings,
     SwinUNETRSettings,
 )
-from anatogen.seeding import derived_generator
 from anatogen.training.optimisation import adam, take_step
 
 _NUM_CLASSES = 3

@@ -15,12 +15,12 @@ import torch
 from monai.losses import DiceCELoss
 from torch import Tensor
 
-from anatogen.data.dataset import prefetched_by_processes
+from anatogen.core.seeding import derived_generator
+from anatogen.dataset.volumes import prefetched_by_processes
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import crop
 from anatogen.downstream.settings import AugmentationSettings, DownstreamOptimiserSettings, SwinUNETRSettings
-from anatogen.seeding import derived_generator
 from anatogen.training.cuda_graph import set_up
 from anatogen.training.devices import build_fabric
 from anatogen.training.optimisation import adam, take_step

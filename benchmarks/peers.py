@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anatogen.config.settings import LossSettings, OptimiserSettings
 from anatogen.models.discriminators import take_slices
-from anatogen.settings import LossSettings, OptimiserSettings
 from anatogen.training.ema import ExponentialMovingAverage
 from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
 from anatogen.training.optimisation import adam

@@ -11,17 +11,17 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anatogen.bundle import Bundle, BundleDescription, build_schedule
-from anatogen.config import resolve
-from anatogen.data.manifest import Grid, Intensity
+from anatogen.config.presets import preset_named
+from anatogen.config.resolving import resolve
+from anatogen.config.settings import Settings
+from anatogen.dataset.manifest import Grid, Intensity
 from anatogen.diffusion.process import denoising_loss
+from anatogen.generators.latent_diffusion import Bundle, BundleDescription, build_schedule
 from anatogen.models.codebook import Codebook
 from anatogen.models.convolution import Conv3d
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.discriminators import Discriminators, Judgement, take_slices
 from anatogen.models.vqgan import VQGAN
-from anatogen.presets import preset_named
-from anatogen.settings import Settings
 from anatogen.training.ema import ExponentialMovingAverage
 from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
 from anatogen.training.optimisation import adam, take_step

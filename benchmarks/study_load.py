@@ -25,9 +25,9 @@ import httpx
 import numpy as np
 from scipy import ndimage
 
-from anatogen.reader_study.answers import read_answers
-from anatogen.reader_study.design import new_study
-from anatogen.reader_study.store import all_readers, open_study
+from anatogen.study.answers import read_answers
+from anatogen.study.design import new_study
+from anatogen.study.store import all_readers, open_study
 
 SHAPE = (32, 64, 64)
 
@@ -91,7 +91,7 @@ async def read_all(
 
 def start_server(folder: Path, port: int) -> "subprocess.Popen[bytes]":
     """The server in a process of its own, once it answers."""
-    code = "from anatogen.cli import main; main()"
+    code = "from anatogen.cli.app import main; main()"
     command = [sys.executable, "-c", code, "study", "serve", str(folder), "--port", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ)
     while server.poll() is None:

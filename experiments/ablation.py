@@ -18,22 +18,22 @@ from pathlib import Path
 
 import torch
 
-from anatogen.data.dataset import VolumeDataset
-from anatogen.data.manifest import Split
-from anatogen.evaluation.fidelity import measure_fidelity
-from anatogen.evaluation.progress import silent
-from anatogen.evaluation.scans import ScanSet, load_scans
-from anatogen.evaluation.similarity import measure_diversity
+from anatogen.config.presets import training_settings
+from anatogen.config.settings import Sampler
+from anatogen.core.files import write_json, write_text
+from anatogen.core.weights import WEIGHTS_NAME, load_weights
+from anatogen.dataset.manifest import Split
+from anatogen.dataset.scan_sets import ScanSet, load_scans
+from anatogen.dataset.volumes import VolumeDataset
+from anatogen.evaluation.fidelity.measure import measure_fidelity
+from anatogen.evaluation.fidelity.similarity import measure_diversity
+from anatogen.generators.sampling import sample
 from anatogen.models.vqgan import VQGAN
-from anatogen.presets import training_settings
-from anatogen.sampling import sample
-from anatogen.settings import Sampler
-from anatogen.storage import write_json, write_text
+from anatogen.report.progress import silent
 from anatogen.training.fitness import check_autoencoder
 from anatogen.training.loop import read_log
 from anatogen.training.pipeline import train
 from anatogen.training.run_folder import read_settings
-from anatogen.weights import WEIGHTS_NAME, load_weights
 
 
 @dataclass(frozen=True)

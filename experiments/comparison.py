@@ -17,15 +17,15 @@ from pathlib import Path
 
 import torch
 
-from anatogen.data.manifest import load_manifest
+from anatogen.config.presets import gan_settings, training_settings
+from anatogen.core.files import write_json, write_text
+from anatogen.dataset.manifest import load_manifest
+from anatogen.dataset.scan_sets import load_scans
 from anatogen.evaluation.evaluate import evaluate
 from anatogen.evaluation.report import CACHE, JSON_NAME
-from anatogen.evaluation.rows import Row
-from anatogen.evaluation.scans import load_scans
-from anatogen.figures import planes_figure
-from anatogen.presets import gan_settings, training_settings
-from anatogen.sampling import sample
-from anatogen.storage import write_json, write_text
+from anatogen.generators.sampling import sample
+from anatogen.report.figures import planes_figure
+from anatogen.report.rows import Row
 from anatogen.training.gan_pipeline import train_gan
 from anatogen.training.pipeline import train
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anatogen.data.doctor import examine
-from anatogen.data.formats import write_dicom, write_nifti
-from anatogen.data.volume import Volume
+from anatogen.doctor.examine import examine
+from anatogen.io.formats import write_dicom, write_nifti
+from anatogen.io.volume import Volume
 
 SLICES_A_SERIES = 20
 

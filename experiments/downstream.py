@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from anatogen import prepare
-from anatogen.config import merged, resolve, save_yaml
-from anatogen.data.manifest import Split, load_manifest
+from anatogen.config.resolving import merged, resolve, save_yaml
+from anatogen.core.files import sha256_file
+from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.downstream.experiment import PLAN_NAME
 from anatogen.downstream.experiment_figures import arm_text
-from anatogen.downstream.pieces import RESULTS_NAME
 from anatogen.downstream.results import read_results
 from anatogen.downstream.settings import ExperimentPlan
 from anatogen.downstream.statistics import Estimate, compare, estimate, scores_by_arm
+from anatogen.downstream.trials import RESULTS_NAME
 from anatogen.downstream.verdict import comparison_pairs, outcomes, p_text, percent_text, signed_text
-from anatogen.sampling import sample
-from anatogen.storage import sha256_file
+from anatogen.generators.sampling import sample
 
 # What a core of a CPU does in seven hours for the whole plan.
 _SMALL: Mapping[str, Any] = {

@@ -17,17 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
-from anatogen.data.manifest import Case, Grid, Intensity, Manifest, Split
-from anatogen.data.transforms import centred_affine
-from anatogen.presets import training_settings
-from anatogen.training.memory import peak_memory_gb
+from anatogen.config.presets import training_settings
+from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
+from anatogen.io.geometry import centred_affine
+from anatogen.training.cost.memory import peak_memory_gb
 
 _STEPS = 4
 _NUM_SCANS = 6
 _MEASURED = """
 import sys
-from anatogen.cli import main
-from anatogen.training.probe import peak_resident_bytes
+from anatogen.cli.app import main
+from anatogen.training.cost.probe import peak_resident_bytes
 try:
     main()
 finally:

@@ -18,15 +18,15 @@ import numpy.typing as npt
 import torch
 from scipy.ndimage import gaussian_filter
 
-from anatogen.bundle import DESCRIPTION_NAME, load_diffusion_bundle
-from anatogen.evaluation.fidelity import measure_fidelity
-from anatogen.evaluation.rows import Row
-from anatogen.evaluation.scans import ScanSet, load_scans
-from anatogen.evaluation.similarity import measure_diversity
+from anatogen.core.files import write_json, write_text
+from anatogen.core.weights import load_weights
+from anatogen.dataset.scan_sets import ScanSet, load_scans
+from anatogen.evaluation.fidelity.measure import measure_fidelity
+from anatogen.evaluation.fidelity.similarity import measure_diversity
+from anatogen.generators.latent_diffusion import DESCRIPTION_NAME, load_diffusion_bundle
 from anatogen.models.vqgan import VQGAN
-from anatogen.storage import write_json, write_text
+from anatogen.report.rows import Row
 from anatogen.training.run_folder import read_settings
-from anatogen.weights import load_weights
 
 Arrays = npt.NDArray[np.float32]
 Damage = Callable[[Arrays, float, np.random.Generator], Arrays]

@@ -14,11 +14,11 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from anatogen.bundle import Bundle, load_diffusion_bundle
-from anatogen.bundle_description import DESCRIPTION_NAME, Release
-from anatogen.errors import UserError
-from anatogen.shipped import CARD_NAME
-from anatogen.storage import write_text
+from anatogen.core.errors import UserError
+from anatogen.core.files import write_text
+from anatogen.generators.description import DESCRIPTION_NAME, Release
+from anatogen.generators.latent_diffusion import Bundle, load_diffusion_bundle
+from anatogen.generators.shipped import CARD_NAME
 from anatogen.training.fitness import psnr_db
 
 _MAX_BYTES = 30_000_000

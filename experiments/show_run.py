@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from anatogen.bundle import load_diffusion_bundle
-from anatogen.data.dataset import VolumeDataset
-from anatogen.data.formats import read_nifti
-from anatogen.data.manifest import Split
-from anatogen.figures import planes_figure
+from anatogen.dataset.manifest import Split
+from anatogen.dataset.volumes import VolumeDataset
+from anatogen.generators.latent_diffusion import load_diffusion_bundle
+from anatogen.io.formats import read_nifti
+from anatogen.report.figures import planes_figure
 from anatogen.training.fitness import psnr_db
 
 _NUM_SHOWN = 6

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anatogen.data.formats import write_nifti
-from anatogen.data.volume import Volume
+from anatogen.io.formats import write_nifti
+from anatogen.io.volume import Volume
 
 README = Path(__file__).parents[1] / "README.md"
 PROGRAM = Path(sys.executable).with_name("anatogen")

@@ -7,17 +7,17 @@ Each name is imported when it is first used, so that `import anatogen` stays lig
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+
+from anatogen.core.version import __version__
 
 if TYPE_CHECKING:
     from anatogen.api import doctor, evaluate, plan, prepare, run, train, train_gan
-    from anatogen.bundle import load_bundle
-    from anatogen.reader_study.design import new_study
-    from anatogen.reconstruction import reconstruct
-    from anatogen.sampling import sample
+    from anatogen.evaluation.reconstruction.export import reconstruct
+    from anatogen.generators.latent_diffusion import load_bundle
+    from anatogen.generators.sampling import sample
+    from anatogen.study.design import new_study
 
-__version__ = version("anatogen")
 __all__ = [
     "__version__",
     "doctor",
@@ -36,13 +36,13 @@ __all__ = [
 _HOMES = {
     "doctor": "anatogen.api",
     "evaluate": "anatogen.api",
-    "load_bundle": "anatogen.bundle",
-    "new_study": "anatogen.reader_study.design",
+    "load_bundle": "anatogen.generators.latent_diffusion",
+    "new_study": "anatogen.study.design",
     "plan": "anatogen.api",
     "prepare": "anatogen.api",
-    "reconstruct": "anatogen.reconstruction",
+    "reconstruct": "anatogen.evaluation.reconstruction.export",
     "run": "anatogen.api",
-    "sample": "anatogen.sampling",
+    "sample": "anatogen.generators.sampling",
     "train": "anatogen.api",
     "train_gan": "anatogen.api",
 }

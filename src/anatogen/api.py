@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from anatogen.data.diagnosis import Diagnosis
-    from anatogen.data.prepare import PrepareSummary
+    from anatogen.dataset.prepare import PrepareSummary
+    from anatogen.doctor.diagnosis import Diagnosis
     from anatogen.evaluation.evaluate import Evaluation
     from anatogen.planning.plan import Plan
     from anatogen.training.pipeline import Stage
@@ -39,10 +39,10 @@ def doctor(
     Raises:
         UserError: If settings or folders are wrong.
     """
-    from anatogen.data.archives import scans_folder
-    from anatogen.data.doctor import examine
-    from anatogen.data.prepare_config import prepare_settings
-    from anatogen.doctor_page import check_out, write_doctor_page
+    from anatogen.dataset.prepare_config import prepare_settings
+    from anatogen.doctor.examine import examine
+    from anatogen.doctor.page import check_out, write_doctor_page
+    from anatogen.io.archives import scans_folder
 
     settings = prepare_settings(overrides, config=config, recipe=recipe)
     out = None if out is None else Path(out)
@@ -83,8 +83,8 @@ def prepare(
     Raises:
         UserError: If settings or folders are wrong, or no scan is left.
     """
-    from anatogen.data.prepare import prepare as prepare_scans
-    from anatogen.data.prepare_config import prepare_settings
+    from anatogen.dataset.prepare import prepare as prepare_scans
+    from anatogen.dataset.prepare_config import prepare_settings
 
     settings = prepare_settings(overrides, config=config, recipe=recipe, limit=limit)
     return prepare_scans(Path(scans), Path(out), settings, strict=strict)
@@ -169,8 +169,8 @@ def run(
     Raises:
         UserError: If settings or folders are wrong, or a stage can't be done.
     """
-    from anatogen.run_stages import run as run_stages
-    from anatogen.run_wishes import Wishes
+    from anatogen.workflow.request import Wishes
+    from anatogen.workflow.run import run as run_stages
 
     wishes = Wishes(
         Path(scans),
@@ -225,7 +225,7 @@ def train(
     Raises:
         UserError: If settings, data and run don't fit, or the autoencoder is not fit for stage two.
     """
-    from anatogen.presets import training_settings
+    from anatogen.config.presets import training_settings
     from anatogen.training.pipeline import train as train_stages
 
     settings = training_settings(
@@ -272,7 +272,7 @@ def train_gan(
     Raises:
         UserError: If settings, data and run don't fit.
     """
-    from anatogen.presets import gan_settings
+    from anatogen.config.presets import gan_settings
     from anatogen.training.gan_pipeline import train_gan as train_generator
 
     settings = gan_settings(overrides, config=config, minutes=minutes, steps=steps)
@@ -315,7 +315,7 @@ def evaluate(
     from rich.console import Console
 
     from anatogen.evaluation.evaluate import evaluate as evaluate_scans
-    from anatogen.evaluation.progress import shown_progress
+    from anatogen.report.progress import shown_progress
 
     with shown_progress(Console()) as progress:
         return evaluate_scans(

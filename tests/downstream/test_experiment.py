@@ -10,18 +10,18 @@ from filelock import FileLock
 from labelled_dataset import write_labelled
 from synthetic_dataset import write_dataset
 
-from anatogen.config import resolve
-from anatogen.data.manifest import load_manifest
+from anatogen.config.resolving import resolve
+from anatogen.core.errors import ConfigError, UserError
+from anatogen.dataset.manifest import load_manifest
 from anatogen.downstream import experiment as experiment_module
 from anatogen.downstream.experiment import run_experiment
 from anatogen.downstream.inpainting_quality import InpaintingQuality, save_inpainting_quality
 from anatogen.downstream.labelled import load_labelled
-from anatogen.downstream.pieces import Piece, collect_results, pieces
 from anatogen.downstream.pretrain import unlabelled_scans
 from anatogen.downstream.results import ResultRow, read_results, rows_text
 from anatogen.downstream.settings import Arm, ExperimentPlan
 from anatogen.downstream.shapes import random_shapes
-from anatogen.errors import ConfigError, UserError
+from anatogen.downstream.trials import Piece, collect_results, pieces
 
 
 def plan_of(data: Path, **changes) -> ExperimentPlan:

@@ -1,20 +1,17 @@
 """`experiments/downstream.py`: its plans can be run, and its tables say what the rows do."""
 
-import sys
 from pathlib import Path
 
+import downstream
 import numpy as np
 import pytest
 from simulated import FRACTIONS, simulated_rows
 
-from anatogen.config import resolve, save_yaml
-from anatogen.downstream.pieces import RESULTS_NAME
+from anatogen.config.resolving import resolve, save_yaml
+from anatogen.core.files import write_text
 from anatogen.downstream.results import rows_text
 from anatogen.downstream.settings import ExperimentPlan
-from anatogen.storage import write_text
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
-import downstream
+from anatogen.downstream.trials import RESULTS_NAME
 
 
 @pytest.mark.parametrize("name", downstream.VARIANTS)

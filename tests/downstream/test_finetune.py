@@ -12,9 +12,12 @@ from labelled_dataset import write_labelled
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from anatogen.config import resolve
-from anatogen.data.dataset import LabelledDataset, prefetched_by_processes
-from anatogen.data.manifest import Case, Split, load_manifest
+from anatogen.config.resolving import resolve
+from anatogen.core.errors import ConfigError, UserError
+from anatogen.core.seeding import derived_generator
+from anatogen.core.weights import save_weights
+from anatogen.dataset.manifest import Case, Split, load_manifest
+from anatogen.dataset.volumes import LabelledDataset, prefetched_by_processes
 from anatogen.downstream import finetune as finetune_module
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
@@ -24,11 +27,8 @@ from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import corner_around, crop, random_corner
 from anatogen.downstream.segmenter import load_segmenter
 from anatogen.downstream.settings import AugmentationSettings, FinetuneConfig, SwinUNETRSettings
-from anatogen.errors import ConfigError, UserError
-from anatogen.seeding import derived_generator
 from anatogen.training import loop as loop_module
 from anatogen.training.loop import read_log
-from anatogen.weights import save_weights
 
 KINDS = tuple(AugmentationSettings.model_fields)
 NOTHING = dict.fromkeys(KINDS, 0.0)

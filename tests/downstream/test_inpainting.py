@@ -9,7 +9,10 @@ from safetensors.torch import load_file
 from synthetic_dataset import write_dataset
 from torch import Tensor, nn
 
-from anatogen.config import resolve
+from anatogen.config.resolving import resolve
+from anatogen.core.errors import UserError
+from anatogen.core.seeding import derived_generator
+from anatogen.dataset.scan_sets import load_scans
 from anatogen.downstream.inpainting_quality import (
     InpaintingQuality,
     copied_from_nearest,
@@ -20,10 +23,7 @@ from anatogen.downstream.masking import HIDDEN, check_masking, hide, inpaint, in
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.pretrain import pretrain
 from anatogen.downstream.settings import MaskingSettings, PretrainConfig
-from anatogen.errors import UserError
-from anatogen.evaluation.scans import load_scans
-from anatogen.evaluation.similarity import ms_ssim
-from anatogen.seeding import derived_generator
+from anatogen.evaluation.fidelity.similarity import ms_ssim
 from anatogen.training import loop as loop_module
 from anatogen.training.loop import read_log
 

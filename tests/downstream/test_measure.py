@@ -6,15 +6,15 @@ import pytest
 import torch
 from labelled_dataset import write_labelled
 
-from anatogen.data.dataset import LabelledDataset
-from anatogen.data.manifest import Intensity, Split, load_manifest
+from anatogen.core.errors import UserError
+from anatogen.dataset.manifest import Intensity, Split, load_manifest
+from anatogen.dataset.volumes import LabelledDataset
 from anatogen.downstream.finetune import _start
 from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.measure import measure_on_test_split, measure_segmenter
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.segmenter import Segmenter
 from anatogen.downstream.settings import FinetuneConfig, SwinUNETRSettings
-from anatogen.errors import UserError
 
 NETWORK = SwinUNETRSettings(feature_size=12)
 CT = Intensity(modality="CT", low=-160, high=240)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from anatogen.core.errors import UserError
+from anatogen.core.weights import save_weights
 from anatogen.downstream.network import PaddedSwinUNETR, padded_shape
 from anatogen.downstream.settings import SwinUNETRSettings
 from anatogen.downstream.transfer import transfer_weights
-from anatogen.errors import UserError
-from anatogen.weights import save_weights
 
 SMALL = SwinUNETRSettings(feature_size=12)
 

@@ -10,20 +10,20 @@ from labelled_dataset import balls
 from scan_makers import head, oblique_affine, pattern_volume
 from torch import Tensor, nn
 
-from anatogen.data.conversion import Placement
-from anatogen.data.discover import Source, discover
-from anatogen.data.formats import AS_IT_IS, read_scan, write_dicom, write_nifti
-from anatogen.data.manifest import Intensity
-from anatogen.data.prepare import prepare
-from anatogen.data.prepare_config import prepare_settings
-from anatogen.data.volume import Volume
+from anatogen.core.errors import ScanError, UserError
+from anatogen.dataset.conversion import Placement
+from anatogen.dataset.discover import Source, discover
+from anatogen.dataset.manifest import Intensity
+from anatogen.dataset.prepare import prepare
+from anatogen.dataset.prepare_config import prepare_settings
 from anatogen.downstream.finetune import _start
 from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.predict import _read, mask_names, predict, segment_scan
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
 from anatogen.downstream.settings import FinetuneConfig, SwinUNETRSettings
-from anatogen.errors import ScanError, UserError
+from anatogen.io.formats import AS_IT_IS, read_scan, write_dicom, write_nifti
+from anatogen.io.volume import Volume
 
 
 def description(shape=(32, 32, 32), spacing_mm=(1.5, 1.5, 1.5), **changes) -> SegmenterDescription:

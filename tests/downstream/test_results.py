@@ -3,8 +3,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
+from anatogen.core.errors import UserError
 from anatogen.downstream.results import ResultRow, mean_over_labels, read_results, rows_text
-from anatogen.errors import UserError
 
 
 def _row(case=1, **changes):

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 from synthetic_dataset import write_dataset
 
-from anatogen import cli
-from anatogen.bundle_description import GANBundleDescription
-from anatogen.data.manifest import load_manifest
-from anatogen.errors import UserError
+from anatogen.cli import app as cli
+from anatogen.config.settings import GANSettings
+from anatogen.core.errors import UserError
+from anatogen.dataset.manifest import load_manifest
 from anatogen.evaluation import evaluate as evaluation
-from anatogen.evaluation.contrastive import ContrastiveSettings
 from anatogen.evaluation.evaluate import describe_roles, evaluate
-from anatogen.evaluation.privacy import audit
-from anatogen.evaluation.reconstruction_report import report_reconstruction
-from anatogen.evaluation.rows import Row
-from anatogen.gan_bundle import GANBundle
+from anatogen.evaluation.privacy.audit import audit
+from anatogen.evaluation.privacy.contrastive import ContrastiveSettings
+from anatogen.evaluation.reconstruction.report import report_reconstruction
+from anatogen.generators.description import GANBundleDescription
+from anatogen.generators.wgan_gp import GANBundle
 from anatogen.models.wgan_gp import Generator
-from anatogen.settings import GANSettings
+from anatogen.report.rows import Row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -120,10 +120,10 @@ def test_a_report_that_was_stopped_is_made_whole_from_the_cache(
     (out / "report.json").unlink()
     (out / ".part-1.json").write_text("{")
     monkeypatch.setattr(
-        "anatogen.evaluation.features._square_pixels", lambda *_: pytest.fail("computed again")
+        "anatogen.evaluation.fidelity.features._square_pixels", lambda *_: pytest.fail("computed again")
     )
     monkeypatch.setattr(
-        "anatogen.evaluation.contrastive.train_encoder", lambda *_, **__: pytest.fail("trained again")
+        "anatogen.evaluation.privacy.contrastive.train_encoder", lambda *_, **__: pytest.fail("trained again")
     )
     evaluate(data, made, out, num_pairs=5)
     assert _content(out) == _content(report)
@@ -256,10 +256,10 @@ def test_the_command_prints_numbers_answers_and_the_page(
 
 
 def test_reconstructions_get_the_same_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    from anatogen.evaluation import reconstruction_report
-    from anatogen.evaluation.reconstruction import ReconstructionReport
-    from anatogen.figures import planes_figure
-    from anatogen.storage import write_json
+    from anatogen.core.files import write_json
+    from anatogen.evaluation.reconstruction import report as reconstruction_report
+    from anatogen.evaluation.reconstruction.measure import ReconstructionReport
+    from anatogen.report.figures import planes_figure
 
     def measured(data, bundles, out, *, seed, progress) -> ReconstructionReport:
         rows = {

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from anatogen.config import resolve
+from anatogen.config.presets import PRESETS, preset_named
+from anatogen.config.resolving import resolve
+from anatogen.config.settings import DenoiserSettings, Settings
 from anatogen.models.denoiser import (
     Denoiser,
     DepthAttention,
@@ -19,8 +21,6 @@ from anatogen.models.denoiser import (
     _scatter,
     halving_strides,
 )
-from anatogen.presets import PRESETS, preset_named
-from anatogen.settings import DenoiserSettings, Settings
 
 SMALL = {"width": 8, "num_heads": 2, "head_dim": 4, "num_blocks": 1}
 

@@ -8,7 +8,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional
 
-from anatogen.errors import UserError
+from anatogen.core.errors import UserError
 from anatogen.models.perceptual import PerceptualDistance, SliceFeatures, load_slice_features
 
 package = pytest.importorskip(

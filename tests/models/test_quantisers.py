@@ -7,12 +7,12 @@ import torch
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
-from anatogen.errors import ConfigError
+from anatogen.config.presets import training_settings
+from anatogen.config.settings import AutoencoderSettings
+from anatogen.core.errors import ConfigError
 from anatogen.models.codebook import Codebook, LinearCodebook, SphericalCodebook
 from anatogen.models.quantisers import FiniteScalarQuantiser, GaussianPosterior, Quantiser
 from anatogen.models.vqgan import VQGAN, build_quantiser
-from anatogen.presets import training_settings
-from anatogen.settings import AutoencoderSettings
 
 CODE_DIM, NUM_GROUPS = 3, 2
 WITH_CODES = {

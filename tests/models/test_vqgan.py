@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anatogen.config import resolve
+from anatogen.config.presets import PRESETS, preset_named
+from anatogen.config.resolving import resolve
+from anatogen.config.settings import AutoencoderSettings, Settings
 from anatogen.models.vqgan import VQGAN, latent_shape
-from anatogen.presets import PRESETS, preset_named
-from anatogen.settings import AutoencoderSettings, Settings
 
 SMALL = {"base_width": 4, "decoder_width": 4, "num_core_blocks": 0, "num_codes": 8, "code_dim": 3}
 NETWORKS: dict[tuple, VQGAN] = {}

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from anatogen.config.settings import GANSettings
 from anatogen.models.wgan_gp import (
     Critic,
     DoublingConv3d,
@@ -12,7 +13,6 @@ from anatogen.models.wgan_gp import (
     fit_running_statistics,
     level_shapes,
 )
-from anatogen.settings import GANSettings
 
 SMALL = GANSettings(width=2, latent_dim=5)
 SHAPES = [(64, 64, 64), (40, 56, 40), (32, 32, 32), (5, 33, 18), (1, 17, 16), (3, 2, 1)]

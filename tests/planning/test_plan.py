@@ -8,23 +8,21 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from scan_makers import ct_head, head
 
 import anatogen
-from anatogen.cli import main
-from anatogen.config import resolve
-from anatogen.data.formats import write_nifti
-from anatogen.data.manifest import Split, load_manifest
-from anatogen.data.prepare_config import PrepareConfig, prepare_settings
-from anatogen.errors import ConfigError, UserError
+from anatogen.cli.app import main
+from anatogen.config.presets import training_settings
+from anatogen.config.resolving import resolve
+from anatogen.config.settings import Settings
+from anatogen.core.errors import ConfigError, UserError
+from anatogen.dataset.manifest import Split, load_manifest
+from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
+from anatogen.io.formats import write_nifti
 from anatogen.planning.fingerprint import take_fingerprint
 from anatogen.planning.plan import Plan, make_plan, parse_memory
-from anatogen.presets import training_settings
-from anatogen.settings import Settings
-from anatogen.training.estimate import estimate_stage
-from anatogen.training.probe import Measurement
+from anatogen.training.cost.estimate import estimate_stage
+from anatogen.training.cost.probe import Measurement
 
 # Networks of a few thousand weights, so that probe and training take moments.
 SMALL = (
@@ -125,7 +123,7 @@ def test_scans_are_prepared_and_trained_by_the_plan(scans, made, folder, tmp_pat
 
 def test_a_plan_depends_on_nothing_but_scans_settings_and_what_was_timed(scans, made, monkeypatch):
     measured = made.estimates.stages["diffusion"].measured
-    for module in ("anatogen.planning.plan", "anatogen.training.estimate"):
+    for module in ("anatogen.planning.plan", "anatogen.training.cost.estimate"):
         monkeypatch.setattr(f"{module}.probe", lambda *_, **__: measured)
     first, second = (
         make_plan(scans, memory_gb=4, hours=1, overrides=SMALL, accelerator="cpu", workers=1, progress=False)

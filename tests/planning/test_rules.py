@@ -6,11 +6,11 @@ import math
 import pytest
 from fingerprints import ADNI, DUKE, LIDC, MRNET, fingerprint, memory_gb, seconds_per_step, spread
 
-from anatogen.data.manifest import Grid
-from anatogen.data.prepare_config import PrepareConfig
-from anatogen.data.recipes import recipe_named
-from anatogen.data.transforms import centred_affine
-from anatogen.errors import UserError
+from anatogen.core.errors import UserError
+from anatogen.dataset.manifest import Grid
+from anatogen.dataset.prepare_config import PrepareConfig
+from anatogen.dataset.recipes import recipe_named
+from anatogen.io.geometry import centred_affine
 from anatogen.planning.network_rules import choose_networks, compression_of
 from anatogen.planning.rules import MIN_STEPS, STAGES, Budget, decide, decide_budgets, settings_of
 

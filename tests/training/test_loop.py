@@ -9,8 +9,8 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from anatogen.errors import UserError
-from anatogen.settings import OptimiserSettings, TrainingSettings
+from anatogen.config.settings import OptimiserSettings, TrainingSettings
+from anatogen.core.errors import UserError
 from anatogen.training import loop as module
 from anatogen.training.checkpoint import load_checkpoint, save_checkpoint
 from anatogen.training.loop import CHECKPOINT_NAME, Loop, NonFiniteLossError, read_log, still_falling

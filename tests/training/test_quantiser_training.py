@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from synthetic_dataset import tiny_settings, write_dataset
 
-from anatogen.bundle import load_diffusion_bundle
-from anatogen.data.dataset import VolumeDataset
-from anatogen.data.manifest import Split
-from anatogen.errors import UserError
+from anatogen.core.errors import UserError
+from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
+from anatogen.dataset.manifest import Split
+from anatogen.dataset.volumes import VolumeDataset
+from anatogen.generators.latent_diffusion import load_diffusion_bundle
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.latent_cache import cached_latents
 from anatogen.training.pipeline import train
-from anatogen.weights import WEIGHTS_NAME, load_weights, save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

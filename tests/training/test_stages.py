@@ -16,11 +16,12 @@ from lightning_fabric.plugins.precision import Precision
 from safetensors.torch import load_file
 from synthetic_dataset import ADVERSARIAL, TINY, tiny_settings, write_dataset
 
-from anatogen.data.dataset import VolumeDataset
-from anatogen.data.manifest import Split
-from anatogen.errors import UserError
+from anatogen.core.errors import UserError
+from anatogen.core.seeding import derived_generator
+from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
+from anatogen.dataset.manifest import Split
+from anatogen.dataset.volumes import VolumeDataset
 from anatogen.models.vqgan import VQGAN
-from anatogen.seeding import derived_generator
 from anatogen.training import latent_cache as latent_cache_module
 from anatogen.training import loop as loop_module
 from anatogen.training import pipeline, run_folder
@@ -30,7 +31,6 @@ from anatogen.training.fitness import Fitness, _problems, check_autoencoder, psn
 from anatogen.training.latent_cache import cached_latents
 from anatogen.training.loop import NonFiniteLossError
 from anatogen.training.pipeline import train
-from anatogen.weights import WEIGHTS_NAME, load_weights, save_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -137,7 +137,14 @@ def test_a_killed_process_resumes_to_the_same_bits(data, tmp_path):
     """The real thing: SIGKILL from outside in each stage, through the command line."""
     longer = (*TINY, *ADVERSARIAL, "autoencoder_training.steps=60", "diffusion_training.steps=150")
     run = tmp_path / "killed"
-    command = [sys.executable, "-c", "from anatogen.cli import main; main()", "train", str(data), str(run)]
+    command = [
+        sys.executable,
+        "-c",
+        "from anatogen.cli.app import main; main()",
+        "train",
+        str(data),
+        str(run),
+    ]
     command += [*longer, "training.checkpoint_minutes=0.001", "--preset", "tiny", "--accelerator", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for stage in STAGES:

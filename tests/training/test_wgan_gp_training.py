@@ -11,21 +11,21 @@ from safetensors.torch import load_file
 from synthetic_dataset import AFFINE, tiny_settings, write_dataset
 from torch import nn
 
-from anatogen.bundle import load_bundle, load_diffusion_bundle
-from anatogen.config import resolve
-from anatogen.errors import ConfigError, UserError
-from anatogen.gan_bundle import GANBundle
-from anatogen.presets import gan_settings
-from anatogen.sampling import sample
-from anatogen.settings import GANConfig
+from anatogen.config.presets import gan_settings
+from anatogen.config.resolving import resolve
+from anatogen.config.settings import GANConfig
+from anatogen.core.errors import ConfigError, UserError
+from anatogen.core.weights import WEIGHTS_NAME
+from anatogen.generators.latent_diffusion import load_bundle, load_diffusion_bundle
+from anatogen.generators.sampling import sample
+from anatogen.generators.wgan_gp import GANBundle
 from anatogen.training import loop as loop_module
+from anatogen.training.cost.estimate import describe_plan
 from anatogen.training.devices import build_fabric, launch
-from anatogen.training.estimate import describe_plan
 from anatogen.training.gan_pipeline import train_gan
 from anatogen.training.loop import NonFiniteLossError, read_log
 from anatogen.training.pipeline import train
 from anatogen.training.wgan_gp import WGANGPStep, gradient_penalty
-from anatogen.weights import WEIGHTS_NAME
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

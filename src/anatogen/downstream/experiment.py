@@ -16,27 +16,27 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from anatogen.config import resolve, save_yaml
-from anatogen.data.formats import write_npy
-from anatogen.data.manifest import Manifest, load_manifest
-from anatogen.data.volume import Volume
-from anatogen.data.workers import available_cores
-from anatogen.device import device_named
+from anatogen.config.resolving import resolve, save_yaml
+from anatogen.core.devices import device_named
+from anatogen.core.errors import UserError
+from anatogen.core.files import write_text
+from anatogen.dataset.manifest import Manifest, load_manifest
+from anatogen.dataset.scan_sets import folder_and_split
+from anatogen.dataset.workers import available_cores
 from anatogen.downstream.experiment_page import PAGE_NAME
 from anatogen.downstream.experiment_report import NUM_PICTURES, report_experiment, write_results
 from anatogen.downstream.finetune import finetune
 from anatogen.downstream.labelled import LabelledSplits, labelled_subset, load_labelled
 from anatogen.downstream.measure import measure_segmenter
-from anatogen.downstream.pieces import RESULTS_NAME, Piece, pieces
 from anatogen.downstream.pretrain import STAGE as PRETRAINING
 from anatogen.downstream.pretrain import pretrain
 from anatogen.downstream.results import ResultRow, rows_text
 from anatogen.downstream.segmenter import load_segmenter
 from anatogen.downstream.settings import ExperimentPlan
 from anatogen.downstream.shapes import random_shapes
-from anatogen.errors import UserError
-from anatogen.evaluation.scans import folder_and_split
-from anatogen.storage import write_text
+from anatogen.downstream.trials import RESULTS_NAME, Piece, pieces
+from anatogen.io.formats import write_npy
+from anatogen.io.volume import Volume
 from anatogen.training.loop import CHECKPOINT_NAME
 
 PLAN_NAME = "plan.yaml"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from anatogen.downstream.metrics import Mask, case_metrics
 from anatogen.downstream.statistics import Comparison, Estimate
 from anatogen.downstream.verdict import SCRATCH, percent_text
-from anatogen.figures import FONT, central_slice, display_axes, new_figure, save_figure, style_panel
+from anatogen.report.figures import FONT, central_slice, display_axes, new_figure, save_figure, style_panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -31,8 +31,8 @@ from anatogen.downstream.verdict import (
     signed_text,
     verdict,
 )
-from anatogen.figures import duration_text
-from anatogen.page import data_url, write_page
+from anatogen.report.figures import duration_text
+from anatogen.report.page import data_url, write_page
 
 PAGE_NAME = "experiment.html"
 FRACTIONS_NAME, PREDICTIONS_NAME = "dice_by_fraction.png", "predictions.png"

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
+from anatogen.config.settings import OptimiserSettings
+from anatogen.core.files import write_text
 from anatogen.downstream.experiment_figures import PredictionPicture
 from anatogen.downstream.experiment_page import write_experiment_page
 from anatogen.downstream.finetune import STAGE as FINETUNING
 from anatogen.downstream.inpainting_quality import InpaintingQuality, load_inpainting_quality
 from anatogen.downstream.labelled import LabelledSplits
-from anatogen.downstream.pieces import RESULTS_NAME, Piece, collect_results, pieces
 from anatogen.downstream.pretrain import NUM_SCANS_NAME
 from anatogen.downstream.pretrain import STAGE as PRETRAINING
 from anatogen.downstream.results import ResultRow, rows_text
 from anatogen.downstream.settings import Arm, ExperimentPlan
-from anatogen.settings import OptimiserSettings
-from anatogen.storage import write_text
+from anatogen.downstream.trials import RESULTS_NAME, Piece, collect_results, pieces
 from anatogen.training.loop import read_log
 
 # Test scans whose predictions are kept, for the page.

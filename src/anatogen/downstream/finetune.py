@@ -9,9 +9,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from anatogen.data.cases import placement_on
-from anatogen.data.dataset import LabelledDataset, flip_axis, prefetched_by_processes, shuffled_indices
-from anatogen.data.prepare_config import stored_settings
+from anatogen.core.errors import UserError
+from anatogen.core.files import sha256_file, sha256_json, write_json
+from anatogen.core.seeding import derived_generator
+from anatogen.core.weights import WEIGHTS_NAME
+from anatogen.dataset.cases import placement_on
+from anatogen.dataset.prepare_config import stored_settings
+from anatogen.dataset.volumes import LabelledDataset, flip_axis, prefetched_by_processes, shuffled_indices
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
 from anatogen.downstream.labelled import LabelledSplits, labelled_subset, labels_in, load_labelled
@@ -20,16 +24,12 @@ from anatogen.downstream.patches import check_patch, corner_around, crop, random
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription
 from anatogen.downstream.settings import FinetuneConfig
 from anatogen.downstream.transfer import transfer_weights
-from anatogen.errors import UserError
-from anatogen.figures import planes_figure
-from anatogen.seeding import derived_generator
-from anatogen.storage import sha256_file, sha256_json, write_json
+from anatogen.report.figures import planes_figure
 from anatogen.training.cuda_graph import set_up
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, loading_processes
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
 from anatogen.training.run_folder import claim_run
-from anatogen.weights import WEIGHTS_NAME
 
 STAGE = "segmenter"
 _NUM_PREVIEWS = 4

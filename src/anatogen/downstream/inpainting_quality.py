@@ -12,11 +12,11 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
+from anatogen.core.files import write_json
+from anatogen.core.seeding import derived_generator
 from anatogen.downstream.masking import hide, inpainting_losses, random_masks
 from anatogen.downstream.patches import Shape, crop, random_corner
 from anatogen.downstream.settings import MaskingSettings
-from anatogen.seeding import derived_generator
-from anatogen.storage import write_json
 
 INPAINTING_QUALITY_NAME = "inpainting_quality.json"
 

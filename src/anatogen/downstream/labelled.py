@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from anatogen.data.dataset import LabelledDataset
-from anatogen.data.manifest import Case, Manifest, Split
-from anatogen.errors import UserError
-from anatogen.seeding import derived_generator
+from anatogen.core.errors import UserError
+from anatogen.core.seeding import derived_generator
+from anatogen.dataset.manifest import Case, Manifest, Split
+from anatogen.dataset.volumes import LabelledDataset
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from anatogen.core.errors import UserError
 from anatogen.downstream.settings import MaskingSettings
-from anatogen.errors import UserError
-from anatogen.evaluation.ssim import choose_scales, ms_ssim
+from anatogen.evaluation.fidelity.ssim import choose_scales, ms_ssim
 
 # Halfway between the darkest and the brightest: no tissue and no background of its own.
 HIDDEN = 0.0

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import numpy as np
 
-from anatogen.data.dataset import LabelledDataset
-from anatogen.data.formats import write_array
-from anatogen.data.manifest import Manifest, Split
-from anatogen.data.prepare_config import stored_settings
-from anatogen.device import device_named
+from anatogen.core.devices import device_named
+from anatogen.core.errors import UserError
+from anatogen.dataset.manifest import Manifest, Split
+from anatogen.dataset.prepare_config import stored_settings
+from anatogen.dataset.volumes import LabelledDataset
 from anatogen.downstream.labelled import labels_in
 from anatogen.downstream.metrics import CaseMetrics, case_metrics
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
-from anatogen.errors import UserError
+from anatogen.io.formats import write_array
 
 
 def measure_on_test_split(

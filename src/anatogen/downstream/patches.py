@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from anatogen.errors import UserError
+from anatogen.core.errors import UserError
 
 Shape = tuple[int, int, int]
 

@@ -8,17 +8,17 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from anatogen.data.conversion import to_grid
-from anatogen.data.discover import LeftOut, Source, discover
-from anatogen.data.formats import ending, write_nifti
-from anatogen.data.inspection import count_labels, looks_like_ct, own_window, read_source
-from anatogen.data.manifest import Intensity
-from anatogen.data.regions import find_regions
-from anatogen.data.volume import Volume
-from anatogen.device import device_named
+from anatogen.core.devices import device_named
+from anatogen.core.errors import ScanError, UserError
+from anatogen.core.files import write_json
+from anatogen.dataset.conversion import to_grid
+from anatogen.dataset.discover import LeftOut, Source, discover
+from anatogen.dataset.inspection import count_labels, looks_like_ct, own_window, read_source
+from anatogen.dataset.manifest import Intensity
+from anatogen.dataset.regions import find_regions
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
-from anatogen.errors import ScanError, UserError
-from anatogen.storage import write_json
+from anatogen.io.formats import ending, write_nifti
+from anatogen.io.volume import Volume
 
 RECORD_NAME = "predicted_by.json"
 

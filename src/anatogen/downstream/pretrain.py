@@ -9,24 +9,24 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from anatogen.data.dataset import flip_axis, prefetched, shuffled_indices
-from anatogen.data.manifest import Grid, Split, load_manifest
+from anatogen.core.errors import UserError
+from anatogen.core.files import sha256_json, write_json
+from anatogen.core.seeding import derived_generator
+from anatogen.core.weights import WEIGHTS_NAME, save_weights
+from anatogen.dataset.manifest import Grid, Split, load_manifest
+from anatogen.dataset.scan_sets import ScanSet, count_scans, identical_scans, load_scans
+from anatogen.dataset.volumes import flip_axis, prefetched, shuffled_indices
 from anatogen.downstream.inpainting_quality import inpainting_quality, save_inpainting_quality
 from anatogen.downstream.masking import check_masking, hide, inpaint, random_masks
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import check_patch, crop, random_corner
 from anatogen.downstream.settings import PretrainConfig
-from anatogen.errors import UserError
-from anatogen.evaluation.scans import ScanSet, count_scans, identical_scans, load_scans
-from anatogen.figures import planes_figure
-from anatogen.seeding import derived_generator
-from anatogen.storage import sha256_json, write_json
+from anatogen.report.figures import planes_figure
 from anatogen.training.cuda_graph import set_up
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
 from anatogen.training.run_folder import claim_run
-from anatogen.weights import WEIGHTS_NAME, save_weights
 
 STAGE = "inpainter"
 NUM_SCANS_NAME = "scans.json"

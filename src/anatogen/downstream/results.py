@@ -9,8 +9,8 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from anatogen.config import Section
-from anatogen.errors import UserError
+from anatogen.config.resolving import Section
+from anatogen.core.errors import UserError
 
 Metric = Literal["dice", "surface_dice", "hausdorff95_mm"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

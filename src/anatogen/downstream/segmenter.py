@@ -8,16 +8,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from anatogen.config import Section
-from anatogen.data.conversion import Placement
-from anatogen.data.formats import Reading
-from anatogen.data.manifest import Intensity
-from anatogen.data.regions import RegionKind
+from anatogen.config.resolving import Section
+from anatogen.core.errors import UserError
+from anatogen.core.files import sha256_file, write_json
+from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
+from anatogen.dataset.conversion import Placement
+from anatogen.dataset.manifest import Intensity
+from anatogen.dataset.regions import RegionKind
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.settings import PatchShape, SwinUNETRSettings
-from anatogen.errors import UserError
-from anatogen.storage import sha256_file, write_json
-from anatogen.weights import WEIGHTS_NAME, load_weights, save_weights
+from anatogen.io.formats import Reading
 
 DESCRIPTION_NAME = "segmenter.json"
 FORMAT_VERSION = 1

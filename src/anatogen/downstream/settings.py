@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from anatogen.config import Section
-from anatogen.settings import LoopSettings, OptimiserSettings, Positive, Weight
+from anatogen.config.resolving import Section
+from anatogen.config.settings import LoopSettings, OptimiserSettings, Positive, Weight
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]

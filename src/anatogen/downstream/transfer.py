@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from anatogen.errors import UserError
+from anatogen.core.errors import UserError
 
 _ENCODER = ("network.swinViT.", "network.encoder")
 # Its channels are voxel values in one task and classes in the other.

@@ -1,15 +1,22 @@
 """What a report's numbers say, in plain sentences: do scans look real, are they diverse, do they leak?"""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anatogen.evaluation.rows import Row, Tone
-from anatogen.evaluation.verdict import Verdict
+from anatogen.evaluation.privacy.verdict import Verdict
+from anatogen.report.rows import (
+    Row,
+    Tone,
+    is_detail,
+    label_text,
+    number_text,
+    overlap_floor,
+    ratio_to_floor,
+    tells_apart,
+)
 
 # The answer quotes the first of these that was measured: features that see anatomy come first.
 _FIDELITY_HEADLINES = ("frechet_volumes", "frechet_slices", "frechet")
-_DETAIL = re.compile("^planted_|_(axial|coronal|sagittal|all|extrapolated)(_|$)")
 HOW_TO_AUDIT = (
     "To make one, give the generator's training scans and scans that it has not seen: --train and --holdout; "
     "a prepared dataset as REAL gives both by itself."
@@ -70,7 +77,7 @@ def diversity_answer(rows: Sequence[Row]) -> Answer:
         f"MS-SSIM within random pairs: synthetic {number_text(similarity.value)} ({_interval(similarity)}), "
         f"real {number_text(similarity.reference)}. A gap of {gap.value:.2g}{floor}."
     )
-    same = _overlap(similarity) if gap.reference is None else not tells_apart(gap)
+    same = overlap_floor(similarity) if gap.reference is None else not tells_apart(gap)
     if same:
         return Answer(question, "good", "They differ from each other as much as real scans do.", detail)
     if similarity.value < similarity.reference:
@@ -89,47 +96,6 @@ def privacy_answer(verdict: Verdict | None) -> Answer:
         return Answer(question, "open", "No privacy audit was made.", HOW_TO_AUDIT)
     headline, _, detail = verdict.text.partition(". ")
     return Answer(question, verdict.tone, f"{headline}.", detail)
-
-
-def ratio_to_floor(row: Row) -> float | None:
-    """How many times worse than real against real; None where a ratio has no meaning (a floor of 0)."""
-    if row.value is None or row.reference is None or row.better not in ("lower", "higher"):
-        return None
-    value, floor = (row.value, row.reference) if row.better == "lower" else (row.reference, row.value)
-    return value / floor if floor > 0 and value >= 0 else None
-
-
-def tells_apart(row: Row) -> bool:
-    """Whether the row's interval lies wholly on the worse side of the floor's; on any side where none is."""
-    if row.better == "reference":
-        return not _overlap(row)
-    assert row.value is not None and row.reference is not None
-    low, high = _or(row.low, row.value), _or(row.high, row.value)
-    floor_low, floor_high = _or(row.reference_low, row.reference), _or(row.reference_high, row.reference)
-    return low > floor_high if row.better == "lower" else high < floor_low
-
-
-def number_text(value: float | None) -> str:
-    """A number in three or four significant digits, as tables show it."""
-    if value is None:
-        return "–"
-    if value == round(value) and abs(value) < 1e5:
-        return f"{value:,.0f}"
-    if 1e-3 <= abs(value) < 1e5:
-        return (
-            f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
-        )
-    return f"{value:.2e}"
-
-
-def label_text(row: Row) -> str:
-    """The row's label as it stands at the beginning of a line."""
-    return row.label[:1].upper() + row.label[1:]
-
-
-def is_detail(row: Row) -> bool:
-    """Whether another row says the same in short: planes, other numbers of scans, planted copies."""
-    return _DETAIL.search(row.name) is not None
 
 
 def _is_judged(row: Row) -> bool:
@@ -153,13 +119,3 @@ def _interval(row: Row) -> str:
     if row.low is None or row.high is None:
         return "no interval"
     return f"95% interval {number_text(row.low)} to {number_text(row.high)}"
-
-
-def _overlap(row: Row) -> bool:
-    assert row.value is not None and row.reference is not None
-    low, high = _or(row.low, row.value), _or(row.high, row.value)
-    return low <= _or(row.reference_high, row.reference) and high >= _or(row.reference_low, row.reference)
-
-
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value

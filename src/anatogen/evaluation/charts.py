@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.evaluation.answers import label_text, number_text
-from anatogen.evaluation.rows import Row
-from anatogen.figures import FONT, new_figure, save_figure, style_panel
+from anatogen.report.figures import FONT, new_figure, save_figure, style_panel
+from anatogen.report.rows import Row, label_text, number_text
 
 Values = npt.NDArray[np.floating]
 

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from anatogen.bundle import load_bundle
-from anatogen.data.manifest import MANIFEST_NAME, Split, load_manifest
-from anatogen.errors import UserError
+from anatogen.core.errors import UserError
+from anatogen.core.files import sha256_file
+from anatogen.dataset.manifest import MANIFEST_NAME, Split, load_manifest
+from anatogen.dataset.scan_sets import ScanSet, identical_scans, load_scans
 from anatogen.evaluation.answers import Answer, diversity_answer, fidelity_answer, privacy_answer
-from anatogen.evaluation.fidelity import measure_fidelity
-from anatogen.evaluation.privacy import audit, check_inputs
-from anatogen.evaluation.progress import Progress, silent
+from anatogen.evaluation.fidelity.measure import measure_fidelity
+from anatogen.evaluation.fidelity.similarity import measure_diversity
+from anatogen.evaluation.privacy.audit import audit, check_inputs
 from anatogen.evaluation.report import (
     AUDIT,
     CACHE,
@@ -19,8 +20,6 @@ from anatogen.evaluation.report import (
     open_report_folder,
     write_report,
 )
-from anatogen.evaluation.rows import Row
-from anatogen.evaluation.scans import ScanSet, identical_scans, load_scans
 from anatogen.evaluation.sections import (
     LIMITS,
     diversity_section,
@@ -28,8 +27,9 @@ from anatogen.evaluation.sections import (
     privacy_section,
     scans_section,
 )
-from anatogen.evaluation.similarity import measure_diversity
-from anatogen.storage import sha256_file
+from anatogen.generators.latent_diffusion import load_bundle
+from anatogen.report.progress import Progress, silent
+from anatogen.report.rows import Row
 
 _MIN_SCANS = 4
 

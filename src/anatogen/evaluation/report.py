@@ -14,20 +14,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anatogen import __version__
-from anatogen.errors import UserError
-from anatogen.evaluation.answers import (
-    Answer,
-    is_detail,
-    label_text,
-    number_text,
-    ratio_to_floor,
-    tells_apart,
-)
-from anatogen.evaluation.rows import Row
-from anatogen.evaluation.scans import ScanSet
-from anatogen.page import data_url, write_page
-from anatogen.storage import remove_parts, write_json
+from anatogen.core.errors import UserError
+from anatogen.core.files import remove_parts, write_json
+from anatogen.core.version import __version__
+from anatogen.dataset.scan_sets import ScanSet
+from anatogen.evaluation.answers import Answer
+from anatogen.report.page import data_url, write_page
+from anatogen.report.rows import Row, is_detail, label_text, number_text, ratio_to_floor, tells_apart
 
 PAGE_NAME = "report.html"
 JSON_NAME = "report.json"

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from anatogen.evaluation.answers import HOW_TO_AUDIT, is_detail, label_text
+from anatogen.dataset.scan_sets import ScanSet
+from anatogen.evaluation.answers import HOW_TO_AUDIT
 from anatogen.evaluation.charts import bars_figure, forest_figure, histogram_figure, spectra_figure
-from anatogen.evaluation.closest_pairs import FIGURE_NAME
-from anatogen.evaluation.descriptors import intensity_histograms, radial_power
-from anatogen.evaluation.privacy import Audit
+from anatogen.evaluation.fidelity.descriptors import intensity_histograms, radial_power
+from anatogen.evaluation.privacy.audit import Audit
+from anatogen.evaluation.privacy.closest_pairs import FIGURE_NAME
 from anatogen.evaluation.report import Picture, Section
-from anatogen.evaluation.rows import Row
-from anatogen.evaluation.scans import ScanSet
-from anatogen.figures import planes_figure
+from anatogen.report.figures import planes_figure
+from anatogen.report.rows import Row, is_detail, label_text
 
 NO_GUARANTEE = (
     "The privacy audit is no guarantee: it finds copies like those that it planted, and a patient may be "

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anatogen.config.settings import DenoiserSettings
 from anatogen.models.blocks import ResidualBlock, TimeEmbedding, channels_last, group_norm
 from anatogen.models.convolution import Conv3d
-from anatogen.settings import DenoiserSettings
 
 Triple = tuple[int, int, int]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anatogen.errors import UserError
+from anatogen.core.errors import UserError
 
 # Blocks in each stage of ResNet-10, 18 and 34; and of ResNet-50.
 _PLAIN = ((1, 1, 1, 1), (2, 2, 2, 2), (3, 4, 6, 3))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anatogen.errors import UserError
+from anatogen.core.errors import UserError
 
 _BATCH_NORM_EPSILON = 1e-3
 _STEM_CHANNELS = 32

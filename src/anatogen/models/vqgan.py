@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anatogen.config.settings import AutoencoderSettings
 from anatogen.models.blocks import ResidualBlock, channels_last, group_norm, haar, inverse_haar
 from anatogen.models.codebook import Codebook, LinearCodebook, SphericalCodebook
 from anatogen.models.convolution import Conv3d
 from anatogen.models.quantisers import FiniteScalarQuantiser, GaussianPosterior, Quantiser
-from anatogen.settings import AutoencoderSettings
 
 Axes = tuple[int, ...]
 Triple = tuple[int, int, int]

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anatogen.config.settings import GANSettings
 from anatogen.models.blocks import channels_last
-from anatogen.settings import GANSettings
 
 Shape = tuple[int, int, int]
 

@@ -12,15 +12,17 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
-from anatogen.data.archives import scans_folder
-from anatogen.data.common_grid import choose_modality, oriented
-from anatogen.data.discover import LeftOut, Source, discover
-from anatogen.data.formats import Reading
-from anatogen.data.inspection import Inspection, InspectionTask, inspect_scan, read_source
-from anatogen.data.prepare_config import PrepareConfig
-from anatogen.data.recipes.recipe import Scan
-from anatogen.data.selection import require_scans, select_scans
-from anatogen.data.transforms import (
+from anatogen.core.errors import ScanError, UserError
+from anatogen.dataset.common_grid import choose_modality, oriented
+from anatogen.dataset.discover import LeftOut, Source, discover
+from anatogen.dataset.inspection import Inspection, InspectionTask, inspect_scan, read_source
+from anatogen.dataset.prepare_config import PrepareConfig
+from anatogen.dataset.recipes.recipe import Scan
+from anatogen.dataset.selection import require_scans, select_scans
+from anatogen.dataset.workers import Workers, available_cores
+from anatogen.io.archives import scans_folder
+from anatogen.io.formats import Reading
+from anatogen.io.geometry import (
     body_axes,
     centred_affine,
     foreground_box,
@@ -28,9 +30,7 @@ from anatogen.data.transforms import (
     orient,
     slice_plane,
 )
-from anatogen.data.volume import Volume
-from anatogen.data.workers import Workers, available_cores
-from anatogen.errors import ScanError, UserError
+from anatogen.io.volume import Volume
 
 # Scans whose voxels are read, evenly chosen: medians of more would hardly differ.
 MAX_MEASURED = 200

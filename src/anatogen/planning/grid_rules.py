@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from anatogen.data.common_grid import SHAPE_MULTIPLE
-from anatogen.data.manifest import Grid
-from anatogen.data.transforms import centred_affine
+from anatogen.dataset.common_grid import SHAPE_MULTIPLE
+from anatogen.dataset.manifest import Grid
+from anatogen.io.geometry import centred_affine
 from anatogen.planning.fingerprint import Fingerprint
 
 Triple = tuple[float, float, float]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from anatogen.data.manifest import Grid
+from anatogen.dataset.manifest import Grid
 from anatogen.models.denoiser import halving_strides
 from anatogen.models.vqgan import latent_shape
 from anatogen.planning.grid_rules import times

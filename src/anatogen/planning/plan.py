@@ -16,24 +16,24 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from anatogen import __version__
-from anatogen.config import merged, parse_overrides, resolve, save_yaml, to_yaml
-from anatogen.data.manifest import MANIFEST_NAME, Grid
-from anatogen.data.prepare_config import PrepareConfig
-from anatogen.data.recipes import recipe_named
-from anatogen.data.transforms import centred_affine
-from anatogen.errors import UserError
+from anatogen.config.presets import preset_named
+from anatogen.config.resolving import merged, parse_overrides, resolve, save_yaml, to_yaml
+from anatogen.config.settings import Settings
+from anatogen.core.errors import UserError
+from anatogen.core.files import write_json
+from anatogen.core.version import __version__
+from anatogen.dataset.manifest import MANIFEST_NAME, Grid
+from anatogen.dataset.prepare_config import PrepareConfig
+from anatogen.dataset.recipes import recipe_named
+from anatogen.io.geometry import centred_affine
 from anatogen.models.vqgan import latent_shape
 from anatogen.planning.fingerprint import Fingerprint, take_fingerprint
 from anatogen.planning.rules import STAGES, Budget, decide, decide_budgets, num_training_scans, settings_of
-from anatogen.presets import preset_named
-from anatogen.settings import Settings
-from anatogen.storage import write_json
+from anatogen.training.cost.estimate import StageEstimate, estimate_stage
+from anatogen.training.cost.memory import peak_memory_gb
+from anatogen.training.cost.probe import probe
 from anatogen.training.devices import available_memory_gb, build_fabric, check_devices
-from anatogen.training.estimate import StageEstimate, estimate_stage
 from anatogen.training.latent_cache import ENCODED_AT_ONCE, num_views
-from anatogen.training.memory import peak_memory_gb
-from anatogen.training.probe import probe
 from anatogen.training.progress import clock
 
 PREPARE_NAME = "prepare.yaml"

@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from anatogen.config import merged, resolve
-from anatogen.data.manifest import Grid
-from anatogen.errors import UserError
+from anatogen.config.presets import preset_named
+from anatogen.config.resolving import merged, resolve
+from anatogen.config.settings import Settings
+from anatogen.core.errors import UserError
+from anatogen.dataset.manifest import Grid
 from anatogen.planning.fingerprint import Fingerprint
 from anatogen.planning.grid_rules import MAX_VOXELS, choose_grid, coarser, grid_of, times
 from anatogen.planning.network_rules import choose_networks
-from anatogen.presets import preset_named
-from anatogen.settings import Settings
 
 # What a stage takes: (stage, settings, grid) -> GB at its peak, or seconds of a step.
 Cost = Callable[[str, Settings, Grid], float]

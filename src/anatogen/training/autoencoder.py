@@ -6,15 +6,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from anatogen.data.dataset import VolumeDataset, flip_axis, prefetched, shuffled_indices
-from anatogen.data.manifest import Split
-from anatogen.figures import planes_figure
-from anatogen.seeding import derived_generator
-from anatogen.settings import Settings
+from anatogen.config.settings import Settings
+from anatogen.core.seeding import derived_generator
+from anatogen.core.weights import WEIGHTS_NAME, save_weights
+from anatogen.dataset.manifest import Split
+from anatogen.dataset.volumes import VolumeDataset, flip_axis, prefetched, shuffled_indices
+from anatogen.report.figures import planes_figure
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import local_slice
 from anatogen.training.vqgan_step import VQGANStep
-from anatogen.weights import WEIGHTS_NAME, save_weights
 
 NUM_PREVIEWS = 4
 

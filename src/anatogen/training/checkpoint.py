@@ -6,8 +6,8 @@ from typing import Any, Protocol
 
 import torch
 
-from anatogen.errors import UserError
-from anatogen.storage import atomic_path
+from anatogen.core.errors import UserError
+from anatogen.core.files import atomic_path
 
 
 class Stateful(Protocol):
@@ -25,7 +25,7 @@ class Stateful(Protocol):
 def save_checkpoint(path: Path, parts: Mapping[str, Stateful], counters: Mapping[str, float]) -> None:
     """Writes the state of all parts and the counters, atomically.
 
-    Nothing random is in it: all randomness is a function of seed and step (`anatogen.seeding`).
+    Nothing random is in it: all randomness is a function of seed and step (`anatogen.core.seeding`).
     """
     content = {
         "counters": dict(counters),

@@ -6,11 +6,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from anatogen.bundle import build_denoiser, build_schedule
-from anatogen.data.manifest import Grid
+from anatogen.config.settings import Settings
+from anatogen.dataset.manifest import Grid
 from anatogen.diffusion.process import denoising_loss
+from anatogen.generators.latent_diffusion import build_denoiser, build_schedule
 from anatogen.models.denoiser import Denoiser
-from anatogen.settings import Settings
 from anatogen.training.checkpoint import Stateful
 from anatogen.training.ema import ExponentialMovingAverage
 from anatogen.training.optimisation import adam, local_slice, take_step

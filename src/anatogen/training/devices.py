@@ -10,8 +10,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
 from torch.multiprocessing import ProcessRaisedException
 
-from anatogen.config import Section
-from anatogen.errors import UserError
+from anatogen.config.resolving import Section
+from anatogen.core.errors import UserError
 from anatogen.training.loop import NonFiniteLossError
 
 _MOST_LOADING_PROCESSES = 8

@@ -8,15 +8,15 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from anatogen.data.dataset import prefetched, shuffled_indices
-from anatogen.data.manifest import Grid
+from anatogen.config.settings import Settings
+from anatogen.core.seeding import derived_generator
+from anatogen.core.weights import WEIGHTS_NAME, save_weights
+from anatogen.dataset.manifest import Grid
+from anatogen.dataset.volumes import prefetched, shuffled_indices
 from anatogen.diffusion.latents import LatentScaling
-from anatogen.seeding import derived_generator
-from anatogen.settings import Settings
 from anatogen.training.denoiser_step import DenoiserStep
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import local_slice
-from anatogen.weights import WEIGHTS_NAME, save_weights
 
 
 def train_diffusion(

@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from anatogen.data.dataset import VolumeDataset
+from anatogen.dataset.volumes import VolumeDataset
 from anatogen.models.vqgan import VQGAN
 
 # A reconstruction must be this much closer to the scan than the mean of all scans is.

@@ -5,20 +5,20 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from anatogen.bundle import load_bundle
-from anatogen.bundle_description import GANBundleDescription
-from anatogen.data.manifest import Manifest, load_manifest
-from anatogen.figures import planes_figure
-from anatogen.gan_bundle import GANBundle
+from anatogen.config.settings import GANConfig
+from anatogen.core.files import sha256_file
+from anatogen.core.weights import WEIGHTS_NAME, load_weights
+from anatogen.dataset.manifest import Manifest, load_manifest
+from anatogen.generators.description import GANBundleDescription
+from anatogen.generators.latent_diffusion import load_bundle
+from anatogen.generators.wgan_gp import GANBundle
 from anatogen.models.wgan_gp import Generator
-from anatogen.settings import GANConfig
-from anatogen.storage import sha256_file
+from anatogen.report.figures import planes_figure
 from anatogen.training.autoencoder import NUM_PREVIEWS
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
 from anatogen.training.loop import read_log
 from anatogen.training.run_folder import claim_run, count_training_scans
 from anatogen.training.wgan_gp import check_statistics, train_wgan_gp
-from anatogen.weights import WEIGHTS_NAME, load_weights
 
 
 def train_gan(

@@ -7,11 +7,11 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from anatogen.data.dataset import VolumeDataset, flip_axis
+from anatogen.config.settings import Settings, TrainingSettings
+from anatogen.core.files import atomic_path, remove_parts, sha256_file, sha256_json
+from anatogen.core.seeding import derived_generator
+from anatogen.dataset.volumes import VolumeDataset, flip_axis
 from anatogen.models.vqgan import VQGAN
-from anatogen.seeding import derived_generator
-from anatogen.settings import Settings, TrainingSettings
-from anatogen.storage import atomic_path, remove_parts, sha256_file, sha256_json
 from anatogen.training.deformation import deformed
 
 ENCODED_AT_ONCE = 4

@@ -10,9 +10,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from anatogen.errors import UserError
-from anatogen.settings import LoopSettings, OptimiserSettings
-from anatogen.storage import remove_parts, write_text
+from anatogen.config.settings import LoopSettings, OptimiserSettings
+from anatogen.core.errors import UserError
+from anatogen.core.files import remove_parts, write_text
 from anatogen.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
 from anatogen.training.progress import StageProgress
 

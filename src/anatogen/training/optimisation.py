@@ -5,8 +5,8 @@ from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor, nn
 
-from anatogen.errors import UserError
-from anatogen.settings import OptimiserSettings
+from anatogen.config.settings import OptimiserSettings
+from anatogen.core.errors import UserError
 from anatogen.training.loop import NonFiniteLossError
 
 

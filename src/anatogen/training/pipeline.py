@@ -9,23 +9,24 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from anatogen.bundle import (
+from anatogen.config.settings import Settings
+from anatogen.core.errors import UserError
+from anatogen.core.files import sha256_file, write_json
+from anatogen.core.weights import WEIGHTS_NAME, load_weights
+from anatogen.dataset.manifest import Manifest, Split, load_manifest
+from anatogen.dataset.volumes import VolumeDataset
+from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling, standard_scaling
+from anatogen.diffusion.process import x_0_predictor
+from anatogen.generators.description import BundleDescription
+from anatogen.generators.latent_diffusion import (
     Bundle,
     build_denoiser,
     build_schedule,
     load_diffusion_bundle,
     measure_x_0_variance,
 )
-from anatogen.bundle_description import BundleDescription
-from anatogen.data.dataset import VolumeDataset
-from anatogen.data.manifest import Manifest, Split, load_manifest
-from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling, standard_scaling
-from anatogen.diffusion.process import x_0_predictor
-from anatogen.errors import UserError
-from anatogen.figures import planes_figure
 from anatogen.models.vqgan import VQGAN
-from anatogen.settings import Settings
-from anatogen.storage import sha256_file, write_json
+from anatogen.report.figures import planes_figure
 from anatogen.training.autoencoder import NUM_PREVIEWS, train_autoencoder
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
 from anatogen.training.diffusion import train_diffusion
@@ -33,7 +34,6 @@ from anatogen.training.fitness import Fitness, check_autoencoder
 from anatogen.training.latent_cache import cached_latents
 from anatogen.training.loop import CHECKPOINT_NAME, read_log, still_falling
 from anatogen.training.run_folder import claim_latents, claim_run, count_training_scans, with_autoencoder_of
-from anatogen.weights import WEIGHTS_NAME, load_weights
 
 Stage = Literal["autoencoder", "diffusion"]
 FITNESS_NAME = "fitness.json"

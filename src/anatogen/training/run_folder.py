@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from anatogen.config import Section, read_yaml, resolve, save_yaml
-from anatogen.data.manifest import Manifest, Split
-from anatogen.errors import UserError
-from anatogen.provenance import write_provenance
-from anatogen.settings import Settings
-from anatogen.storage import write_text
+from anatogen.config.resolving import Section, read_yaml, resolve, save_yaml
+from anatogen.config.settings import Settings
+from anatogen.core.errors import UserError
+from anatogen.core.files import write_text
+from anatogen.core.provenance import write_provenance
+from anatogen.dataset.manifest import Manifest, Split
 
 _DATASET_NAME = "dataset.sha256"
 _PROVENANCE_NAME = "provenance.json"

@@ -8,10 +8,10 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torch.nn import functional
 
+from anatogen.config.settings import LossSettings, Settings
 from anatogen.models.discriminators import Discriminators, take_slices
 from anatogen.models.perceptual import PerceptualDistance, load_slice_features
 from anatogen.models.vqgan import VQGAN, latent_shape
-from anatogen.settings import LossSettings, Settings
 from anatogen.training.checkpoint import Stateful
 from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
 from anatogen.training.optimisation import adam, local_slice, take_step

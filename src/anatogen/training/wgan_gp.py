@@ -12,17 +12,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from anatogen.data.dataset import VolumeDataset, flip_axis, prefetched, shuffled_indices
-from anatogen.data.manifest import Split
-from anatogen.errors import UserError
+from anatogen.config.settings import GANConfig
+from anatogen.core.errors import UserError
+from anatogen.core.seeding import derived_generator
+from anatogen.core.weights import WEIGHTS_NAME, save_weights
+from anatogen.dataset.manifest import Split
+from anatogen.dataset.volumes import VolumeDataset, flip_axis, prefetched, shuffled_indices
 from anatogen.models.wgan_gp import Critic, Generator, Shape, fit_running_statistics, level_shapes
-from anatogen.seeding import derived_generator
-from anatogen.settings import GANConfig
 from anatogen.training.checkpoint import Stateful
 from anatogen.training.ema import ExponentialMovingAverage
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
-from anatogen.weights import WEIGHTS_NAME, save_weights
 
 _NUM_STATISTICS_BATCHES = 32
 

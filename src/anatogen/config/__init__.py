@@ -1,0 +1,1 @@
+"""Settings: what can be set, named starting points, and how sources are merged."""

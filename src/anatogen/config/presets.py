@@ -1,0 +1,222 @@
+"""Named starting points of a generator's settings: where they come from, and what they are for.
+
+`paper` reproduces Khader et al. 2023 with the settings of its published code where the paper is silent.
+`default` is what we recommend. `tiny` is `default` sized for tests and for the demo on a CPU.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from anatogen.config.resolving import resolve
+from anatogen.config.settings import GANConfig, Settings
+from anatogen.core.errors import ConfigError
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "autoencoder": {
+            "compression": 4,
+            "wavelet_levels": 0,
+            "base_width": 16,
+            "decoder_width": 32,
+            "num_blocks": 1,
+            "num_decoder_blocks": 2,
+            "num_core_blocks": 1,
+            "num_codes": 16_384,
+            "code_dim": 8,
+        },
+        "losses": {
+            "l1": 4.0,
+            "perceptual": 4.0,
+            "commitment": 0.25,
+            "adversarial_slice": 1.0,
+            "adversarial_volume": 1.0,
+            "feature_matching": 4.0,
+            "discriminator_width": 64,
+            "discriminator_start": 10_000,
+            "adversarial_start": 10_000,
+        },
+        "autoencoder_training": {
+            "batch_size": 2,
+            "learning_rate": 3e-4,
+            "betas": (0.5, 0.9),
+            "gradient_clip": 1.0,
+            "steps": 100_000,
+        },
+        "denoiser": {
+            "kind": "factorised",
+            "width": 32,
+            "multipliers": (1, 2, 4, 8),
+            "num_blocks": 2,
+            "num_heads": 8,
+            "head_dim": 32,
+        },
+        "diffusion": {
+            "latent_scaling": "codebook_range",
+            "schedule": "cosine",
+            "num_train_steps": 300,
+            "prediction": "eps",
+            "time_sampling": "uniform",
+            "loss": "l1",
+            "clip_x_0": 1.0,
+            "sampler": "ddpm",
+            "sampling_steps": 300,
+            "ema_decay": 0.995,
+        },
+        "diffusion_training": {"batch_size": 4, "learning_rate": 1e-4, "steps": 150_000},
+        "training": {"flip": "vertical"},
+    },
+    "default": {
+        "autoencoder": {
+            "compression": 8,
+            "wavelet_levels": 1,
+            "base_width": 32,
+            "decoder_width": 32,
+            "num_blocks": 0,
+            "num_decoder_blocks": 1,
+            "num_core_blocks": 2,
+            "num_codes": 2_048,
+            "code_dim": 4,
+            "num_groups": 4,
+        },
+        "losses": {
+            "l1": 1.0,
+            "perceptual": 0.0,
+            "commitment": 0.25,
+            # The ratios of `paper`, from discriminators a sixteenth as large.
+            "adversarial_slice": 0.25,
+            "adversarial_volume": 0.25,
+            "feature_matching": 1.0,
+            "discriminator_width": 16,
+            "discriminator_start": 2_000,
+            "adversarial_start": 2_500,
+        },
+        "autoencoder_training": {
+            "batch_size": 2,
+            "learning_rate": 1e-3,
+            "betas": (0.9, 0.99),
+            "warmup_steps": 100,
+            "decay": "cosine",
+            "gradient_clip": 1.0,
+            "steps": 50_000,
+        },
+        "denoiser": {
+            "kind": "volumetric",
+            "width": 64,
+            "multipliers": (1, 2),
+            "num_blocks": 1,
+            "num_heads": 4,
+            "head_dim": 32,
+        },
+        "diffusion": {
+            "latent_scaling": "standardise",
+            "schedule": "linear_flow",
+            "prediction": "velocity",
+            "time_sampling": "logit_normal",
+            "loss": "l2",
+            "sampler": "dpm_solver_pp",
+            "sampling_steps": 25,
+            "ema_decay": 0.999,
+        },
+        "diffusion_training": {
+            "batch_size": 4,
+            "learning_rate": 7e-4,
+            "warmup_steps": 200,
+            "decay": "cosine",
+            "gradient_clip": 1.0,
+            "steps": 100_000,
+        },
+    },
+}
+PRESETS["tiny"] = PRESETS["default"] | {
+    # Its trainings end before discriminators pay.
+    "losses": {
+        "l1": 1.0,
+        "perceptual": 0.0,
+        "commitment": 0.25,
+        "adversarial_slice": 0.0,
+        "adversarial_volume": 0.0,
+        "feature_matching": 0.0,
+    },
+    "autoencoder": PRESETS["default"]["autoencoder"] | {"compression": 2, "num_groups": 1},
+    "autoencoder_training": PRESETS["default"]["autoencoder_training"] | {"steps": 2_000},
+    "denoiser": PRESETS["default"]["denoiser"] | {"width": 48, "multipliers": (1, 2, 2), "patch": 2},
+    "diffusion": PRESETS["default"]["diffusion"] | {"ema_decay": 0.995},
+    "diffusion_training": PRESETS["default"]["diffusion_training"] | {"learning_rate": 1e-3, "steps": 2_000},
+}
+
+
+def preset_named(name: str) -> dict[str, Any]:
+    """The nested values of a preset, for `config.resolve`.
+
+    Raises:
+        ConfigError: If there is none of the name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"preset {name!r} is unknown: use {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def training_settings(
+    preset: str,
+    overrides: Iterable[str] = (),
+    *,
+    config: Path | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    stages: Iterable[str] = ("autoencoder", "diffusion"),
+) -> Settings:
+    """The settings of a training: preset, then YAML file, then the budget of its stages, then overrides.
+
+    Args:
+        preset: Name of a preset.
+        overrides: Strings "key.sub=value".
+        config: YAML file.
+        minutes: Budget of each stage in minutes.
+        steps: Budget of each stage in steps.
+        stages: The stages that the budget is for.
+
+    Raises:
+        ConfigError: Listing all that is wrong.
+    """
+    budgets = budget_overrides(stages, minutes, steps)
+    return resolve(Settings, preset_named(preset), config, [*budgets, *overrides])
+
+
+def gan_settings(
+    overrides: Iterable[str] = (),
+    *,
+    config: Path | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+) -> GANConfig:
+    """The settings of a WGAN-GP: the defaults, then YAML file, then the budget, then overrides.
+
+    Args:
+        overrides: Strings "key.sub=value".
+        config: YAML file.
+        minutes: Budget in minutes.
+        steps: Budget in steps.
+
+    Raises:
+        ConfigError: Listing all that is wrong.
+    """
+    return resolve(GANConfig, {}, config, [*budget_overrides(("gan",), minutes, steps), *overrides])
+
+
+def budget_overrides(stages: Iterable[str], minutes: float | None, steps: int | None) -> list[str]:
+    """Overrides by which a budget that is given stands for the preset's, whichever kind that was.
+
+    Args:
+        stages: Whose.
+        minutes: Budget of each in minutes.
+        steps: Budget of each in steps.
+    """
+    if minutes is None and steps is None:
+        return []
+    given = {"minutes": minutes, "steps": steps}
+    return [
+        f"{stage}_training.{kind}={'null' if value is None else value}"
+        for stage in stages
+        for kind, value in given.items()
+    ]

@@ -1,0 +1,353 @@
+"""Everything that can be set for a generator: both networks, the diffusion process, and their training.
+
+Pure descriptions without torch, so that a configuration is checked before anything heavy is imported.
+Values for a start are in `presets`.
+"""
+
+import math
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from anatogen.config.resolving import Section
+
+Positive = Annotated[int, Field(gt=0)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Weight = Annotated[float, Field(ge=0)]
+PowerOfTwo = Literal[1, 2, 4, 8, 16]
+Sampler = Literal["ddpm", "ddim", "dpm_solver_pp", "euler", "heun"]
+
+
+class AutoencoderSettings(Section):
+    """The VQ-GAN's generator: encoder, quantiser, decoder.
+
+    Attributes:
+        compression: Voxels per latent cell along (D, H, W).
+        wavelet_levels: Haar levels at the front and back; each halves every axis that is still to be halved
+            and costs no convolution at the finer resolution.
+        base_width: Encoder's channels at the finest convolved resolution; doubled at each halving.
+        decoder_width: The decoder's likewise, never above the encoder's widest.
+        num_blocks: Encoder's residual blocks at each resolution above the latent's.
+        num_decoder_blocks: The decoder's likewise.
+        num_core_blocks: Residual blocks at the latent's resolution, on either side.
+        quantiser: "ema": codes learned by moving averages (the paper); "l2": the same on the unit sphere
+            (Yu et al. 2022); "simvq": frozen random codes times a learned matrix (Zhu et al. 2024); "fsq":
+            each channel rounded to a few levels (Mentzer et al. 2023); "none": a continuous latent with a
+            Gaussian posterior.
+        num_codes: Entries of the codebook.
+        code_dim: Length of a code.
+        num_groups: Codes of a latent cell: its channels are `num_groups` codes side by side.
+        fsq_levels: Levels of each channel of a code, for "fsq" alone: `code_dim` numbers whose product is
+            `num_codes`.
+    """
+
+    compression: tuple[PowerOfTwo, PowerOfTwo, PowerOfTwo] = (4, 4, 4)
+    wavelet_levels: Annotated[int, Field(ge=0, le=3)] = 0
+    base_width: Positive = 16
+    decoder_width: Positive = 32
+    num_blocks: Annotated[int, Field(ge=0)] = 1
+    num_decoder_blocks: Annotated[int, Field(ge=0)] = 2
+    num_core_blocks: Annotated[int, Field(ge=0)] = 1
+    quantiser: Literal["ema", "l2", "simvq", "fsq", "none"] = "ema"
+    num_codes: Annotated[int, Field(ge=2)] = 16_384
+    code_dim: Positive = 8
+    num_groups: Positive = 1
+    fsq_levels: tuple[Annotated[int, Field(ge=2)], ...] = ()
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent cell."""
+        return self.num_groups * self.code_dim
+
+    @property
+    def encoder_channels(self) -> int:
+        """Channels that the encoder gives: mean and log-variance of each latent channel for "none"."""
+        return self.latent_channels * (2 if self.quantiser == "none" else 1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_number_for_all_axes(cls, values: object) -> object:
+        if isinstance(values, dict) and isinstance(values.get("compression"), int):
+            return values | {"compression": (values["compression"],) * 3}
+        return values
+
+    @model_validator(mode="after")
+    def _wavelet_fits_compression(self) -> Self:
+        if 2**self.wavelet_levels > max(self.compression):
+            raise ValueError(
+                f"wavelet_levels {self.wavelet_levels} compress more than compression {self.compression}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _levels_fit_codes(self) -> Self:
+        if self.quantiser != "fsq":
+            if self.fsq_levels:
+                raise ValueError(f"fsq_levels belong to quantiser fsq, not to {self.quantiser}")
+        elif not self.fsq_levels:
+            raise ValueError("quantiser fsq needs fsq_levels, e.g. [8,8,8,4] for 2048 codes of length 4")
+        elif (math.prod(self.fsq_levels), len(self.fsq_levels)) != (self.num_codes, self.code_dim):
+            raise ValueError(
+                f"fsq_levels {list(self.fsq_levels)} make {math.prod(self.fsq_levels)} codes of length "
+                f"{len(self.fsq_levels)}, but num_codes is {self.num_codes} and code_dim {self.code_dim}: "
+                "set them to agree"
+            )
+        return self
+
+
+class LossSettings(Section):
+    """Weights of the VQ-GAN's losses; a weight of 0 leaves its part out (both 0: no discriminators).
+
+    Attributes:
+        l1: Mean absolute error of the reconstruction.
+        perceptual: Distance of 2D network features of a random slice of each volume.
+        perceptual_weights: Weights file of the 2D network; none: those of the pip package.
+        commitment: Pull of the encoder towards its codes.
+        codebook: Pull of the codes towards the encoder, where gradients teach them (quantiser "simvq").
+        kl: Divergence of the latent's posterior from the standard normal one, in nats a value (quantiser
+            "none").
+        adversarial_slice: Hinge loss of the 2D discriminator on a random slice of each volume.
+        adversarial_volume: Hinge loss of the 3D discriminator.
+        feature_matching: L1 distance of the discriminators' features of real and reconstructed scans, summed
+            over stages.
+        discriminator_width: Channels of the discriminators' first convolution.
+        discriminator_start: Batches before the discriminators start to learn.
+        adversarial_start: Batches before their loss counts for the generator.
+    """
+
+    l1: Weight = 4.0
+    perceptual: Weight = 4.0
+    perceptual_weights: str | None = None
+    commitment: Weight = 0.25
+    codebook: Weight = 1.0
+    kl: Weight = 1e-3
+    adversarial_slice: Weight = 1.0
+    adversarial_volume: Weight = 1.0
+    feature_matching: Weight = 4.0
+    discriminator_width: Positive = 64
+    discriminator_start: Annotated[int, Field(ge=0)] = 10_000
+    adversarial_start: Annotated[int, Field(ge=0)] = 10_000
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether any discriminator takes part."""
+        return self.adversarial_slice > 0 or self.adversarial_volume > 0
+
+    @model_validator(mode="after")
+    def _learns_before_it_counts(self) -> Self:
+        if self.adversarial_start < self.discriminator_start:
+            raise ValueError(
+                f"adversarial_start {self.adversarial_start} is before "
+                f"discriminator_start {self.discriminator_start}"
+            )
+        return self
+
+
+class OptimiserSettings(Section):
+    """Budget, batches and Adam of one stage.
+
+    Attributes:
+        batch_size: Scans per step, over all devices.
+        learning_rate: Used as it stands; nothing rescales it.
+        betas: Adam's decay rates.
+        weight_decay: Decoupled (AdamW).
+        warmup_steps: Steps of linear rise of the learning rate.
+        decay: "none", or "cosine" to 0 at the end of the budget.
+        gradient_clip: Largest norm of the gradient; none for no limit.
+        steps: Budget in steps; whichever of steps and minutes ends first.
+        minutes: Budget in minutes of training, over all resumptions.
+    """
+
+    batch_size: Positive = 2
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: Weight = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    decay: Literal["none", "cosine"] = "none"
+    gradient_clip: Annotated[float, Field(gt=0)] | None = None
+    steps: Positive | None = None
+    minutes: Annotated[float, Field(gt=0)] | None = None
+
+
+class DenoiserSettings(Section):
+    """The network that the diffusion process asks.
+
+    Attributes:
+        kind: "factorised": 1x3x3 convolutions, spatial then depth attention, plane-only halving (the paper);
+            "volumetric": 3x3x3 convolutions that follow the latent grid's spacing, attention at the coarsest
+            level.
+        width: Channels at the finest level.
+        multipliers: Channels of each level as multiples of `width`.
+        num_blocks: Residual blocks of each level, on either side.
+        num_heads: Attention heads.
+        head_dim: Channels of an attention head.
+        patch: Latent cells per side that the input layer gathers into one (space to depth); 1 for none.
+    """
+
+    kind: Literal["factorised", "volumetric"] = "volumetric"
+    width: Positive = 64
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
+    num_blocks: Positive = 2
+    num_heads: Positive = 4
+    head_dim: Positive = 32
+    patch: Literal[1, 2] = 1
+
+
+class DiffusionSettings(Section):
+    """The process: how latents are scaled and noised, what the network predicts, how it is sampled.
+
+    Attributes:
+        latents: The process runs on latents as they are before ("pre") or after ("post") quantisation;
+            what is sampled is quantised in any case.
+        latent_scaling: "codebook_range" maps the codebook's [min, max] to [-1, 1] (the paper);
+            "standardise" gives each channel of the training latents mean 0 and variance 1.
+        schedule: "cosine" (Nichol and Dhariwal 2021) or "linear_flow" (x_t = (1 - t) x_0 + t eps).
+        num_train_steps: Noise levels of the discrete process; none: t is continuous.
+        prediction: What the network's output means.
+        time_sampling: Training t "uniform" or "logit_normal" (more of the middle; Esser et al. 2024).
+        loss: Distance between prediction and target.
+        clip_x_0: Bound of |x_0| in sampling, where the latents have one; none for none.
+        sampler: The sampler used when none is named.
+        sampling_steps: Its number of steps.
+        ema_decay: Decay of the weights' exponential moving average, per step.
+    """
+
+    latents: Literal["pre", "post"] = "pre"
+    latent_scaling: Literal["codebook_range", "standardise"] = "standardise"
+    schedule: Literal["cosine", "linear_flow"] = "linear_flow"
+    num_train_steps: Positive | None = None
+    prediction: Literal["eps", "x_0", "v", "velocity"] = "velocity"
+    time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
+    loss: Literal["l1", "l2"] = "l2"
+    clip_x_0: Annotated[float, Field(gt=0)] | None = None
+    sampler: Sampler = "dpm_solver_pp"
+    sampling_steps: Positive = 25
+    ema_decay: Decay = 0.999
+
+    @model_validator(mode="after")
+    def _levels_fit_schedule(self) -> Self:
+        if (self.schedule == "cosine") != (self.num_train_steps is not None):
+            raise ValueError("num_train_steps belongs to schedule cosine, and only to it")
+        return self
+
+    @model_validator(mode="after")
+    def _invertible(self) -> Self:
+        if self.schedule == "linear_flow" and self.prediction in ("eps", "v"):
+            raise ValueError(
+                f"prediction {self.prediction} can't give x_0 at t = 1 of linear_flow: use velocity or x_0"
+            )
+        return self
+
+
+class LoopSettings(Section):
+    """What all trainings share.
+
+    Attributes:
+        seed: Decides initial weights, order, flips and noise.
+        flip: Axis that half of the scans are mirrored along: "vertical" in the slice plane (the paper),
+            "left_right" of the body, or "none".
+        checkpoint_minutes: Time between checkpoints; 0 for one after each step.
+        preview_minutes: Time between preview pictures.
+    """
+
+    seed: int = 0
+    flip: Literal["none", "vertical", "left_right"] = "none"
+    checkpoint_minutes: Weight = 2.0
+    preview_minutes: Annotated[float, Field(gt=0)] = 5.0
+
+
+class TrainingSettings(LoopSettings):
+    """What both stages share.
+
+    Attributes:
+        deformations: Randomly deformed copies of each training scan that stage two learns beside it: with few
+            scans it memorises them otherwise.
+        require_fit_autoencoder: Whether an autoencoder that fails its check stops stage two.
+    """
+
+    deformations: Annotated[int, Field(ge=0)] = 0
+    require_fit_autoencoder: bool = True
+
+
+class Settings(Section):
+    """A generator, from voxels to samples; the saved `config.yaml`."""
+
+    autoencoder: AutoencoderSettings = AutoencoderSettings()
+    losses: LossSettings = LossSettings()
+    autoencoder_training: OptimiserSettings = OptimiserSettings()
+    denoiser: DenoiserSettings = DenoiserSettings()
+    diffusion: DiffusionSettings = DiffusionSettings()
+    diffusion_training: OptimiserSettings = OptimiserSettings()
+    training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _range_needs_codes(self) -> Self:
+        if self.autoencoder.quantiser == "none" and self.diffusion.latent_scaling == "codebook_range":
+            raise ValueError(
+                "diffusion.latent_scaling codebook_range needs a codebook, which autoencoder.quantiser none "
+                "hasn't: set diffusion.latent_scaling=standardise"
+            )
+        return self
+
+
+class GANSettings(Section):
+    """The WGAN-GP baseline (Gulrajani et al. 2017) with the networks of Kwon et al. 2019.
+
+    Attributes:
+        latent_dim: Length of the noise vector that a scan is made of.
+        width: Channels of the finest hidden level of generator and critic; 64 in Kwon et al.
+        critic_steps: Updates of the critic for each one of the generator.
+        gradient_penalty: Weight of the penalty on the critic's gradient.
+        ema_decay: Decay of the moving average of the generator's weights, per step; 0 for none.
+        kwon_compatible: Trains as the published code of Kwon et al. does, with its faults: `critic_steps`
+            updates of the *generator* for each one of the critic, the gradient's norm taken over the
+            channels of each voxel, batch normalisation in the critic. Unless they are set, Adam's betas
+            are then that code's (0.9, 0.999), and there is no moving average.
+    """
+
+    latent_dim: Positive = 1_000
+    width: Positive = 64
+    critic_steps: Positive = 5
+    gradient_penalty: Weight = 10.0
+    ema_decay: Decay = 0.999
+    # Strict, for `GANConfig` looks at it before it is validated.
+    kwon_compatible: Annotated[bool, Field(strict=True)] = False
+
+    @property
+    def updates(self) -> tuple[int, int]:
+        """Updates of the critic and of the generator in a step."""
+        return (1, self.critic_steps) if self.kwon_compatible else (self.critic_steps, 1)
+
+
+class GANOptimiserSettings(OptimiserSettings):
+    """Budget, batches and Adam of the GAN, for generator and critic alike.
+
+    A step is one update of the generator with the updates of the critic that belong to it (the other way
+    round if `kwon_compatible`). `batch_size` is that of one update.
+    """
+
+    batch_size: Positive = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    betas: tuple[Decay, Decay] = (0.0, 0.9)
+    steps: Positive | None = 200_000
+
+
+class GANConfig(Section):
+    """A WGAN-GP, from noise to scans; the saved `config.yaml` of its run."""
+
+    gan: GANSettings = GANSettings()
+    gan_training: GANOptimiserSettings = GANOptimiserSettings()
+    training: LoopSettings = LoopSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_kwon(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        gan, optimiser = values.get("gan", {}), values.get("gan_training", {})
+        if isinstance(gan, dict) and isinstance(optimiser, dict) and gan.get("kwon_compatible") is True:
+            return values | {
+                "gan": {"ema_decay": 0.0} | gan,
+                "gan_training": {"betas": (0.9, 0.999)} | optimiser,
+            }
+        return values

@@ -1,0 +1,32 @@
+"""The device that a name means, for what runs a trained network; imports little: sampling starts at once."""
+
+import torch
+
+from anatogen.core.errors import UserError
+
+
+def device_named(name: str, number: int = 0) -> torch.device:
+    """The device of this name.
+
+    Args:
+        name: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+        number: Of the process, each of which takes the next GPU.
+
+    Raises:
+        UserError: If there is no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is unknown: use cpu, cuda, cuda:0 or auto")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("device cuda: this machine has no usable GPU; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs")
+    if name == "cuda":
+        return torch.device("cuda", number % torch.cuda.device_count())
+    return device

@@ -1,0 +1,30 @@
+"""What made a result: versions and hashes of inputs, written beside it; nothing of patients or hosts."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from anatogen.core.files import write_json
+from anatogen.core.version import __version__
+
+_REPORTED = ("torch", "lightning-fabric", "numpy", "safetensors")
+
+
+def write_provenance(path: Path, inputs: dict[str, str], seed: int) -> None:
+    """Writes a run's manifest as JSON, atomically.
+
+    Args:
+        path: The file.
+        inputs: Hashes of what went in, by name.
+        seed: Of the run.
+    """
+    write_json(
+        path,
+        {
+            "anatogen": __version__,
+            "python": platform.python_version(),
+            "libraries": {name: version(name) for name in _REPORTED},
+            "inputs": inputs,
+            "seed": seed,
+        },
+    )

@@ -1,0 +1,153 @@
+"""What all scans of a dataset share, decided from what pass 1 measured: modality, axes, spacing, shape."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from anatogen.core.errors import UserError
+from anatogen.dataset.discover import LeftOut, Source
+from anatogen.dataset.inspection import Inspection
+from anatogen.dataset.regions import cube_shape
+from anatogen.io.geometry import body_axes, centred_affine, slice_plane
+
+# Latents are 4 or 8 times smaller along each axis.
+SHAPE_MULTIPLE = 8
+
+
+@dataclass(frozen=True)
+class CommonGrid:
+    """The grid that every scan is brought to.
+
+    Attributes:
+        codes: Directions in which (D, H, W) grow, e.g. "SPL".
+        spacing_mm: Along (D, H, W); of resized scans the median.
+        shape: (D, H, W) in voxels.
+        decisions: What was chosen from the data, one line each, for the user.
+    """
+
+    codes: str
+    spacing_mm: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    decisions: tuple[str, ...]
+
+
+def choose_modality(
+    scans: Sequence[tuple[Source, Inspection]], wanted: str
+) -> tuple[str, list[LeftOut], list[str]]:
+    """CT or MR for the whole dataset, as told, else as DICOM tells, else from the values of most scans.
+
+    Args:
+        scans: What pass 1 accepted, not empty.
+        wanted: "auto", "CT" or "MR".
+
+    Returns:
+        The modality, the scans that are of another one, and what was decided.
+
+    Raises:
+        UserError: If "auto" finds DICOM of both.
+    """
+    told = Counter(source.modality for source, _ in scans if source.modality in ("CT", "MR"))
+    if wanted != "auto":
+        modality, decisions = wanted, []
+    elif len(told) == 2:
+        raise UserError(
+            f"the folder mixes CT ({told['CT']} scans) and MR ({told['MR']} scans), which can't share one "
+            "range of intensities: set modality to CT or MR, and the others are left out"
+        )
+    elif told:
+        modality = next(iter(told)) or ""
+        decisions = [f"modality {modality}, as DICOM headers tell"]
+    else:
+        num_ct = sum(inspection.looks_like_ct for _, inspection in scans)
+        modality = "CT" if 2 * num_ct > len(scans) else "MR"
+        decisions = [f"modality {modality}: {num_ct} of {len(scans)} scans have values like Hounsfield units"]
+    left_out = []
+    for source, inspection in scans:
+        if source.modality and source.modality != modality:
+            reason = f"its DICOM modality is {source.modality}, and the dataset's is {modality}"
+            left_out.append(LeftOut(source.name, reason))
+        elif wanted == "auto" and source.modality is None and inspection.looks_like_ct != (modality == "CT"):
+            values = f"its values from {inspection.minimum:g} to {inspection.maximum:g}"
+            reason = f"{values} do not look like {modality}; if they are, set modality to {modality}"
+            left_out.append(LeftOut(source.name, reason))
+    return modality, left_out, decisions
+
+
+def choose_grid(
+    inspections: Sequence[Inspection],
+    orientation: str,
+    spacing_mm: tuple[float, float, float] | None,
+    shape: tuple[int, int, int] | None,
+    resize: bool,
+    cube: bool = False,
+) -> CommonGrid:
+    """Fills in what the configuration leaves open.
+
+    Orientation: that of most scans' slices. Spacing: the median of each axis. Shape: the median field of view
+    in voxels, rounded up to a multiple of 8. Medians, so that a single huge scan does not decide.
+
+    Args:
+        inspections: The scans that count, not empty.
+        orientation: Three codes, or "auto".
+        spacing_mm: Wanted along (D, H, W), or None.
+        shape: Wanted (D, H, W), or None.
+        resize: Whether scans are resized to the shape whatever their field of view.
+        cube: Whether their regions are padded to cubes first.
+    """
+    decisions = []
+    codes = orientation
+    if orientation == "auto":
+        planes = Counter(slice_plane(np.array(inspection.affine)) for inspection in inspections)
+        codes = min(planes, key=lambda plane: (-planes[plane], plane))
+        plane = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}[codes]
+        decisions.append(
+            f"orientation {codes} ({plane}), that of {planes[codes]} of {len(inspections)} scans"
+        )
+    geometry = [
+        oriented(region.shape, np.array(inspection.affine), codes, cube)
+        for inspection in inspections
+        for region in inspection.regions
+    ]
+    spacings = np.array([spacing for _, spacing in geometry])
+    if spacing_mm is None and not resize:
+        # Six digits of a millimetre hide the noise of float32 affines.
+        spacing_mm = _triple(np.round(np.median(spacings, axis=0), 6))
+        decisions.append(f"spacing {_text(spacing_mm)} mm, the median of the scans")
+    sizes = np.array([size for size, _ in geometry])
+    fields = sizes * spacings
+    voxels = sizes if resize or spacing_mm is None else np.rint(fields / np.array(spacing_mm))
+    if shape is None:
+        rounded = np.ceil(np.median(voxels, axis=0) / SHAPE_MULTIPLE) * SHAPE_MULTIPLE
+        shape = (int(rounded[0]), int(rounded[1]), int(rounded[2]))
+        decisions.append(f"shape {_text(shape)}, the median size rounded up to multiples of {SHAPE_MULTIPLE}")
+    if resize or spacing_mm is None:
+        spacing_mm = _triple(np.round(np.median(fields / np.array(shape), axis=0), 6))
+        decisions.append(f"spacing {_text(spacing_mm)} mm is the median after resizing")
+    else:
+        num_cut = int((voxels > np.array(shape)).any(axis=1).sum())
+        if num_cut:
+            decisions.append(f"{num_cut} of {len(voxels)} scans are larger than the grid and are cropped")
+    return CommonGrid(codes, spacing_mm, shape, tuple(decisions))
+
+
+def oriented(
+    shape: tuple[int, int, int], affine: npt.NDArray[np.float64], codes: str, cube: bool
+) -> tuple[tuple[int, ...], tuple[float, float, float]]:
+    """Shape and spacing of a region along the axes of the common grid."""
+    axes = body_axes(affine)
+    order = [axes.index(axis) for axis in body_axes(centred_affine(codes, (1, 1, 1), (1, 1, 1)))]
+    spacing = _triple(np.linalg.norm(affine[:3, :3], axis=0))
+    if cube:
+        shape = cube_shape(shape, spacing)
+    return tuple(shape[axis] for axis in order), _triple(np.array(spacing)[order])
+
+
+def _triple(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _text(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)

@@ -1,0 +1,259 @@
+"""What `doctor` learns of one scan: its header at once, then its voxels, in worker processes.
+
+A worker gives back a few kilobytes whatever the size of the scan, so that memory does not grow with the
+scans.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from anatogen.core.errors import ScanError
+from anatogen.core.files import write_text
+from anatogen.dataset.discover import Source
+from anatogen.dataset.inspection import (
+    Inspection,
+    InspectionTask,
+    count_labels,
+    measure,
+    read_source,
+    source_sha256,
+)
+from anatogen.dataset.near_duplicates import COARSE_SIZE, FINE_SIZE, describe
+from anatogen.io.checks import ConstantScanError, quiet_libraries, quiet_native_code
+from anatogen.io.formats import Reading, ending, write_array
+from anatogen.io.geometry import orient, slice_plane
+from anatogen.io.volume import Volume
+
+# Elements that tell what a DICOM slice is, and whether somebody's name is in or on it.
+_TAGS = [
+    "BurnedInAnnotation",
+    "Columns",
+    "ConversionType",
+    "ImageType",
+    "NumberOfFrames",
+    "PatientBirthDate",
+    "PatientName",
+    "PixelSpacing",
+    "Rows",
+    "SOPClassUID",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+]
+_NAME_OR_DATE = re.compile(
+    rb"[A-Za-z]+\^[A-Za-z]+|(?:19|20)\d\d[-/.]?(?:0[1-9]|1[0-2])[-/.]?(?:0[1-9]|[12]\d|3[01])"
+)
+# Sides of the pictures on the page, in pixels.
+_PICTURE_SIZE = 192
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a header tells before any voxel is read.
+
+    Attributes:
+        shape: Voxels along (D, H, W), as far as it tells.
+        spacing_mm: Along (D, H, W), as far as it tells.
+        hints: Of "burned_in", "screen_capture", "localiser", "person", "no_geometry".
+    """
+
+    shape: tuple[int, ...] | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    hints: frozenset[str] = frozenset()
+
+
+class Look(BaseModel):
+    """What the voxels of a scan tell. Holds no name and nothing of a header but geometry.
+
+    Attributes:
+        digest: `source_sha256` of the files.
+        reason: Why `prepare` would leave the scan out; None if it would not.
+        inspection: Measurements of a scan that can be used.
+        num_labels: Of a label map, 1 where every voxel is background; 0 for what is none.
+        shape: (D, H, W), where it could be read.
+        affine: 4 x 4, voxel (d, h, w, 1) to RAS+ mm, where it could be read.
+        coarse: The coarse description of `likeness`, flat, float16 as hexadecimal digits.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: str
+    reason: str | None = None
+    inspection: Inspection | None = None
+    num_labels: int = 0
+    shape: tuple[int, int, int] | None = None
+    affine: list[list[float]] | None = None
+    coarse: str = ""
+
+    def description(self) -> npt.NDArray[np.float16]:
+        """The coarse description, (12, 12, 12)."""
+        return np.frombuffer(bytes.fromhex(self.coarse), np.float16).reshape((COARSE_SIZE,) * 3)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The middle slice of a scan as it is shown.
+
+    Attributes:
+        array: uint8, (H, W).
+        size_mm: (height, width).
+    """
+
+    array: npt.NDArray[np.uint8]
+    size_mm: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class PictureTask:
+    """One scan for `picture`, its values that become black and white, and its orientation on the page."""
+
+    source: Source
+    window: tuple[float, float]
+    reading: Reading
+
+
+def read_scan_header(source: Source) -> Header:
+    """Reads the header of a scan; of a DICOM series those of its first, middle and last file.
+
+    Damaged headers give what they tell: the reason comes with the voxels.
+    """
+    with quiet_libraries():
+        try:
+            if source.is_dicom:
+                return _dicom_header(source)
+            kind = ending(source.files[0])
+            if kind in (".nii", ".nii.gz"):
+                return _nifti_header(source.files[0])
+            if kind == ".npy":
+                array = np.load(source.files[0], mmap_mode="r", allow_pickle=False)
+                return Header(shape=array.shape, hints=frozenset({"no_geometry"}))
+            return _itk_header(source.files[0])
+        except MemoryError:
+            raise
+        except Exception:  # damaged headers can raise nearly anything
+            return Header()
+
+
+def _nifti_header(path: Path) -> Header:
+    image = nib.load(path)
+    hints = set()
+    texts = [
+        image.header[name].tobytes() for name in ("descrip", "db_name", "aux_file") if name in image.header
+    ]
+    if any(_NAME_OR_DATE.search(text) for text in texts):
+        hints.add("person")
+    codes = [int(image.header[name]) for name in ("sform_code", "qform_code") if name in image.header]
+    if codes == [0, 0] or np.array_equal(image.affine, np.eye(4)):
+        hints.add("no_geometry")
+    # nibabel's axes are (i, j, k), those of a `Volume` (k, j, i).
+    zooms = tuple(float(zoom) for zoom in image.header.get_zooms()[:3])
+    return Header(tuple(image.shape[::-1]), zooms[::-1], frozenset(hints))
+
+
+def _itk_header(path: Path) -> Header:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with quiet_native_code():
+        reader.ReadImageInformation()
+    return Header(tuple(reader.GetSize()[::-1]), tuple(reader.GetSpacing()[::-1]))
+
+
+def _dicom_header(source: Source) -> Header:
+    files = source.files
+    hints = set()
+    first = None
+    for path in dict.fromkeys((files[0], files[len(files) // 2], files[-1])):
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
+        first = first or header
+        types = {str(value).upper() for value in header.get("ImageType") or ()}
+        if str(header.get("BurnedInAnnotation") or "").upper() == "YES":
+            hints.add("burned_in")
+        # Secondary capture storage and its multi-frame kinds: pictures of screens.
+        if "1.2.840.10008.5.1.4.1.1.7" in str(header.get("SOPClassUID") or "") or header.get(
+            "ConversionType"
+        ):
+            hints.add("screen_capture")
+        if types & {"LOCALIZER", "SCOUT"}:
+            hints.add("localiser")
+        if str(header.get("PatientName") or "").strip(" ^") or header.get("PatientBirthDate"):
+            hints.add("person")
+    assert first is not None
+    depth = int(first.get("NumberOfFrames") or 1) if len(files) == 1 else len(files)
+    shape = (depth, int(first.get("Rows") or 0), int(first.get("Columns") or 0))
+    between = first.get("SpacingBetweenSlices") or first.get("SliceThickness")
+    pixel = first.get("PixelSpacing")
+    spacing = (float(between), float(pixel[0]), float(pixel[1])) if between and pixel else None
+    return Header(shape, spacing, frozenset(hints))
+
+
+def look(task: InspectionTask) -> Look:
+    """Reads and measures a scan, or takes the record of an earlier look at the same bytes."""
+    try:
+        digest = source_sha256(task.source)
+    except OSError as error:
+        return Look(digest="", reason=f"it can't be read: {error.strerror}")
+    record = task.records / f"{task.key(digest, None)}.look.json"
+    try:
+        return Look.model_validate_json(record.read_text(encoding="utf-8"))
+    except (OSError, ValidationError):
+        pass
+    seen = _look(task, digest)
+    write_text(record, seen.model_dump_json())
+    return seen
+
+
+def _look(task: InspectionTask, digest: str) -> Look:
+    try:
+        volume = read_source(task.source, task.reading)
+    except ConstantScanError as error:
+        empty_mask = error.volume.array.flat[0] == 0
+        return _failed(digest, str(error), error.volume, 1 if empty_mask else 0)
+    except ScanError as error:
+        return Look(digest=digest, reason=str(error))
+    try:
+        inspection = measure(task, volume, digest, None)
+    except ScanError as error:
+        return _failed(digest, str(error), volume, count_labels(volume.array))
+    write_array(describe(volume, FINE_SIZE).astype(np.float16), description_path(task.records, digest))
+    return Look(
+        digest=digest,
+        inspection=inspection,
+        shape=inspection.shape,
+        affine=inspection.affine,
+        coarse=describe(volume, COARSE_SIZE).astype(np.float16).tobytes().hex(),
+    )
+
+
+def _failed(digest: str, reason: str, volume: Volume, num_labels: int) -> Look:
+    d, h, w = volume.array.shape
+    affine = volume.affine.tolist()
+    return Look(digest=digest, reason=reason, num_labels=num_labels, shape=(d, h, w), affine=affine)
+
+
+def description_path(records: Path, digest: str) -> Path:
+    """Where `look` keeps the fine description of a scan, float16 (24, 24, 24)."""
+    return records / f"{digest}.npy"
+
+
+def picture(task: PictureTask) -> Picture | None:
+    """The middle slice of a scan's own plane, the way radiologists look at it; None if it can't be read."""
+    try:
+        volume = read_source(task.source, task.reading)
+    except ScanError:
+        return None
+    # Of its own plane: the middle of a thick stack's other planes shows little.
+    volume = orient(volume, slice_plane(volume.affine))
+    middle = volume.array[volume.array.shape[0] // 2]
+    step = max(1, max(middle.shape) // _PICTURE_SIZE)
+    low, high = task.window
+    shown = np.clip((middle[::step, ::step] - low) / max(high - low, 1e-12), 0, 1)
+    height, width = (length * mm for length, mm in zip(middle.shape, volume.spacing_mm[1:], strict=True))
+    return Picture(np.rint(255 * shown).astype(np.uint8), (height, width))

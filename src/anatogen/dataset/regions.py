@@ -1,0 +1,143 @@
+"""The part of a scan that is brought to the grid: all of it, its foreground, or each breast by itself."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+from scipy import ndimage
+
+from anatogen.core.errors import ScanError
+from anatogen.io.checks import MIN_VOXELS
+from anatogen.io.geometry import (
+    Box,
+    axis_codes,
+    foreground_box,
+    foreground_threshold,
+    orient,
+)
+from anatogen.io.volume import Volume
+
+RegionKind = Literal["scan", "foreground", "breasts"]
+
+# Share of a scan's outermost voxels that are exactly 0 where a program has cut everything else away: scanners
+# leave noise there.
+_CUT_OUT = 0.9
+# Specks that a skull stripper left beside the brain are smaller than this share of it.
+_SPECK = 0.01
+
+
+class Region(BaseModel):
+    """A box of voxels of a scan.
+
+    Attributes:
+        side: "left" or "right" where a scan gives two of them, else None.
+        start: First voxel (d, h, w).
+        shape: (D, H, W).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    side: Literal["left", "right"] | None = None
+    start: tuple[int, int, int]
+    shape: tuple[int, int, int]
+
+
+def find_regions(volume: Volume, kind: RegionKind, modality: str, mask: Volume | None) -> list[Region]:
+    """The boxes of a scan that become a case each.
+
+    Args:
+        volume: Any scan.
+        kind: "scan": all of it. "foreground": the box around the largest bright object, or where all but an
+            object was set to 0 (a skull-stripped brain), around what is not 0. "breasts": the left and the
+            right half of the breast region.
+        modality: "CT" or "MR": by it, what is bright is told from air.
+        mask: Of the breasts, for "breasts".
+
+    Raises:
+        ScanError: If there is no such region, or it is thinner than a volume may be.
+    """
+    if kind == "breasts":
+        # Not above: of all recipes one needs it.
+        from anatogen.dataset.breasts import breast_halves
+
+        left, right = breast_halves(volume, mask)
+        regions = [_region_of(left, volume, "left"), _region_of(right, volume, "right")]
+    elif kind == "foreground":
+        box = _cut_out_box(volume.array)
+        if box is None:
+            box = foreground_box(volume, foreground_threshold(volume.array, modality))
+        if box is None:
+            raise ScanError("nothing in it is brighter than air, so it has no foreground")
+        regions = [Region(start=_triple(part.start for part in box), shape=_triple(_sizes(box)))]
+    else:
+        regions = [Region(start=(0, 0, 0), shape=_triple(volume.array.shape))]
+    for region in regions:
+        if min(region.shape) < MIN_VOXELS:
+            raise ScanError(f"its {region.side or 'foreground'} region is only {region.shape} voxels")
+    return regions
+
+
+def cut(volume: Volume, box: Box) -> Volume:
+    """A part of a scan, each voxel where it was."""
+    start, shape = box
+    part = tuple(slice(a, a + size) for a, size in zip(start, shape, strict=True))
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ start
+    return Volume(np.ascontiguousarray(volume.array[part]), affine)
+
+
+def cube_shape(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:
+    """Voxels (D, H, W) of the cube around a box: equally many millimetres each way, to less than a voxel."""
+    lengths = np.array(shape) * spacing_mm
+    return _triple(int(np.ceil(round(lengths.max() / size, 3))) for size in spacing_mm)
+
+
+def oriented_box(region: Region, scan: Volume, oriented: Volume, *, cube: bool) -> Box:
+    """A region in the voxels of its scan after `orient`, as it is or in the middle of the cube around it.
+
+    Args:
+        region: In the voxels of the scan.
+        scan: As it was read.
+        oriented: What `orient` made of it.
+        cube: Whether the cube is wanted. It may reach beyond the scan: its first voxel may be negative.
+    """
+    start, shape = np.array(region.start), np.array(region.shape)
+    if cube:
+        wide = np.array(cube_shape(region.shape, scan.spacing_mm))
+        start, shape = start - (wide - shape) // 2, wide
+    to_oriented = np.linalg.solve(oriented.affine, scan.affine)
+    ends = np.array([[*start, 1], [*(start + shape - 1), 1]]) @ to_oriented.T
+    low, high = np.sort(np.rint(ends[:, :3]), axis=0)
+    return _triple(low), _triple(high - low + 1)
+
+
+def _cut_out_box(array: npt.NDArray[np.float32]) -> tuple[slice, slice, slice] | None:
+    """The box around what is not exactly 0, where nearly all of the outermost voxels are."""
+    outer = np.ones(array.shape, bool)
+    outer[1:-1, 1:-1, 1:-1] = False
+    if np.mean(array[outer] == 0) < _CUT_OUT:
+        return None
+    labels, _ = ndimage.label(array != 0)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    kept = sizes > _SPECK * sizes.max()
+    d, h, w = ndimage.find_objects(kept[labels].astype(np.uint8))[0]
+    return d, h, w
+
+
+def _region_of(half: Volume, scan: Volume, side: Literal["left", "right"]) -> Region:
+    half = orient(half, axis_codes(scan.affine))
+    start = np.linalg.solve(scan.affine, half.affine[:, 3])[:3]
+    whole = np.rint(start)
+    assert np.allclose(start, whole, atol=1e-3), "halves are cut out, not interpolated"
+    return Region(side=side, start=_triple(whole), shape=_triple(half.array.shape))
+
+
+def _sizes(box: tuple[slice, slice, slice]) -> list[int]:
+    return [part.stop - part.start for part in box]
+
+
+def _triple(values: object) -> tuple[int, int, int]:
+    d, h, w = (int(value) for value in values)  # type: ignore[attr-defined]
+    return d, h, w

@@ -1,0 +1,199 @@
+"""Worker processes for `prepare`: results in order, progress with time left, and a cause when one dies."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from anatogen.core.errors import UserError
+
+TaskT = TypeVar("TaskT")
+ResultT = TypeVar("ResultT")
+
+_CONTEXT = multiprocessing.get_context("spawn")
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """A pool of processes that serves several passes; a context manager.
+
+    With one worker everything runs in the calling process.
+    """
+
+    def __init__(self, num_workers: int, progress: bool) -> None:
+        self._num_workers = num_workers
+        self._progress = progress
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Workers":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=kind is None, cancel_futures=True)
+
+    def map(
+        self,
+        function: Callable[[TaskT], ResultT],
+        tasks: Sequence[TaskT],
+        names: Sequence[str],
+        description: str,
+    ) -> list[ResultT]:
+        """Applies a function of this package to each task; results in the tasks' order.
+
+        Args:
+            function: Top level of a module, so that processes can find it.
+            tasks: Arguments that can be pickled.
+            names: What each task works on, for the message when it fails.
+            description: Stands before the progress bar.
+
+        Raises:
+            UserError: If a process died, or memory or disk ran out, naming the scan it worked on.
+        """
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns, console=Console(stderr=True), disable=not self._progress) as bar:
+            step = bar.add_task(description, total=len(tasks))
+            if self._num_workers == 1 or len(tasks) <= 1:
+                results = []
+                for task, name in zip(tasks, names, strict=True):
+                    results.append(_outcome(lambda task=task: function(task), name))  # type: ignore[misc]
+                    bar.advance(step)
+                return results
+            results_by_task: dict[int, ResultT] = {}
+            pending = list(range(len(tasks)))
+            while pending:
+                broken = self._run_in_pool(function, tasks, names, pending, results_by_task, bar, step)
+                pending = [index for index in pending if index not in results_by_task]
+                if broken:
+                    # The pool can't tell whose task killed it, but it was among the first unfinished. Alone,
+                    # the guilty one shows itself, and one that only lacked memory beside others passes.
+                    for index in pending[: self._num_workers]:
+                        results_by_task[index] = _run_alone(function, tasks[index], names[index])
+                        bar.advance(step)
+                    pending = pending[self._num_workers :]
+            return [results_by_task[index] for index in range(len(tasks))]
+
+    def _run_in_pool(
+        self,
+        function: Callable[[TaskT], ResultT],
+        tasks: Sequence[TaskT],
+        names: Sequence[str],
+        pending: Sequence[int],
+        results: dict[int, ResultT],
+        bar: Progress,
+        step: TaskID,
+    ) -> bool:
+        """Fills in results; whether the pool broke before all were there."""
+
+        def advance(future: Future[ResultT]) -> None:
+            if not future.cancelled() and future.exception() is None:
+                bar.advance(step)
+
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(self._num_workers, _CONTEXT, initializer=_start_worker)
+        futures: dict[int, Future[ResultT]] = {}
+        broken = False
+        try:
+            for index in pending:
+                futures[index] = self._pool.submit(function, tasks[index])
+                futures[index].add_done_callback(advance)
+        except BrokenProcessPool:
+            broken = True
+        for index, future in futures.items():
+            try:
+                results[index] = _outcome(future.result, names[index])
+            except BrokenProcessPool:
+                broken = True
+        if broken:
+            self._pool.shutdown(wait=True)
+            self._pool = None
+        return broken
+
+
+def _outcome(compute: Callable[[], ResultT], name: str) -> ResultT:
+    try:
+        return compute()
+    except (UserError, BrokenProcessPool):
+        raise
+    except MemoryError as error:
+        raise UserError(f"{name}: memory ran out; use fewer workers, or leave this scan out") from error
+    except OSError as error:
+        raise UserError(f"{name}: {error.strerror or error}") from error
+    except Exception as error:
+        error.add_note(f"while working on {name}")
+        raise
+
+
+def _run_alone(function: Callable[[TaskT], ResultT], task: TaskT, name: str) -> ResultT:
+    receiver, sender = _CONTEXT.Pipe(duplex=False)
+    process = _CONTEXT.Process(target=_answer, args=(sender, function, task))
+    process.start()
+    sender.close()
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode or 0
+        died = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        hint = "; most likely memory ran out" if code == -signal.SIGKILL else ""
+        raise UserError(
+            f"{name}: the process that worked on it {died}{hint}. "
+            "Leave this scan out, or use fewer workers or a machine with more memory"
+        ) from None
+    process.join()
+
+    def unwrap() -> ResultT:
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    return _outcome(unwrap, name)
+
+
+def _answer(sender: Connection, function: Callable[[TaskT], ResultT], task: TaskT) -> None:
+    _start_worker()
+    try:
+        sender.send(function(task))
+    except Exception as error:
+        sender.send(error)
+
+
+def _start_worker() -> None:
+    # Ctrl-C is the parent's to handle: it stops the workers, which would each print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Makes this worker process end when its parent does.
+
+    A killed parent can't stop its workers, which would wait for tasks for ever.
+    """
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

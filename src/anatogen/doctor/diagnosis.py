@@ -1,0 +1,239 @@
+"""What `doctor` gathers of a folder and concludes from it. Names files and knows patients: in memory only."""
+
+import glob
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anatogen.dataset.discover import LeftOut, Source
+from anatogen.dataset.examination import Header, Look
+from anatogen.dataset.mask_names import MaskNames, match_masks
+from anatogen.dataset.prepare_config import PrepareConfig
+from anatogen.io.geometry import slice_plane
+
+# How `ScanFacts.plane` is called.
+PLANE_NAMES = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}
+# Patterns that still can be typed.
+_MOST_PATTERNS = 4
+
+
+class Severity(StrEnum):
+    """How much a finding matters."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about the folder, and what to do about it.
+
+    Attributes:
+        code: What kind, e.g. "near_duplicates".
+        severity: "error" where nothing can be prepared, "warning" where the result would suffer.
+        title: One sentence.
+        count: How many scans (or pairs, patients, folders) it concerns.
+        names: Relative paths of those concerned, all of them.
+        advice: One or two sentences.
+        option: What to add to `anatogen prepare SCANS OUT`, exactly as it is typed; "" where nothing is.
+        alternative: Another way, likewise.
+    """
+
+    code: str
+    severity: Severity
+    title: str
+    count: int
+    names: tuple[str, ...]
+    advice: str
+    option: str = ""
+    alternative: str = ""
+
+
+@dataclass(frozen=True)
+class ScanFacts:
+    """One scan.
+
+    Attributes:
+        source: Where it lies.
+        header: What its header tells.
+        look: What its voxels tell; None where only headers were read.
+        patient: Who it is of as `prepare` sees it, or None where a pattern or table does not say.
+    """
+
+    source: Source
+    header: Header
+    look: Look | None
+    patient: str | None
+
+    @property
+    def name(self) -> str:
+        """Relative path."""
+        return self.source.name
+
+    @property
+    def is_label_map(self) -> bool:
+        """Whether its voxels are labels."""
+        return self.look is not None and self.look.num_labels > 1
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...] | None:
+        """Along the scan's own (D, H, W)."""
+        if self.look is not None and self.look.affine is not None:
+            return tuple(np.linalg.norm(np.array(self.look.affine)[:3, :3], axis=0).tolist())
+        return self.header.spacing_mm
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Voxels along the scan's own (D, H, W)."""
+        return self.look.shape if self.look is not None and self.look.shape is not None else self.header.shape
+
+    @property
+    def plane(self) -> str | None:
+        """Directions in which its slices, rows and columns are shown, e.g. "SPL"."""
+        if self.look is None or self.look.affine is None:
+            return None
+        return slice_plane(np.array(self.look.affine))
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Two scans that look the same, by name."""
+
+    first: str
+    second: str
+    correlation: float
+    flipped: bool
+
+
+@dataclass(frozen=True)
+class Facts:
+    """All that was gathered.
+
+    Attributes:
+        scans: Every scan that was found, label maps too, in order of name.
+        damaged: Files that could not even be told to be scans.
+        left_out: What the recipe, or with it the patient table or pattern, has a reason to leave out.
+        told_masks: Masks and their images where a recipe pairs them; None where names do.
+        num_other_files: Files that are no scans, or are not included.
+        num_pictures: Files that are photographs or screenshots by their ending.
+        alike: Pairs of near-duplicates.
+        config: The settings of `prepare` that the folder was looked at with.
+        looked_at_pixels: Whether voxels were read.
+    """
+
+    scans: tuple[ScanFacts, ...]
+    damaged: tuple[LeftOut, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+    told_masks: MaskNames | None = None
+    num_other_files: int = 0
+    num_pictures: int = 0
+    alike: tuple[Alike, ...] = ()
+    config: PrepareConfig = field(default_factory=PrepareConfig)
+    looked_at_pixels: bool = True
+
+    @cached_property
+    def by_name(self) -> dict[str, ScanFacts]:
+        """Each scan by its relative path."""
+        return {scan.name: scan for scan in self.scans}
+
+    @cached_property
+    def masks(self) -> MaskNames:
+        """Masks and their images."""
+        if self.told_masks is not None:
+            return self.told_masks
+        return match_masks(self.by_name, [scan.name for scan in self.scans if scan.is_label_map])
+
+    @cached_property
+    def images(self) -> tuple[ScanFacts, ...]:
+        """Scans that are no masks."""
+        return tuple(scan for scan in self.scans if scan.name not in self.masks.masks)
+
+    @property
+    def num_candidates(self) -> int:
+        """How many scans there are that are no masks, with the damaged ones and those left out."""
+        return len(self.images) + len(self.damaged) + len(self.left_out)
+
+    @cached_property
+    def usable(self) -> tuple[ScanFacts, ...]:
+        """Scans that `prepare` can take, as far as they were looked at."""
+        if not self.looked_at_pixels:
+            return self.images
+        return tuple(scan for scan in self.images if scan.look is not None and scan.look.inspection)
+
+    def measured(self) -> Iterator[tuple[ScanFacts, Any]]:
+        """Usable scans with their measurements."""
+        for scan in self.usable:
+            if scan.look is not None and scan.look.inspection is not None:
+                yield scan, scan.look.inspection
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What `examine` comes to.
+
+    Attributes:
+        facts: What was gathered.
+        findings: What it means, the gravest first.
+        outliers: For each outlier, by name, in what it differs.
+    """
+
+    facts: Facts
+    findings: tuple[Finding, ...]
+    outliers: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether `prepare` would make a dataset."""
+        return bool(self.facts.usable)
+
+
+def far_from_median(values: npt.NDArray[np.float64], factor: float) -> npt.NDArray[np.bool_]:
+    """Which positive values lie far from the others: by more than a factor, and rarely for their spread.
+
+    Both are asked for: 3.5 robust standard deviations (Iglewicz and Hoaglin 1993) mean nothing where nearly
+    all values are equal, and a factor means nothing where values spread that much anyway.
+
+    Args:
+        values: (N,), positive.
+        factor: Above 1.
+    """
+    logs = np.log(values)
+    distance = np.abs(logs - np.median(logs))
+    spread = 1.4826 * float(np.median(distance))
+    return np.asarray((distance > np.log(factor)) & (distance > 3.5 * spread))
+
+
+def exclude(facts: Facts, names: Iterable[str]) -> str:
+    """The override of `prepare` that leaves scans out, quoted for a shell; "" where they are too many.
+
+    What the user excludes already comes first: an override replaces the one before it.
+    """
+    return exclude_patterns(facts, [glob.escape(name) for name in names])
+
+
+def exclude_patterns(facts: Facts, patterns: Sequence[str]) -> str:
+    """The same for glob patterns."""
+    if not patterns or len(patterns) > _MOST_PATTERNS:
+        return ""
+    listing = ", ".join(
+        '"' + pattern.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        for pattern in (*facts.config.exclude, *patterns)
+    )
+    return shlex.quote(f"exclude=[{listing}]")
+
+
+def scans_are(names: Sequence[str]) -> str:
+    """The start of a sentence about so many scans."""
+    return f"{count_of(len(names), 'scan')} {'is' if len(names) == 1 else 'are'}"
+
+
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun: "1 scan", "2 scans"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,240 @@
+"""The rules of `doctor`: pure functions from what was gathered of a folder to findings.
+
+Each says what it found, how many, which, and what to type. What `prepare` would settle by itself (leaving out
+copies, damaged scans and label maps) is a note or a warning; an error is what leaves nothing to prepare.
+"""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+
+from anatogen.doctor.diagnosis import (
+    Facts,
+    Finding,
+    ScanFacts,
+    Severity,
+    count_of,
+    exclude,
+    scans_are,
+)
+from anatogen.doctor.header_findings import header_rules
+from anatogen.doctor.mask_findings import mask_rules
+from anatogen.doctor.outlier_findings import outlier_rules
+from anatogen.doctor.patient_findings import patient_rules
+from anatogen.doctor.remedies import cure
+from anatogen.io.checks import MIN_VOXELS
+
+# With fewer scans a generator learns them by heart.
+FEW_SCANS = 50
+_SEQUENCE = re.compile(
+    r"(?:^|[-_. /])(t1ce|t1c|t1gd|t1w?|t2w?|flair|pdw?|adc|dwi|swi|bold|asl)(?=$|[-_. /])", re.I
+)
+
+Rule = Callable[[Facts], Iterable[Finding]]
+
+
+def conclude(facts: Facts) -> tuple[Finding, ...]:
+    """Every finding, the gravest first and in the order of the rules."""
+    rules: Sequence[Rule] = (
+        _nothing_usable,
+        *patient_rules,
+        _copies,
+        _near_copies,
+        _unreadable,
+        _left_out,
+        _flat_images,
+        _modalities,
+        _sequences,
+        *mask_rules,
+        *header_rules,
+        *outlier_rules,
+        _few_scans,
+    )
+    found = [finding for rule in rules for finding in rule(facts)]
+    order = list(Severity)
+    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
+
+
+def _nothing_usable(facts: Facts) -> Iterator[Finding]:
+    if facts.usable:
+        return
+    number = len(facts.scans) + len(facts.damaged) + len(facts.left_out)
+    if number:
+        advice = "See the reasons below. Every scan was looked at, and prepare would leave each of them out."
+        title = f"None of {count_of(number, 'scan')} can be used"
+    elif facts.num_pictures:
+        title = f"The folder holds no scans, but {facts.num_pictures} pictures (.png, .jpg, ...)"
+        advice = "A picture has no spacing and no third dimension: export the scans as DICOM or NIfTI."
+    else:
+        title = "The folder holds no scans"
+        advice = (
+            "Known are .nii, .nii.gz, .nrrd, .mha, .mhd, .npy and DICOM series; check the path, include "
+            "and exclude."
+        )
+    yield Finding("nothing_usable", Severity.ERROR, title, number, (), advice)
+
+
+def _copies(facts: Facts) -> Iterator[Finding]:
+    groups: dict[str, list[ScanFacts]] = {}
+    for scan, inspection in facts.measured():
+        groups.setdefault(inspection.content_sha256, []).append(scan)
+    copies = [scan.name for group in groups.values() for scan in group[1:]]
+    if copies:
+        yield Finding(
+            "copies",
+            Severity.WARNING,
+            f"{scans_are(copies)} voxel for voxel another one",
+            len(copies),
+            tuple(
+                name for group in groups.values() if len(group) > 1 for name in (scan.name for scan in group)
+            ),
+            "Prepare keeps the first of those in the same place. Where the header differs, or the patient "
+            "does, find out which is right and exclude the other.",
+            exclude(facts, copies),
+        )
+
+
+def _near_copies(facts: Facts) -> Iterator[Finding]:
+    if not facts.alike:
+        return
+    mirrored = sum(pair.flipped for pair in facts.alike)
+    names = tuple(dict.fromkeys(name for pair in facts.alike for name in (pair.first, pair.second)))
+    seconds = list(dict.fromkeys(pair.second for pair in facts.alike))
+    note = f", {mirrored} of them mirrored" if mirrored else ""
+    yield Finding(
+        "near_copies",
+        Severity.WARNING,
+        f"{count_of(len(facts.alike), 'pair')} of scans look like the same picture with other voxels{note}",
+        len(facts.alike),
+        names,
+        "One is likely a processed copy, or a second scan of the same patient. Keep one of each pair, or "
+        "give both the same patient by patient_csv or patient_pattern, so that no split separates them.",
+        exclude(facts, seconds),
+    )
+
+
+def _unreadable(facts: Facts) -> Iterator[Finding]:
+    # What a label map, a flat image or a localiser is told of has rules of its own.
+    failed = [
+        (scan.name, scan.look.reason)
+        for scan in facts.scans
+        if scan.look
+        and scan.look.reason
+        and not (scan.look.num_labels or _is_flat(scan) or "localiser" in scan.header.hints)
+    ]
+    yield from _by_reason("unreadable", [*failed, *((scan.name, scan.reason) for scan in facts.damaged)])
+
+
+def _left_out(facts: Facts) -> Iterator[Finding]:
+    yield from _by_reason("left_out", ((scan.name, scan.reason) for scan in facts.left_out))
+
+
+def _by_reason(code: str, reasons: Iterable[tuple[str, str]]) -> Iterator[Finding]:
+    """One finding a reason, the commonest first, of names and reasons."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for name, reason in reasons:
+        # Reasons that differ in their numbers only are one.
+        kind = re.sub(r"\(.*\)|: .*|[-+\d.e]*\d", "#", reason)
+        groups.setdefault(kind, []).append((name, reason))
+    for found in sorted(groups.values(), key=len, reverse=True):
+        names = tuple(name for name, _ in found)
+        advice, option = cure(found[0][1])
+        title = f"{len(names)} left out: {found[0][1]}"
+        yield Finding(code, Severity.WARNING, title, len(names), names, advice, option)
+
+
+def _flat_images(facts: Facts) -> Iterator[Finding]:
+    names = tuple(scan.name for scan in facts.images if _is_flat(scan))
+    if names:
+        yield Finding(
+            "flat",
+            Severity.WARNING,
+            f"{scans_are(names)} 2D or nearly: fewer than {MIN_VOXELS} slices, rows or columns",
+            len(names),
+            names,
+            "Prepare leaves them out. If they are slices of one scan, put them together as one series.",
+        )
+
+
+def _is_flat(scan: ScanFacts) -> bool:
+    return (
+        scan.shape is not None
+        and (len(scan.shape) < 3 or min(scan.shape[:3]) < MIN_VOXELS)
+        and (len(scan.shape) <= 3)
+    )
+
+
+def _modalities(facts: Facts) -> Iterator[Finding]:
+    told = Counter(scan.source.modality for scan in facts.images if scan.source.modality)
+    if len(told) > 1:
+        usual = told.most_common(1)[0][0]
+        listing = ", ".join(f"{count} {name}" for name, count in told.most_common())
+        others = tuple(scan.name for scan in facts.images if scan.source.modality not in (usual, None))
+        choose = usual if usual in ("CT", "MR") else "MR"
+        yield Finding(
+            "modalities",
+            Severity.WARNING,
+            f"Several modalities: {listing}",
+            len(others),
+            others,
+            "One generator learns one modality: choose it, and the others are left out.",
+            f"modality={choose}",
+        )
+        return
+    like_ct = [scan.name for scan, inspection in facts.measured() if inspection.looks_like_ct]
+    known = [scan.name for scan, _ in facts.measured()]
+    if not told and facts.config.modality == "auto" and 0 < len(like_ct) < len(known):
+        is_ct = 2 * len(like_ct) > len(known)
+        odd = tuple(sorted(set(known) - set(like_ct))) if is_ct else tuple(like_ct)
+        modality = "CT" if is_ct else "MR"
+        yield Finding(
+            "modalities",
+            Severity.WARNING,
+            f"The values of {len(odd)} scans do not look like {modality}, those of the other "
+            f"{len(known) - len(odd)} do",
+            len(odd),
+            odd,
+            "Prepare leaves the fewer ones out. If all are of one modality, name it and all are kept.",
+            f"modality={modality}",
+        )
+
+
+def _sequences(facts: Facts) -> Iterator[Finding]:
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for scan in facts.images:
+        match = _SEQUENCE.search(PurePosixPath(scan.name).name) or _SEQUENCE.search(scan.name)
+        if match:
+            # T1 and t1w are one sequence.
+            kind = match.group(1).upper().removesuffix("W")
+            groups.setdefault(kind, []).append((scan.name, match.group(1)))
+    if len(groups) > 1:
+        usual = max(groups, key=lambda kind: len(groups[kind]))
+        listing = ", ".join(f"{len(found)} {kind}" for kind, found in sorted(groups.items()))
+        others = tuple(name for kind, found in groups.items() if kind != usual for name, _ in found)
+        written = {word for _, word in groups[usual]}
+        yield Finding(
+            "sequences",
+            Severity.WARNING,
+            f"Names tell of several MR sequences: {listing}",
+            len(others),
+            others,
+            "A generator learns one contrast best: choose it by a pattern that its names match.",
+            shlex.quote(f"include=*{written.pop()}*") if len(written) == 1 else "",
+        )
+
+
+def _few_scans(facts: Facts) -> Iterator[Finding]:
+    number = len({scan.patient or scan.name for scan in facts.usable})
+    if 0 < number < FEW_SCANS:
+        told = "patients" if any(scan.source.patient for scan in facts.usable) else "scans"
+        yield Finding(
+            "few_scans",
+            Severity.WARNING,
+            f"Only {number} {told}",
+            number,
+            (),
+            f"With fewer than {FEW_SCANS}, a generator learns its scans by heart. It can be tried, but its "
+            "scans are copies until anatogen evaluate says otherwise.",
+        )

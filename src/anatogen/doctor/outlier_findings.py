@@ -1,0 +1,120 @@
+"""The rules of `doctor` about scans that are unlike the others: planes, spacing, size, values."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from anatogen.doctor.diagnosis import (
+    PLANE_NAMES,
+    Facts,
+    Finding,
+    Severity,
+    count_of,
+    exclude,
+    far_from_median,
+)
+
+
+def outliers(facts: Facts) -> dict[str, list[str]]:
+    """For each scan that is far from the median of all, in what: "spacing", "size" or "intensity".
+
+    Spacing and size by a factor of 1.5 along an axis of the body, range of intensities by a factor of 10 (the
+    unit of MR is arbitrary, and `prepare` scales each scan); see `far_from_median`.
+    """
+    measured = [(scan.name, inspection) for scan, inspection in facts.measured()]
+    found: dict[str, list[str]] = {}
+    if len(measured) < 5:
+        return found
+    # Along right, anterior and superior, whatever the order of a file's axes.
+    affines = np.array([np.array(inspection.affine)[:3, :3] for _, inspection in measured])
+    spacing = np.linalg.norm(affines, axis=1)
+    fields = spacing * np.array([inspection.shape for _, inspection in measured])
+    body = np.argmax(np.abs(affines), axis=1)
+    ordered = np.argsort(body, axis=1)
+    spacing, fields = (np.take_along_axis(values, ordered, axis=1) for values in (spacing, fields))
+    contrast = np.array([inspection.high - inspection.low for _, inspection in measured])
+    for what, values, factor in (
+        ("spacing", spacing, 1.5),
+        ("size", fields, 1.5),
+        ("intensity", contrast[:, None], 10),
+    ):
+        far = np.any([far_from_median(column, factor) for column in values.T], axis=0)
+        for index in np.flatnonzero(far):
+            found.setdefault(measured[index][0], []).append(what)
+    return found
+
+
+def _orientations(facts: Facts) -> Iterator[Finding]:
+    planes = Counter(plane for scan in facts.usable if (plane := scan.plane) is not None)
+    if len(planes) > 1:
+        usual = min(planes, key=lambda plane: (-planes[plane], plane))
+        listing = ", ".join(f"{count} {PLANE_NAMES[plane]}" for plane, count in planes.most_common())
+        names = tuple(scan.name for scan in facts.usable if scan.plane not in (usual, None))
+        yield Finding(
+            "orientations",
+            Severity.NOTE,
+            f"Slices lie in several planes: {listing}",
+            len(names),
+            names,
+            "Prepare turns all to that of most. Thick slices of another plane get blurred: leave them out "
+            "if so.",
+            f"orientation={usual}",
+        )
+
+
+def _outliers(facts: Facts) -> Iterator[Finding]:
+    far = outliers(facts)
+    for what, severity, title, advice, option in (
+        (
+            "spacing",
+            Severity.WARNING,
+            "{} a spacing more than 1.5 times off the median",
+            "They are resampled to the common grid and look blurred or lose detail there. Leave them out, "
+            "or choose a grid that suits all.",
+            "",
+        ),
+        (
+            "size",
+            Severity.WARNING,
+            "{} a field of view more than 1.5 times off the median",
+            "They are cropped or padded on the common grid. Leave them out, or stretch each scan to it.",
+            "fit=resize",
+        ),
+        (
+            "intensity",
+            Severity.NOTE,
+            "{} a range of values more than 10 times off the median",
+            "Each MR scan is scaled by its own percentiles, so this is harmless unless the scan is "
+            "damaged: look at it.",
+            "",
+        ),
+    ):
+        names = tuple(name for name, kinds in far.items() if what in kinds)
+        if names:
+            told = title.format(f"{count_of(len(names), 'scan')} with")
+            typed = option or exclude(facts, names)
+            yield Finding(f"{what}_outliers", severity, told, len(names), names, advice, typed)
+
+
+def _not_hounsfield(facts: Facts) -> Iterator[Finding]:
+    told = facts.config.modality
+    names = tuple(
+        scan.name
+        for scan, inspection in facts.measured()
+        if (scan.source.modality or told) == "CT" and not inspection.looks_like_ct
+    )
+    if names:
+        yield Finding(
+            "not_hounsfield",
+            Severity.WARNING,
+            f"{count_of(len(names), 'CT scan')} with values that are no Hounsfield units, or without air",
+            len(names),
+            names,
+            "If they are shifted (air at 0), export them with their rescale intercept; if they are "
+            "cropped to soft tissue, all is well.",
+            exclude(facts, names),
+        )
+
+
+outlier_rules = (_orientations, _outliers, _not_hounsfield)

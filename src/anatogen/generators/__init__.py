@@ -1,0 +1,1 @@
+"""Families of generators behind one protocol: described, saved, sampled, shipped."""

@@ -1,0 +1,361 @@
+"""From a bundle to synthetic scans on disk: restartable, in any number of processes."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from itertools import count, islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, assert_never, cast, get_args
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from anatogen.config.settings import Sampler
+from anatogen.core.devices import device_named
+from anatogen.core.errors import UserError
+from anatogen.core.files import remove_parts, write_json
+from anatogen.core.version import __version__
+from anatogen.dataset.workers import available_cores, end_with_parent
+from anatogen.evaluation.privacy.copy_detector import CopyDetector, detector_sha256, load_detector
+from anatogen.generators.description import Release
+from anatogen.generators.latent_diffusion import Bundle, load_bundle
+from anatogen.generators.wgan_gp import GANBundle
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.formats import write_nifti, write_npy
+from anatogen.io.volume import Volume
+
+Format = Literal["nifti", "dicom", "npy"]
+_ENOUGH_CANDIDATES = 50
+_MOST_REJECTED = 0.9
+_SUFFIX = {"nifti": ".nii.gz", "dicom": "", "npy": ".npy"}
+
+
+def sample(
+    bundle: Path | str,
+    out: Path | str,
+    *,
+    number: int = 1,
+    seed: int = 0,
+    sampler: Sampler | None = None,
+    steps: int | None = None,
+    batch_size: int = 4,
+    file_format: Format = "nifti",
+    device: str = "auto",
+    processes: int | None = None,
+    reject_copies: Path | str | None = None,
+) -> list[Path]:
+    """Writes synthetic scans 0 to number - 1, as far as they are missing.
+
+    Each scan is a file (a folder for DICOM) with a JSON beside it that says it is synthetic and how it was
+    made. Scan k depends on (seed, k) alone: to the bit on a CPU, where every process has one thread, and up
+    to rounding on a GPU.
+
+    Args:
+        bundle: Folder of the model bundle, or the name of a model that comes with the package.
+        out: Folder for the scans; may hold some of the same set already.
+        number: How many scans the set has.
+        seed: Of the set.
+        sampler: Default the bundle's own; a GAN has none.
+        steps: Sampling steps; default the bundle's own; a GAN has none.
+        batch_size: Scans made at once on a GPU; on a CPU one is made after the other.
+        file_format: "nifti" (.nii.gz), "dicom" (a folder of slices) or "npy".
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+        processes: Each takes a part of the set; default one per core, or per GPU. With more than one, a
+            script must be guarded by `if __name__ == "__main__"`.
+        reject_copies: Folder of a privacy audit. Scans that it flags are left out, and later numbers take
+            their place, until there are `number` scans; a JSON `rejected_...` stands for each.
+
+    Returns:
+        Paths of all scans of the set, in order.
+
+    Raises:
+        UserError: If the bundle is none, a number can't be, the folder holds scans of another set, the audit
+            is of another grid, or it flags nearly all scans.
+    """
+    bundle, out = Path(bundle), Path(out)
+    limits = {"number": number, "batch_size": batch_size, "processes": processes, "steps": steps}
+    for name, value in limits.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} is {value}: it must be at least 1")
+    format_named(file_format)
+    if sampler is not None:
+        sampler_named(sampler)
+    first_device = device_named(device, 0)
+    loaded = load_bundle(bundle)
+    try:
+        options = loaded.sampling_options(sampler, steps)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder for the scans")
+    out.mkdir(parents=True, exist_ok=True)
+    remove_parts(out)
+    audit = None if reject_copies is None else Path(reject_copies)
+    detector = None if audit is None else _load_detector(audit, loaded)
+    about = _about(loaded, seed, options, file_format, audit)
+    done = {index for index in _told(out, "synthetic", about) if _scan_path(out, index, file_format).exists()}
+    rejected = _told(out, "rejected", about)
+    if first_device.type == "cpu":
+        batch_size = 1
+    if processes is None:
+        processes = available_cores() if first_device.type == "cpu" else _num_gpus(device)
+    chosen, missing = _next_scans(number, done, rejected)
+    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("sampling", total=number, completed=number - len(missing))
+        # Every round makes what is missing if none of it is rejected; without an audit there is one.
+        while missing:
+            batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+            workers = min(processes, len(batches))
+            if workers == 1:
+                loaded.to(first_device)
+                detector = None if detector is None else detector.to(first_device)
+                written = _in_this_process(loaded, out, batches, about, file_format, detector)
+            else:
+                written = _in_processes(bundle, out, batches, about, file_format, device, workers, audit)
+            for indices, kept in written:
+                done.update(kept)
+                rejected.update(set(indices) - set(kept))
+                progress.advance(task, len(kept))
+                _check_rejection(len(rejected), len(done), audit)
+            chosen, missing = _next_scans(number, done, rejected)
+    return [_scan_path(out, index, file_format) for index in chosen]
+
+
+def num_rejected(out: Path | str) -> int:
+    """How many scans of the set in the folder were left out as copies so far."""
+    return len(list(Path(out).glob("rejected_*.json")))
+
+
+def sampler_named(name: str) -> Sampler:
+    """The sampler of this name; a UserError if there is none."""
+    return cast(Sampler, _known(name, "sampler", get_args(Sampler)))
+
+
+def format_named(name: str) -> Format:
+    """The file format of this name; a UserError if there is none."""
+    return cast(Format, _known(name, "format", get_args(Format)))
+
+
+def _known(name: str, kind: str, names: tuple[str, ...]) -> str:
+    if name not in names:
+        raise UserError(f"{kind} {name!r} is unknown: use {', '.join(names)}")
+    return name
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Sums are split over threads, and so rounded otherwise with other numbers of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _about(
+    bundle: Bundle | GANBundle,
+    seed: int,
+    options: dict[str, str | int],
+    file_format: Format,
+    audit: Path | None,
+) -> dict[str, str | int | bool]:
+    release = bundle.description.release
+    return {
+        "synthetic": True,
+        "anatogen_version": __version__,
+        "bundle_sha256": bundle.sha256,
+        **({} if release is None else _terms(release)),
+        "seed": seed,
+        **options,
+        "format": file_format,
+        "modality": bundle.description.intensity.modality,
+        "unit": "HU" if bundle.description.intensity.modality == "CT" else "arbitrary",
+        **({} if audit is None else {"audit_sha256": detector_sha256(audit)}),
+    }
+
+
+def _terms(release: Release) -> dict[str, str]:
+    """What whoever passes on scans of a published model must pass on with them."""
+    return {"model": release.name, "licence": release.licence, "attribution": release.attribution}
+
+
+def _options(about: dict[str, str | int | bool]) -> dict[str, Any]:
+    """What the bundle takes besides numbers and seed."""
+    return {name: about[name] for name in ("sampler", "steps") if name in about}
+
+
+def _scan_path(out: Path, index: int, file_format: Format) -> Path:
+    return out / f"synthetic_{index:06d}{_SUFFIX[file_format]}"
+
+
+def _sidecar(out: Path, index: int) -> Path:
+    return out / f"synthetic_{index:06d}.json"
+
+
+def _told(out: Path, what: str, about: dict[str, str | int | bool]) -> set[int]:
+    """Numbers of the scans that a JSON in the folder says are "synthetic" (made), or "rejected".
+
+    Raises:
+        UserError: If any of them is of another set.
+    """
+    told = set()
+    for path in sorted(out.glob(f"{what}_*.json")):
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            continue
+        if not isinstance(found, dict) or not isinstance(found.get("index"), int):
+            continue
+        # A set without an audit has scans that one with it lacks, so both must say so.
+        names = [name for name in (*about, *{"audit_sha256"} - {*about}) if name != "anatogen_version"]
+        differing = [name for name in names if found.get(name) != about.get(name)]
+        if differing:
+            raise UserError(
+                f"{path} is of another set of scans (other {', '.join(differing)}): choose another "
+                "folder, or empty this one"
+            )
+        told.add(found["index"])
+    return told
+
+
+def _rejection(out: Path, index: int) -> Path:
+    return out / f"rejected_{index:06d}.json"
+
+
+def _next_scans(number: int, done: set[int], rejected: set[int]) -> tuple[list[int], list[int]]:
+    """The first `number` scans that are not rejected, and those of them that are not there yet."""
+    chosen = list(islice((index for index in count() if index not in rejected), number))
+    return chosen, [index for index in chosen if index not in done]
+
+
+def _load_detector(audit: Path, bundle: Bundle | GANBundle) -> CopyDetector:
+    detector = load_detector(audit)
+    detector.check_grid(bundle.description.grid)
+    return detector.to(bundle.device)
+
+
+def _check_rejection(num_rejected: int, num_kept: int, audit: Path | None) -> None:
+    total = num_rejected + num_kept
+    if total >= _ENOUGH_CANDIDATES and num_rejected > _MOST_REJECTED * total:
+        raise UserError(
+            f"the audit {audit} flags {num_rejected} of {total} scans as copies: this bundle has memorised "
+            "its training scans; train it on more scans, or for less long"
+        )
+
+
+def _write_batch(
+    bundle: Bundle | GANBundle,
+    out: Path,
+    indices: list[int],
+    about: dict[str, str | int | bool],
+    file_format: Format,
+    detector: CopyDetector | None,
+) -> list[int]:
+    """Makes scans, and returns the numbers of those that were kept."""
+    grid, intensity = bundle.description.grid, bundle.description.intensity
+    try:
+        arrays = bundle.generate(indices, seed=int(about["seed"]), **_options(about)).numpy()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    kept = []
+    for index, array in zip(indices, arrays, strict=True):
+        if detector is not None:
+            correlation = float(detector.nearest(array[None])[0])
+            if correlation > detector.threshold:
+                rejected = {"index": index, "rejected": True, "correlation": correlation}
+                write_json(_rejection(out, index), about | rejected)
+                continue
+        volume = Volume(intensity.restore(array), np.asarray(grid.affine))
+        _write(volume, _scan_path(out, index, file_format), index, about, file_format)
+        write_json(_sidecar(out, index), about | {"index": index})
+        kept.append(index)
+    return kept
+
+
+def _write(
+    volume: Volume, path: Path, index: int, about: dict[str, str | int | bool], file_format: Format
+) -> None:
+    match file_format:
+        case "nifti":
+            write_nifti(volume, path)
+        case "npy":
+            write_npy(volume, path)
+        case "dicom":
+            # A folder without its sidecar may be of any set: like a file, it is replaced.
+            shutil.rmtree(path, ignore_errors=True)
+            parts = [about["bundle_sha256"], about["seed"], index, *_options(about).values()]
+            identity = " ".join(map(str, parts))
+            modality: Literal["CT", "MR"] = "CT" if about["modality"] == "CT" else "MR"
+            write_dicom(volume, path, modality, uid_from=identity, patient_id=f"SYNTHETIC-{index:06d}")
+        case _:
+            assert_never(file_format)
+
+
+def _num_gpus(device: str) -> int:
+    return torch.cuda.device_count() if device in ("auto", "cuda") else 1
+
+
+_worker_bundle: Bundle | GANBundle | None = None
+_worker_detector: CopyDetector | None = None
+
+
+def _start_worker(bundle: Path, device: str, audit: Path | None, counter) -> None:  # type: ignore[no-untyped-def]
+    global _worker_bundle, _worker_detector
+    end_with_parent()
+    with counter.get_lock():
+        number = counter.value
+        counter.value += 1
+    torch.set_num_threads(1)
+    _worker_bundle = load_bundle(bundle, device_named(device, number))
+    _worker_detector = None if audit is None else _load_detector(audit, _worker_bundle)
+
+
+def _work(
+    out: Path, indices: list[int], about: dict[str, str | int | bool], file_format: Format
+) -> tuple[list[int], list[int]]:
+    assert _worker_bundle is not None
+    return indices, _write_batch(_worker_bundle, out, indices, about, file_format, _worker_detector)
+
+
+def _in_this_process(
+    bundle: Bundle | GANBundle,
+    out: Path,
+    batches: list[list[int]],
+    about: dict[str, str | int | bool],
+    file_format: Format,
+    detector: CopyDetector | None,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yields the numbers of each finished batch, and those of them that were kept."""
+    for batch in batches:
+        with _one_thread():
+            kept = _write_batch(bundle, out, batch, about, file_format, detector)
+        yield batch, kept
+
+
+def _in_processes(
+    bundle: Path,
+    out: Path,
+    batches: list[list[int]],
+    about: dict[str, str | int | bool],
+    file_format: Format,
+    device: str,
+    processes: int,
+    audit: Path | None,
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Yields the numbers of each finished batch, and those of them that were kept."""
+    context = get_context("spawn")
+    arguments = (bundle, device, audit, context.Value("i", 0))
+    with ProcessPoolExecutor(processes, context, _start_worker, arguments) as pool:
+        futures = [pool.submit(_work, out, batch, about, file_format) for batch in batches]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -1,0 +1,1 @@
+"""Files to `Volume` and back; the only place that knows formats."""

@@ -1,0 +1,142 @@
+"""What makes an array a scan, for readers of every format: the reasons that a scan is left out for."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from anatogen.core.errors import ScanError
+from anatogen.io.volume import Volume
+
+# Fewer voxels than this along an axis is a localiser or a single image, not a volume.
+MIN_VOXELS = 4
+
+# From micrometres of small samples to what no scanner has.
+_SPACING_MM = (1e-4, 1e3)
+
+
+class ConstantScanError(ScanError):
+    """Every voxel of a scan has one value: it is of no use for training, and `volume` is what was read."""
+
+    def __init__(self, volume: Volume) -> None:
+        super().__init__(f"it is constant: every voxel is {float(volume.array.flat[0]):g}")
+        self.volume = volume
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silences what nibabel and pydicom say about headers they cope with."""
+    loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "pylibjpeg")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL + 1)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextmanager
+def quiet_native_code() -> Iterator[None]:
+    """Silences what ITK's C++ prints past Python: the process's output streams lead nowhere meanwhile."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = {stream: os.dup(stream) for stream in (1, 2)}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for stream in saved:
+            os.dup2(nowhere, stream)
+        yield
+    finally:
+        for stream, copy in saved.items():
+            os.dup2(copy, stream)
+            os.close(copy)
+        os.close(nowhere)
+
+
+def checked_volume(array: npt.NDArray[np.generic], affine: npt.NDArray[np.float64]) -> Volume:
+    """Makes a float32 `Volume` of an array (D, H, W) that was read, if its values can be a scan.
+
+    Raises:
+        ScanError: If it is empty, has too few slices, is constant, holds NaN or infinite values or voxels
+            of an impossible size.
+    """
+    if array.size == 0:
+        raise ScanError(f"it is empty: shape {array.shape}")
+    if array.ndim == 3 and min(array.shape) < MIN_VOXELS:
+        raise ScanError(
+            f"only {min(array.shape)} voxels along an axis of {array.shape}, at least {MIN_VOXELS}"
+        )
+    with np.errstate(over="ignore"):
+        values = np.ascontiguousarray(array, dtype=np.float32)
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        bad = int(values.size - np.isfinite(values).sum())
+        raise ScanError(f"{bad} of {values.size} voxels are NaN or infinite")
+    if low == high:
+        raise ConstantScanError(Volume(values, affine))
+    volume = Volume(values, affine)
+    smallest, largest = min(volume.spacing_mm), max(volume.spacing_mm)
+    if not (_SPACING_MM[0] <= smallest and largest <= _SPACING_MM[1]):
+        raise ScanError(f"its voxels of {smallest:g} to {largest:g} mm can't be right: the header is damaged")
+    return volume
+
+
+def squeezed_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The shape without trailing axes of size 1 beyond the third.
+
+    Raises:
+        ScanError: If it does not have 3 dimensions then.
+    """
+    squeezed = shape
+    while len(squeezed) > 3 and squeezed[-1] == 1:
+        squeezed = squeezed[:-1]
+    if len(squeezed) != 3:
+        raise ScanError(f"{len(squeezed)} dimensions {shape}, expected 3")
+    return squeezed[0], squeezed[1], squeezed[2]
+
+
+def check_dtype(dtype: np.dtype) -> None:
+    """Lets real numbers pass.
+
+    Raises:
+        ScanError: For colour (structured), complex and other types.
+    """
+    if dtype.fields is not None:
+        raise ScanError("its voxels hold several values (colour), expected one number")
+    if dtype.kind == "c":
+        raise ScanError("its values are complex numbers, expected real ones")
+    if dtype.kind not in "buif":
+        raise ScanError(f"its values are of type {dtype}, expected numbers")
+
+
+def check_size(num_bytes: int, *paths: Path) -> None:
+    """Lets a header pass whose voxels can lie in the files.
+
+    Args:
+        num_bytes: Least size of the voxels that the header announces.
+        paths: The scan's files, compressed or not.
+
+    Raises:
+        ScanError: If no compression could make them fit, before a damaged header makes memory run out.
+    """
+    # DEFLATE shrinks to 1/1032 at best.
+    if num_bytes > 1032 * sum(path.stat().st_size for path in paths):
+        raise ScanError(f"the file is truncated or its header damaged: it announces {num_bytes} bytes")
+
+
+def unreadable(error: Exception) -> ScanError:
+    """The reason for a file that a library could not read."""
+    # The library's own text is left out: it holds the path, and for some formats header content.
+    return ScanError(
+        f"the file is truncated, damaged or not of the format of its ending ({type(error).__name__})"
+    )

@@ -1,0 +1,1 @@
+"""DICOM: which files belong together, their pixels, their geometry, and new series."""

@@ -1,0 +1,127 @@
+"""A DICOM series, or an enhanced object, as a `Volume`; the part of `formats` that reads DICOM.
+
+`dicom_headers` finds the files of a series, `dicom_pixels` decodes, `dicom_multiframe` takes enhanced objects
+apart, `dicom_stack` puts slices in order and knows where they lie.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from anatogen.core.errors import ScanError
+from anatogen.io.checks import check_size, checked_volume, quiet_libraries
+from anatogen.io.dicom.multiframe import check_concatenation, frame_slices, image_types, is_enhanced
+from anatogen.io.dicom.pixels import stored_values
+from anatogen.io.dicom.stack import Slice, in_order, single_slice, stack_affine, straightened
+from anatogen.io.volume import Volume
+
+
+def read_dicom(files: Sequence[Path], *, allow_tilt: bool = False) -> Volume:
+    """Reads the slices of one series, in any order, or one enhanced multi-frame object; modality values.
+
+    Values are the modality's (HU for CT): rescaled slice by slice, never inverted for display (MONOCHROME1),
+    without a vendor's real world map. Padding outside the field of view becomes background: see `_padded`.
+    Slices that are there twice are taken once, localisers among other slices are not taken.
+
+    The affine is exact for the positions in the headers: its slice axis is the mean step from slice to slice.
+
+    Args:
+        files: All files of one series.
+        allow_tilt: Resamples stacks with gantry tilt to perpendicular axes; else they are refused.
+
+    Returns:
+        Array float32 (D, H, W): D along the stack, H and W the rows and columns of the images.
+
+    Raises:
+        ScanError: If slices are missing, differ at one position, are tilted, of mixed orientation or size, or
+            not readable.
+    """
+    with quiet_libraries():
+        datasets = [_read(path) for path in files]
+        try:
+            slices = in_order(_slices(datasets), allow_tilt)
+            # No codec shrinks a whole series as far as this, so a damaged header can't fill the memory.
+            check_size(len(slices) * slices[0].dataset.Rows * slices[0].dataset.Columns, *files)
+            array = _values(slices)
+        except (MemoryError, ScanError):
+            raise
+        except Exception as error:  # headers that break their own rules can raise nearly anything
+            raise ScanError(f"its headers are inconsistent or damaged ({type(error).__name__})") from error
+    volume = checked_volume(array, stack_affine(slices))
+    return straightened(volume) if allow_tilt else volume
+
+
+def _read(path: Path) -> Dataset:
+    try:
+        dataset = pydicom.dcmread(path, force=True)
+        has_pixels = "PixelData" in dataset
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged headers and streams can raise nearly anything
+        raise ScanError(f"a file of the series is truncated or damaged ({type(error).__name__})") from error
+    if not has_pixels:
+        raise ScanError("a file of the series has no pixel data (truncated?)")
+    return dataset
+
+
+def _slices(datasets: Sequence[Dataset]) -> list[Slice]:
+    check_concatenation(datasets)
+    images = [dataset for dataset in datasets if "LOCALIZER" not in image_types(dataset)]
+    if not images:
+        raise ScanError("it is a localiser (ImageType LOCALIZER)")
+    for dataset in images:
+        if not is_enhanced(dataset) and int(dataset.get("NumberOfFrames") or 1) > 1:
+            name = UID(str(dataset.get("SOPClassUID"))).name
+            raise ScanError(f"it is multi-frame DICOM that does not tell the place of each frame ({name})")
+    return [
+        one
+        for dataset in images
+        for one in (frame_slices(dataset) if is_enhanced(dataset) else [single_slice(dataset)])
+    ]
+
+
+def _values(slices: Sequence[Slice]) -> npt.NDArray[np.float32]:
+    first = slices[0].dataset
+    array = np.empty((len(slices), first.Rows, first.Columns), np.float32)
+    padding = _padding_range(first)
+    outside = np.zeros(array.shape if padding else (0,), bool)
+    for index, one in enumerate(slices):
+        stored = stored_values(one.dataset, one.frame)
+        slope, intercept = one.rescale
+        array[index] = stored.astype(np.float64) * (slope or 1) + (intercept or 0)
+        if padding:
+            outside[index] = (stored >= padding[0]) & (stored <= padding[1])
+    return _padded(array, outside, str(first.get("Modality"))) if padding else array
+
+
+def _padding_range(dataset: Dataset) -> tuple[int, int] | None:
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
+    if value is None:
+        return None
+    ends = [int(value), int(value if limit is None else limit)]
+    if dataset.PixelRepresentation:
+        # Some writers store the signed value as an unsigned element.
+        half = 1 << (int(dataset.BitsAllocated) - 1)
+        ends = [(end + half) % (2 * half) - half for end in ends]
+    return min(ends), max(ends)
+
+
+def _padded(
+    array: npt.NDArray[np.float32], outside: npt.NDArray[np.bool_], modality: str
+) -> npt.NDArray[np.float32]:
+    """Brings padding to the background: at most the lowest value of the scan, at least that of nothing.
+
+    Nothing is air (-1000 HU) in CT and 0 in MR, or what lies even lower in the scan. So padding of -2000 HU
+    or 0 HU becomes the air of the scan, and the zeros around a brain stay zeros.
+    """
+    if outside.all() or not outside.any():
+        return array
+    lowest = float(array[~outside].min())
+    nothing = min(-1000.0 if modality == "CT" else 0.0, lowest)
+    array[outside] = np.clip(array[outside], nothing, lowest)
+    return array

@@ -1,0 +1,270 @@
+"""Slices of one DICOM series in order, and where they lie: right, or refused with the reason."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from scipy import ndimage
+
+from anatogen.core.errors import ScanError
+from anatogen.io.checks import MIN_VOXELS
+from anatogen.io.dicom.pixels import stored_values
+from anatogen.io.volume import LPS_TO_RAS, Volume
+
+# What describes the stored values: one of them altered in one slice gives wrong voxels without an error.
+_ALIKE = (
+    "Modality", "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated",
+    "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
+)  # fmt: skip
+# Why a series has several images at one position, as far as its headers tell.
+_DISTINGUISHING = (
+    "EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier", "ImageType", "TriggerTime",
+    "AcquisitionNumber", "AcquisitionTime", "ContentTime",
+)  # fmt: skip
+# Over the whole stack: less is rounding in the headers, more misplaces anatomy.
+_MAX_SHIFT_PIXELS = 0.5
+# Positions nearer than this are one position: rounding of the headers' decimals.
+_SAME_PLACE_MM = 1e-3
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One image of a series.
+
+    Attributes:
+        dataset: The object that holds its pixels.
+        frame: Which image of the object.
+        position: float64 (3,), centre of the first voxel, LPS mm.
+        orientation: float64 (6,), direction cosines along a row, then along a column, LPS.
+        spacing: Distance of rows and of columns in mm.
+        rescale: Slope and intercept that make stored values the modality's, each None where not told.
+    """
+
+    dataset: Dataset
+    frame: int
+    position: npt.NDArray[np.float64]
+    orientation: npt.NDArray[np.float64]
+    spacing: tuple[float, float]
+    rescale: tuple[float | None, float | None]
+
+    @property
+    def normal(self) -> npt.NDArray[np.float64]:
+        """Unit vector (3,) across the image, LPS."""
+        normal = np.cross(self.orientation[:3], self.orientation[3:])
+        return normal / np.linalg.norm(normal)
+
+
+def single_slice(dataset: Dataset) -> Slice:
+    """The slice that a single-frame object is.
+
+    Raises:
+        ScanError: If its place in the patient or its rescaling is missing or damaged.
+    """
+    return Slice(
+        dataset,
+        0,
+        numbers(dataset, "ImagePositionPatient", 3),
+        numbers(dataset, "ImageOrientationPatient", 6),
+        pixel_spacing(dataset),
+        rescale(dataset),
+    )
+
+
+def numbers(group: Dataset, keyword: str, count: int) -> npt.NDArray[np.float64]:
+    """An element of the geometry as float64 (count,).
+
+    Raises:
+        ScanError: If it is missing or not that many finite numbers.
+    """
+    value = group.get(keyword)
+    if value is None or value == "":
+        raise ScanError(f"a slice has no {keyword}, so its place in the patient is unknown")
+    array = np.array(value, dtype=np.float64).ravel()
+    if array.shape != (count,) or not np.isfinite(array).all():
+        raise ScanError(f"a slice's {keyword} is damaged: it is no list of {count} numbers")
+    return array
+
+
+def pixel_spacing(group: Dataset) -> tuple[float, float]:
+    """Distance of rows and of columns in mm.
+
+    Raises:
+        ScanError: If it is missing or not two positive numbers.
+    """
+    rows, columns = numbers(group, "PixelSpacing", 2)
+    if not (rows > 0 and columns > 0):
+        raise ScanError("a slice's PixelSpacing is not positive")
+    return float(rows), float(columns)
+
+
+def rescale(group: Dataset) -> tuple[float | None, float | None]:
+    """Slope and intercept, each None where not told.
+
+    Raises:
+        ScanError: If the slope is 0 or one of them is no finite number.
+    """
+    slope, intercept = (
+        None if group.get(keyword) in (None, "") else float(group.get(keyword))
+        for keyword in ("RescaleSlope", "RescaleIntercept")
+    )
+    if slope == 0 or not np.isfinite([slope or 1, intercept or 0]).all():
+        raise ScanError("a slice's RescaleSlope or RescaleIntercept can't be right")
+    return slope, intercept
+
+
+def in_order(slices: Sequence[Slice], allow_tilt: bool) -> list[Slice]:
+    """The slices along their normal, each position once.
+
+    Args:
+        slices: Of one series, in any order.
+        allow_tilt: Lets stacks pass whose slices are shifted against one another evenly.
+
+    Raises:
+        ScanError: If they are no whole stack: missing, doubled, tilted, uneven or of several kinds.
+    """
+    _check_alike(slices)
+    _check_orientations(slices)
+    first = slices[0]
+    normal = first.normal
+    ordered = sorted(slices, key=lambda one: float(one.position @ normal))
+    ordered = _without_copies(ordered, normal)
+    if len(ordered) < MIN_VOXELS:
+        raise ScanError(f"only {len(ordered)} slices, at least {MIN_VOXELS}")
+    positions = np.array([one.position for one in ordered])
+    gaps = np.diff(positions @ normal)
+    usual = float(np.median(gaps))
+    if gaps.min() < 0.1 * usual:
+        doubled = int((gaps < 0.1 * usual).sum())
+        raise ScanError(f"{doubled} slices lie where another one is, or nearly")
+    missing = int(np.rint(gaps[gaps > 1.5 * usual] / usual - 1).sum())
+    if missing:
+        raise ScanError(f"{missing} slices are missing inside the stack of {len(ordered)}")
+    step = (positions[-1] - positions[0]) / (len(positions) - 1)
+    lateral = step - (step @ normal) * normal
+    pixel = min(first.spacing)
+    if np.linalg.norm(lateral) * len(gaps) > _MAX_SHIFT_PIXELS * pixel and not allow_tilt:
+        angle = np.degrees(np.arctan2(np.linalg.norm(lateral), step @ normal))
+        raise ScanError(
+            f"its slices are sheared by {angle:.1f} degrees (gantry tilt): set allow_tilt to resample it"
+        )
+    off = positions - positions[0] - np.arange(len(positions))[:, None] * step
+    along = off @ normal
+    if np.ptp(gaps) > 0.02 * usual + 1e-3 or np.abs(along).max() > _MAX_SHIFT_PIXELS * pixel:
+        raise ScanError(f"its slices are unevenly spaced, {gaps.min():.3f} to {gaps.max():.3f} mm")
+    aside = np.linalg.norm(off - along[:, None] * normal, axis=1).max()
+    # Headers with one decimal are off by 0.05 mm.
+    if aside > 0.1 * pixel + 0.05:
+        raise ScanError(f"its slices do not lie in line: one is {aside:.2f} mm aside")
+    return ordered
+
+
+def _check_alike(slices: Sequence[Slice]) -> None:
+    first = slices[0].dataset
+    if any(int(one.dataset.get("SamplesPerPixel") or 1) != 1 for one in slices):
+        raise ScanError("its voxels hold several values (colour), expected one number")
+    for keyword in _ALIKE:
+        if any(one.dataset.get(keyword) != first.get(keyword) for one in slices):
+            raise ScanError(f"its slices differ in {keyword}")
+    if len({one.spacing for one in slices}) > 1:
+        raise ScanError("its slices differ in PixelSpacing")
+    if first.get("HighBit") is not None and int(first.HighBit) != int(first.BitsStored) - 1:
+        raise ScanError(
+            f"its values lie in unusual bits: HighBit {first.HighBit} with {first.BitsStored} stored"
+        )
+    if any(one.dataset.get("ModalityLUTSequence") for one in slices):
+        raise ScanError("its values go through a lookup table (ModalityLUTSequence), which is not supported")
+    if str(first.get("Modality")) == "CT" and any(one.rescale[1] is None for one in slices):
+        raise ScanError("it is CT without RescaleIntercept, so its values are not in Hounsfield units")
+    for part, keyword in enumerate(("RescaleSlope", "RescaleIntercept")):
+        if len({one.rescale[part] is None for one in slices}) > 1:
+            raise ScanError(f"some of its slices have a {keyword} and others have none")
+
+
+def _check_orientations(slices: Sequence[Slice]) -> None:
+    orientations = np.array([one.orientation for one in slices])
+    rows, columns = orientations[:, :3], orientations[:, 3:]
+    lengths = np.linalg.norm([rows, columns], axis=-1)
+    if np.abs(lengths - 1).max() > 1e-3 or np.abs((rows * columns).sum(axis=1)).max() > 1e-3:
+        raise ScanError("a slice's ImageOrientationPatient is damaged: its axes are not perpendicular")
+    if np.abs(orientations - orientations[0]).max() > 1e-4:
+        planes = len(np.unique(np.abs(np.round(np.cross(rows, columns), 1)), axis=0))
+        what = "of 3 planes, as a localiser's" if planes == 3 else "several stacks, or a damaged slice"
+        raise ScanError(f"its slices have mixed orientations ({what})")
+
+
+def _without_copies(ordered: Sequence[Slice], normal: npt.NDArray[np.float64]) -> list[Slice]:
+    """Drops slices that are there twice; two images at one position are refused."""
+    kept: list[Slice] = []
+    conflicts: list[tuple[Slice, Slice]] = []
+    for one in ordered:
+        other = kept[-1] if kept else None
+        if other is None or abs((one.position - other.position) @ normal) > _SAME_PLACE_MM:
+            kept.append(one)
+        elif not _same_image(one, other):
+            conflicts.append((one, other))
+    if conflicts:
+        one, other = conflicts[0]
+        differing = (key for key in _DISTINGUISHING if one.dataset.get(key) != other.dataset.get(key))
+        keyword = next(differing, None)
+        hint = f"they differ in {keyword}" if keyword else "several echoes, b-values or time points"
+        raise ScanError(f"{len(conflicts)} slices lie where another one is, with another image: {hint}")
+    return kept
+
+
+def _same_image(one: Slice, other: Slice) -> bool:
+    return (
+        bool(np.linalg.norm(one.position - other.position) < _SAME_PLACE_MM)
+        and one.rescale == other.rescale
+        and np.array_equal(stored_values(one.dataset, one.frame), stored_values(other.dataset, other.frame))
+    )
+
+
+def stack_affine(ordered: Sequence[Slice]) -> npt.NDArray[np.float64]:
+    """Affine (4, 4), voxel (d, h, w, 1) to RAS+ mm; its slice axis is the mean step from slice to slice.
+
+    Args:
+        ordered: What `in_order` gave.
+    """
+    first, last = ordered[0], ordered[-1]
+    affine = np.eye(4)
+    affine[:3, 0] = (last.position - first.position) / (len(ordered) - 1)
+    affine[:3, 1] = first.orientation[3:] * first.spacing[0]
+    affine[:3, 2] = first.orientation[:3] * first.spacing[1]
+    affine[:3, 3] = first.position
+    return LPS_TO_RAS @ affine
+
+
+def straightened(volume: Volume) -> Volume:
+    """Resamples a stack whose slices are shifted against one another (gantry tilt) to perpendicular axes.
+
+    Slices keep their planes, their distance and their pixels' size; each is moved within its plane, by linear
+    interpolation, and the field of view grows by the shift of the last one. What no slice covers gets the
+    lowest value. A stack that needs no straightening comes back as it is.
+
+    Args:
+        volume: H and W perpendicular to one another, D not to both.
+    """
+    step, row, column = volume.affine[:3, :3].T
+    shift = np.array([step @ row / (row @ row), step @ column / (column @ column)])
+    num_slices, *plane = volume.array.shape
+    total = shift * (num_slices - 1)
+    if np.linalg.norm(total) <= _MAX_SHIFT_PIXELS:
+        return volume
+    start = np.floor(np.minimum(total, 0))
+    shape = np.array(plane) + np.ceil(np.abs(total)).astype(int)
+    array = ndimage.affine_transform(
+        volume.array,
+        [[1, 0, 0], [-shift[0], 1, 0], [-shift[1], 0, 1]],
+        [0, *start],
+        (num_slices, *shape.tolist()),
+        order=1,
+        mode="constant",
+        cval=float(volume.array.min()),
+        output=np.float32,
+    )
+    affine = volume.affine.copy()
+    affine[:3, 0] = step - shift[0] * row - shift[1] * column
+    affine[:3, 3] += start[0] * row + start[1] * column
+    return Volume(array, affine)

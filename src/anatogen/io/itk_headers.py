@@ -1,0 +1,101 @@
+"""What the text headers of MetaImage and NRRD say of their voxels: where they lie, how many there must be.
+
+Where a header is damaged, ITK fills up what is not there and leaves out what is too much without a word.
+"""
+
+import re
+import zlib
+from pathlib import Path
+
+from anatogen.core.errors import ScanError
+
+# The line that names the file of the voxels, in headers of MetaImage and NRRD.
+_DATA_FILE = re.compile(
+    rb"^\s*(?:ElementDataFile\s*[=:]|data ?file:(?!=))[ \t]*(.*?)\s*$", re.MULTILINE | re.I
+)
+# Where the header ends and voxels of the same file begin.
+_META_END = re.compile(rb"^\s*ElementDataFile\s*[=:][^\n]*\n", re.MULTILINE | re.I)
+_NRRD_END = re.compile(rb"\r?\n\r?\n")
+_ENCODING = re.compile(rb"^encoding:\s*(\w+)", re.MULTILINE | re.I)
+_META_COMPRESSED = re.compile(rb"^\s*CompressedData\s*[=:]\s*True", re.MULTILINE | re.I)
+# Text, and voxels that begin elsewhere: rare, left to ITK.
+_UNUSUAL = re.compile(
+    rb"^\s*(?:(?:line|byte) ?skip:|HeaderSize\s*[=:]|BinaryData\s*[=:]\s*F)", re.MULTILINE | re.I
+)
+# What comes before the voxels is shorter than this.
+_HEADER_BYTES = 1 << 16
+_CHUNK = 1 << 20
+_LONGEST_AXIS = 4096
+
+
+def data_files(path: Path) -> tuple[Path, ...]:
+    """The file beside a MetaImage or NRRD header that holds its voxels; none where the header's file does.
+
+    Args:
+        path: A scan of any format.
+
+    Raises:
+        ScanError: If the header spreads its voxels over several files or names one that is not there.
+    """
+    if path.suffix.lower() not in (".mha", ".mhd", ".nrrd"):
+        return ()
+    found = _DATA_FILE.search(_header(path))
+    name = found.group(1).decode(errors="surrogateescape") if found else "LOCAL"
+    if name.upper() == "LOCAL":
+        return ()
+    if name.upper().split(maxsplit=1)[:1] == ["LIST"] or "%" in name:
+        raise ScanError("its header spreads the voxels over several files, which is not supported")
+    if Path(name).is_absolute():
+        raise ScanError("its header names its data file by an absolute path: write the path relative to it")
+    if not (path.parent / name).is_file():
+        raise ScanError("the data file that its header names is missing")
+    return (path.parent / name,)
+
+
+def check_data_length(path: Path, num_bytes: int) -> None:
+    """Lets a scan pass whose file holds the voxels of its header, all and no more, with right checksums.
+
+    Args:
+        path: A .mha, .mhd or .nrrd file that ITK could read.
+        num_bytes: Of all its voxels, uncompressed.
+
+    Raises:
+        ScanError: If there are fewer or more bytes, or damaged ones.
+    """
+    header = _header(path)
+    if _UNUSUAL.search(header):
+        return
+    encoding = "zlib" if _META_COMPRESSED.search(header) else "raw"
+    if found := _ENCODING.search(header):
+        encoding = found.group(1).decode().lower()
+    beside = data_files(path)
+    with (beside[0] if beside else path).open("rb") as file:
+        file.seek(0 if beside else len(header))
+        if encoding == "raw":
+            length = file.seek(0, 2) - (0 if beside else len(header))
+        elif encoding in ("zlib", "gzip", "gz"):
+            # 32 finds out whether it is zlib or gzip.
+            unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)
+            length = 0
+            while not unpack.eof and (chunk := file.read(_CHUNK)):
+                length += len(unpack.decompress(chunk))
+            if not unpack.eof:
+                raise ScanError("the file is truncated: its compressed voxels have no end")
+        else:
+            return
+    # Some writers end with a line break; an axis that is told one voxel too short leaves more.
+    if length < num_bytes or (length - num_bytes) * _LONGEST_AXIS >= num_bytes:
+        raise ScanError(
+            f"its header is damaged: it announces {num_bytes} bytes of voxels, there are {length}"
+        )
+
+
+def _header(path: Path) -> bytes:
+    """The text at the file's start, up to the first byte of voxels that lie in the same file."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise ScanError(f"it can't be read: {error.strerror}") from error
+    end = (_NRRD_END if path.suffix.lower() == ".nrrd" else _META_END).search(start)
+    return start[: end.end()] if end else start

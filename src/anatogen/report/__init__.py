@@ -1,0 +1,1 @@
+"""What results are shown with: rows, figures, pages, progress."""

@@ -1,0 +1,412 @@
+"""The project's pictures: volumes in three planes, and loss curves. Equal input gives equal bytes.
+
+Used by the demo page, previews during training, and reports. Draws through matplotlib's object interface, so
+a notebook's own figures and back end are never touched.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anatogen.core.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MAX_PNG_BYTES = 500_000
+FONT = "DejaVu Sans"  # matplotlib carries it, so that pictures look the same on every computer
+_BOOKKEEPING = frozenset({"step", "minutes"})
+
+Slice = npt.NDArray[np.float32]
+
+
+def planes_figure(
+    rows: Sequence[tuple[str, Sequence[npt.NDArray[Any]]]],
+    path: Path,
+    *,
+    spacing_mm: tuple[float, float, float] = (1, 1, 1),
+    value_range: tuple[float, float] = (-1, 1),
+    axis_codes: tuple[str, str, str] | None = None,
+) -> None:
+    """Draws volumes as their three central planes, a labelled group of rows for each source.
+
+    A column is a volume: its axial, coronal and sagittal plane, one below the other, without the border that
+    is black in all of them. With `axis_codes`, planes are shown as radiologists read them: superior or
+    anterior up, the patient's right (or front) at the left.
+
+    Args:
+        rows: (label, volumes) pairs; each volume of shape (D, H, W), any real dtype. All volumes have one
+            shape; sources may hold different numbers of volumes.
+        path: The PNG file, written atomically, smaller than 500 kB.
+        spacing_mm: Distance between voxels along (D, H, W).
+        value_range: The values shown as black and white.
+        axis_codes: The patient's direction in which each index increases, such as ("S", "A", "R"). Without
+            it, planes are shown as stored: rows down, columns to the right.
+
+    Raises:
+        ValueError: If there is no volume, shapes differ, or the axis codes don't name three axes.
+    """
+    volumes = [np.asarray(volume) for _, group in rows for volume in group]
+    if not volumes:
+        raise ValueError("there is no volume to draw: every row is empty")
+    shape = volumes[0].shape
+    if len(shape) != 3 or any(volume.shape != shape for volume in volumes):
+        raise ValueError(f"volumes must share one shape (D, H, W), got {sorted({v.shape for v in volumes})}")
+    directions, codes = display_axes(axis_codes)
+    bounds = _occupied(volumes, value_range)
+    left_right, front_back, up_down = (
+        (bounds[axis].stop - bounds[axis].start) * abs(spacing_mm[axis]) for axis in directions
+    )
+    names = ("axial", "coronal", "sagittal") if codes else ("plane H×W", "plane D×W", "plane D×H")
+    # (name, horizontal direction, vertical direction, width in mm, height in mm)
+    planes = [
+        (names[0], 0, 1, left_right, front_back),
+        (names[1], 0, 2, left_right, up_down),
+        (names[2], 1, 2, front_back, up_down),
+    ]
+    columns = max(len(group) for _, group in rows)
+    cell = max(left_right, front_back)
+    gap, margin, heading = 0.05 * cell, 0.26 * cell, 0.22 * cell
+    width = margin + columns * (cell + gap)
+    height = len(rows) * (heading + sum(plane[4] + gap for plane in planes)) + gap
+    inches = 1.1 * width / cell
+    figure = new_figure(inches, inches * height / width, "black")
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    text: dict[str, Any] = {"fontfamily": FONT, "va": "center"}
+    top = 0.0
+    for label, group in rows:
+        axes.text(gap, top + 0.6 * heading, label, color="white", fontsize=9, weight="bold", **text)
+        top += heading
+        for name, across, up, plane_width, plane_height in planes:
+            middle = top + plane_height / 2
+            axes.text(0.1 * cell, middle, name, color="0.65", fontsize=6.5, ha="center", rotation=90, **text)
+            if codes:
+                mark = "R" if across == 0 else "A"
+                axes.text(0.22 * cell, middle, mark, color="0.5", fontsize=5.5, ha="center", **text)
+            for column, volume in enumerate(group):
+                left = margin + column * (cell + gap) + (cell - plane_width) / 2
+                axes.imshow(
+                    central_slice(np.asarray(volume), bounds, directions, codes, (across, up)),
+                    cmap="gray",
+                    vmin=value_range[0],
+                    vmax=value_range[1],
+                    interpolation="catrom",
+                    extent=(left, left + plane_width, top + plane_height, top),
+                )
+            top += plane_height + gap
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    axes.set_aspect("auto")
+    save_figure(figure, path, dpi=140)
+
+
+def zoom_figure(
+    columns: Sequence[tuple[str, Sequence[npt.NDArray[Any]], Sequence[str]]],
+    path: Path,
+    *,
+    row_labels: Sequence[str],
+    spacing_mm: tuple[float, float, float] = (1, 1, 1),
+    value_range: tuple[float, float] = (-1, 1),
+    axis_codes: tuple[str, str, str] | None = None,
+) -> None:
+    """Draws the middle slice of volumes side by side, each with a magnified region of it at its right.
+
+    Volumes of one row show the same scan. The region is the third of the slice, along both axes, where the
+    first column's tissue changes most from voxel to voxel. Slices lie across the volumes' first axis.
+
+    Args:
+        columns: (label, volumes, captions), a volume (D, H, W) and a caption for each row.
+        path: The PNG file, written atomically, smaller than 500 kB.
+        row_labels: What each row shows.
+        spacing_mm: Distance between voxels along (D, H, W).
+        value_range: The values shown as black and white.
+        axis_codes: As in `planes_figure`.
+
+    Raises:
+        ValueError: If there is no volume, columns or volumes differ in size, or the axis codes don't name
+            three axes.
+    """
+    shapes = {np.asarray(volume).shape for _, volumes, _ in columns for volume in volumes}
+    lengths = {len(group) for _, volumes, captions in columns for group in (volumes, captions, row_labels)}
+    if len(shapes) != 1 or len(lengths) != 1:
+        raise ValueError(f"columns must be of one length and shape, got {sorted(lengths)}, {sorted(shapes)}")
+    directions, codes = display_axes(axis_codes)
+    across, up = (number for number in (0, 1, 2) if directions[number] != 0)
+    everything = [slice(0, length) for length in shapes.pop()]
+    pictures = [
+        [central_slice(np.asarray(v), everything, directions, codes, (across, up)) for v in volumes]
+        for _, volumes, _ in columns
+    ]
+    black = value_range[0] + 0.05 * (value_range[1] - value_range[0])
+    regions = [_busiest_region(picture, black) for picture in pictures[0]]
+    num_rows, num_columns = pictures[0][0].shape
+    width = num_columns * abs(spacing_mm[directions[across]])
+    height = num_rows * abs(spacing_mm[directions[up]])
+    gap, margin, heading, caption = 0.03 * width, 0.16 * width, 0.22 * width, 0.19 * width
+    cell = 2 * width + gap
+    total_width = margin + len(columns) * (cell + 4 * gap)
+    total_height = heading + len(row_labels) * (height + caption)
+    inches = 1.35 * total_width / width
+    figure = new_figure(inches, inches * total_height / total_width, "black")
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    text: dict[str, Any] = {"fontfamily": FONT, "va": "center", "ha": "center"}
+    shown: dict[str, Any] = {"cmap": "gray", "vmin": value_range[0], "vmax": value_range[1]}
+    for row, label in enumerate(row_labels):
+        middle = heading + row * (height + caption) + height / 2
+        axes.text(0.5 * margin, middle, label, color="0.8", fontsize=8, rotation=90, **text)
+    for column, (label, _, captions) in enumerate(columns):
+        left = margin + column * (cell + 4 * gap)
+        beside = left + width + gap
+        middle = left + cell / 2
+        axes.text(middle, 0.5 * heading, label, color="white", fontsize=9, weight="bold", **text)
+        for row, picture in enumerate(pictures[column]):
+            top, region = heading + row * (height + caption), regions[row]
+            for part, start in ((picture, left), (picture[region], beside)):
+                extent = (start, start + width, top + height, top)
+                axes.imshow(part, interpolation="catrom", extent=extent, **shown)
+            box = (
+                left + region[1].start / num_columns * width,
+                top + region[0].start / num_rows * height,
+                (region[1].stop - region[1].start) / num_columns * width,
+                (region[0].stop - region[0].start) / num_rows * height,
+            )
+            _draw_box(axes, *box)
+            _draw_box(axes, beside, top, width, height)
+            bottom = top + height + 0.4 * caption
+            axes.text(middle, bottom, captions[row], color="0.75", fontsize=7.5, **text)
+    axes.set_xlim(0, total_width)
+    axes.set_ylim(total_height, 0)
+    axes.set_aspect("auto")
+    save_figure(figure, path, dpi=140)
+
+
+def curves_figure(records: Sequence[Mapping[str, float]], path: Path, *, columns: int = 3) -> None:
+    """Draws every quantity of a training history against the step, raw values light, smoothed ones dark.
+
+    Args:
+        records: One mapping per logged step: "step", optionally "minutes" since the start, and any number of
+            quantities; a record may lack some. Values that are not finite are left out. Quantities that
+            stay positive and span more than a factor of 10 get a logarithmic axis.
+        path: The PNG file, written atomically.
+        columns: Panels beside each other.
+
+    Raises:
+        ValueError: If no record holds a finite quantity.
+    """
+    names = list(dict.fromkeys(name for record in records for name in record if name not in _BOOKKEEPING))
+    series = {name: _series(records, name) for name in names}
+    series = {name: values for name, values in series.items() if len(values[0])}
+    if not series:
+        raise ValueError("there is no curve to draw: no record holds a finite quantity beside its step")
+    columns = min(columns, len(series))
+    lines = math.ceil(len(series) / columns)
+    figure = new_figure(9, 2.2 * lines, "white")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    panels = figure.subplots(lines, columns, squeeze=False, sharex=True)
+    minutes = max((float(record["minutes"]) for record in records if "minutes" in record), default=None)
+    x_label = "training step" if minutes is None else f"training step ({duration_text(60 * minutes)} in all)"
+    for panel, name in zip(panels.flat, series, strict=False):
+        _draw_curve(panel, name, *series[name])
+    for panel in list(panels.flat)[len(series) :]:
+        panel.set_axis_off()
+    for number, panel in enumerate(panels.flat):
+        if number < len(series) and number + columns >= len(series):
+            panel.tick_params(labelbottom=True)
+            panel.set_xlabel(x_label, fontsize=8, fontfamily=FONT, color="0.35")
+    save_figure(figure, path, dpi=150)
+
+
+def new_figure(width: float, height: float, colour: str) -> "Figure":
+    """An empty figure of this size in inches, with an Agg canvas of its own.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        colour: Of the background.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), facecolor=colour)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: "Figure", path: Path, *, dpi: int) -> None:
+    """Writes a figure as a PNG smaller than 500 kB, atomically; equal figures give equal bytes.
+
+    Args:
+        figure: What `new_figure` made.
+        path: The PNG file.
+        dpi: Pixels per inch; fewer where the file would be too big.
+    """
+    from PIL import Image
+
+    while True:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor())
+        # Fewer colours: grey pictures need one channel, not four.
+        picture = Image.open(buffer).convert("RGB")
+        grey = picture.convert("L")
+        if np.array_equal(np.asarray(grey.convert("RGB")), np.asarray(picture)):
+            picture = grey
+        packed = io.BytesIO()
+        picture.save(packed, format="PNG", optimize=True)
+        if packed.tell() < MAX_PNG_BYTES or dpi <= 40:
+            break
+        dpi = int(dpi * 0.85)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(packed.getvalue())
+
+
+def style_panel(panel: "Axes", title: str) -> None:
+    """Gives axes the project's look: a bold title at the left, a light grid, no frame.
+
+    Args:
+        panel: With its data drawn already.
+        title: In plain words.
+    """
+    panel.set_title(title, fontsize=9, fontfamily=FONT, loc="left", color="0.15", weight="bold")
+    panel.tick_params(labelsize=7.5, labelcolor="0.35", color="0.7", which="both", labelfontfamily=FONT)
+    panel.grid(visible=True, color="0.92", linewidth=0.7)
+    panel.set_axisbelow(True)
+    for side, spine in panel.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color("0.7")
+
+
+def duration_text(seconds: float) -> str:
+    """A duration as people write it: "0.8 s", "42 s", "3 min 05 s", "2 h 10 min"."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def display_axes(axis_codes: tuple[str, str, str] | None) -> tuple[list[int], list[str] | None]:
+    """Which array axes run left-right, front-back and up-down, and the codes of those axes."""
+    if axis_codes is None:
+        return [2, 1, 0], None
+    found = []
+    for pair in ("RL", "AP", "SI"):
+        axes = [axis for axis, code in enumerate(axis_codes) if code in pair]
+        if len(axes) != 1:
+            raise ValueError(
+                f"axis codes {axis_codes} must name each of R/L, A/P and S/I once, such as ('S', 'A', 'R')"
+            )
+        found.append(axes[0])
+    return found, [axis_codes[axis] for axis in found]
+
+
+def _occupied(volumes: Sequence[npt.NDArray[Any]], value_range: tuple[float, float]) -> list[slice]:
+    """Along each array axis, the part outside which every volume is black."""
+    black = value_range[0] + 0.05 * (value_range[1] - value_range[0])
+    shown = np.any([volume > black for volume in volumes], axis=0)
+    bounds = []
+    for axis, length in enumerate(shown.shape):
+        used = np.flatnonzero(shown.any(axis=tuple({0, 1, 2} - {axis})))
+        bounds.append(
+            slice(max(used[0] - 1, 0), min(used[-1] + 2, length)) if len(used) else slice(0, length)
+        )
+    return bounds
+
+
+def central_slice(
+    volume: npt.NDArray[Any],
+    bounds: list[slice],
+    directions: list[int],
+    codes: list[str] | None,
+    plane: tuple[int, int],
+) -> Slice:
+    """The volume's middle slice within the bounds, float32, with row 0 up and column 0 at the left."""
+    across, up = plane
+    axis = directions[3 - across - up]
+    place: list[slice | int] = list(bounds)
+    place[axis] = volume.shape[axis] // 2
+    picture = volume[tuple(place)]
+    if directions[up] > directions[across]:
+        picture = picture.T
+    if codes is not None:
+        # Rows run from superior or anterior downwards, columns from the patient's right or front.
+        if codes[up] in "AS":
+            picture = picture[::-1]
+        if codes[across] in "RA":
+            picture = picture[:, ::-1]
+    return np.ascontiguousarray(picture, dtype=np.float32)
+
+
+def _busiest_region(picture: Slice, black: float) -> tuple[slice, slice]:
+    """The third of a picture, along both axes, whose neighbouring voxels differ most.
+
+    Steps from or to black don't count: they are the body's outline, or the border of what was scanned.
+    """
+    picture = np.where(picture > black, picture, np.nan)
+    rows, columns = (max(length // 3, 1) for length in picture.shape)
+    change = np.zeros(np.add(picture.shape, 1))
+    change[1:-1, 1:] += np.nan_to_num(np.abs(np.diff(picture, axis=0)))
+    change[1:, 1:-1] += np.nan_to_num(np.abs(np.diff(picture, axis=1)))
+    # Sums over all regions at once, from the table of sums over all rectangles at the upper left corner.
+    table = change.cumsum(axis=0).cumsum(axis=1)
+    sums = (
+        table[rows:, columns:] - table[:-rows, columns:] - table[rows:, :-columns] + table[:-rows, :-columns]
+    )
+    top, left = np.unravel_index(sums.argmax(), sums.shape)
+    return slice(int(top), int(top) + rows), slice(int(left), int(left) + columns)
+
+
+def _draw_box(axes: "Axes", left: float, top: float, width: float, height: float) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor="#f2c14e", linewidth=1.0))
+
+
+def _series(
+    records: Sequence[Mapping[str, float]], name: str
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Steps and finite values of one quantity, each float64 (N,)."""
+    pairs = [(record["step"], record[name]) for record in records if name in record]
+    table = np.array(pairs, dtype=np.float64).reshape(-1, 2)
+    table = table[np.isfinite(table).all(axis=1)]
+    return table[:, 0], table[:, 1]
+
+
+def _draw_curve(
+    panel: "Axes", name: str, steps: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
+) -> None:
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    window = len(values) // 25
+    if window >= 3:
+        panel.plot(steps, values, color="#9db8d9", linewidth=0.6, alpha=0.8)
+        panel.plot(steps, _smooth(values, window), color="#1f4e8c", linewidth=1.5)
+    else:
+        panel.plot(steps, values, color="#1f4e8c", linewidth=1.5, marker="o", markersize=2.5)
+    if values.min() > 0 and values.max() > 10 * values.min():
+        panel.set_yscale("log")
+    else:
+        panel.yaxis.set_major_locator(MaxNLocator(5))
+    panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    panel.xaxis.set_major_formatter(EngFormatter(sep=""))
+    style_panel(panel, name.replace("_", " "))
+    panel.margins(x=0.01)
+
+
+def _smooth(values: npt.NDArray[np.float64], window: int) -> npt.NDArray[np.float64]:
+    """Mean over `window` values on each side; over fewer at the ends, so that the first value is kept."""
+    index = np.arange(len(values))
+    start = np.maximum(index - window, 0)
+    stop = np.minimum(np.minimum(index + window, 2 * index), len(values) - 1) + 1
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    return np.asarray((total[stop] - total[start]) / (stop - start))

@@ -1,0 +1,95 @@
+"""Row: one measured number with all it takes to judge it; what tables, report.json and report.html are of."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Better = Literal["lower", "higher", "reference", "none"]
+# How an answer computed from rows sounds; "open" where the numbers can't tell.
+Tone = Literal["good", "mixed", "bad", "open"]
+_DETAIL = re.compile("^planted_|_(axial|coronal|sagittal|all|extrapolated)(_|$)")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number.
+
+    Attributes:
+        group: "fidelity", "diversity", "privacy" or "reconstruction".
+        name: For machines, e.g. "frechet_slices_axial".
+        label: For people, e.g. "Fréchet distance, axial slices".
+        value: The number; None where it could not be measured, and `note` says why.
+        low: Lower end of its 95% interval.
+        high: Upper end.
+        reference: The same number of real scans against other real scans (the floor), or the real set's own.
+        reference_low: Lower end of the reference's 95% interval.
+        reference_high: Upper end.
+        better: Which way is good: "lower", "higher", closest to "reference", or "none".
+        unit: Of value and reference; empty for pure numbers.
+        note: What a reader must know: too few scans (and how many would do), constant scans, ...
+    """
+
+    group: str
+    name: str
+    label: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    reference: float | None = None
+    reference_low: float | None = None
+    reference_high: float | None = None
+    better: Better = "lower"
+    unit: str = ""
+    note: str = ""
+
+
+def ratio_to_floor(row: Row) -> float | None:
+    """How many times worse than real against real; None where a ratio has no meaning (a floor of 0)."""
+    if row.value is None or row.reference is None or row.better not in ("lower", "higher"):
+        return None
+    value, floor = (row.value, row.reference) if row.better == "lower" else (row.reference, row.value)
+    return value / floor if floor > 0 and value >= 0 else None
+
+
+def tells_apart(row: Row) -> bool:
+    """Whether the row's interval lies wholly on the worse side of the floor's; on any side where none is."""
+    if row.better == "reference":
+        return not overlap_floor(row)
+    assert row.value is not None and row.reference is not None
+    low, high = _or(row.low, row.value), _or(row.high, row.value)
+    floor_low, floor_high = _or(row.reference_low, row.reference), _or(row.reference_high, row.reference)
+    return low > floor_high if row.better == "lower" else high < floor_low
+
+
+def number_text(value: float | None) -> str:
+    """A number in three or four significant digits, as tables show it."""
+    if value is None:
+        return "–"
+    if value == round(value) and abs(value) < 1e5:
+        return f"{value:,.0f}"
+    if 1e-3 <= abs(value) < 1e5:
+        return (
+            f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
+        )
+    return f"{value:.2e}"
+
+
+def label_text(row: Row) -> str:
+    """The row's label as it stands at the beginning of a line."""
+    return row.label[:1].upper() + row.label[1:]
+
+
+def is_detail(row: Row) -> bool:
+    """Whether another row says the same in short: planes, other numbers of scans, planted copies."""
+    return _DETAIL.search(row.name) is not None
+
+
+def overlap_floor(row: Row) -> bool:
+    """Whether the row's interval and that of its reference overlap; a number without one is a point."""
+    assert row.value is not None and row.reference is not None
+    low, high = _or(row.low, row.value), _or(row.high, row.value)
+    return low <= _or(row.reference_high, row.reference) and high >= _or(row.reference_low, row.reference)
+
+
+def _or(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value

@@ -1,0 +1,156 @@
+"""What `anatogen study analyse` writes: a page for people, JSON and CSV for programs, figures beside them."""
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from anatogen.core.errors import UserError
+from anatogen.core.files import remove_parts, write_json, write_text
+from anatogen.core.version import __version__
+from anatogen.report.page import write_page
+from anatogen.study.analysis import SEED, Analysis, analyse_answers, check_finished
+from anatogen.study.analysis_parts import limits, page_parts
+from anatogen.study.answers import AnswerRow, read_answers
+from anatogen.study.equivalence import MARGIN, SHARE_MARGIN, check_margins
+from anatogen.study.headlines import headlines, summary
+from anatogen.study.intervals import NUM_RESAMPLES
+from anatogen.study.leaks import LEAST_SCANS
+from anatogen.study.numbers import Number
+from anatogen.study.spec import LEAKS_NAME, StudySpec, load_spec
+
+PAGE_NAME, JSON_NAME, CSV_NAME, ANSWERS_NAME = (
+    "analysis.html",
+    "analysis.json",
+    "analysis.csv",
+    "answers.csv",
+)
+FIGURES = "figures"
+FORMAT_VERSION = 1
+
+
+def analyse_study(
+    study: Path,
+    out: Path | None = None,
+    *,
+    margin: float = MARGIN,
+    share_margin: float = SHARE_MARGIN,
+    unfinished: bool = False,
+) -> tuple[Analysis, Path]:
+    """Analyses a study and writes `analysis.html`, `analysis.json`, `analysis.csv` and `answers.csv`.
+
+    Args:
+        study: Folder of the study, with its key.
+        out: Folder for the files; default STUDY/analysis.
+        margin: Differences of mean answers up to it are equivalent, in points.
+        share_margin: The same of the share of best answers, as a fraction.
+        unfinished: Analyses what there is though readers have cases left.
+
+    Returns:
+        The analysis, and the path of the page.
+
+    Raises:
+        UserError: If the folder is no study or a reader's copy, nothing was answered, readers are not done,
+            or a margin is wrong.
+    """
+    check_margins(margin, share_margin)
+    spec, rows = load_spec(study), read_answers(study)
+    analysis = analyse_answers(rows, spec.protocols, margin=margin, share_margin=share_margin)
+    if not unfinished:
+        check_finished(rows)
+    folder = study / "analysis" if out is None else out
+    return analysis, write_analysis(analysis, spec, folder, blinding_text(study))
+
+
+def blinding_text(study: Path) -> str:
+    """What the study's leaks.json says of its blinding, in a few words."""
+    try:
+        check = json.loads((study / LEAKS_NAME).read_text(encoding="utf-8"))
+        if not check["passed"]:
+            return "not achieved: when the study was made, storage told sources apart"
+        counts = check["num_scans"].values()
+        if len(counts) < 2 or min(counts) < LEAST_SCANS:
+            return "not tested: too few scans, or one source only"
+        return "passed: nothing but the picture told sources apart"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "not known: the study has no readable leaks.json"
+
+
+def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: str) -> Path:
+    """Writes the files of an analysis, each atomically; `analysis.json` comes last.
+
+    Args:
+        analysis: What was computed.
+        spec: Of the study.
+        out: Made if it is missing.
+        blinding: Whether it was achieved, in a few words.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: If `out` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file: name a folder with --out")
+    (out / FIGURES).mkdir(parents=True, exist_ok=True)
+    remove_parts(out)
+    remove_parts(out / FIGURES)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    settings = {
+        "margin": analysis.margin,
+        "share_margin": analysis.share_margin,
+        "resamples": NUM_RESAMPLES,
+        "seed": SEED,
+        "blinding": blinding,
+    }
+    versions = {"anatogen": __version__, "python": platform.python_version()} | {
+        name: version(name) for name in ("numpy", "scipy", "scikit-learn", "statsmodels")
+    }
+    answers = headlines(analysis)
+    write_text(out / CSV_NAME, _csv_text(Number, analysis.numbers))
+    write_text(out / ANSWERS_NAME, _csv_text(AnswerRow, analysis.rows))
+    page = out / PAGE_NAME
+    write_page(
+        page,
+        "analysis.html",
+        title=spec.title,
+        summary=summary(analysis),
+        answers=answers,
+        parts=page_parts(analysis, out / FIGURES),
+        limits=limits(analysis, blinding),
+        settings=settings,
+        versions=versions,
+        created=created[:10],
+        study=spec.id,
+    )
+    content = {
+        "format_version": FORMAT_VERSION,
+        "created": created,
+        "study": spec.id,
+        "title": spec.title,
+        "readers": list(analysis.readers),
+        "settings": settings,
+        "versions": versions,
+        "summary": summary(analysis),
+        "answers": [asdict(answer) for answer in answers],
+        "numbers": [asdict(number) for number in analysis.numbers],
+        "limits": limits(analysis, blinding),
+    }
+    write_json(out / JSON_NAME, content)
+    return page
+
+
+def _csv_text(kind: type, rows: Sequence[Any]) -> str:
+    text = io.StringIO()
+    names = [each.name for each in fields(kind)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([[getattr(row, name) for name in names] for row in rows])
+    return text.getvalue()

@@ -1,0 +1,100 @@
+"""The flat table of all answers that the analysis works from, joined with the answer key."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from anatogen.core.errors import UserError
+from anatogen.study.spec import KEY_NAME, Source
+from anatogen.study.store import all_readers, answers_of, items_of, open_study
+
+
+@dataclass(frozen=True)
+class AnswerRow:
+    """One question of one item of one reader.
+
+    Attributes:
+        reader: Name of the reader.
+        item: Id of what was shown.
+        protocol: Id of the protocol.
+        question: Id of the question.
+        case: The volume; of a pair the left one.
+        source: "real", "reconstructed" or "synthetic": what the volume is.
+        other_case: Of a pair the right volume.
+        other_source: What that is.
+        repeat_of: The item of the same reader that this one repeats.
+        position: In the reader's order, from 0.
+        value: The answer; None if there is none.
+        seconds_active: Spent at the item when the question was answered.
+        seconds_idle: Spent away from it while it was open.
+    """
+
+    reader: str
+    item: str
+    protocol: str
+    question: str
+    case: str
+    source: Source
+    other_case: str | None
+    other_source: Source | None
+    repeat_of: str | None
+    position: int
+    value: int | None
+    seconds_active: float | None
+    seconds_idle: float | None
+
+
+def read_key(folder: Path) -> dict[str, Source]:
+    """What each case of a study is.
+
+    Raises:
+        UserError: If the folder has no key, as a reader's copy has none, or it is damaged.
+    """
+    path = folder / KEY_NAME
+    if not path.is_file():
+        raise UserError(
+            f"{folder} has no {KEY_NAME}: it is a reader's copy; export it and import the answers"
+        )
+    try:
+        cases = json.loads(path.read_text(encoding="utf-8"))["cases"]
+        return {case: entry["source"] for case, entry in cases.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is damaged: restore it from an export of the study") from error
+
+
+def read_answers(folder: Path) -> list[AnswerRow]:
+    """Every question of every item of every reader, unanswered ones too, in each reader's order.
+
+    Args:
+        folder: Of the study, with its key.
+
+    Raises:
+        UserError: If the folder is no study, or has no key.
+    """
+    study = open_study(folder)
+    sources = read_key(folder)
+    rows = []
+    with study.session() as session:
+        for reader in all_readers(session):
+            answers = answers_of(session, reader)
+            for item in items_of(session, reader):
+                for question in study.spec.protocol(item.protocol).questions:
+                    answer = answers.get((item.id, question.id))
+                    rows.append(
+                        AnswerRow(
+                            reader=reader.name,
+                            item=item.id,
+                            protocol=item.protocol,
+                            question=question.id,
+                            case=item.case,
+                            source=sources[item.case],
+                            other_case=item.other_case,
+                            other_source=None if item.other_case is None else sources[item.other_case],
+                            repeat_of=item.repeat_of,
+                            position=item.position,
+                            value=None if answer is None else answer.value,
+                            seconds_active=None if answer is None else answer.seconds_active,
+                            seconds_idle=None if answer is None else answer.seconds_idle,
+                        )
+                    )
+    return rows

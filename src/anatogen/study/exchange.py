@@ -1,0 +1,383 @@
+"""`anatogen study export` and `import`: a study in a zip, to a reader's machine and back.
+
+A zip holds `contents.json` (version, study, a SHA-256 of every other file), `records.json` (readers, items
+and answers as plain values: no database of unknown origin is ever opened), and, unless it brings back answers
+only, `study.yaml` and the volumes. The organiser's own has the key too; a reader's has neither the key, nor
+other readers, nor which cases are repeats, nor the seed that all this follows from.
+
+Nothing in a zip is trusted: only files of known names are read, each compared with its hash, and answers are
+checked like those that come from a page. Merging keeps every answer; the highest revision counts.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlmodel import Session, select
+
+from anatogen.config.resolving import to_yaml
+from anatogen.core.errors import UserError
+from anatogen.core.files import atomic_folder, atomic_path
+from anatogen.core.version import __version__
+from anatogen.study.spec import (
+    CASE_PATTERN,
+    DATABASE_NAME,
+    KEY_NAME,
+    LEAKS_NAME,
+    SPEC_NAME,
+    VOLUME_TIME,
+    VOLUMES,
+    StudySpec,
+    load_spec,
+    volume_path,
+)
+from anatogen.study.store import (
+    ORGANISER_TOKEN,
+    Answer,
+    AnswerInput,
+    Item,
+    Reader,
+    Setting,
+    Study,
+    all_readers,
+    items_of,
+    new_token,
+    open_database,
+    open_study,
+    organiser_token,
+)
+
+FORMAT_VERSION = 1
+CONTENTS_NAME = "contents.json"
+RECORDS_NAME = "records.json"
+# Far more than any study's: what is larger is no study.
+_MAX_JSON_BYTES = 1 << 28
+_CHUNK = 1 << 20
+_ZIP_TIME = (2000, 1, 1, 0, 0, 0)
+
+Kind = Literal["study", "reader", "answers"]
+_DAMAGED = "is damaged or was changed: export it again"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Contents(_Model):
+    format_version: int
+    kind: Kind
+    study: str = Field(pattern=CASE_PATTERN)
+    anatogen_version: str
+    sha256: dict[str, str]
+
+
+class _ReaderRecord(_Model):
+    id: int
+    name: str = Field(min_length=1, max_length=64)
+    token: str = Field(pattern=r"^[0-9A-Za-z_-]{32,64}$")
+    paused: bool
+
+
+class _ItemRecord(_Model):
+    id: str = Field(pattern=CASE_PATTERN)
+    reader_id: int
+    position: int = Field(ge=0)
+    protocol: str
+    case: str = Field(pattern=CASE_PATTERN)
+    other_case: str | None = Field(default=None, pattern=CASE_PATTERN)
+    repeat_of: str | None = Field(default=None, pattern=CASE_PATTERN)
+
+
+class _AnswerRecord(AnswerInput):
+    answered_at: str = Field(pattern=r"^\d{4}-\d\d-\d\dT[0-9:.]{8,15}\+00:00$")
+
+
+class _Records(_Model):
+    organiser_token: str | None = Field(default=None, pattern=r"^[0-9A-Za-z_-]{32,64}$")
+    readers: tuple[_ReaderRecord, ...]
+    items: tuple[_ItemRecord, ...]
+    answers: tuple[_AnswerRecord, ...]
+
+
+@dataclass(frozen=True)
+class Exchanged:
+    """What an export packed, or an import brought.
+
+    Attributes:
+        summary: In words.
+        num_answers: Answers in the zip, all revisions.
+        num_new: Of these, how many were new to the study.
+    """
+
+    summary: str
+    num_answers: int
+    num_new: int
+
+
+def export_study(folder: Path, file: Path, *, reader: str | None = None) -> Exchanged:
+    """Packs a study, one reader's part of it, or, of a reader's copy, the answers alone; atomically.
+
+    Args:
+        folder: Of the study.
+        file: The .zip.
+        reader: Whose machine it goes to.
+
+    Raises:
+        UserError: If there is no such study or reader, or the file lies inside the study.
+    """
+    study = open_study(folder)
+    if file.suffix.lower() != ".zip":
+        raise UserError(f"{file} must end in .zip")
+    if file.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{file} lies inside the study: choose a place outside {folder}")
+    is_copy = not (folder / KEY_NAME).is_file()
+    if is_copy and reader is not None:
+        raise UserError(f"{folder} is a reader's copy: export it without --reader, to bring its answers back")
+    kind: Kind = "answers" if is_copy else "study" if reader is None else "reader"
+    records = _records_of(study, kind, reader)
+    texts = {RECORDS_NAME: records.model_dump_json().encode()}
+    paths: dict[str, Path] = {}
+    if kind != "answers":
+        spec = study.spec
+        if reader is not None:
+            hidden = {"readers": (reader,), "num_cases": None, "repeat": None, "seed": None}
+            spec = spec.model_copy(update=hidden)
+        texts[SPEC_NAME] = to_yaml(spec).encode()
+        cases = {case for item in records.items for case in (item.case, item.other_case) if case}
+        paths = {f"{VOLUMES}/{case}.nii": volume_path(folder, case) for case in sorted(cases)}
+    if kind == "study":
+        for name in (KEY_NAME, LEAKS_NAME):
+            if (folder / name).is_file():
+                paths[name] = folder / name
+    with atomic_path(file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        hashes = {name: _add(archive, name, [content]) for name, content in texts.items()}
+        for name, path in paths.items():
+            with path.open("rb") as content:
+                hashes[name] = _add(archive, name, iter(lambda: content.read(_CHUNK), b""))
+        contents = _Contents(
+            format_version=FORMAT_VERSION,
+            kind=kind,
+            study=study.spec.id,
+            anatogen_version=__version__,
+            sha256=hashes,
+        )
+        _add(archive, CONTENTS_NAME, [contents.model_dump_json().encode()])
+    what = {
+        "study": "the whole study with its key: not for readers",
+        "reader": f"the part of reader {reader!r}, without the key",
+        "answers": "the answers of this copy",
+    }[kind]
+    return Exchanged(f"{file}: {what}; {len(records.answers)} answers", len(records.answers), 0)
+
+
+def import_study(folder: Path, file: Path) -> Exchanged:
+    """Unpacks a study where there is none, else merges the answers of a copy into it.
+
+    Args:
+        folder: Of the study; made from the zip where it is missing.
+        file: What `export_study` wrote.
+
+    Raises:
+        UserError: If the zip is damaged, unsafe, of another study or of a newer Anatogen, or holds answers
+            that don't fit; the study is then as it was.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            contents, records = _read(archive, file)
+            if folder.exists():
+                return _merge(folder, file, contents, records)
+            return _unpack(folder, file, contents, records, archive)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {file}") from error
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise UserError(f"{file} {_DAMAGED}") from error
+
+
+def _records_of(study: Study, kind: Kind, reader: str | None) -> _Records:
+    with study.session() as session:
+        readers = [each for each in all_readers(session) if reader in (None, each.name)]
+        if not readers:
+            known_names = ", ".join(study.spec.readers)
+            raise UserError(f"the study has no reader {reader!r}: its readers are {known_names}")
+        items = [item for each in readers for item in items_of(session, each)]
+        known = {item.id for item in items}
+        answers = [a for a in session.exec(select(Answer).order_by(Answer.id)) if a.item_id in known]  # type: ignore[arg-type]
+        answer_records = tuple(_AnswerRecord(**answer.model_dump(exclude={"id"})) for answer in answers)
+        if kind == "answers":
+            return _Records(readers=(), items=(), answers=answer_records)
+        hidden = {"repeat_of"} if kind == "reader" else set()
+        return _Records(
+            organiser_token=organiser_token(session) if kind == "study" else None,
+            readers=tuple(_ReaderRecord(**each.model_dump()) for each in readers),
+            items=tuple(_ItemRecord(**item.model_dump(exclude=hidden)) for item in items),
+            answers=answer_records,
+        )
+
+
+def _add(archive: zipfile.ZipFile, name: str, chunks: Iterable[bytes]) -> str:
+    """Adds a file and returns its SHA-256. Not compressed: how well a volume shrinks tells its source."""
+    digest = hashlib.sha256()
+    with archive.open(zipfile.ZipInfo(name, _ZIP_TIME), "w", force_zip64=True) as target:
+        for chunk in chunks:
+            digest.update(chunk)
+            target.write(chunk)
+    return digest.hexdigest()
+
+
+def _is_known(name: str) -> bool:
+    if name in (CONTENTS_NAME, RECORDS_NAME, SPEC_NAME, KEY_NAME, LEAKS_NAME):
+        return True
+    folder, slash, rest = name.partition("/")
+    stem = rest.removesuffix(".nii")
+    is_case = len(stem) == 16 and all(digit in "0123456789abcdef" for digit in stem)
+    return bool(slash) and folder == VOLUMES and rest == f"{stem}.nii" and is_case
+
+
+def _read(archive: zipfile.ZipFile, file: Path) -> tuple[_Contents, _Records]:
+    names = archive.namelist()
+    for name in names:
+        if not _is_known(name):
+            raise UserError(f"{file} holds {name!r}, which is no part of a study: nothing was imported")
+    if CONTENTS_NAME not in names or len(set(names)) < len(names):
+        raise UserError(f"{file} is no study that `anatogen study export` wrote")
+    try:
+        raw = json.loads(_small(archive, CONTENTS_NAME, file))
+        version = raw.get("format_version") if isinstance(raw, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            raise UserError(
+                f"{file} has version {version}, and this Anatogen knows up to {FORMAT_VERSION}: update it"
+            )
+        contents = _Contents.model_validate(raw)
+        if {*contents.sha256, CONTENTS_NAME} != set(names) or RECORDS_NAME not in names:
+            raise UserError(f"{file} {_DAMAGED}")
+        for name, digest in contents.sha256.items():
+            with archive.open(name) as source:
+                if _copied(source, None) != digest:
+                    raise UserError(f"{file} {_DAMAGED}; {name} has another hash")
+        return contents, _Records.model_validate_json(_small(archive, RECORDS_NAME, file))
+    except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} {_DAMAGED}") from error
+
+
+def _small(archive: zipfile.ZipFile, name: str, file: Path) -> bytes:
+    with archive.open(name) as source:
+        content = source.read(_MAX_JSON_BYTES + 1)
+    if len(content) > _MAX_JSON_BYTES:
+        raise UserError(f"{file} {_DAMAGED}; {name} is larger than any study's")
+    return content
+
+
+def _copied(source: IO[bytes], target: IO[bytes] | None) -> str:
+    """SHA-256 of what is read from the source, written to the target on the way."""
+    digest = hashlib.sha256()
+    while chunk := source.read(_CHUNK):
+        digest.update(chunk)
+        if target is not None:
+            target.write(chunk)
+    return digest.hexdigest()
+
+
+def _unpack(
+    folder: Path, file: Path, contents: _Contents, records: _Records, archive: zipfile.ZipFile
+) -> Exchanged:
+    if contents.kind == "answers" or SPEC_NAME not in contents.sha256:
+        raise UserError(
+            f"{file} holds answers only: import it into the study that it belongs to, not {folder}"
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    needed = sum(info.file_size for info in archive.infolist())
+    free = shutil.disk_usage(folder.parent).free
+    if needed > free:
+        raise UserError(
+            f"{file} unpacks to {needed >> 20} MB, and {free >> 20} MB are free at {folder.parent}"
+        )
+    with atomic_folder(folder) as part:
+        (part / VOLUMES).mkdir()
+        for name, digest in sorted(contents.sha256.items()):
+            if name == RECORDS_NAME:
+                continue
+            path = part / name
+            with archive.open(name) as source, path.open("wb") as target:
+                if _copied(source, target) != digest:
+                    raise UserError(f"{file} {_DAMAGED}; {name} has another hash")
+            if path.parent != part:
+                os.utime(path, (VOLUME_TIME, VOLUME_TIME))
+        spec = load_spec(part)
+        if spec.id != contents.study:
+            raise UserError(f"{file} {_DAMAGED}")
+        study = Study(part, spec, open_database(part / DATABASE_NAME))
+        with study.session() as session:
+            _check_items(records, spec, part, file)
+            session.add(Setting(key=ORGANISER_TOKEN, value=records.organiser_token or new_token()))
+            session.add_all(Reader(**reader.model_dump()) for reader in records.readers)
+            session.flush()
+            session.add_all(Item(**item.model_dump()) for item in records.items)
+            session.flush()
+            num_new = _add_answers(session, records, spec, file)
+            session.commit()
+        study.engine.dispose()
+    readers = ", ".join(reader.name for reader in records.readers)
+    return Exchanged(f"{folder}: study of {readers}; {num_new} answers", len(records.answers), num_new)
+
+
+def _check_items(records: _Records, spec: StudySpec, folder: Path, file: Path) -> None:
+    protocols = {protocol.id for protocol in spec.protocols}
+    readers = {reader.id for reader in records.readers}
+    for item in records.items:
+        cases = [case for case in (item.case, item.other_case) if case is not None]
+        missing = [case for case in cases if not volume_path(folder, case).is_file()]
+        if item.protocol not in protocols or item.reader_id not in readers or missing:
+            raise UserError(f"{file} {_DAMAGED}; item {item.id} has no volume, protocol or reader")
+
+
+def _merge(folder: Path, file: Path, contents: _Contents, records: _Records) -> Exchanged:
+    study = open_study(folder)
+    if study.spec.id != contents.study:
+        raise UserError(f"{file} is of another study than {folder}: import it into its own")
+    with study.session() as session:
+        known = {reader.id for reader in all_readers(session)}
+        for reader in records.readers:
+            if contents.kind == "reader" and reader.id not in known:
+                raise UserError(
+                    f"{file} is for reader {reader.name!r}, whom {folder} does not have: import it into "
+                    "another folder"
+                )
+        num_new = _add_answers(session, records, study.spec, file)
+        session.commit()
+    total = len(records.answers)
+    return Exchanged(f"{folder}: {num_new} new of {total} answers in {file}", total, num_new)
+
+
+def _add_answers(session: Session, records: _Records, spec: StudySpec, file: Path) -> int:
+    """Adds the answers that are not there yet, and returns how many; the caller commits."""
+    items = {item.id: item for item in session.exec(select(Item))}
+    stored = {(a.client_id, a.question): a for a in session.exec(select(Answer))}
+    num_new = 0
+    for record in records.answers:
+        item = items.get(record.item_id)
+        if item is None:
+            raise UserError(f"{file} holds an answer to item {record.item_id}, which the study does not have")
+        if not spec.protocol(item.protocol).question(record.question).allows(record.value):
+            raise UserError(f"{file} holds the answer {record.value} to {record.question!r}, which is none")
+        answer = Answer(**record.model_dump())
+        known = stored.get((record.client_id, record.question))
+        if known is None:
+            session.add(answer)
+            stored[record.client_id, record.question] = answer
+            num_new += 1
+        elif known.item_id != record.item_id:
+            raise UserError(
+                f"{file} holds answer {record.client_id} to another item than the study: {_DAMAGED}"
+            )
+        elif (known.rank, known.value) < (answer.rank, answer.value):
+            # One sending, told apart by whoever changed it last: every copy ends with the same.
+            known.sqlmodel_update(record.model_dump())
+            session.add(known)
+    return num_new

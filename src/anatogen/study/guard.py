@@ -1,0 +1,143 @@
+"""What every request to the study's server passes first: who may ask, how much, and what the browser may do.
+
+The tokens in the links are the only keys. They travel in a header, never in a cookie, so a foreign page has
+nothing to misuse; the checks of host and origin here stand in its way a second time.
+"""
+
+import hmac
+import ipaddress
+import socket
+from collections.abc import Iterable
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException, Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from anatogen.study.links import origin_of
+
+# All from this server, nothing from elsewhere, no inline code, no eval. The one relaxation is data: for
+# pictures: the letters with which NiiVue labels directions are a PNG inside its module.
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; "
+    "trusted-types 'none'"
+)
+_HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    # A link is a key: it must not reach another server in a Referer.
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+# An answer is some 250 bytes.
+MAX_BODY = 4096
+
+_OURS = "same-origin"
+_Found = TypeVar("_Found")
+
+
+class Guard:
+    """Middleware that refuses requests of other sites, and adds the security headers to every response."""
+
+    def __init__(self, app: ASGIApp, host: str, url: str | None = None) -> None:
+        """Wraps an application.
+
+        Args:
+            app: What is guarded.
+            host: On which the server listens.
+            url: Where readers reach it, if that is elsewhere, as behind a proxy.
+        """
+        self._app = app
+        public = None if url is None else origin_of(url)
+        # A foreign page can have its own name point here (DNS rebinding): it then asks under that name.
+        names = {host.lower(), "localhost", socket.gethostname().lower()}
+        if public is not None:
+            names.add(_host_of(public.partition("//")[2]))
+        self._names = names - {""}
+        self._public = public
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI says."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        problem = self._problem(Headers(scope=scope), scope["path"])
+        app = self._app if problem is None else JSONResponse({"detail": problem}, 403)
+        await app(scope, receive, send_guarded)
+
+    def _problem(self, headers: Headers, path: str) -> str | None:
+        called = _host_of(headers.get("host", ""))
+        if called not in self._names and not _is_address(called):
+            return f"this server is not called {called[:100]!r}: start it with --url to give it that name"
+        origin = headers.get("origin")
+        foreign = origin is not None and origin not in (f"http://{headers.get('host')}", self._public)
+        # Links may be opened from anywhere, but what our page asks for, only our page may.
+        if foreign or (path.startswith("/api/") and headers.get("sec-fetch-site", _OURS) != _OURS):
+            return "requests of other sites are refused"
+        return None
+
+
+def _host_of(netloc: str) -> str:
+    """The host of "host:port" in small letters, without the brackets of IPv6."""
+    try:
+        return (urlsplit(f"//{netloc}").hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+async def small_json(request: Request) -> bytes:
+    """The body of a request, which must be JSON and small; what is too long is not read to its end.
+
+    Raises:
+        HTTPException: 415 or 413.
+    """
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "send application/json")
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > MAX_BODY:
+            raise HTTPException(413, f"the body is longer than {MAX_BODY} bytes")
+    return body
+
+
+def bearer(request: Request) -> str:
+    """The token that a request carries in its Authorization header; empty if none."""
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if kind.lower() == "bearer" else ""
+
+
+def holder(given: str, tokens: Iterable[tuple[str, _Found]]) -> _Found | None:
+    """Whose token this is. Every token is compared, and each in a time that tells nothing of it.
+
+    Args:
+        given: What came with a request.
+        tokens: Each token with its holder.
+    """
+    found = None
+    for token, who in tokens:
+        if hmac.compare_digest(token.encode(), given.encode("utf-8", "surrogateescape")):
+            found = who
+    return found

@@ -1,0 +1,105 @@
+"""Intervals that know that several readers saw the same cases.
+
+Two ratings of one case are not two cases. Shares of one reader have the usual intervals; those of several
+readers have them at the *effective* number of answers, and everything else is resampled by whole cases.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from anatogen.study.ratings import Floats
+
+NUM_RESAMPLES = 2000
+# Of the resamples in which a number must exist, to have an interval.
+_LEAST_DEFINED = 0.9
+
+
+def share_interval(
+    successes: Floats, method: Literal["wilson", "exact"], level: float = 0.95
+) -> tuple[float, float]:
+    """The interval of a share.
+
+    With one reader, Wilson's score interval (Wilson 1927) or the exact one (Clopper and Pearson 1934). With
+    several, the same at the effective number of answers (Korn and Graubard 1998 for the exact one).
+
+    Args:
+        successes: (R, C) of readers by cases, 1 or 0, NaN where there is no answer; one answer or more.
+        method: Which of the two.
+        level: Of confidence.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    share = float(np.nanmean(successes))
+    number = effective_number(successes)
+    low, high = proportion_confint(
+        share * number, number, alpha=1 - level, method="wilson" if method == "wilson" else "beta"
+    )
+    return max(float(low), 0.0), min(float(high), 1.0)
+
+
+def effective_number(successes: Floats) -> float:
+    """How many independent answers would tell the share as well as these do.
+
+    p (1 - p) over the variance of the share p as a ratio of sums over cases, between the number of cases
+    (all readers always agree) and the number of answers.
+
+    Args:
+        successes: (R, C), 1 or 0, NaN where there is no answer.
+    """
+    answered = np.isfinite(successes)
+    counts = answered.sum(axis=0)
+    num_answers, num_cases = int(counts.sum()), int((counts > 0).sum())
+    # One answer a case: they are independent.
+    if num_answers == num_cases:
+        return float(num_answers)
+    share = float(np.nanmean(successes))
+    deviations = np.nansum(successes, axis=0) - share * counts
+    variance = num_cases / max(num_cases - 1, 1) * float(np.square(deviations).sum()) / num_answers**2
+    if share in (0.0, 1.0):
+        # That all agree says nothing of what chance would have done: each case counts once.
+        return float(num_cases)
+    if variance == 0:
+        return float(num_answers)
+    return float(np.clip(share * (1 - share) / variance, min(num_cases, num_answers), num_answers))
+
+
+def case_weights(
+    strata: Sequence[str], seed: Sequence[int], number: int = NUM_RESAMPLES
+) -> npt.NDArray[np.int64]:
+    """How often each case is drawn in each resample, (number, C): as many of each source as there are.
+
+    Args:
+        strata: What each of C cases is.
+        seed: Numbers that the draws follow from.
+        number: Of resamples.
+    """
+    generator = np.random.default_rng(list(seed))
+    names = np.array(strata)
+    weights = np.zeros((number, len(strata)), dtype=np.int64)
+    for name in sorted(set(strata)):
+        members = np.flatnonzero(names == name)
+        chances = np.full(len(members), 1 / len(members))
+        weights[:, members] = generator.multinomial(len(members), chances, size=number)
+    return weights
+
+
+def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float | None, float | None, str]:
+    """The interval that holds the middle of the draws, or the reason why there is none.
+
+    Args:
+        draws: (B,), one number of each resample; NaN where it does not exist.
+        level: Of confidence.
+
+    Returns:
+        Its ends, and an empty reason; or None, None and the reason.
+    """
+    defined = draws[np.isfinite(draws)]
+    if len(defined) < _LEAST_DEFINED * len(draws):
+        return None, None, "no interval: it does not exist in many resamples of the cases"
+    if np.ptp(defined) < 1e-12:
+        return None, None, "no interval: all resamples of the cases are the same"
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high), ""

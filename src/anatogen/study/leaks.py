@@ -1,0 +1,303 @@
+"""Whether anything but the picture tells the sources of a study's scans apart.
+
+Measured on the files that a reader gets. Two tests against relabelled scans: of each feature alone, by the
+greatest distance between distribution functions (Kolmogorov-Smirnov, maximum over features as in Westfall and
+Young 1993, so that many features don't cause false alarms), and of all together, by a cross-validated linear
+classifier (Ojala and Garriga 2010): least squares, which classifies under all relabellings at once.
+
+Features of storage must tell nothing. Features of the picture (brightness, contrast, sharpness) may: a reader
+is to see them. They are reported, for who writes the study up.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import rankdata
+
+from anatogen.study.blinding import background, padded_borders
+
+SIGNIFICANCE = 0.01
+# What may be a difference is mended where it can be, before it is tested.
+SUSPICION = 0.1
+_NUM_RELABELLED = 999
+_NUM_FOLDS = 5
+_RIDGE = 1e-3
+# With fewer scans of a source not even a certain give-away is significant.
+LEAST_SCANS = 5
+
+Features = dict[str, float]
+Table = Mapping[str, npt.NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A feature by which sources differ.
+
+    Attributes:
+        feature: In words.
+        p_value: That relabelled scans differ as much in any feature.
+        medians: Of each source.
+    """
+
+    feature: str
+    p_value: float
+    medians: dict[str, float]
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{source} {median:.4g}" for source, median in self.medians.items())
+        return f"{self.feature} ({listed})"
+
+
+@dataclass(frozen=True)
+class LeakCheck:
+    """What tells the sources apart.
+
+    Attributes:
+        num_scans: Of each source.
+        leaks: Features of storage by which sources differ, the worst first; must be none.
+        accuracy: Balanced accuracy of the classifier of features of storage.
+        chance: What guessing reaches.
+        p_value: That the classifier does as well on relabelled scans.
+        visible: Features of the picture by which sources differ.
+    """
+
+    num_scans: dict[str, int]
+    leaks: tuple[Difference, ...]
+    accuracy: float
+    chance: float
+    p_value: float
+    visible: tuple[Difference, ...]
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether there are enough scans of each of several sources to see anything."""
+        return len(self.num_scans) > 1 and min(self.num_scans.values()) >= LEAST_SCANS
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found."""
+        return not self.leaks and self.p_value > SIGNIFICANCE
+
+    @property
+    def finding(self) -> str:
+        """In words, which features leak."""
+        if self.leaks:
+            return "; ".join(map(str, self.leaks))
+        return (
+            f"features of storage together (sources told apart with {self.accuracy:.0%} balanced accuracy, "
+            f"chance is {self.chance:.0%})"
+        )
+
+
+def storage_features(array: npt.NDArray[np.int16]) -> Features:
+    """Simple statistics of a blinded scan that must not depend on its source.
+
+    Args:
+        array: int16 (D, H, W).
+    """
+    low = int(array.min())
+    counts = np.bincount((array - low).ravel())
+    levels = np.flatnonzero(counts)
+    # How many levels there are in all, and in the tails, is by what is in the picture.
+    before = counts[levels].cumsum() / array.size
+    middle = levels[(before > 0.05) & (before <= 0.95)]
+    steps = np.diff(middle)
+    return {
+        "lowest value": float(low),
+        "highest value": float(low + levels[-1]),
+        "share of grey levels in use": len(middle) / float(np.ptp(middle) + 1) if len(middle) else 0.0,
+        "commonest step between grey levels": float(np.bincount(steps).argmax()) if len(steps) else 0.0,
+        "border planes of padding": float(padded_borders(array).sum()),
+    }
+
+
+def end_features(array: npt.NDArray[np.int16]) -> Features:
+    """How many voxels are black and white.
+
+    Of storage where scans are clipped at percentiles of their own; else they tell how much air or bone there
+    is in the picture.
+
+    Args:
+        array: int16 (D, H, W).
+    """
+    return {
+        "share of black voxels": float(np.mean(array == array.min())),
+        "share of white voxels": float(np.mean(array == array.max())),
+    }
+
+
+def background_features(array: npt.NDArray[np.int16]) -> Features:
+    """How much of the dark surroundings is black: all of it where it was padded or masked with one value.
+
+    Args:
+        array: int16 (D, H, W).
+    """
+    dark = array[background(array)]
+    return {"share of black in the background": float(np.mean(dark == array.min())) if dark.size else 1.0}
+
+
+def picture_features(array: npt.NDArray[np.int16]) -> Features:
+    """Simple statistics of what a reader sees.
+
+    Args:
+        array: int16 (D, H, W).
+    """
+    values = array.astype(np.float64)
+    spread = max(float(values.std()), 1e-6)
+    steps = [np.abs(np.diff(values, axis=axis)).mean() for axis in range(3)]
+    return {
+        "brightness": float(values.mean()),
+        "contrast": spread,
+        "sharpness": float(np.mean(steps)) / spread,
+    }
+
+
+def features(array: npt.NDArray[np.int16], *, at_percentiles: bool) -> tuple[Features, Features]:
+    """All statistics of a blinded scan: those that must not depend on its source, and those that may.
+
+    Args:
+        array: int16 (D, H, W).
+        at_percentiles: Whether the scans are clipped at percentiles of their own.
+    """
+    storage, picture = storage_features(array), picture_features(array)
+    if at_percentiles:
+        return storage | end_features(array), picture
+    return storage | background_features(array), picture | end_features(array)
+
+
+def table_of(rows: Sequence[Features]) -> Table:
+    """The features of several scans as one array (N,) each."""
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def read_voxels(path: Path) -> npt.NDArray[np.int16]:
+    """The stored voxels of a study's volume, int16 (D, H, W)."""
+    return np.asarray(nib.load(path, mmap=False).dataobj.get_unscaled(), dtype=np.int16).T
+
+
+def file_features(path: Path) -> Features:
+    """Size, time and every number in the header of a NIfTI file."""
+    status = path.stat()
+    found = {"file size": float(status.st_size), "file time": float(status.st_mtime)}
+    header = nib.load(path).header
+    for name in header.keys():  # noqa: SIM118  nibabel's headers don't iterate
+        value = np.atleast_1d(header[name])
+        if value.dtype.kind in "SU":
+            # Texts as numbers: any difference counts.
+            found[f"header field {name}"] = float(
+                sum(byte << (i % 32) for i, byte in enumerate(value.tobytes()))
+            )
+            continue
+        for index, number in enumerate(value.ravel()):
+            label = name if value.size == 1 else f"{name}[{index}]"
+            found[f"header field {label}"] = float(np.nan_to_num(number, nan=-1e30))
+    return found
+
+
+def check(storage: Table, picture: Table, sources: Sequence[str], seed: int) -> LeakCheck:
+    """Tests whether features tell sources apart.
+
+    Args:
+        storage: Features by name, each float64 (N,), that must not.
+        picture: Features that may.
+        sources: Of each of the N scans.
+        seed: Of the relabelling.
+    """
+    names = sorted(set(sources))
+    labels = np.array([names.index(source) for source in sources])
+    counts = {name: int((labels == number).sum()) for number, name in enumerate(names)}
+    if len(names) < 2 or min(counts.values()) < LEAST_SCANS:
+        chance = 1 / max(len(names), 1)
+        return LeakCheck(counts, (), chance, chance, 1.0, ())
+    generator = np.random.default_rng(seed)
+    leaks = _differences(storage, labels, names, generator, SIGNIFICANCE)
+    accuracy, p_value = _classified(storage, labels, generator)
+    visible = _differences(picture, labels, names, generator, SIGNIFICANCE)
+    return LeakCheck(counts, leaks, accuracy, 1 / len(names), p_value, visible)
+
+
+def differing(table: Table, sources: Sequence[str], seed: int) -> tuple[Difference, ...]:
+    """The features, each by itself, in which sources may differ: with few scans a leak is hardly significant.
+
+    Args:
+        table: Features by name, each float64 (N,).
+        sources: Of each of the N scans.
+        seed: Of the relabelling.
+    """
+    names = sorted(set(sources))
+    labels = np.array([names.index(source) for source in sources])
+    if len(names) < 2 or min(np.bincount(labels)) < LEAST_SCANS:
+        return ()
+    return _differences(table, labels, names, np.random.default_rng(seed), SUSPICION)
+
+
+def _differences(
+    table: Table,
+    labels: npt.NDArray[np.int64],
+    names: Sequence[str],
+    generator: np.random.Generator,
+    significance: float,
+) -> tuple[Difference, ...]:
+    varied = {name: values for name, values in table.items() if np.ptp(values) > 0}
+    if not varied:
+        return ()
+    relabelled = [labels] + [generator.permutation(labels) for _ in range(_NUM_RELABELLED)]
+    stacked = np.stack(relabelled)
+    found = {name: _distances(values, stacked) for name, values in varied.items()}
+    greatest = np.max(list(found.values()), axis=0)
+    differences = []
+    for name, distances in found.items():
+        p_value = float(np.mean(greatest >= distances[0] - 1e-9))
+        if p_value <= significance:
+            medians = {
+                source: float(np.median(varied[name][labels == number]))
+                for number, source in enumerate(names)
+            }
+            differences.append((float(-distances[0]), Difference(name, p_value, medians)))
+    return tuple(difference for _, difference in sorted(differences, key=lambda pair: pair[0]))
+
+
+def _distances(values: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Greatest distance between two sources' distribution functions, of each row of labels (P, N)."""
+    order = np.argsort(values, kind="stable")
+    ordered = values[order]
+    ends = np.append(ordered[1:] > ordered[:-1], True)
+    shares = []
+    for number in range(labels.max() + 1):
+        members = labels[:, order] == number
+        shares.append(members.cumsum(axis=1)[:, ends] / members.sum(axis=1, keepdims=True))
+    return np.max([np.abs(a - b).max(axis=1) for a, b in combinations(shares, 2)], axis=0)
+
+
+def _classified(
+    table: Table, labels: npt.NDArray[np.int64], generator: np.random.Generator
+) -> tuple[float, float]:
+    """Balanced accuracy of a linear classifier of ranks and their squares, and its p-value."""
+    num_sources = int(labels.max()) + 1
+    columns = [rankdata(values) / len(values) - 0.5 for values in table.values() if np.ptp(values) > 0]
+    if not columns:
+        return 1 / num_sources, 1.0
+    x = np.stack([np.ones(len(labels)), *columns, *(2 * column**2 for column in columns)], axis=1)
+    relabelled = np.stack([labels, *(generator.permutation(labels) for _ in range(_NUM_RELABELLED))])
+    targets = np.eye(num_sources)[relabelled.T]  # (N, P, K)
+    folds = generator.permutation(len(labels)) % _NUM_FOLDS
+    predicted = np.empty(targets.shape[:2], dtype=np.int64)
+    for fold in range(_NUM_FOLDS):
+        train, test = x[folds != fold], x[folds == fold]
+        inverse = np.linalg.inv(train.T @ train + _RIDGE * len(train) * np.eye(x.shape[1]))
+        scores = np.tensordot(test @ inverse @ train.T, targets[folds != fold], axes=1)
+        predicted[folds == fold] = scores.argmax(axis=2)
+    right = predicted == relabelled.T
+    accuracies = np.mean(
+        [
+            (right & (number == relabelled.T)).sum(axis=0) / (labels == number).sum()
+            for number in range(num_sources)
+        ],
+        axis=0,
+    )
+    return float(accuracies[0]), float(np.mean(accuracies >= accuracies[0] - 1e-9))

@@ -1,0 +1,113 @@
+"""What a training will take, before it is started: parameters, memory, time, passes over the data."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from anatogen.config.resolving import to_yaml
+from anatogen.config.settings import GANConfig, OptimiserSettings, Settings
+from anatogen.dataset.manifest import Grid, load_manifest
+from anatogen.training.cost.memory import peak_memory_gb
+from anatogen.training.cost.probe import Measurement, probe
+from anatogen.training.devices import available_memory_gb, build_fabric, check_budgets
+from anatogen.training.progress import clock
+from anatogen.training.run_folder import count_training_scans
+from anatogen.training.wgan_gp import check_statistics
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """What one stage takes.
+
+    Attributes:
+        memory_gb: Largest memory of the process, in 10^9 bytes: of the GPU, or resident in RAM; counted
+            without taking it (`memory`).
+        measured: What a few steps of it took on this machine; None where they don't fit into its memory.
+        steps: Steps of the budget; infinite if only minutes limit it and no step could be timed.
+        passes: How often the budget sees each training scan.
+    """
+
+    memory_gb: float
+    measured: Measurement | None
+    steps: float
+    passes: float
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the budget lasts; None where no step could be timed."""
+        return None if self.measured is None else self.steps * self.measured.seconds_per_step
+
+
+def estimate_stage(
+    stage: str,
+    settings: Settings | GANConfig,
+    grid: Grid,
+    num_scans: int,
+    *,
+    accelerator: str = "auto",
+    measure: bool = True,
+) -> StageEstimate:
+    """What a stage takes; a few steps of it are made in a process of its own.
+
+    Args:
+        stage: "autoencoder", "diffusion" or "gan".
+        settings: The whole configuration.
+        grid: Of the scans.
+        num_scans: Training scans.
+        accelerator: "cpu", "cuda" or "auto".
+        measure: Whether to make those steps.
+    """
+    fabric = build_fabric(accelerator, 1, mixed_precision=stage != "gan")
+    on_gpu = fabric.device.type == "cuda"
+    bf16 = on_gpu and stage != "gan" and torch.cuda.is_bf16_supported()
+    memory_gb = peak_memory_gb(stage, settings, grid, on_gpu=on_gpu, bf16=bf16)
+    # What does not fit is not tried: the system might end other programs for it.
+    fits = measure and memory_gb < available_memory_gb(accelerator)
+    measured = probe(stage, settings, grid, accelerator=accelerator) if fits else None
+    budget: OptimiserSettings = getattr(settings, f"{stage}_training")
+    steps = float("inf") if budget.steps is None else float(budget.steps)
+    if budget.minutes is not None and measured is not None:
+        steps = min(steps, 60 * budget.minutes / measured.seconds_per_step)
+    batches = settings.gan.updates[0] if isinstance(settings, GANConfig) else 1
+    return StageEstimate(memory_gb, measured, steps, steps * batches * budget.batch_size / num_scans)
+
+
+def describe_plan(data: Path, settings: Settings | GANConfig, stages: tuple[str, ...]) -> str:
+    """The resolved settings and what each stage takes, as text.
+
+    Args:
+        data: A prepared dataset.
+        settings: The whole configuration.
+        stages: "autoencoder", "diffusion" or both, or "gan".
+
+    Raises:
+        UserError: If a stage has no budget, the folder is no prepared dataset or has no training scans, or a
+            GAN's batch is too small.
+    """
+    manifest = load_manifest(data)
+    check_budgets(settings, stages)
+    num_scans = count_training_scans(data, manifest)
+    if isinstance(settings, GANConfig):
+        check_statistics(settings.gan_training.batch_size, manifest.grid.shape)
+    lines = [to_yaml(settings), f"{num_scans} training scans of {manifest.grid.shape}"]
+    lines += [
+        describe_stage(stage, estimate_stage(stage, settings, manifest.grid, num_scans)) for stage in stages
+    ]
+    return "\n".join(lines)
+
+
+def describe_stage(stage: str, found: StageEstimate) -> str:
+    """One line of what a stage takes."""
+    if found.measured is None:
+        return (
+            f"{stage}: about {found.memory_gb:.1f} GB, more than this machine has free: nothing was timed; "
+            f"the budget is {found.passes:.1f} passes over the training scans"
+        )
+    parameters = ", ".join(f"{name} {number:,}" for name, number in found.measured.num_parameters.items())
+    assert found.seconds is not None
+    return (
+        f"{stage}: parameters {parameters}; about {found.memory_gb:.1f} GB at most; the budget is "
+        f"{found.passes:.1f} passes over the training scans, at {found.measured.seconds_per_step:.2f} s a "
+        f"step about {clock(found.seconds)}"
+    )

@@ -1,0 +1,133 @@
+"""How much memory a stage will take, counted without taking it.
+
+The stage's own training step runs on tensors that have shapes and no contents; every storage that lives is
+counted, from the weights to the temporaries of the backward pass. What a process needs beside its tensors was
+measured (docs/planning.md).
+"""
+
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from anatogen.config.settings import GANConfig, Settings
+from anatogen.dataset.manifest import Grid
+from anatogen.models.vqgan import VQGAN
+from anatogen.training.cost.dry_run import rehearse
+
+# Python, torch, and what a training imports; oneDNN's kernels, which are made at run time, included.
+_PROCESS_BYTES_CPU = 420e6
+# CUDA's context and its kernels; 0.6 GB is usual, and was not measured.
+_PROCESS_BYTES_GPU = 600e6
+# What is held beyond tensors that come and go: copies that convolutions make, and freed pieces of memory
+# that can't be given back because their neighbours are in use. glibc maps blocks of 32 MB or more one by one,
+# which leaves no pieces.
+_OVERHEAD = 1.1
+_OVERHEAD_OF_PIECES = 1.7
+_PIECE_BYTES = 32 * 2**20
+
+
+def peak_memory_gb(
+    stage: str, settings: Settings | GANConfig, grid: Grid, *, on_gpu: bool = False, bf16: bool = False
+) -> float:
+    """Largest memory of the process that trains a stage, in 10^9 bytes: of the GPU, or resident in RAM.
+
+    Scans that are read memory-mapped don't count: the system takes their pages back when it needs them.
+
+    Args:
+        stage: "autoencoder", "diffusion" or "gan".
+        settings: The whole configuration.
+        grid: Of the scans.
+        on_gpu: Whether it runs on a GPU.
+        bf16: Whether it runs in mixed precision.
+    """
+    base = _PROCESS_BYTES_GPU if on_gpu else _PROCESS_BYTES_CPU
+    counter = _LiveBytes(pieces=_OVERHEAD if on_gpu else _OVERHEAD_OF_PIECES)
+    with warnings.catch_warnings():
+        # Of switches that concern other hardware.
+        warnings.simplefilter("ignore")
+        # oneDNN's own layouts have no shapes to go by.
+        with torch.backends.mkldnn.flags(enabled=False), FakeTensorMode(allow_non_fake_inputs=True), counter:
+            fabric = _StillFabric(accelerator="cpu", precision="bf16-mixed" if bf16 else "32-true")
+            rehearsal = rehearse(fabric, stage, _without_values(settings), grid)
+            autoencoder = rehearsal.networks.get("autoencoder")
+            if isinstance(autoencoder, VQGAN):
+                # Moving the codes depends on values, and is small beside the step before it.
+                autoencoder.codebook.update = _keep_codes  # type: ignore[assignment]
+            # From the second step on the optimiser's state is there throughout, as are the weights.
+            rehearsal.step(0)
+            counter.settle()
+            rehearsal.step(1)
+            for other in rehearsal.others.values():
+                other()
+    return (base + counter.peak) / 1e9
+
+
+class _StillFabric(Fabric):
+    """A Fabric that leaves networks where they are: tensors without contents can't be moved."""
+
+    def to_device(self, obj: nn.Module | Tensor | Any) -> Any:
+        return obj
+
+
+class _LiveBytes(TorchDispatchMode):
+    """Counts the storages that exist, each once however many views it has, and what each costs.
+
+    Args:
+        pieces: Factor of those below 32 MB that come and go.
+    """
+
+    def __init__(self, pieces: float) -> None:
+        super().__init__()
+        self.peak = 0.0
+        self._pieces = pieces
+        self._now = 0.0
+        self._bytes: dict[int, float] = {}
+        self._sizes: dict[int, float] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in tree_leaves(out):
+            if isinstance(value, Tensor):
+                self._note(value.untyped_storage())
+        return out
+
+    def settle(self) -> None:
+        """Takes what lives now as there to stay, which costs no more than itself."""
+        self._sizes = dict(self._bytes)
+        self.peak = self._now = float(sum(self._sizes.values()))
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        self._bytes[key] = size = float(storage.nbytes())
+        self._sizes[key] = size * (self._pieces if size < _PIECE_BYTES else _OVERHEAD)
+        self._now += self._sizes[key]
+        self.peak = max(self.peak, self._now)
+        weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        del self._bytes[key]
+        self._now -= self._sizes.pop(key)
+
+
+def _without_values(settings: Settings | GANConfig) -> Settings | GANConfig:
+    """The settings without clipping, which looks at the gradient's norm and takes no memory."""
+    names = [name for name in type(settings).model_fields if name.endswith("_training")]
+    return settings.model_copy(
+        update={name: getattr(settings, name).model_copy(update={"gradient_clip": None}) for name in names}
+    )
+
+
+def _keep_codes(*_: object) -> None:
+    """Stands in for the update of the codes."""

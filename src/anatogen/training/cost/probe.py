@@ -1,0 +1,145 @@
+"""Seconds and memory of a stage, measured by a few steps of it in a process of its own.
+
+`python -m anatogen.training.cost.probe` takes the task as JSON from its standard input.
+"""
+
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from anatogen.config.settings import GANConfig, Settings
+from anatogen.dataset.manifest import Grid
+
+_NUM_STEPS = 3
+# A probe is short: after this long no further step is begun.
+_SECONDS = 20.0
+
+
+class Measurement(BaseModel):
+    """What a probe found.
+
+    Attributes:
+        seconds_per_step: Of a whole training step, without reading scans.
+        num_parameters: Trained parameters by network.
+        seconds_of_others: Of what else the stage does, by the names of `Rehearsal.others`.
+        peak_gb: Largest memory of the process so far, in 10^9 bytes: of the GPU, or resident in RAM.
+        device: Where it ran, e.g. "cpu (1 thread)".
+    """
+
+    seconds_per_step: float
+    num_parameters: dict[str, int]
+    seconds_of_others: dict[str, float]
+    peak_gb: float
+    device: str
+
+
+def probe(
+    stage: str, settings: Settings | GANConfig, grid: Grid, *, accelerator: str = "auto"
+) -> Measurement | None:
+    """Runs a few steps of a stage on made-up scans in a fresh process.
+
+    Args:
+        stage: "autoencoder", "diffusion" or "gan".
+        settings: The whole configuration.
+        grid: Of the scans.
+        accelerator: "cpu", "cuda" or "auto".
+
+    Returns:
+        What was measured; None if the process died, most likely for want of memory.
+    """
+    import torch
+
+    task = {
+        "stage": stage,
+        "settings": settings.model_dump(mode="json"),
+        "grid": grid.model_dump(mode="json"),
+        "accelerator": accelerator,
+        "threads": torch.get_num_threads(),
+    }
+    result = subprocess.run(
+        [sys.executable, "-m", "anatogen.training.cost.probe"],
+        input=json.dumps(task),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    if result.returncode != 0:
+        if result.returncode > 0 and "OutOfMemoryError" not in result.stderr:
+            raise RuntimeError(f"the probe of {stage} failed:\n{result.stderr}")
+        return None
+    return Measurement.model_validate_json(result.stdout.splitlines()[-1])
+
+
+def measure(stage: str, settings: Settings | GANConfig, grid: Grid, accelerator: str = "auto") -> Measurement:
+    """As `probe`, in this process, whose memory so far is then part of the peak."""
+    import torch
+
+    from anatogen.training.cost.dry_run import rehearse
+    from anatogen.training.devices import build_fabric
+
+    fabric = build_fabric(accelerator, 1, mixed_precision=stage != "gan")
+    on_gpu = fabric.device.type == "cuda"
+    rehearsal = rehearse(fabric, stage, settings, grid)
+
+    def timed(call: Any, *arguments: Any) -> float:
+        started = time.perf_counter()
+        call(*arguments)
+        if on_gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter() - started
+
+    began = time.perf_counter()
+    seconds = [timed(rehearsal.step, 0)]
+    # The first step makes the optimisers' state and chooses kernels: time and peak are of later ones.
+    while len(seconds) < 2 or (len(seconds) <= _NUM_STEPS and time.perf_counter() - began < _SECONDS):
+        seconds.append(timed(rehearsal.step, len(seconds)))
+    others = {}
+    for name, other in rehearsal.others.items():
+        # Once to warm up.
+        timed(other)
+        others[name] = timed(other)
+    return Measurement(
+        seconds_per_step=statistics.median(seconds[1:]),
+        num_parameters=rehearsal.num_parameters,
+        seconds_of_others=others,
+        peak_gb=(torch.cuda.max_memory_reserved() if on_gpu else peak_resident_bytes()) / 1e9,
+        device=torch.cuda.get_device_name() if on_gpu else f"cpu ({torch.get_num_threads()} threads)",
+    )
+
+
+def peak_resident_bytes() -> int:
+    """Largest resident set of this process since it was started."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Not `ru_maxrss`, which a process inherits from the one that started it.
+        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="ascii"))
+        if found is not None:
+            return int(found[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def main() -> None:
+    """Measures the task of the standard input and prints what was found as JSON."""
+    import torch
+
+    task = json.load(sys.stdin)
+    torch.set_num_threads(task["threads"])
+    kind = GANConfig if task["stage"] == "gan" else Settings
+    settings = kind.model_validate(task["settings"])
+    found = measure(task["stage"], settings, Grid.model_validate(task["grid"]), task["accelerator"])
+    print(found.model_dump_json())
+
+
+if __name__ == "__main__":
+    main()

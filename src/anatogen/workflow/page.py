@@ -1,0 +1,98 @@
+"""`OUT/index.html` of `anatogen run`: what was found, decided, made and judged, with links to more."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anatogen.dataset.manifest import Split, load_manifest
+from anatogen.io.formats import read_nifti
+from anatogen.report.figures import duration_text, planes_figure
+from anatogen.report.page import data_url, write_page
+from anatogen.workflow.request import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, Wishes
+
+_NUM_SHOWN = 6
+_ABOUT = {
+    "doctor": "Look for what is wrong with the scans",
+    "plan": "Decide how to prepare and train",
+    "prepare": "Bring the scans to one grid",
+    "train": "Train autoencoder and diffusion model",
+    "sample": "Make synthetic scans",
+    "evaluate": "Judge them beside real ones",
+}
+_LINKS = {"doctor": "doctor/doctor.html", "plan": "plan/plan.txt", "evaluate": "report/report.html"}
+
+
+def write_index(wishes: Wishes, finished: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes the page of what is finished so far, atomically.
+
+    Args:
+        wishes: What was asked for.
+        finished: By stage, as `run.json` has it.
+    """
+    out = wishes.out
+    write_page(
+        out / INDEX_NAME,
+        "run.html",
+        is_whole=all(name in finished for name in FOLDERS),
+        stages=[
+            {
+                "name": name,
+                "about": _ABOUT[name],
+                "time": duration_text(finished[name]["seconds"]) if name in finished else "",
+                "folder": f"{FOLDERS[name]}/",
+                "link": _LINKS.get(name, "") if (out / _LINKS.get(name, "none")).is_file() else "",
+            }
+            for name in FOLDERS
+        ],
+        findings=_json(out / "doctor" / "doctor.json").get("findings", []) if "doctor" in finished else [],
+        plan=_json(out / "plan" / "plan.json") if "plan" in finished else {},
+        counts=_counts(wishes) if "prepare" in finished else {},
+        number=wishes.number if "sample" in finished else 0,
+        planes=_planes(wishes) if "sample" in finished else "",
+        answers=_json(out / "report" / "report.json").get("answers", []) if "evaluate" in finished else [],
+        not_evaluated=_text(out / "report" / NOT_EVALUATED_NAME) if "evaluate" in finished else "",
+    )
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def _counts(wishes: Wishes) -> dict[str, str]:
+    manifest = load_manifest(wishes.folder("prepare"))
+    counts = {f"{split} scans": str(len(manifest.split(split))) for split in Split if manifest.split(split)}
+    return counts | {
+        "voxels": " × ".join(map(str, manifest.grid.shape)),
+        "mm": " × ".join(f"{step:.3g}" for step in manifest.grid.spacing_mm),
+    }
+
+
+def _planes(wishes: Wishes) -> str:
+    """Real and synthetic scans in their three planes, as the address of a picture."""
+    data = wishes.folder("prepare")
+    manifest = load_manifest(data)
+    # Scans that were not trained on, where there are some.
+    shown = manifest.split(Split.TEST) or manifest.split(Split.TRAIN)
+    real = [np.load(data / case.file, mmap_mode="r") for case in shown[:_NUM_SHOWN]]
+    paths = sorted(wishes.folder("sample").glob("synthetic_*.nii.gz"))[:_NUM_SHOWN]
+    synthetic = [manifest.intensity.normalise(read_nifti(path).array) for path in paths]
+    with tempfile.TemporaryDirectory() as scratch:
+        picture = Path(scratch) / "planes.png"
+        planes_figure(
+            [("Real scans", real), ("Synthetic scans", synthetic)],
+            picture,
+            spacing_mm=manifest.grid.spacing_mm,
+            axis_codes=manifest.grid.axis_codes,
+        )
+        return data_url(picture)

@@ -1,0 +1,232 @@
+"""The command line: light, one line an error, and each command a library call."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic_dataset import TINY, write_dataset
+
+from anatogen.cli import app as cli
+from anatogen.core.errors import UserError
+from anatogen.io.formats import write_nifti
+from anatogen.io.volume import Volume
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("cli") / "data", num_train=3, num_validation=1)
+
+
+def _call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Runs `anatogen ARGUMENTS` in this process and returns its exit code."""
+    monkeypatch.setattr(sys, "argv", ["anatogen", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    return int(stopped.value.code or 0)
+
+
+def _heavy_modules_after(*arguments: str) -> tuple[str, str]:
+    code = (
+        "import sys; sys.argv = ['anatogen', *sys.argv[1:]]\n"
+        "from anatogen.cli.app import main\n"
+        "try:\n    main()\n"
+        "finally:\n"
+        "    heavy = ['torch', 'numpy', 'nibabel', 'pydicom', 'matplotlib', 'lightning_fabric']\n"
+        "    print('LOADED', [name for name in heavy if name in sys.modules])\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    ).stdout
+    return found.rsplit("LOADED ", 1)[1].strip(), found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["train", "--help"], ["sample", "--help"], ["evaluate", "scans", "--help"], ["--version"]],
+)
+def test_help_imports_nothing_heavy(arguments):
+    loaded, shown = _heavy_modules_after(*arguments)
+    assert loaded == "[]"
+    assert "anatogen" in shown.lower() or "Usage" in shown
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_of_the_user_is_one_line_and_with_debug_a_traceback(tmp_path, debug):
+    arguments = [*(["--debug"] if debug else []), "sample", str(tmp_path / "none"), str(tmp_path / "out")]
+    found = subprocess.run(
+        [sys.executable, "-c", "from anatogen.cli.app import main; main()", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 1
+    assert ("Traceback" in found.stderr) == debug
+    assert "is not a model bundle" in found.stderr
+    if not debug:
+        assert found.stderr.count("\n") == 1 and found.stderr.startswith("anatogen: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "DATA", "OUT", "--preset", "papr"], "preset 'papr' is unknown"),
+        (["train", "DATA", "OUT", "denoiser.widht=3"], "did you mean denoiser.width?"),
+        (["train", "DATA", "OUT", "--config", "absent.yaml"], "can't be read"),
+        (["train", "OUT", "DATA"], "is not a prepared dataset"),
+        (["prepare", "DATA", "OUT", "--recipe", "mrnett"], "recipe 'mrnett' is unknown: known are folder, "),
+        (["prepare", "DATA", "OUT", "--limit", "0"], "limit: "),
+        (["train", "DATA", "OUT", "--accelerator", "tpu"], "accelerator 'tpu' is unknown"),
+        (["train", "DATA", "OUT", "--steps", "0"], "autoencoder_training.steps"),
+        (["train", "diffusion", "DATA", "OUT", "--autoencoder", "DATA"], "holds no autoencoder"),
+        (["train", "DATA", "OUT", "--dry-run", "denoiser.widht=3"], "did you mean denoiser.width?"),
+        (
+            ["train", "DATA", "OUT", "--dry-run", "autoencoder_training.steps=null"],
+            "autoencoder_training has no budget",
+        ),
+        (["sample", "DATA", "OUT", "--sampler", "plms"], "sampler 'plms' is unknown"),
+        (["sample", "DATA", "OUT", "--format", "mp4"], "format 'mp4' is unknown"),
+        (["sample", "DATA", "OUT", "-n", "0"], "number is 0"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_traceback(arguments, message, data, tmp_path, monkeypatch, capsys):
+    places = {"DATA": data, "OUT": tmp_path / "out"}
+    assert _call(monkeypatch, *(places.get(word, word) for word in arguments)) == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith("anatogen: ") and message in errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failure_that_is_ours_keeps_its_traceback(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("anatogen.training.pipeline.train", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(sys, "argv", ["anatogen", "train", str(data), str(tmp_path / "run")])
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+
+
+def _train_calls(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list:
+    calls = []
+    monkeypatch.setattr(
+        "anatogen.training.pipeline.train", lambda *args, **options: calls.append((args, options))
+    )
+    assert _call(monkeypatch, "train", *arguments) == 0
+    return calls
+
+
+@pytest.mark.parametrize("options", [["--preset", "tiny"], ["--minutes", "3"], []])
+def test_training_without_a_stage_trains_both(data, tmp_path, monkeypatch, options):
+    places = [data, tmp_path, "training.seed=5"]
+    plain = _train_calls(monkeypatch, *places, *options)
+    assert plain == _train_calls(monkeypatch, "both", *places, *options)
+    assert plain == _train_calls(monkeypatch, *options, *places), "options may come first"
+    assert plain[0][1]["stages"] == ("autoencoder", "diffusion") and plain[0][0][2].training.seed == 5
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
+def test_one_stage_is_trained_by_its_name_with_its_own_budget(data, tmp_path, monkeypatch, stage):
+    (((_, _, settings), options),) = _train_calls(monkeypatch, stage, data, tmp_path, "--minutes", "7")
+    other = {"autoencoder": "diffusion", "diffusion": "autoencoder"}[stage]
+    assert options["stages"] == (stage,)
+    budget = getattr(settings, f"{stage}_training")
+    assert (budget.minutes, budget.steps) == (7, None)
+    assert getattr(settings, f"{other}_training").minutes is None
+
+
+def test_both_kinds_of_budget_hold_together(data, tmp_path, monkeypatch):
+    (((_, _, settings), _),) = _train_calls(monkeypatch, data, tmp_path, "--minutes", "7", "--steps", "9")
+    assert (settings.diffusion_training.minutes, settings.diffusion_training.steps) == (7, 9)
+
+
+@pytest.mark.parametrize("preset", ["paper", "default", "tiny"])
+def test_a_dry_run_shows_sizes_and_passes_and_writes_nothing(data, tmp_path, monkeypatch, capsys, preset):
+    before = sorted(data.rglob("*"))
+    assert _call(monkeypatch, "train", data, tmp_path / "run", "--dry-run", "--preset", preset) == 0
+    shown = capsys.readouterr().out
+    assert "num_codes:" in shown and "3 training scans of (16, 16, 16)" in shown
+    for line, name in (("autoencoder: parameters", "autoencoder"), ("diffusion: parameters", "denoiser")):
+        (found,) = [text for text in shown.splitlines() if text.startswith(line)]
+        assert f"{name} " in found and "passes over the training scans" in found
+    assert not (tmp_path / "run").exists() and sorted(data.rglob("*")) == before
+
+
+def test_the_counts_of_a_dry_run_are_those_of_the_networks(data):
+    from synthetic_dataset import tiny_settings
+
+    from anatogen.dataset.manifest import load_manifest
+    from anatogen.generators.latent_diffusion import build_denoiser
+    from anatogen.models.vqgan import VQGAN
+    from anatogen.training.cost.estimate import estimate_stage
+
+    settings, grid = tiny_settings(), load_manifest(data).grid
+    autoencoder = estimate_stage("autoencoder", settings, grid, 3)
+    diffusion = estimate_stage("diffusion", settings, grid, 3)
+    network = VQGAN(settings.autoencoder)
+    denoiser = build_denoiser(settings.denoiser, settings.autoencoder, grid, (8, 8, 8))
+    assert autoencoder.measured is not None and diffusion.measured is not None
+    assert autoencoder.measured.num_parameters == {
+        "autoencoder": sum(p.numel() for p in network.parameters())
+    }
+    assert diffusion.measured.num_parameters == {"denoiser": sum(p.numel() for p in denoiser.parameters())}
+    assert autoencoder.passes == pytest.approx(6 * 2 / 3)
+    assert 0 < autoencoder.memory_gb < 1
+
+
+def test_train_and_sample_from_the_command_line(data, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "run"
+    arguments = ["--preset", "tiny", "--accelerator", "cpu", "--steps", 2, *TINY]
+    assert _call(monkeypatch, "train", data, run, *arguments) == 0
+    assert f"finished: {run / 'bundle'}" in capsys.readouterr().out
+    assert _call(monkeypatch, "sample", run / "bundle", tmp_path / "out", "-n", 2, "--device", "cpu") == 0
+    assert "2 synthetic scans" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
+
+
+def test_recipes_are_listed_and_used_by_name(tmp_path, monkeypatch, capsys):
+    import numpy as np
+    from scan_makers import head
+
+    from anatogen.dataset.recipes import RECIPES
+    from anatogen.io.formats import write_nifti
+    from anatogen.io.volume import Volume
+
+    assert _call(monkeypatch, "recipes") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+    for seed in range(3):
+        volume = head(seed)
+        write_nifti(volume, tmp_path / "scans" / f"{seed}.nii")
+        mask = np.digitize(volume.array, [200, 500]).astype(np.float32)
+        write_nifti(Volume(mask, volume.affine), tmp_path / "scans" / f"{seed}_seg.nii")
+    out = tmp_path / "out"
+    options = ["--recipe", "folder_with_masks", "--limit", "2"]
+    assert _call(monkeypatch, "prepare", *options, tmp_path / "scans", out) == 0
+    shown = capsys.readouterr().out
+    assert "2 of 2 cases have a mask" in shown and "prepared: 2 scans" in shown
+    assert len(list((out / "masks").iterdir())) == 2
+
+
+def test_user_errors_are_value_errors():
+    assert issubclass(UserError, ValueError)
+
+
+def test_doctor_tells_what_to_type_and_its_exit_code_whether_anything_can_be_prepared(
+    monkeypatch, capsys, tmp_path
+):
+    monkeypatch.setenv("COLUMNS", "120")
+    scans = tmp_path / "scans"
+    write_nifti(
+        Volume(np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32), np.eye(4)), scans / "a.nii"
+    )
+    shutil.copy(scans / "a.nii", scans / "b[1].nii")
+    assert _call(monkeypatch, "doctor", scans, "--out", tmp_path / "out") == 0
+    shown = capsys.readouterr().out
+    assert "'exclude=[\"b[[]1].nii\"]'" in shown and "doctor.html" in shown
+    assert (tmp_path / "out" / "doctor.html").is_file()
+    assert _call(monkeypatch, "doctor", scans, "exclude=*.nii", "--out", tmp_path / "none") == 1
+    assert "nothing can be prepared" in capsys.readouterr().out
+    assert _call(monkeypatch, "doctor", scans / "absent", "--out", tmp_path / "none") == 1
+    assert "is no folder and no archive of scans" in capsys.readouterr().err

@@ -1,0 +1,178 @@
+"""Configurations: all errors at once, and what was saved is what was used."""
+
+from pathlib import Path
+
+import pytest
+
+from anatogen.config.presets import PRESETS, preset_named
+from anatogen.config.resolving import Section, resolve, save_yaml, to_yaml
+from anatogen.config.settings import LossSettings, Settings
+from anatogen.core.errors import ConfigError
+from anatogen.dataset.prepare import PrepareConfig
+
+
+class _Inner(Section):
+    rate: float = 0.5
+    size: int = 3
+
+
+class _Outer(Section):
+    inner: _Inner = _Inner()
+    name: str = "a"
+
+
+def _problems(*overrides: str, preset: str = "default") -> str:
+    with pytest.raises(ConfigError) as caught:
+        resolve(Settings, preset_named(preset), overrides=overrides)
+    return str(caught.value)
+
+
+def test_later_sources_win(tmp_path: Path):
+    (tmp_path / "c.yaml").write_text("inner: {rate: 2, size: 7}\n")
+    found = resolve(_Outer, {"inner": {"rate": 1}, "name": "p"}, tmp_path / "c.yaml", ["inner.size=9"])
+    assert found == _Outer(inner=_Inner(rate=2, size=9), name="p")
+
+
+def test_sources_are_not_changed_by_merging():
+    before = str(PRESETS)
+    resolve(Settings, preset_named("default"), overrides=["denoiser.width=96"])
+    assert str(PRESETS) == before
+
+
+def test_all_errors_are_shown_at_once():
+    text = _problems(
+        "denoiser.widht=3", "diffusion.ema_decay=2", "no equals sign", "autoencoder.num_codes=[", "=3"
+    )
+    for part in ("denoiser.widht", "diffusion.ema_decay", "no equals sign", "not valid YAML", "'=3'"):
+        assert part in text, part
+    assert text.count("\n  - ") == 5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "meant"),
+    [
+        ("denoiser.widht=3", "denoiser.width"),
+        ("ema_decay=0.9", "diffusion.ema_decay"),
+        ("autoencoder_training.learning_rte=1", "autoencoder_training.learning_rate"),
+    ],
+)
+def test_unknown_keys_come_with_the_nearest_known_one(wrong, meant):
+    assert f"unknown key; did you mean {meant}?" in _problems(wrong)
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "0.0001", "1.0e-4"])
+def test_numbers_with_an_exponent_are_numbers(text, tmp_path: Path):
+    """YAML 1.1 reads 1e-4 as a string."""
+    key = "autoencoder_training.learning_rate"
+    assert resolve(Settings, overrides=[f"{key}={text}"]).autoencoder_training.learning_rate == 1e-4
+    lines = f"autoencoder_training:\n  learning_rate: {text}\n  gradient_clip: {text}\n"
+    (tmp_path / "c.yaml").write_text(lines)
+    found = resolve(Settings, file=tmp_path / "c.yaml").autoencoder_training
+    assert found.learning_rate == 1e-4 and found.gradient_clip == 1e-4
+
+
+def test_overrides_reach_lists_nulls_and_nested_keys():
+    found = resolve(
+        Settings,
+        preset_named("default"),
+        overrides=["denoiser.multipliers=[1,3]", "autoencoder_training.steps=null", "training.flip=none"],
+    )
+    assert found.denoiser.multipliers == (1, 3) and found.autoencoder_training.steps is None
+    assert found.training.flip == "none"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_resolve_and_survive_saving(preset, tmp_path: Path):
+    settings = resolve(Settings, preset_named(preset))
+    save_yaml(settings, tmp_path / "config.yaml")
+    assert resolve(Settings, file=tmp_path / "config.yaml") == settings
+    assert to_yaml(settings) == (tmp_path / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_name_every_value_where_they_say_so(preset):
+    assert resolve(Settings, preset_named(preset)).autoencoder_training.steps is not None
+    assert resolve(Settings, preset_named(preset)).diffusion_training.steps is not None
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match="'papr' is unknown: use paper, default, tiny"):
+        preset_named("papr")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["autoencoder.compression=2", "autoencoder.wavelet_levels=2"], "wavelet_levels 2 compress more"),
+        (["losses.discriminator_start=5", "losses.adversarial_start=4"], "adversarial_start 4 is before"),
+        (["diffusion.num_train_steps=300"], "num_train_steps belongs to schedule cosine"),
+        (["diffusion.schedule=cosine"], "num_train_steps belongs to schedule cosine"),
+        (["diffusion.prediction=eps"], "prediction eps can't give x_0"),
+        (["diffusion.prediction=v"], "prediction v can't give x_0"),
+        (["autoencoder.compression=3"], "autoencoder.compression"),
+        (["autoencoder_training.steps=0"], "autoencoder_training.steps"),
+        (["autoencoder_training.minutes=-1"], "autoencoder_training.minutes"),
+        (["autoencoder_training.betas=[0.9, 1.0]"], "autoencoder_training.betas"),
+        (["autoencoder_training.learning_rate=.nan"], "autoencoder_training.learning_rate"),
+        (["autoencoder_training.learning_rate=.inf"], "autoencoder_training.learning_rate"),
+        (["losses.l1=.inf"], "losses.l1"),
+        (["denoiser=null"], "denoiser"),
+        (["training.flip=no"], "training.flip"),
+    ],
+)
+def test_values_that_can_not_be_are_refused_by_name(overrides, message):
+    assert message in _problems(*overrides)
+
+
+def test_linear_flow_may_predict_x_0():
+    assert resolve(Settings, overrides=["diffusion.prediction=x_0"]).diffusion.prediction == "x_0"
+
+
+def test_one_number_compresses_all_axes():
+    assert resolve(Settings, overrides=["autoencoder.compression=2"]).autoencoder.compression == (2, 2, 2)
+
+
+def test_without_weights_of_both_discriminators_none_takes_part():
+    assert not LossSettings(adversarial_slice=0, adversarial_volume=0).adversarial
+    assert LossSettings(adversarial_slice=0, adversarial_volume=0.1).adversarial
+
+
+def test_resolved_values_can_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        resolve(Settings).training.seed = 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "not valid YAML"),
+        (b"just words", "must hold `key: value` lines"),
+        (b"\xff\xfe\x00a", "not valid YAML"),
+    ],
+)
+def test_an_unreadable_file_is_a_clear_error(content, message, tmp_path: Path):
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        resolve(Settings, file=tmp_path / "c.yaml")
+
+
+def test_a_missing_file_is_a_clear_error_and_an_empty_one_is_no_change(tmp_path: Path):
+    with pytest.raises(ConfigError, match="can't be read"):
+        resolve(Settings, file=tmp_path / "absent.yaml")
+    (tmp_path / "c.yaml").write_text("# nothing\n")
+    assert resolve(Settings, file=tmp_path / "c.yaml") == Settings()
+
+
+def test_a_glob_is_a_string_though_yaml_would_take_it_for_an_alias():
+    assert (
+        resolve(PrepareConfig, overrides=["include=*T1*"]).include
+        == resolve(PrepareConfig, overrides=['include="*T1*"']).include
+    )
+
+
+def test_a_rule_about_several_keys_is_one_short_line():
+    overrides = ["autoencoder.quantiser=none", "diffusion.latent_scaling=codebook_range"]
+    with pytest.raises(ConfigError) as raised:
+        resolve(Settings, overrides=overrides)
+    assert "needs a codebook" in str(raised.value)
+    assert "got {" not in str(raised.value)

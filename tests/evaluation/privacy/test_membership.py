@@ -1,0 +1,73 @@
+"""Membership inference: 1/2 where losses tell nothing, 1 where they tell all."""
+
+import numpy as np
+import pytest
+from bundles import SHAPE, make_bundle
+
+from anatogen.evaluation.privacy import membership
+from anatogen.evaluation.privacy.membership import (
+    auc,
+    decoded,
+    denoiser_loss,
+    membership_rows,
+    true_positive_rate,
+)
+from anatogen.generators.latent_diffusion import load_bundle
+
+
+def test_auc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(0)
+    members, others = rng.integers(0, 6, 20).astype(float), rng.integers(0, 5, 30).astype(float)
+    pairs = [(a > b) + 0.5 * (a == b) for a in members for b in others]
+    assert auc(members, others) == pytest.approx(np.mean(pairs))
+    assert auc(members, members) == 0.5
+    assert auc(members + 100, others) == 1
+
+
+def test_true_positives_are_counted_above_the_score_of_one_in_a_hundred():
+    others = np.arange(200.0)
+    # Two of 200 may be above: the threshold is 197.
+    assert true_positive_rate(np.array([196.0, 197.0, 197.5, 300.0]), others) == 0.5
+    assert true_positive_rate(others, others) == pytest.approx(0.01)
+    assert true_positive_rate(np.array([5.0]), np.array([3.0, 4.0])) == 1
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return load_bundle(make_bundle(tmp_path_factory.mktemp("bundle"), "MR"))
+
+
+def _scans(number: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).uniform(-1, 1, (number, *SHAPE)).astype(np.float32)
+
+
+def test_every_scan_is_asked_at_the_same_times_with_the_same_noise(bundle):
+    scans = _scans(2, 0)
+    losses = [denoiser_loss(bundle, scan, 0) for scan in (*scans, scans[0])]
+    assert losses[0] == losses[2] != losses[1]
+    assert denoiser_loss(bundle, scans[0], 1) != losses[0]
+    assert decoded(bundle, scans[0]).shape == SHAPE
+
+
+def test_an_untrained_bundle_does_not_know_its_members(bundle):
+    rows = {row.name: row for row in membership_rows(bundle, _scans(12, 0), _scans(12, 1), seed=0)}
+    for source in ("denoiser", "autoencoder"):
+        row = rows[f"membership_{source}_auc"]
+        assert row.low < 0.5 < row.high
+        assert "200 would do" in rows[f"membership_{source}_tpr"].note
+
+
+def test_a_rigged_loss_gives_members_away(bundle, monkeypatch):
+    train, holdout = _scans(10, 0), _scans(10, 1)
+    known = {scan.tobytes() for scan in train}
+    monkeypatch.setattr(
+        membership, "denoiser_loss", lambda bundle, scan, seed: float(scan.tobytes() not in known)
+    )
+    rows = {row.name: row for row in membership_rows(bundle, train, holdout, seed=0)}
+    assert rows["membership_denoiser_auc"].value == rows["membership_denoiser_auc"].low == 1
+    assert rows["membership_denoiser_tpr"].value == 1
+
+
+def test_a_bundle_without_a_loss_gets_rows_that_say_so():
+    rows = membership_rows(object(), _scans(3, 0), _scans(3, 1), seed=0)
+    assert len(rows) == 4 and all(row.value is None and "GAN" in row.note for row in rows)

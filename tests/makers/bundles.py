@@ -1,0 +1,40 @@
+"""Bundles of untrained networks, for tests of what uses a bundle."""
+
+from pathlib import Path
+
+import torch
+from synthetic_dataset import AFFINE, SPACING_MM, tiny_settings
+
+from anatogen.dataset.manifest import Grid, Intensity
+from anatogen.generators.latent_diffusion import Bundle, BundleDescription
+from anatogen.models.denoiser import Denoiser
+from anatogen.models.vqgan import VQGAN
+
+SHAPE = (7, 8, 10)  # odd along D: the last slice is padding inside
+
+
+def make_bundle(folder: Path, modality: str = "CT", *overrides: str, preset: str = "tiny") -> Path:
+    """A bundle of untrained networks with enough codes that scans differ."""
+    settings = tiny_settings(*overrides, preset=preset)
+    torch.manual_seed(0)
+    autoencoder = VQGAN(settings.autoencoder)
+    latent = tuple(-(-n // c) for n, c in zip(SHAPE, settings.autoencoder.compression, strict=True))
+    spacing = tuple(
+        mm * factor for mm, factor in zip(SPACING_MM, settings.autoencoder.compression, strict=True)
+    )
+    channels = settings.autoencoder.latent_channels
+    denoiser = Denoiser(settings.denoiser, channels, latent, spacing)
+    torch.nn.init.normal_(denoiser.exit[2].weight, std=0.05)
+    description = BundleDescription(
+        autoencoder=settings.autoencoder,
+        denoiser=settings.denoiser,
+        diffusion=settings.diffusion,
+        grid=Grid(shape=SHAPE, spacing_mm=SPACING_MM, affine=AFFINE),
+        intensity=Intensity(modality=modality, low=-200.0, high=600.0),
+        latent_shape=latent,
+        latent_shift=[0.0] * channels,
+        latent_scale=[1.0] * channels,
+        x_0_variance=[0.0, 0.3, 1.0],
+    )
+    Bundle(description, autoencoder.eval(), denoiser.eval()).save(folder)
+    return folder

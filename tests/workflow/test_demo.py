@@ -1,0 +1,48 @@
+"""The demo goes the whole way and can be called again."""
+
+import importlib.util
+
+import pytest
+
+from anatogen.config.presets import training_settings
+from anatogen.core.errors import UserError
+from anatogen.workflow import demo
+
+if importlib.util.find_spec("nilearn") is None:
+    pytest.skip("the demo needs nilearn: pip install 'anatogen[demo]'", allow_module_level=True)
+
+SMALL = [
+    "autoencoder.base_width=8",
+    "autoencoder.num_codes=32",
+    "denoiser.width=8",
+    "denoiser.head_dim=8",
+    "diffusion.sampling_steps=2",
+    "training.require_fit_autoencoder=false",
+]
+
+
+def test_the_demo_ends_with_a_page_and_a_second_call_changes_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "NUM_SCANS", 12)
+    monkeypatch.setattr(demo, "NUM_SAMPLES", 2)
+    monkeypatch.setattr(demo, "training_settings", lambda name, own: training_settings(name, [*own, *SMALL]))
+    page = demo.run_demo(tmp_path, minutes=0.05)
+    text = page.read_text(encoding="utf-8")
+    assert page == tmp_path / "index.html"
+    for part in (
+        "Real scans",
+        "Reconstructed scans",
+        "Synthetic scans",
+        "anatogen prepare",
+        "data:image/png",
+    ):
+        assert part in text
+    assert "anatogen sample" in capsys.readouterr().out
+    written = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
+    demo.run_demo(tmp_path, minutes=0.05)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")} == written
+
+
+def test_a_demo_of_no_time_is_refused(tmp_path):
+    with pytest.raises(UserError, match="minutes is 0"):
+        demo.run_demo(tmp_path / "demo", minutes=0)
+    assert not (tmp_path / "demo").exists()
