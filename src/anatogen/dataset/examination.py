@@ -1,17 +1,14 @@
-"""What `doctor` learns of one scan: its header at once, then its voxels, in worker processes.
+"""What `doctor` learns of the voxels of one scan, in worker processes.
 
 A worker gives back a few kilobytes whatever the size of the scan, so that memory does not grow with the
 scans.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anatogen.core.errors import ScanError
@@ -26,46 +23,13 @@ from anatogen.dataset.inspection import (
     source_sha256,
 )
 from anatogen.dataset.near_duplicates import COARSE_SIZE, FINE_SIZE, describe
-from anatogen.io.checks import ConstantScanError, quiet_libraries, quiet_native_code
-from anatogen.io.formats import Reading, ending, write_array
+from anatogen.io.checks import ConstantScanError
+from anatogen.io.formats import Reading, write_array
 from anatogen.io.geometry import orient, slice_plane
 from anatogen.io.volume import Volume
 
-# Elements that tell what a DICOM slice is, and whether somebody's name is in or on it.
-_TAGS = [
-    "BurnedInAnnotation",
-    "Columns",
-    "ConversionType",
-    "ImageType",
-    "NumberOfFrames",
-    "PatientBirthDate",
-    "PatientName",
-    "PixelSpacing",
-    "Rows",
-    "SOPClassUID",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-]
-_NAME_OR_DATE = re.compile(
-    rb"[A-Za-z]+\^[A-Za-z]+|(?:19|20)\d\d[-/.]?(?:0[1-9]|1[0-2])[-/.]?(?:0[1-9]|[12]\d|3[01])"
-)
 # Sides of the pictures on the page, in pixels.
 _PICTURE_SIZE = 192
-
-
-@dataclass(frozen=True)
-class Header:
-    """What a header tells before any voxel is read.
-
-    Attributes:
-        shape: Voxels along (D, H, W), as far as it tells.
-        spacing_mm: Along (D, H, W), as far as it tells.
-        hints: Of "burned_in", "screen_capture", "localiser", "person", "no_geometry".
-    """
-
-    shape: tuple[int, ...] | None = None
-    spacing_mm: tuple[float, ...] | None = None
-    hints: frozenset[str] = frozenset()
 
 
 class Look(BaseModel):
@@ -116,82 +80,6 @@ class PictureTask:
     source: Source
     window: tuple[float, float]
     reading: Reading
-
-
-def read_scan_header(source: Source) -> Header:
-    """Reads the header of a scan; of a DICOM series those of its first, middle and last file.
-
-    Damaged headers give what they tell: the reason comes with the voxels.
-    """
-    with quiet_libraries():
-        try:
-            if source.is_dicom:
-                return _dicom_header(source)
-            kind = ending(source.files[0])
-            if kind in (".nii", ".nii.gz"):
-                return _nifti_header(source.files[0])
-            if kind == ".npy":
-                array = np.load(source.files[0], mmap_mode="r", allow_pickle=False)
-                return Header(shape=array.shape, hints=frozenset({"no_geometry"}))
-            return _itk_header(source.files[0])
-        except MemoryError:
-            raise
-        except Exception:  # damaged headers can raise nearly anything
-            return Header()
-
-
-def _nifti_header(path: Path) -> Header:
-    image = nib.load(path)
-    hints = set()
-    texts = [
-        image.header[name].tobytes() for name in ("descrip", "db_name", "aux_file") if name in image.header
-    ]
-    if any(_NAME_OR_DATE.search(text) for text in texts):
-        hints.add("person")
-    codes = [int(image.header[name]) for name in ("sform_code", "qform_code") if name in image.header]
-    if codes == [0, 0] or np.array_equal(image.affine, np.eye(4)):
-        hints.add("no_geometry")
-    # nibabel's axes are (i, j, k), those of a `Volume` (k, j, i).
-    zooms = tuple(float(zoom) for zoom in image.header.get_zooms()[:3])
-    return Header(tuple(image.shape[::-1]), zooms[::-1], frozenset(hints))
-
-
-def _itk_header(path: Path) -> Header:
-    import SimpleITK as sitk
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    with quiet_native_code():
-        reader.ReadImageInformation()
-    return Header(tuple(reader.GetSize()[::-1]), tuple(reader.GetSpacing()[::-1]))
-
-
-def _dicom_header(source: Source) -> Header:
-    files = source.files
-    hints = set()
-    first = None
-    for path in dict.fromkeys((files[0], files[len(files) // 2], files[-1])):
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=True)
-        first = first or header
-        types = {str(value).upper() for value in header.get("ImageType") or ()}
-        if str(header.get("BurnedInAnnotation") or "").upper() == "YES":
-            hints.add("burned_in")
-        # Secondary capture storage and its multi-frame kinds: pictures of screens.
-        if "1.2.840.10008.5.1.4.1.1.7" in str(header.get("SOPClassUID") or "") or header.get(
-            "ConversionType"
-        ):
-            hints.add("screen_capture")
-        if types & {"LOCALIZER", "SCOUT"}:
-            hints.add("localiser")
-        if str(header.get("PatientName") or "").strip(" ^") or header.get("PatientBirthDate"):
-            hints.add("person")
-    assert first is not None
-    depth = int(first.get("NumberOfFrames") or 1) if len(files) == 1 else len(files)
-    shape = (depth, int(first.get("Rows") or 0), int(first.get("Columns") or 0))
-    between = first.get("SpacingBetweenSlices") or first.get("SliceThickness")
-    pixel = first.get("PixelSpacing")
-    spacing = (float(between), float(pixel[0]), float(pixel[1])) if between and pixel else None
-    return Header(shape, spacing, frozenset(hints))
 
 
 def look(task: InspectionTask) -> Look:

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.dataset.discover import LeftOut, Source
-from anatogen.dataset.examination import Header, Look
+from anatogen.dataset.examination import Look
 from anatogen.dataset.mask_names import MaskNames, match_masks
 from anatogen.dataset.prepare_config import PrepareConfig
+from anatogen.doctor.headers import Header
 from anatogen.io.geometry import slice_plane
 
 # How `ScanFacts.plane` is called.

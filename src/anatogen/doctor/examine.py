@@ -1,6 +1,6 @@
 """`anatogen doctor`: what is wrong with a folder of scans, and what to do about it.
 
-    discover -> headers -> voxels, in parallel -> near-duplicates -> rules (`findings`)
+    discover -> headers -> voxels, in parallel -> near-duplicates -> `rules`
 
 What is kept in memory of a scan is a few kilobytes, whatever its size.
 """
@@ -23,7 +23,6 @@ from anatogen.dataset.examination import (
     description_path,
     look,
     picture,
-    read_scan_header,
 )
 from anatogen.dataset.inspection import InspectionTask
 from anatogen.dataset.manifest import MANIFEST_NAME
@@ -33,8 +32,9 @@ from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.selection import select_scans
 from anatogen.dataset.workers import Workers, available_cores
 from anatogen.doctor.diagnosis import Alike, Diagnosis, Facts, ScanFacts
-from anatogen.doctor.findings import conclude
-from anatogen.doctor.outlier_findings import outliers
+from anatogen.doctor.headers import read_scan_header
+from anatogen.doctor.rules import conclude
+from anatogen.doctor.rules.outliers import outliers
 
 NUM_PICTURES = 12
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")

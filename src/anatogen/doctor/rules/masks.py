@@ -1,4 +1,4 @@
-"""The rules of `doctor` about masks: beside images, missing, on another grid, or taken for images."""
+"""Rules about masks: beside images, missing, on another grid, or taken for images."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,8 @@ _MOST_APART = 0.1
 _KEEP = "--recipe folder_with_masks"
 
 
-def _mixed(facts: Facts) -> Iterator[Finding]:
+def label_maps(facts: Facts) -> Iterator[Finding]:
+    """Label maps among the scans, with or without an image."""
     names = tuple(sorted(facts.masks.masks))
     if not names or facts.told_masks is not None:  # a recipe knows what to do with its masks
         return
@@ -64,7 +65,8 @@ def _mixed(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _missing(facts: Facts) -> Iterator[Finding]:
+def unpaired(facts: Facts) -> Iterator[Finding]:
+    """Images without a mask, and masks without an image."""
     names = facts.masks.images_without
     if names:
         yield Finding(
@@ -88,7 +90,8 @@ def _missing(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _mismatched(facts: Facts) -> Iterator[Finding]:
+def mismatched(facts: Facts) -> Iterator[Finding]:
+    """Masks on another grid than their image, and empty ones."""
     wrong, empty = [], []
     for image, mask in facts.masks.pairs:
         # Masks of breasts only tell where to cut.
@@ -137,6 +140,3 @@ def _same_grid(image: ScanFacts, mask: ScanFacts) -> bool:
 def _corners(shape: npt.NDArray[np.int_]) -> npt.NDArray[np.float64]:
     """Voxel coordinates (4, 8) of a grid's corners; an affine map is farthest off at one of them."""
     return np.vstack([np.indices((2, 2, 2)).reshape(3, -1) * (shape - 1)[:, None], np.ones(8)])
-
-
-mask_rules = (_mixed, _missing, _mismatched)

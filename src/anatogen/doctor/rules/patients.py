@@ -1,4 +1,4 @@
-"""The rules of `doctor` about patients: several scans of one, and the same one on both sides of a split."""
+"""Rules about patients: several scans of one, and the same one on both sides of a split."""
 
 import re
 import shlex
@@ -74,7 +74,8 @@ def _told(facts: Facts) -> bool:
     return any(scan.patient != scan.name for scan in facts.usable)
 
 
-def _several(facts: Facts) -> Iterator[Finding]:
+def several_scans(facts: Facts) -> Iterator[Finding]:
+    """Patients with several scans, as told or guessed from names."""
     silent = tuple(scan.name for scan in facts.usable if scan.patient is None)
     if silent:
         yield Finding(
@@ -112,7 +113,8 @@ def _several(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _leaks(facts: Facts) -> Iterator[Finding]:
+def leakage(facts: Facts) -> Iterator[Finding]:
+    """Patients and copies on both sides of the provider's split."""
     if len({side(scan.name) for scan in facts.usable} - {None}) < 2:
         return
     groups = _by_patient(facts)
@@ -141,6 +143,3 @@ def _leaks(facts: Facts) -> Iterator[Finding]:
 
 def _across(groups: Iterable[list[str]]) -> list[list[str]]:
     return [names for names in groups if len({side(name) for name in names} - {None}) > 1]
-
-
-patient_rules = (_several, _leaks)

@@ -1,13 +1,9 @@
-"""The rules of `doctor`: pure functions from what was gathered of a folder to findings.
-
-Each says what it found, how many, which, and what to type. What `prepare` would settle by itself (leaving out
-copies, damaged scans and label maps) is a note or a warning; an error is what leaves nothing to prepare.
-"""
+"""Rules about the scans themselves: whether they can be used, copies, what is left out, mixtures, numbers."""
 
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from anatogen.doctor.diagnosis import (
@@ -19,10 +15,6 @@ from anatogen.doctor.diagnosis import (
     exclude,
     scans_are,
 )
-from anatogen.doctor.header_findings import header_rules
-from anatogen.doctor.mask_findings import mask_rules
-from anatogen.doctor.outlier_findings import outlier_rules
-from anatogen.doctor.patient_findings import patient_rules
 from anatogen.doctor.remedies import cure
 from anatogen.io.checks import MIN_VOXELS
 
@@ -32,32 +24,9 @@ _SEQUENCE = re.compile(
     r"(?:^|[-_. /])(t1ce|t1c|t1gd|t1w?|t2w?|flair|pdw?|adc|dwi|swi|bold|asl)(?=$|[-_. /])", re.I
 )
 
-Rule = Callable[[Facts], Iterable[Finding]]
 
-
-def conclude(facts: Facts) -> tuple[Finding, ...]:
-    """Every finding, the gravest first and in the order of the rules."""
-    rules: Sequence[Rule] = (
-        _nothing_usable,
-        *patient_rules,
-        _copies,
-        _near_copies,
-        _unreadable,
-        _left_out,
-        _flat_images,
-        _modalities,
-        _sequences,
-        *mask_rules,
-        *header_rules,
-        *outlier_rules,
-        _few_scans,
-    )
-    found = [finding for rule in rules for finding in rule(facts)]
-    order = list(Severity)
-    return tuple(sorted(found, key=lambda finding: order.index(finding.severity)))
-
-
-def _nothing_usable(facts: Facts) -> Iterator[Finding]:
+def nothing_usable(facts: Facts) -> Iterator[Finding]:
+    """Whether anything can be prepared at all."""
     if facts.usable:
         return
     number = len(facts.scans) + len(facts.damaged) + len(facts.left_out)
@@ -76,7 +45,8 @@ def _nothing_usable(facts: Facts) -> Iterator[Finding]:
     yield Finding("nothing_usable", Severity.ERROR, title, number, (), advice)
 
 
-def _copies(facts: Facts) -> Iterator[Finding]:
+def copies(facts: Facts) -> Iterator[Finding]:
+    """Scans that are voxel for voxel another one."""
     groups: dict[str, list[ScanFacts]] = {}
     for scan, inspection in facts.measured():
         groups.setdefault(inspection.content_sha256, []).append(scan)
@@ -96,7 +66,8 @@ def _copies(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _near_copies(facts: Facts) -> Iterator[Finding]:
+def near_copies(facts: Facts) -> Iterator[Finding]:
+    """Pairs that look like the same picture."""
     if not facts.alike:
         return
     mirrored = sum(pair.flipped for pair in facts.alike)
@@ -115,7 +86,8 @@ def _near_copies(facts: Facts) -> Iterator[Finding]:
     )
 
 
-def _unreadable(facts: Facts) -> Iterator[Finding]:
+def unreadable(facts: Facts) -> Iterator[Finding]:
+    """Scans whose files or voxels can not be used, by reason."""
     # What a label map, a flat image or a localiser is told of has rules of its own.
     failed = [
         (scan.name, scan.look.reason)
@@ -127,7 +99,8 @@ def _unreadable(facts: Facts) -> Iterator[Finding]:
     yield from _by_reason("unreadable", [*failed, *((scan.name, scan.reason) for scan in facts.damaged)])
 
 
-def _left_out(facts: Facts) -> Iterator[Finding]:
+def left_out(facts: Facts) -> Iterator[Finding]:
+    """What recipe, patient table or pattern leave out, by reason."""
     yield from _by_reason("left_out", ((scan.name, scan.reason) for scan in facts.left_out))
 
 
@@ -145,7 +118,8 @@ def _by_reason(code: str, reasons: Iterable[tuple[str, str]]) -> Iterator[Findin
         yield Finding(code, Severity.WARNING, title, len(names), names, advice, option)
 
 
-def _flat_images(facts: Facts) -> Iterator[Finding]:
+def flat_images(facts: Facts) -> Iterator[Finding]:
+    """Images without a third dimension."""
     names = tuple(scan.name for scan in facts.images if _is_flat(scan))
     if names:
         yield Finding(
@@ -166,7 +140,8 @@ def _is_flat(scan: ScanFacts) -> bool:
     )
 
 
-def _modalities(facts: Facts) -> Iterator[Finding]:
+def modalities(facts: Facts) -> Iterator[Finding]:
+    """CT among MR, by DICOM headers or by values."""
     told = Counter(scan.source.modality for scan in facts.images if scan.source.modality)
     if len(told) > 1:
         usual = told.most_common(1)[0][0]
@@ -201,7 +176,8 @@ def _modalities(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _sequences(facts: Facts) -> Iterator[Finding]:
+def sequences(facts: Facts) -> Iterator[Finding]:
+    """Several MR sequences, by names."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for scan in facts.images:
         match = _SEQUENCE.search(PurePosixPath(scan.name).name) or _SEQUENCE.search(scan.name)
@@ -225,7 +201,8 @@ def _sequences(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _few_scans(facts: Facts) -> Iterator[Finding]:
+def few_scans(facts: Facts) -> Iterator[Finding]:
+    """Too few scans for a generator."""
     number = len({scan.patient or scan.name for scan in facts.usable})
     if 0 < number < FEW_SCANS:
         told = "patients" if any(scan.source.patient for scan in facts.usable) else "scans"

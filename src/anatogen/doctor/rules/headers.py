@@ -1,4 +1,4 @@
-"""The rules of `doctor` about what headers tell: pictures of screens, localisers, geometry, people."""
+"""Rules about what headers tell: pictures of screens, localisers, geometry, people."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,8 @@ from anatogen.doctor.diagnosis import Facts, Finding, Severity, count_of, exclud
 _DATE = re.compile(r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)")
 
 
-def _burned_in(facts: Facts) -> Iterator[Finding]:
+def burned_in(facts: Facts) -> Iterator[Finding]:
+    """Patient data in the pixels, and pictures of screens."""
     for hint, title, advice in (
         (
             "burned_in",
@@ -31,7 +32,8 @@ def _burned_in(facts: Facts) -> Iterator[Finding]:
             yield Finding(hint, Severity.WARNING, told, len(names), names, advice, exclude(facts, names))
 
 
-def _localisers(facts: Facts) -> Iterator[Finding]:
+def localisers(facts: Facts) -> Iterator[Finding]:
+    """Scouts for planning."""
     names = _with_hint(facts, "localiser")
     if names:
         yield Finding(
@@ -45,7 +47,8 @@ def _localisers(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _several_series(facts: Facts) -> Iterator[Finding]:
+def several_series(facts: Facts) -> Iterator[Finding]:
+    """Folders with several DICOM series."""
     folders: dict[str, list[str]] = {}
     for scan in facts.images:
         if scan.source.is_dicom:
@@ -64,7 +67,8 @@ def _several_series(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _geometry(facts: Facts) -> Iterator[Finding]:
+def geometry(facts: Facts) -> Iterator[Finding]:
+    """Headers without a place in the patient."""
     arrays = tuple(scan.name for scan in facts.images if scan.name.lower().endswith(".npy"))
     if arrays and facts.config.npy_spacing_mm == (1.0, 1.0, 1.0):
         yield Finding(
@@ -88,7 +92,8 @@ def _geometry(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _people(facts: Facts) -> Iterator[Finding]:
+def people(facts: Facts) -> Iterator[Finding]:
+    """Names and dates in headers and in names of files."""
     headers = _with_hint(facts, "person")
     if headers:
         yield Finding(
@@ -114,6 +119,3 @@ def _people(facts: Facts) -> Iterator[Finding]:
 
 def _with_hint(facts: Facts, hint: str) -> tuple[str, ...]:
     return tuple(scan.name for scan in facts.images if hint in scan.header.hints)
-
-
-header_rules = (_burned_in, _localisers, _several_series, _geometry, _people)

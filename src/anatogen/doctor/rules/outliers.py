@@ -1,4 +1,4 @@
-"""The rules of `doctor` about scans that are unlike the others: planes, spacing, size, values."""
+"""Rules about scans that are unlike the others: planes, spacing, size, values."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -45,7 +45,8 @@ def outliers(facts: Facts) -> dict[str, list[str]]:
     return found
 
 
-def _orientations(facts: Facts) -> Iterator[Finding]:
+def orientations(facts: Facts) -> Iterator[Finding]:
+    """Slices in several planes."""
     planes = Counter(plane for scan in facts.usable if (plane := scan.plane) is not None)
     if len(planes) > 1:
         usual = min(planes, key=lambda plane: (-planes[plane], plane))
@@ -63,7 +64,8 @@ def _orientations(facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _outliers(facts: Facts) -> Iterator[Finding]:
+def far_from_the_median(facts: Facts) -> Iterator[Finding]:
+    """Spacing, size or values far from those of the others."""
     far = outliers(facts)
     for what, severity, title, advice, option in (
         (
@@ -97,7 +99,8 @@ def _outliers(facts: Facts) -> Iterator[Finding]:
             yield Finding(f"{what}_outliers", severity, told, len(names), names, advice, typed)
 
 
-def _not_hounsfield(facts: Facts) -> Iterator[Finding]:
+def not_hounsfield(facts: Facts) -> Iterator[Finding]:
+    """CT whose values are no Hounsfield units."""
     told = facts.config.modality
     names = tuple(
         scan.name
@@ -115,6 +118,3 @@ def _not_hounsfield(facts: Facts) -> Iterator[Finding]:
             "cropped to soft tissue, all is well.",
             exclude(facts, names),
         )
-
-
-outlier_rules = (_orientations, _outliers, _not_hounsfield)
