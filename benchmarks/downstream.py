@@ -15,7 +15,7 @@ from monai.networks.nets import SwinUNETR
 
 from anatogen.core.seeding import derived_generator
 from anatogen.downstream.augmentation import augmented
-from anatogen.downstream.masking import hide, inpainting_losses, random_masks
+from anatogen.downstream.inpainting import hide, inpainting_losses, random_masks
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.settings import (
     AugmentationSettings,

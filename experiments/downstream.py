@@ -22,13 +22,19 @@ from anatogen import prepare
 from anatogen.config.resolving import merged, resolve, save_yaml
 from anatogen.core.files import sha256_file
 from anatogen.dataset.manifest import Split, load_manifest
-from anatogen.downstream.experiment import PLAN_NAME
-from anatogen.downstream.experiment_figures import arm_text
-from anatogen.downstream.results import read_results
-from anatogen.downstream.settings import ExperimentPlan
-from anatogen.downstream.statistics import Estimate, compare, estimate, scores_by_arm
-from anatogen.downstream.trials import RESULTS_NAME
-from anatogen.downstream.verdict import comparison_pairs, outcomes, p_text, percent_text, signed_text
+from anatogen.downstream.experiment.figures import arm_text
+from anatogen.downstream.experiment.plan import ExperimentPlan
+from anatogen.downstream.experiment.results import read_results
+from anatogen.downstream.experiment.run import PLAN_NAME
+from anatogen.downstream.experiment.statistics import Estimate, compare, estimate, scores_by_arm
+from anatogen.downstream.experiment.trials import RESULTS_NAME
+from anatogen.downstream.experiment.verdict import (
+    comparison_pairs,
+    outcomes,
+    p_text,
+    percent_text,
+    signed_text,
+)
 from anatogen.generators.sampling import sample
 
 # What a core of a CPU does in seven hours for the whole plan.

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.downstream.statistics import NUM_BOOTSTRAPS, Scores, compare, estimate
-from anatogen.downstream.verdict import outcomes
+from anatogen.downstream.experiment.statistics import NUM_BOOTSTRAPS, Scores, compare, estimate
+from anatogen.downstream.experiment.verdict import outcomes
 
 Array = npt.NDArray[np.float64]
 

@@ -13,13 +13,18 @@ from anatogen.config.resolving import resolve
 from anatogen.core.errors import UserError
 from anatogen.core.seeding import derived_generator
 from anatogen.dataset.scan_sets import load_scans
-from anatogen.downstream.inpainting_quality import (
+from anatogen.downstream.inpainting import (
+    HIDDEN,
     InpaintingQuality,
+    check_masking,
     copied_from_nearest,
+    hide,
+    inpaint,
+    inpainting_losses,
     inpainting_quality,
     load_inpainting_quality,
+    random_masks,
 )
-from anatogen.downstream.masking import HIDDEN, check_masking, hide, inpaint, inpainting_losses, random_masks
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.pretrain import pretrain
 from anatogen.downstream.settings import MaskingSettings, PretrainConfig

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from anatogen.downstream.results import ResultRow
+from anatogen.downstream.experiment.results import ResultRow
 
 ARMS = ("scratch", "synthetic", "real", "shapes", "synthetic_and_real")
 FRACTIONS = (0.05, 0.1, 0.2, 1.0)

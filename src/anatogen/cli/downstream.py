@@ -42,7 +42,7 @@ def pretrain(
     devices: Devices = 1,
 ) -> None:
     """Teach Swin UNETR to fill in what is hidden of scans without labels."""
-    from anatogen.downstream.inpainting_quality import load_inpainting_quality
+    from anatogen.downstream.inpainting import load_inpainting_quality
     from anatogen.downstream.pretrain import pretrain as run_pretraining
     from anatogen.downstream.settings import PretrainConfig
 
@@ -120,7 +120,7 @@ def test(
 ) -> None:
     """Measure a segmenter on real masks, e.g. one that learned from synthetic scans with masks."""
     from anatogen.downstream.measure import measure_on_test_split
-    from anatogen.downstream.results import METRICS
+    from anatogen.downstream.metrics import METRICS
 
     measured = measure_on_test_split(data, segmenter, tolerance_mm=tolerance_mm, device=device)
     names = {"dice": "Dice", "surface_dice": "surface Dice", "hausdorff95_mm": "95% Hausdorff distance (mm)"}
@@ -137,11 +137,11 @@ def experiment(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key.sub=value, e.g. fractions=[0.05,0.1].")
     ] = None,
-    processes: Annotated[int, typer.Option(help="Pieces that are made at a time.")] = 1,
+    processes: Annotated[int, typer.Option(help="Trials that are made at a time.")] = 1,
 ) -> None:
     """Compare ways to begin, fraction by fraction, seed by seed; the page says whether any of them helps."""
-    from anatogen.downstream.experiment import run_experiment
-    from anatogen.downstream.settings import ExperimentPlan
+    from anatogen.downstream.experiment.plan import ExperimentPlan
+    from anatogen.downstream.experiment.run import run_experiment
 
     page = run_experiment(
         resolve(ExperimentPlan, file=plan, overrides=overrides or []), out, processes=processes

@@ -15,12 +15,13 @@ Hausdorff distance to be ashamed of.
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.downstream.results import METRICS, Metric, mean_over_labels
-
+Metric = Literal["dice", "surface_dice", "hausdorff95_mm"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 Mask = npt.NDArray[np.uint8]
 
 _DIGITS = 6
@@ -43,6 +44,12 @@ class CaseMetrics:
     def mean(self, metric: Metric) -> float | None:
         """The metric's mean over the labels for which it is defined; None where it is for none."""
         return mean_over_labels(getattr(self, metric))
+
+
+def mean_over_labels(values: Mapping[str, float | None]) -> float | None:
+    """The mean of the labels whose value is defined; None where none is."""
+    defined = [value for value in values.values() if value is not None]
+    return sum(defined) / len(defined) if defined else None
 
 
 def case_metrics(

@@ -16,8 +16,14 @@ from anatogen.core.weights import WEIGHTS_NAME, save_weights
 from anatogen.dataset.manifest import Grid, Split, load_manifest
 from anatogen.dataset.scan_sets import ScanSet, count_scans, identical_scans, load_scans
 from anatogen.dataset.volumes import flip_axis, prefetched, shuffled_indices
-from anatogen.downstream.inpainting_quality import inpainting_quality, save_inpainting_quality
-from anatogen.downstream.masking import check_masking, hide, inpaint, random_masks
+from anatogen.downstream.inpainting import (
+    check_masking,
+    hide,
+    inpaint,
+    inpainting_quality,
+    random_masks,
+    save_inpainting_quality,
+)
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import check_patch, crop, random_corner
 from anatogen.downstream.settings import PretrainConfig

@@ -1,8 +1,8 @@
 import pytest
 from simulated import FRACTIONS, simulated_rows
 
-from anatogen.downstream.statistics import Comparison, Estimate, compare, scores_by_arm
-from anatogen.downstream.verdict import comparison_pairs, fractions_text, outcomes, verdict
+from anatogen.downstream.experiment.statistics import Comparison, Estimate, compare, scores_by_arm
+from anatogen.downstream.experiment.verdict import comparison_pairs, fractions_text, outcomes, verdict
 
 NONE = (0, 0, 0, 0)
 SMALL = (0.03, 0.02, 0, 0)

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.downstream.results import Metric, ResultRow, mean_over_labels
+from anatogen.downstream.experiment.results import ResultRow
+from anatogen.downstream.metrics import Metric, mean_over_labels
 
 Array = npt.NDArray[np.float64]
 

@@ -5,14 +5,14 @@ import pytest
 from PIL import Image
 from simulated import ARMS, FRACTIONS, simulated_rows
 
-from anatogen.downstream.experiment_figures import (
+from anatogen.downstream.experiment.figures import (
     PredictionPicture,
     _fields,
     _outline,
     fractions_figure,
     predictions_figure,
 )
-from anatogen.downstream.experiment_page import write_experiment_page
+from anatogen.downstream.experiment.page import write_experiment_page
 
 GAINS = {
     "scratch": (0, 0, 0, 0),

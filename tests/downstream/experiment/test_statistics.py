@@ -6,7 +6,7 @@ from scipy import stats
 from simulated import simulated_rows
 from statsmodels.stats.multitest import multipletests
 
-from anatogen.downstream.statistics import (
+from anatogen.downstream.experiment.statistics import (
     compare,
     estimate,
     finished_units,

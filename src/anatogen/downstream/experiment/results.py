@@ -3,17 +3,15 @@
 The runner writes them, statistics and page read them. They hold anonymous names and numbers only.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from anatogen.config.resolving import Section
 from anatogen.core.errors import UserError
-
-Metric = Literal["dice", "surface_dice", "hausdorff95_mm"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
+from anatogen.downstream.metrics import METRICS
 
 
 class ResultRow(Section):
@@ -56,12 +54,6 @@ class ResultRow(Section):
     def unit(self) -> tuple[str, float, int]:
         """The run that this row belongs to: arm, fraction and seed."""
         return self.arm, self.fraction, self.seed
-
-
-def mean_over_labels(values: Mapping[str, float | None]) -> float | None:
-    """The mean of the labels whose value is defined; None where none is."""
-    defined = [value for value in values.values() if value is not None]
-    return sum(defined) / len(defined) if defined else None
 
 
 def rows_text(rows: Iterable[ResultRow]) -> str:

@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from anatogen.core.errors import UserError
-from anatogen.downstream.results import ResultRow, mean_over_labels, read_results, rows_text
+from anatogen.downstream.experiment.results import ResultRow, read_results, rows_text
+from anatogen.downstream.metrics import mean_over_labels
 
 
 def _row(case=1, **changes):

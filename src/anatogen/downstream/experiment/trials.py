@@ -4,15 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anatogen.core.weights import WEIGHTS_NAME
+from anatogen.downstream.experiment.plan import ExperimentPlan
+from anatogen.downstream.experiment.results import ResultRow, read_results
 from anatogen.downstream.pretrain import STAGE as PRETRAINING
-from anatogen.downstream.results import ResultRow, read_results
-from anatogen.downstream.settings import ExperimentPlan
 
 RESULTS_NAME = "results.jsonl"
 
 
 @dataclass(frozen=True)
-class Piece:
+class Trial:
     """A pre-training, or a fine-tuning with its test.
 
     Attributes:
@@ -42,19 +42,19 @@ class Piece:
         return f"{self.arm}, {100 * self.fraction:g}% of the labels, seed {self.seed}"
 
 
-def pieces(plan: ExperimentPlan) -> list[Piece]:
-    """All pieces in the order in which they are made: small fractions first, their arms side by side."""
-    first = [Piece(name) for name, arm in plan.arms.items() if arm.is_pretrained]
+def planned_trials(plan: ExperimentPlan) -> list[Trial]:
+    """All trials in the order in which they are made: small fractions first, their arms side by side."""
+    first = [Trial(name) for name, arm in plan.arms.items() if arm.is_pretrained]
     then = [
-        Piece(arm, fraction, seed) for fraction in plan.fractions for seed in plan.seeds for arm in plan.arms
+        Trial(arm, fraction, seed) for fraction in plan.fractions for seed in plan.seeds for arm in plan.arms
     ]
     return first + then
 
 
 def collect_results(plan: ExperimentPlan, out: Path) -> list[ResultRow]:
-    """The rows of all finished pieces of a plan."""
+    """The rows of all finished trials of a plan."""
     rows: list[ResultRow] = []
-    for piece in pieces(plan):
-        if piece.fraction is not None and piece.is_done(out):
-            rows += read_results(piece.folder(out) / RESULTS_NAME)
+    for trial in planned_trials(plan):
+        if trial.fraction is not None and trial.is_done(out):
+            rows += read_results(trial.folder(out) / RESULTS_NAME)
     return rows

@@ -9,9 +9,9 @@ from simulated import FRACTIONS, simulated_rows
 
 from anatogen.config.resolving import resolve, save_yaml
 from anatogen.core.files import write_text
-from anatogen.downstream.results import rows_text
-from anatogen.downstream.settings import ExperimentPlan
-from anatogen.downstream.trials import RESULTS_NAME
+from anatogen.downstream.experiment.plan import ExperimentPlan
+from anatogen.downstream.experiment.results import rows_text
+from anatogen.downstream.experiment.trials import RESULTS_NAME
 
 
 @pytest.mark.parametrize("name", downstream.VARIANTS)

@@ -1,6 +1,6 @@
-"""The whole experiment: arms x fractions x seeds, in pieces that any number of processes share and resume.
+"""The whole experiment: arms x fractions x seeds, in trials that any number of processes share and resume.
 
-A piece is a folder, finished when its last file is there; a lock that dies with its process keeps two from
+A trial is a folder, finished when its last file is there; a lock that dies with its process keeps two from
 making the same one. So the same command, started again or several times at once, on one machine or on
 several with one disk, repeats nothing.
 """
@@ -23,18 +23,18 @@ from anatogen.core.files import write_text
 from anatogen.dataset.manifest import Manifest, load_manifest
 from anatogen.dataset.scan_sets import folder_and_split
 from anatogen.dataset.workers import available_cores
-from anatogen.downstream.experiment_page import PAGE_NAME
-from anatogen.downstream.experiment_report import NUM_PICTURES, report_experiment, write_results
+from anatogen.downstream.experiment.page import PAGE_NAME
+from anatogen.downstream.experiment.plan import ExperimentPlan
+from anatogen.downstream.experiment.report import NUM_PICTURES, report_experiment, write_results
+from anatogen.downstream.experiment.results import ResultRow, rows_text
+from anatogen.downstream.experiment.shapes import random_shapes
+from anatogen.downstream.experiment.trials import RESULTS_NAME, Trial, planned_trials
 from anatogen.downstream.finetune import finetune
 from anatogen.downstream.labelled import LabelledSplits, labelled_subset, load_labelled
 from anatogen.downstream.measure import measure_segmenter
 from anatogen.downstream.pretrain import STAGE as PRETRAINING
 from anatogen.downstream.pretrain import pretrain
-from anatogen.downstream.results import ResultRow, rows_text
 from anatogen.downstream.segmenter import load_segmenter
-from anatogen.downstream.settings import ExperimentPlan
-from anatogen.downstream.shapes import random_shapes
-from anatogen.downstream.trials import RESULTS_NAME, Piece, pieces
 from anatogen.io.formats import write_npy
 from anatogen.io.volume import Volume
 from anatogen.training.loop import CHECKPOINT_NAME
@@ -45,19 +45,19 @@ _SECONDS_BETWEEN_PAGES = 60.0
 
 
 def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1) -> Path:
-    """Makes every piece that is not there yet, and writes results and page.
+    """Makes every trial that is not there yet, and writes results and page.
 
     Args:
         plan: What is compared with what.
         out: Folder of the experiment; the same call again goes on. Arms, fractions and seeds may be added
             to a plan, other settings need another folder.
-        processes: How many pieces are made at a time on this machine; they share its cores.
+        processes: How many trials are made at a time on this machine; they share its cores.
 
     Returns:
-        The page, `OUT/experiment.html`; beside it `results.jsonl`, a row for each test scan of each piece.
+        The page, `OUT/experiment.html`; beside it `results.jsonl`, a row for each test scan of each trial.
 
     Raises:
-        UserError: If the plan does not fit the data or the folder, or a piece fails.
+        UserError: If the plan does not fit the data or the folder, or a trial fails.
     """
     out = Path(out)
     if processes < 1:
@@ -88,7 +88,7 @@ def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1)
         failed = any(worker.exitcode for worker in workers)
     page = report_experiment(plan, splits, write_results(plan, out), out)
     if failed:
-        raise UserError(f"pieces of {out} failed, see above: mend that, then the same command makes them")
+        raise UserError(f"trials of {out} failed, see above: mend that, then the same command makes them")
     return page
 
 
@@ -98,31 +98,31 @@ def _work_in_process(plan: ExperimentPlan, out: Path, threads: int) -> None:
 
 
 def _work(plan: ExperimentPlan, out: Path) -> bool:
-    """Makes pieces until none is left to make; returns whether one failed, which keeps no other from it."""
-    everything, splits = pieces(plan), load_labelled(plan.data)
-    failed: set[Piece] = set()
-    while unfinished := [piece for piece in everything if not piece.is_done(out)]:
+    """Makes trials until none is left to make; returns whether one failed, which keeps no other from it."""
+    everything, splits = planned_trials(plan), load_labelled(plan.data)
+    failed: set[Trial] = set()
+    while unfinished := [trial for trial in everything if not trial.is_done(out)]:
         made = False
-        possible = [piece for piece in unfinished if not failed & {piece, Piece(piece.arm)}]
+        possible = [trial for trial in unfinished if not failed & {trial, Trial(trial.arm)}]
         if not possible:
             break
-        for piece in possible:
-            if not _is_ready(piece, plan, out):
+        for trial in possible:
+            if not _is_ready(trial, plan, out):
                 continue
-            piece.folder(out).mkdir(parents=True, exist_ok=True)
-            lock = FileLock(piece.folder(out).with_suffix(".lock"))
+            trial.folder(out).mkdir(parents=True, exist_ok=True)
+            lock = FileLock(trial.folder(out).with_suffix(".lock"))
             try:
                 with lock.acquire(timeout=0):
-                    if not piece.is_done(out):
-                        print(f"{piece}: {len(unfinished)} of {len(everything)} pieces left", flush=True)
-                        _make(piece, plan, out)
+                    if not trial.is_done(out):
+                        print(f"{trial}: {len(unfinished)} of {len(everything)} trials left", flush=True)
+                        _make(trial, plan, out)
                         made = True
                         _draw_old_page(plan, splits, write_results(plan, out), out)
             except Timeout:
                 continue
             except UserError as error:
-                print(f"{piece} failed: {error}", file=sys.stderr, flush=True)
-                failed.add(piece)
+                print(f"{trial} failed: {error}", file=sys.stderr, flush=True)
+                failed.add(trial)
                 made = True
             if made:
                 break
@@ -135,28 +135,28 @@ def _work(plan: ExperimentPlan, out: Path) -> bool:
 def _draw_old_page(
     plan: ExperimentPlan, splits: LabelledSplits, rows: Sequence[ResultRow], out: Path
 ) -> None:
-    """For those who look on; not after each piece, for it takes seconds in which a GPU could learn."""
+    """For those who look on; not after each trial, for it takes seconds in which a GPU could learn."""
     page = out / PAGE_NAME
     with suppress(Timeout), FileLock(out / ".page.lock").acquire(timeout=0):
         if not page.exists() or time.time() - page.stat().st_mtime > _SECONDS_BETWEEN_PAGES:
             report_experiment(plan, splits, rows, out)
 
 
-def _is_ready(piece: Piece, plan: ExperimentPlan, out: Path) -> bool:
-    waits_for = piece.fraction is not None and plan.arms[piece.arm].is_pretrained
-    return not waits_for or Piece(piece.arm).is_done(out)
+def _is_ready(trial: Trial, plan: ExperimentPlan, out: Path) -> bool:
+    waits_for = trial.fraction is not None and plan.arms[trial.arm].is_pretrained
+    return not waits_for or Trial(trial.arm).is_done(out)
 
 
-def _make(piece: Piece, plan: ExperimentPlan, out: Path) -> None:
-    folder, arm = piece.folder(out), plan.arms[piece.arm]
-    if piece.fraction is None or piece.seed is None:
+def _make(trial: Trial, plan: ExperimentPlan, out: Path) -> None:
+    folder, arm = trial.folder(out), plan.arms[trial.arm]
+    if trial.fraction is None or trial.seed is None:
         scans = [*arm.scans, *([_shapes_folder(out, arm.shapes)] if arm.shapes else [])]
         pretrain(scans, folder, plan.pretraining, like=plan.data)
         (folder / PRETRAINING / CHECKPOINT_NAME).unlink(missing_ok=True)
         return
-    training = plan.finetuning.training.model_copy(update={"seed": piece.seed})
-    config = plan.finetuning.model_copy(update={"fraction": piece.fraction, "training": training})
-    init = Piece(piece.arm).folder(out) if arm.is_pretrained else None
+    training = plan.finetuning.training.model_copy(update={"seed": trial.seed})
+    config = plan.finetuning.model_copy(update={"fraction": trial.fraction, "training": training})
+    init = Trial(trial.arm).folder(out) if arm.is_pretrained else None
     segmenter = finetune(plan.data, folder, config, init=init)
     splits = load_labelled(plan.data)
     found = load_segmenter(segmenter)
@@ -168,12 +168,12 @@ def _make(piece: Piece, plan: ExperimentPlan, out: Path) -> None:
         keep=folder / "predictions",
         num_kept=NUM_PICTURES,
     )
-    number = len(labelled_subset(splits.train.cases, piece.fraction, piece.seed))
+    number = len(labelled_subset(splits.train.cases, trial.fraction, trial.seed))
     rows = [
         ResultRow(
-            arm=piece.arm,
-            fraction=piece.fraction,
-            seed=piece.seed,
+            arm=trial.arm,
+            fraction=trial.fraction,
+            seed=trial.seed,
             num_training_scans=number,
             case=case.id,
             patient=case.patient,

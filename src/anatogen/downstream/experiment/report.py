@@ -1,4 +1,4 @@
-"""From the finished pieces of an experiment to its results and its page."""
+"""From the finished trials of an experiment to its results and its page."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,16 +8,16 @@ import numpy as np
 
 from anatogen.config.settings import OptimiserSettings
 from anatogen.core.files import write_text
-from anatogen.downstream.experiment_figures import PredictionPicture
-from anatogen.downstream.experiment_page import write_experiment_page
+from anatogen.downstream.experiment.figures import PredictionPicture
+from anatogen.downstream.experiment.page import write_experiment_page
+from anatogen.downstream.experiment.plan import Arm, ExperimentPlan
+from anatogen.downstream.experiment.results import ResultRow, rows_text
+from anatogen.downstream.experiment.trials import RESULTS_NAME, Trial, collect_results, planned_trials
 from anatogen.downstream.finetune import STAGE as FINETUNING
-from anatogen.downstream.inpainting_quality import InpaintingQuality, load_inpainting_quality
+from anatogen.downstream.inpainting import InpaintingQuality, load_inpainting_quality
 from anatogen.downstream.labelled import LabelledSplits
 from anatogen.downstream.pretrain import NUM_SCANS_NAME
 from anatogen.downstream.pretrain import STAGE as PRETRAINING
-from anatogen.downstream.results import ResultRow, rows_text
-from anatogen.downstream.settings import Arm, ExperimentPlan
-from anatogen.downstream.trials import RESULTS_NAME, Piece, collect_results, pieces
 from anatogen.training.loop import read_log
 
 # Test scans whose predictions are kept, for the page.
@@ -25,7 +25,7 @@ NUM_PICTURES = 4
 
 
 def write_results(plan: ExperimentPlan, out: Path) -> list[ResultRow]:
-    """Writes `results.jsonl`, a row for each test scan of each finished piece, and returns the rows."""
+    """Writes `results.jsonl`, a row for each test scan of each finished trial, and returns the rows."""
     rows = collect_results(plan, out)
     write_text(out / RESULTS_NAME, rows_text(rows))
     return rows
@@ -45,9 +45,9 @@ def report_experiment(
     Returns:
         The page.
     """
-    shown = Piece("", min(plan.fractions), plan.seeds[0])
+    shown = Trial("", min(plan.fractions), plan.seeds[0])
     manifest = splits.manifest
-    qualities = {name: load_inpainting_quality(Piece(name).folder(out)) for name in plan.arms}
+    qualities = {name: load_inpainting_quality(Trial(name).folder(out)) for name in plan.arms}
     return write_experiment_page(
         out,
         rows,
@@ -55,9 +55,9 @@ def report_experiment(
         unlearned=[name for name, quality in qualities.items() if quality and not quality.learned],
         labels={str(label): manifest.labels.get(str(label), f"label {label}") for label in splits.labels[1:]},
         planned=[
-            (piece.arm, piece.fraction, piece.seed)
-            for piece in pieces(plan)
-            if piece.fraction is not None and piece.seed is not None
+            (trial.arm, trial.fraction, trial.seed)
+            for trial in planned_trials(plan)
+            if trial.fraction is not None and trial.seed is not None
         ],
         tolerance_mm=plan.tolerance_mm,
         pictures=_pictures(plan, splits, out, shown),
@@ -71,7 +71,7 @@ def report_experiment(
 def _description(name: str, arm: Arm, quality: InpaintingQuality | None, out: Path) -> str:
     if not arm.is_pretrained:
         return "random start"
-    counts = Piece(name).folder(out) / NUM_SCANS_NAME
+    counts = Trial(name).folder(out) / NUM_SCANS_NAME
     if not counts.is_file():
         return "pre-trained"
     number = json.loads(counts.read_text(encoding="utf-8"))["num_scans"]
@@ -83,16 +83,16 @@ def _description(name: str, arm: Arm, quality: InpaintingQuality | None, out: Pa
 
 
 def _pictures(
-    plan: ExperimentPlan, splits: LabelledSplits, out: Path, shown: Piece
+    plan: ExperimentPlan, splits: LabelledSplits, out: Path, shown: Trial
 ) -> list[PredictionPicture]:
     """Test scans with the predictions of every arm that has them, of one fraction and seed."""
     pictures = []
     for number, case in enumerate(splits.test.cases[:NUM_PICTURES]):
         predictions = {}
         for arm in plan.arms:
-            piece = Piece(arm, shown.fraction, shown.seed)
-            path = piece.folder(out) / "predictions" / f"{case.id}.npy"
-            if piece.is_done(out) and path.is_file():
+            trial = Trial(arm, shown.fraction, shown.seed)
+            path = trial.folder(out) / "predictions" / f"{case.id}.npy"
+            if trial.is_done(out) and path.is_file():
                 predictions[arm] = np.load(path, allow_pickle=False)
         if predictions:
             image = splits.test.batch([number])[0, 0].numpy()
@@ -101,7 +101,7 @@ def _pictures(
     return pictures
 
 
-def _settings(plan: ExperimentPlan, splits: LabelledSplits, shown: Piece) -> dict[str, str]:
+def _settings(plan: ExperimentPlan, splits: LabelledSplits, shown: Trial) -> dict[str, str]:
     pretraining, finetuning = plan.pretraining, plan.finetuning
     training = _training_text(finetuning.segmenter_training, finetuning.patch_shape)
     num_train, num_validation, num_test = map(len, (splits.train, splits.validation, splits.test))
@@ -122,10 +122,10 @@ def _training_text(optimiser: OptimiserSettings, patch_shape: tuple[int, int, in
 
 def _minutes(plan: ExperimentPlan, out: Path) -> Mapping[str, float]:
     minutes: dict[str, float] = {}
-    for piece in pieces(plan):
-        if piece.is_done(out):
-            stage = PRETRAINING if piece.fraction is None else FINETUNING
-            name = str(piece) if piece.fraction is None else "all fine-tunings"
-            records = read_log(piece.folder(out) / stage)
+    for trial in planned_trials(plan):
+        if trial.is_done(out):
+            stage = PRETRAINING if trial.fraction is None else FINETUNING
+            name = str(trial) if trial.fraction is None else "all fine-tunings"
+            records = read_log(trial.folder(out) / stage)
             minutes[name] = minutes.get(name, 0.0) + (records[-1]["minutes"] if records else 0.0)
     return minutes

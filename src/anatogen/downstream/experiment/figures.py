@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from anatogen.downstream.experiment.statistics import Comparison, Estimate
+from anatogen.downstream.experiment.verdict import SCRATCH, percent_text
 from anatogen.downstream.metrics import Mask, case_metrics
-from anatogen.downstream.statistics import Comparison, Estimate
-from anatogen.downstream.verdict import SCRATCH, percent_text
 from anatogen.report.figures import FONT, central_slice, display_axes, new_figure, save_figure, style_panel
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from anatogen.downstream.statistics import Comparison
+from anatogen.downstream.experiment.statistics import Comparison
 
 SCRATCH, TREATMENT = "scratch", "synthetic"
 # What a control is called in a sentence.

@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anatogen.downstream.experiment_figures import (
+from anatogen.downstream.experiment.figures import (
     PredictionPicture,
     arm_text,
     fractions_figure,
     label_colour,
     predictions_figure,
 )
-from anatogen.downstream.results import METRICS, Metric, ResultRow
-from anatogen.downstream.statistics import (
+from anatogen.downstream.experiment.results import ResultRow
+from anatogen.downstream.experiment.statistics import (
     Comparison,
     Estimate,
     Scores,
@@ -22,7 +22,7 @@ from anatogen.downstream.statistics import (
     finished_units,
     scores_by_arm,
 )
-from anatogen.downstream.verdict import (
+from anatogen.downstream.experiment.verdict import (
     LEAST_GAIN,
     comparison_pairs,
     outcomes,
@@ -31,6 +31,7 @@ from anatogen.downstream.verdict import (
     signed_text,
     verdict,
 )
+from anatogen.downstream.metrics import METRICS, Metric
 from anatogen.report.figures import duration_text
 from anatogen.report.page import data_url, write_page
 

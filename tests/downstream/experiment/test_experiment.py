@@ -1,4 +1,4 @@
-"""The experiment in pieces: each made once, by whomever, and the same whatever happened on the way."""
+"""The experiment in trials: each made once, by whomever, and the same whatever happened on the way."""
 
 import json
 import threading
@@ -13,15 +13,15 @@ from synthetic_dataset import write_dataset
 from anatogen.config.resolving import resolve
 from anatogen.core.errors import ConfigError, UserError
 from anatogen.dataset.manifest import load_manifest
-from anatogen.downstream import experiment as experiment_module
-from anatogen.downstream.experiment import run_experiment
-from anatogen.downstream.inpainting_quality import InpaintingQuality, save_inpainting_quality
+from anatogen.downstream.experiment import run as experiment_module
+from anatogen.downstream.experiment.plan import Arm, ExperimentPlan
+from anatogen.downstream.experiment.results import ResultRow, read_results, rows_text
+from anatogen.downstream.experiment.run import run_experiment
+from anatogen.downstream.experiment.shapes import random_shapes
+from anatogen.downstream.experiment.trials import Trial, collect_results, planned_trials
+from anatogen.downstream.inpainting import InpaintingQuality, save_inpainting_quality
 from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.pretrain import unlabelled_scans
-from anatogen.downstream.results import ResultRow, read_results, rows_text
-from anatogen.downstream.settings import Arm, ExperimentPlan
-from anatogen.downstream.shapes import random_shapes
-from anatogen.downstream.trials import Piece, collect_results, pieces
 
 
 def plan_of(data: Path, **changes) -> ExperimentPlan:
@@ -43,9 +43,9 @@ def data(tmp_path_factory) -> Path:
     return write_labelled(tmp_path_factory.mktemp("experiment"))
 
 
-def test_pieces_come_pretrainings_first_then_small_fractions_with_all_arms(data):
+def test_trials_come_pretrainings_first_then_small_fractions_with_all_arms(data):
     plan = plan_of(data, fractions=(0.25, 0.5), seeds=(3, 4))
-    names = [(piece.arm, piece.fraction, piece.seed) for piece in pieces(plan)]
+    names = [(trial.arm, trial.fraction, trial.seed) for trial in planned_trials(plan)]
     assert names[0] == ("shapes", None, None)
     assert names[1:5] == [
         ("scratch", 0.25, 3),
@@ -54,24 +54,24 @@ def test_pieces_come_pretrainings_first_then_small_fractions_with_all_arms(data)
         ("shapes", 0.25, 4),
     ]
     assert len(names) == len(set(names)) == 9
-    folders = {piece.folder(Path("out")) for piece in pieces(plan)}
+    folders = {trial.folder(Path("out")) for trial in planned_trials(plan)}
     assert len(folders) == 9
 
 
-def pretend(piece: Piece, plan: ExperimentPlan, out: Path) -> None:
-    """Makes a piece's last file without any training."""
-    if piece.fraction is None:
-        weights = piece.folder(out) / "inpainter" / "weights.safetensors"
+def pretend(trial: Trial, plan: ExperimentPlan, out: Path) -> None:
+    """Makes a trial's last file without any training."""
+    if trial.fraction is None:
+        weights = trial.folder(out) / "inpainter" / "weights.safetensors"
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.write_bytes(b"")
         return
-    scores = {"1": 0.5 + piece.fraction / 3, "2": 0.7}
+    scores = {"1": 0.5 + trial.fraction / 3, "2": 0.7}
     rows = [
         ResultRow(
-            arm=piece.arm,
-            fraction=piece.fraction,
-            seed=piece.seed,
-            num_training_scans=round(4 * piece.fraction),
+            arm=trial.arm,
+            fraction=trial.fraction,
+            seed=trial.seed,
+            num_training_scans=round(4 * trial.fraction),
             case=case.id,
             patient=case.patient,
             dice=scores,
@@ -80,7 +80,7 @@ def pretend(piece: Piece, plan: ExperimentPlan, out: Path) -> None:
         )
         for case in load_labelled(plan.data).test.cases
     ]
-    (piece.folder(out) / "results.jsonl").write_text(rows_text(rows))
+    (trial.folder(out) / "results.jsonl").write_text(rows_text(rows))
 
 
 def test_an_experiment_goes_the_whole_way(data, tmp_path, one_thread):
@@ -89,15 +89,15 @@ def test_an_experiment_goes_the_whole_way(data, tmp_path, one_thread):
     assert "2 volumes of random shapes; fills in hidden voxels with a loss of" in page.read_text()
     warning = "Pre-training on shapes taught next to nothing"
     for loss, warned in ((0.5, True), (0.4, True), (0.3, False)):
-        save_inpainting_quality(InpaintingQuality(network=loss, copying=0.4), Piece("shapes").folder(out))
+        save_inpainting_quality(InpaintingQuality(network=loss, copying=0.4), Trial("shapes").folder(out))
         page = run_experiment(plan_of(data, fractions=(0.5,)), out)
         assert (warning in page.read_text()) is warned
     rows = read_results(out / "results.jsonl")
     assert [(row.arm, row.num_training_scans) for row in rows] == 2 * [("scratch", 2)] + 2 * [("shapes", 2)]
     assert {row.case for row in rows} == {case.id for case in load_labelled(data).test.cases}
-    transfer = Piece("shapes", 0.5, 0).folder(out) / "segmenter" / "transfer.json"
+    transfer = Trial("shapes", 0.5, 0).folder(out) / "segmenter" / "transfer.json"
     assert len(json.loads(transfer.read_text())["loaded"]) == 157
-    assert not (Piece("scratch", 0.5, 0).folder(out) / "segmenter" / "transfer.json").exists()
+    assert not (Trial("scratch", 0.5, 0).folder(out) / "segmenter" / "transfer.json").exists()
     assert len(list(out.rglob("predictions/case_*.npy"))) == 4
     assert not list(out.rglob("checkpoint.pt"))
 
@@ -108,11 +108,11 @@ def test_a_stopped_experiment_repeats_nothing_and_ends_with_the_same_results(dat
     made: list[str] = []
     stops_at = [None]
 
-    def make(piece, plan, out):
+    def make(trial, plan, out):
         if len(made) == stops_at[0]:
             raise KeyboardInterrupt
-        pretend(piece, plan, out)
-        made.append(str(piece))
+        pretend(trial, plan, out)
+        made.append(str(trial))
 
     monkeypatch.setattr(experiment_module, "_make", make)
     run_experiment(plan, whole)
@@ -151,23 +151,23 @@ def test_the_page_is_drawn_at_first_when_it_is_old_and_at_the_end(
     monkeypatch.setattr(experiment_module, "_make", pretend)
     monkeypatch.setattr(experiment_module, "report_experiment", draw)
     monkeypatch.setattr(experiment_module, "_SECONDS_BETWEEN_PAGES", seconds_between)
-    run_experiment(plan_of(data), tmp_path / "out")  # five pieces
+    run_experiment(plan_of(data), tmp_path / "out")  # five trials
     assert len(pages) == drawn
 
 
-def test_a_failed_piece_keeps_no_other_from_being_made(data, tmp_path, monkeypatch, capfd):
+def test_a_failed_trial_keeps_no_other_from_being_made(data, tmp_path, monkeypatch, capfd):
     plan, out = (
         plan_of(data, arms={"scratch": {}, "shapes": {"shapes": 1}, "more": {"shapes": 2}}),
         tmp_path / "out",
     )
 
-    def make(piece, plan, out):
-        if piece == Piece("shapes"):
+    def make(trial, plan, out):
+        if trial == Trial("shapes"):
             raise UserError("the scans are no scans: use others")
-        pretend(piece, plan, out)
+        pretend(trial, plan, out)
 
     monkeypatch.setattr(experiment_module, "_make", make)
-    with pytest.raises(UserError, match=r"pieces of .* failed, see above"):
+    with pytest.raises(UserError, match=r"trials of .* failed, see above"):
         run_experiment(plan, out)
     assert "pre-training shapes failed: the scans are no scans: use others\n" in capfd.readouterr().err
     rows = read_results(out / "results.jsonl")
@@ -218,22 +218,22 @@ def test_arms_have_equal_budgets_unless_patience_is_asked_for(data):
     assert patient.finetuning.patience == 3
 
 
-def test_a_piece_that_another_process_makes_is_left_to_it(data, tmp_path, monkeypatch):
+def test_a_trial_that_another_process_makes_is_left_to_it(data, tmp_path, monkeypatch):
     plan, out = plan_of(data, arms={"scratch": {}}, fractions=(1.0,)), tmp_path / "out"
-    piece = Piece("scratch", 1.0, 0)
+    trial = Trial("scratch", 1.0, 0)
     made = []
     monkeypatch.setattr(experiment_module, "_SECONDS_BETWEEN_LOOKS", 0.05)
     monkeypatch.setattr(experiment_module, "_make", lambda *_: made.append(1))
-    piece.folder(out).mkdir(parents=True)
+    trial.folder(out).mkdir(parents=True)
     looks = threading.Event()
     monkeypatch.setattr(experiment_module.time, "sleep", lambda _: looks.set())
-    lock = FileLock(piece.folder(out).with_suffix(".lock"))
+    lock = FileLock(trial.folder(out).with_suffix(".lock"))
     with lock:
         worker = threading.Thread(target=experiment_module._work, args=(plan, out), daemon=True)
         worker.start()
         assert looks.wait(timeout=30)
         assert not made
-        (piece.folder(out) / "results.jsonl").write_text("")
+        (trial.folder(out) / "results.jsonl").write_text("")
     worker.join(timeout=30)
     assert not worker.is_alive() and not made
 
