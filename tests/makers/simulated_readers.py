@@ -13,16 +13,8 @@ from anatogen.study.answers import AnswerRow
 from anatogen.study.orders import random_names, reader_items
 from anatogen.study.questions import Protocol, Question, load_protocols
 from anatogen.study.ratings import Ratings
-from anatogen.study.spec import DATABASE_NAME, KEY_NAME, SPEC_NAME, StudySpec
-from anatogen.study.store import (
-    ORGANISER_TOKEN,
-    Answer,
-    Reader,
-    Setting,
-    Study,
-    new_token,
-    open_database,
-)
+from anatogen.study.spec import KEY_NAME, SPEC_NAME, StudySpec
+from anatogen.study.store import Reader, StoredAnswer, Study, create_study, new_token
 
 # Mean latent quality; thresholds between the four answers are -2, -1 and 0 by default.
 QUALITY = {"real": 1.4, "reconstructed": 0.7, "synthetic": 0.5}
@@ -104,10 +96,9 @@ def simulated_study(
     )
     save_yaml(spec, folder / SPEC_NAME)
     write_json(folder / KEY_NAME, {"cases": {case: {"source": source} for case, source in key.items()}})
-    study = Study(folder, spec, open_database(folder / DATABASE_NAME))
+    study = create_study(folder, spec, new_token())
     rows = _answered(key, items, seed, missing)
     with study.session() as session:
-        session.add(Setting(key=ORGANISER_TOKEN, value=new_token()))
         for line, name in enumerate(readers, 1):
             session.add(Reader(id=line, name=name, token=new_token()))
             session.flush()
@@ -116,7 +107,7 @@ def simulated_study(
         for index, row in enumerate(rows):
             if row.value is not None:
                 session.add(
-                    Answer(
+                    StoredAnswer(
                         item_id=row.item,
                         question=row.question,
                         value=row.value,

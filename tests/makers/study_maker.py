@@ -10,19 +10,16 @@ from anatogen.core.files import write_json
 from anatogen.io.formats import write_nifti
 from anatogen.io.volume import Volume
 from anatogen.study.questions import load_protocols
-from anatogen.study.spec import DATABASE_NAME, KEY_NAME, SPEC_NAME, StudySpec, volume_path
+from anatogen.study.spec import KEY_NAME, SPEC_NAME, StudySpec, volume_path
 from anatogen.study.store import (
-    ORGANISER_TOKEN,
     AnswerInput,
     Item,
     Reader,
-    Setting,
     Study,
     all_readers,
+    create_study,
     items_of,
     new_token,
-    open_database,
-    open_study,
     save_answer,
 )
 
@@ -50,10 +47,8 @@ def make_study(
         write_nifti(Volume(volume, np.diag([1.0, -1, -1, 1])), volume_path(folder, case), np.int16)
     key = {case: {"source": source} for case, source in zip(cases, sources, strict=True)}
     write_json(folder / KEY_NAME, {"cases": key})
-    engine = open_database(folder / DATABASE_NAME)
-    study = Study(folder, spec, engine)
+    study = create_study(folder, spec, new_token())
     with study.session() as session:
-        session.add(Setting(key=ORGANISER_TOKEN, value=new_token()))
         for number, name in enumerate(readers):
             session.add(Reader(id=number + 1, name=name, token=new_token()))
             session.flush()
@@ -70,7 +65,7 @@ def make_study(
                     )
                 )
         session.commit()
-    return open_study(folder)
+    return study
 
 
 def answer(study: Study, name: str, values: dict[int, int], *, revision: int = 0) -> None:

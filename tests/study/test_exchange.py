@@ -9,7 +9,7 @@ from anatogen.core.errors import UserError
 from anatogen.study.answers import read_answers
 from anatogen.study.exchange import export_study, import_study
 from anatogen.study.spec import KEY_NAME, SPEC_NAME
-from anatogen.study.store import Answer, all_readers, items_of, open_study, organiser_token
+from anatogen.study.store import StoredAnswer, all_readers, items_of, open_study, organiser_token
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_importing_twice_adds_nothing(study, tmp_path):
     assert import_study(study.folder, tmp_path / "back.zip").num_new == 0
     assert _values(study.folder) == before
     with study.session() as session:
-        assert len(session.exec(Answer.__table__.select()).all()) == 2
+        assert len(session.exec(StoredAnswer.__table__.select()).all()) == 2
 
 
 def test_a_second_readers_zip_needs_a_folder_of_its_own(study, tmp_path):

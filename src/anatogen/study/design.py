@@ -21,7 +21,6 @@ from anatogen.study.blinding import MR_LEVELS, Blinding, blinded, blindings, win
 from anatogen.study.orders import random_names, reader_items, shuffled
 from anatogen.study.questions import Protocol, load_protocols
 from anatogen.study.spec import (
-    DATABASE_NAME,
     KEY_NAME,
     LEAKS_NAME,
     SPEC_NAME,
@@ -30,7 +29,7 @@ from anatogen.study.spec import (
     StudySpec,
     volume_path,
 )
-from anatogen.study.store import ORGANISER_TOKEN, Reader, Setting, Study, new_token, open_database
+from anatogen.study.store import Reader, create_study, new_token
 
 # As many as the paper showed of each dataset.
 USUAL_NUMBER = 50
@@ -288,10 +287,9 @@ def _write_volumes(
 
 def _write_database(folder: Path, spec: StudySpec, key: Mapping[str, Source]) -> int:
     assert spec.repeat is not None and spec.seed is not None
-    study = Study(folder, spec, open_database(folder / DATABASE_NAME))
+    study = create_study(folder, spec, new_token())
     num_items = 0
     with study.session() as session:
-        session.add(Setting(key=ORGANISER_TOKEN, value=new_token()))
         for number, name in enumerate(spec.readers, 1):
             session.add(Reader(id=number, name=name, token=new_token()))
             session.flush()

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from anatogen.config.resolving import to_yaml
 from anatogen.core.errors import UserError
@@ -28,7 +28,6 @@ from anatogen.core.files import atomic_folder, atomic_path
 from anatogen.core.version import __version__
 from anatogen.study.spec import (
     CASE_PATTERN,
-    DATABASE_NAME,
     KEY_NAME,
     LEAKS_NAME,
     SPEC_NAME,
@@ -39,17 +38,15 @@ from anatogen.study.spec import (
     volume_path,
 )
 from anatogen.study.store import (
-    ORGANISER_TOKEN,
-    Answer,
     AnswerInput,
     Item,
     Reader,
-    Setting,
+    StoredAnswer,
     Study,
     all_readers,
+    create_study,
     items_of,
     new_token,
-    open_database,
     open_study,
     organiser_token,
 )
@@ -207,8 +204,8 @@ def _records_of(study: Study, kind: Kind, reader: str | None) -> _Records:
             known_names = ", ".join(study.spec.readers)
             raise UserError(f"the study has no reader {reader!r}: its readers are {known_names}")
         items = [item for each in readers for item in items_of(session, each)]
-        known = {item.id for item in items}
-        answers = [a for a in session.exec(select(Answer).order_by(Answer.id)) if a.item_id in known]  # type: ignore[arg-type]
+        mine = col(Item.reader_id).in_([each.id for each in readers])
+        answers = session.exec(select(StoredAnswer).join(Item).where(mine).order_by(col(StoredAnswer.id)))
         answer_records = tuple(_AnswerRecord(**answer.model_dump(exclude={"id"})) for answer in answers)
         if kind == "answers":
             return _Records(readers=(), items=(), answers=answer_records)
@@ -312,10 +309,9 @@ def _unpack(
         spec = load_spec(part)
         if spec.id != contents.study:
             raise UserError(f"{file} {_DAMAGED}")
-        study = Study(part, spec, open_database(part / DATABASE_NAME))
+        _check_items(records, spec, part, file)
+        study = create_study(part, spec, records.organiser_token or new_token())
         with study.session() as session:
-            _check_items(records, spec, part, file)
-            session.add(Setting(key=ORGANISER_TOKEN, value=records.organiser_token or new_token()))
             session.add_all(Reader(**reader.model_dump()) for reader in records.readers)
             session.flush()
             session.add_all(Item(**item.model_dump()) for item in records.items)
@@ -358,7 +354,7 @@ def _merge(folder: Path, file: Path, contents: _Contents, records: _Records) -> 
 def _add_answers(session: Session, records: _Records, spec: StudySpec, file: Path) -> int:
     """Adds the answers that are not there yet, and returns how many; the caller commits."""
     items = {item.id: item for item in session.exec(select(Item))}
-    stored = {(a.client_id, a.question): a for a in session.exec(select(Answer))}
+    stored = {(a.client_id, a.question): a for a in session.exec(select(StoredAnswer))}
     num_new = 0
     for record in records.answers:
         item = items.get(record.item_id)
@@ -366,7 +362,7 @@ def _add_answers(session: Session, records: _Records, spec: StudySpec, file: Pat
             raise UserError(f"{file} holds an answer to item {record.item_id}, which the study does not have")
         if not spec.protocol(item.protocol).question(record.question).allows(record.value):
             raise UserError(f"{file} holds the answer {record.value} to {record.question!r}, which is none")
-        answer = Answer(**record.model_dump())
+        answer = StoredAnswer(**record.model_dump())
         known = stored.get((record.client_id, record.question))
         if known is None:
             session.add(answer)

@@ -1,8 +1,7 @@
 """study.sqlite: readers, what each of them is shown in which order, and what they answered.
 
-One file in write-ahead-log mode, so that readers of the database don't wait for writers. Its schema has a
-version (`PRAGMA user_version`) and is brought up to date when a study is opened. An answer is on the disk
-when `save_answer` returns.
+One file in write-ahead-log mode, so that readers of the database don't wait for writers. An answer is on the
+disk when `save_answer` returns.
 """
 
 import secrets
@@ -16,34 +15,17 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Limit
 from sqlalchemy import URL, Engine, event
-from sqlalchemy import text as sql
 from sqlalchemy.dialects.sqlite import insert
-from sqlmodel import Field, Session, SQLModel, UniqueConstraint, create_engine, select
+from sqlalchemy.exc import DatabaseError
+from sqlmodel import Field, Session, SQLModel, UniqueConstraint, col, create_engine, select, update
 
 from anatogen.core.errors import UserError
 from anatogen.study.spec import CASE_PATTERN, DATABASE_NAME, StudySpec, load_spec
 
-ORGANISER_TOKEN = "organiser_token"
+_ORGANISER_TOKEN = "organiser_token"
 
-# Step N takes a database of version N - 1 to version N. Steps that a release has shipped never change.
-_MIGRATIONS: tuple[tuple[str, ...], ...] = (
-    (
-        "CREATE TABLE setting (key VARCHAR NOT NULL PRIMARY KEY, value VARCHAR NOT NULL)",
-        "CREATE TABLE reader (id INTEGER NOT NULL PRIMARY KEY, name VARCHAR NOT NULL UNIQUE, "
-        "token VARCHAR NOT NULL UNIQUE, paused BOOLEAN NOT NULL)",
-        "CREATE TABLE item (id VARCHAR NOT NULL PRIMARY KEY, "
-        "reader_id INTEGER NOT NULL REFERENCES reader (id), "
-        'position INTEGER NOT NULL, protocol VARCHAR NOT NULL, "case" VARCHAR NOT NULL, other_case VARCHAR, '
-        "repeat_of VARCHAR, UNIQUE (reader_id, position))",
-        "CREATE TABLE answer (id INTEGER NOT NULL PRIMARY KEY, "
-        "item_id VARCHAR NOT NULL REFERENCES item (id), "
-        "question VARCHAR NOT NULL, value INTEGER NOT NULL, client_id VARCHAR NOT NULL, "
-        "revision INTEGER NOT NULL, seconds_active FLOAT NOT NULL, seconds_idle FLOAT NOT NULL, "
-        "answered_at VARCHAR NOT NULL, UNIQUE (client_id, question))",
-        "CREATE INDEX ix_answer_item_id ON answer (item_id)",
-    ),
-)
-SCHEMA_VERSION = len(_MIGRATIONS)
+# Of the tables below, kept in the database's `user_version`.
+SCHEMA_VERSION = 1
 
 
 class UnknownItemError(UserError):
@@ -90,8 +72,8 @@ class Item(SQLModel, table=True):
     repeat_of: str | None = None
 
 
-class Answer(SQLModel, table=True):
-    """One answer to one question of an item; of several, the one of the highest revision counts.
+class StoredAnswer(SQLModel, table=True):
+    """An answer to a question of an item; of several, the one of the highest revision counts.
 
     Attributes:
         id: Serial.
@@ -105,6 +87,7 @@ class Answer(SQLModel, table=True):
         answered_at: When the answer was stored, UTC, ISO 8601.
     """
 
+    __tablename__ = "answer"
     __table_args__ = (UniqueConstraint("client_id", "question"),)
 
     id: int | None = Field(default=None, primary_key=True)
@@ -157,7 +140,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class SavedAnswer:
+class Receipt:
     """What became of an answer.
 
     Attributes:
@@ -166,7 +149,7 @@ class SavedAnswer:
             if this one counts, or was followed by what counts.
     """
 
-    answer: Answer
+    answer: StoredAnswer
     overruled_by: int | None
 
 
@@ -192,24 +175,47 @@ class ReaderProgress:
 
 
 def open_study(folder: Path) -> Study:
-    """Opens a study, and brings its database up to date.
+    """Opens a study.
 
     Raises:
-        UserError: If the folder is no study, or a newer Anatogen made it.
+        UserError: If the folder is no study, or its database is damaged or of another version.
     """
     spec = load_spec(folder)
     path = folder / DATABASE_NAME
     if not path.is_file():
         raise UserError(f"{folder} has no {DATABASE_NAME}: import the study again, or make a new one")
-    return Study(folder, spec, open_database(path))
+    engine = _engine(path)
+    try:
+        with engine.connect() as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+    except DatabaseError as error:
+        raise UserError(f"{path} can't be opened: {error.orig}") from error
+    if version != SCHEMA_VERSION:
+        advice = "update Anatogen" if version > SCHEMA_VERSION else "import the study again"
+        raise UserError(f"{path} has version {version}, and this Anatogen reads {SCHEMA_VERSION}: {advice}")
+    return Study(folder, spec, engine)
 
 
-def open_database(path: Path) -> Engine:
-    """Opens a database, made where it is missing, and brings it up to date.
+def create_study(folder: Path, spec: StudySpec, organiser_token: str) -> Study:
+    """Makes the database of a study, without readers, and opens it.
 
-    Raises:
-        UserError: If it is damaged, or a newer Anatogen made it.
+    Args:
+        folder: The study's, which has no database yet.
+        spec: What study.yaml says.
+        organiser_token: Token of the organiser's link.
     """
+    engine = _engine(folder / DATABASE_NAME)
+    SQLModel.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    study = Study(folder, spec, engine)
+    with study.session() as session:
+        session.add(Setting(key=_ORGANISER_TOKEN, value=organiser_token))
+        session.commit()
+    return study
+
+
+def _engine(path: Path) -> Engine:
     address = URL.create("sqlite", database=str(path))
     engine = create_engine(address, connect_args={"timeout": 30, "check_same_thread": False})
 
@@ -220,33 +226,7 @@ def open_database(path: Path) -> Engine:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
 
-    try:
-        _migrate(engine, path)
-    except sqlite3.DatabaseError as error:
-        raise UserError(f"{path} can't be opened: {error}") from error
     return engine
-
-
-def _migrate(engine: Engine, path: Path) -> None:
-    connection = engine.raw_connection()
-    try:
-        cursor = connection.cursor()
-        (version,) = cursor.execute("PRAGMA user_version").fetchone()
-        if version < SCHEMA_VERSION:
-            cursor.execute("BEGIN IMMEDIATE")
-            # Another process may have done it meanwhile.
-            (version,) = cursor.execute("PRAGMA user_version").fetchone()
-            for step in _MIGRATIONS[version:]:
-                for statement in step:
-                    cursor.execute(statement)
-            cursor.execute(f"PRAGMA user_version = {max(version, SCHEMA_VERSION)}")
-            connection.commit()
-    finally:
-        connection.close()
-    if version > SCHEMA_VERSION:
-        raise UserError(
-            f"{path} has version {version}, and this Anatogen knows up to {SCHEMA_VERSION}: update Anatogen"
-        )
 
 
 def new_token() -> str:
@@ -266,28 +246,28 @@ def organiser_link(token: str) -> str:
 
 def organiser_token(session: Session) -> str:
     """The token of the organiser's link."""
-    return session.exec(select(Setting.value).where(Setting.key == ORGANISER_TOKEN)).one()
+    return session.exec(select(Setting.value).where(Setting.key == _ORGANISER_TOKEN)).one()
 
 
 def all_readers(session: Session) -> list[Reader]:
     """All readers, in the order in which they were named."""
-    return list(session.exec(select(Reader).order_by(Reader.id)))  # type: ignore[arg-type]
+    return list(session.exec(select(Reader).order_by(col(Reader.id))))
 
 
 def items_of(session: Session, reader: Reader) -> list[Item]:
     """The reader's items in the reader's order."""
-    return list(session.exec(select(Item).where(Item.reader_id == reader.id).order_by(Item.position)))  # type: ignore[arg-type]
+    return list(session.exec(select(Item).where(Item.reader_id == reader.id).order_by(col(Item.position))))
 
 
-def answers_of(session: Session, reader: Reader) -> dict[tuple[str, str], Answer]:
+def answers_of(session: Session, reader: Reader) -> dict[tuple[str, str], StoredAnswer]:
     """The answers that count of one reader, by (item, question)."""
-    found = session.exec(select(Answer).join(Item).where(Item.reader_id == reader.id))
+    found = session.exec(select(StoredAnswer).join(Item).where(Item.reader_id == reader.id))
     return latest_answers(found)
 
 
-def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, str], Answer]:
+def latest_answers(answers: Iterable[StoredAnswer]) -> dict[tuple[str, str], StoredAnswer]:
     """Of answers to the same question of the same item, the one that counts, by (item, question)."""
-    latest: dict[tuple[str, str], Answer] = {}
+    latest: dict[tuple[str, str], StoredAnswer] = {}
     for answer in answers:
         place = answer.item_id, answer.question
         if place not in latest or latest[place].rank < answer.rank:
@@ -295,7 +275,7 @@ def latest_answers(answers: Iterable[Answer]) -> dict[tuple[str, str], Answer]:
     return latest
 
 
-def save_answer(study: Study, reader: Reader, given: AnswerInput) -> SavedAnswer:
+def save_answer(study: Study, reader: Reader, given: AnswerInput) -> Receipt:
     """Stores an answer; it is on the disk when this returns. The same answer sent again is stored once.
 
     Args:
@@ -318,29 +298,31 @@ def save_answer(study: Study, reader: Reader, given: AnswerInput) -> SavedAnswer
         if not question.allows(given.value):
             raise UserError(f"question {question.id!r} has no answer {given.value}")
         row = given.model_dump() | {"answered_at": datetime.now(UTC).isoformat(timespec="milliseconds")}
-        session.exec(insert(Answer).values(**row).on_conflict_do_nothing())
+        session.exec(insert(StoredAnswer).values(**row).on_conflict_do_nothing())
         session.commit()
         stored = session.exec(
-            select(Answer).where(Answer.client_id == given.client_id, Answer.question == given.question)
+            select(StoredAnswer).where(
+                StoredAnswer.client_id == given.client_id, StoredAnswer.question == given.question
+            )
         ).one()
         if (stored.item_id, stored.value, stored.revision) != (given.item_id, given.value, given.revision):
             raise UserError(
                 f"client_id {given.client_id} was used for another answer: make a new one for each"
             )
         rivals = session.exec(
-            select(Answer).where(Answer.item_id == given.item_id, Answer.question == given.question)
+            select(StoredAnswer).where(
+                StoredAnswer.item_id == given.item_id, StoredAnswer.question == given.question
+            )
         )
         latest = latest_answers(rivals)[given.item_id, given.question]
     overruled = (latest.id or 0) < (stored.id or 0)
-    return SavedAnswer(stored, latest.revision if overruled else None)
+    return Receipt(stored, latest.revision if overruled else None)
 
 
 def set_paused(study: Study, reader: Reader, paused: bool) -> None:
     """Notes whether the reader has paused."""
     with study.session() as session:
-        session.execute(
-            sql("UPDATE reader SET paused = :paused WHERE id = :id"), {"paused": paused, "id": reader.id}
-        )
+        session.exec(update(Reader).where(col(Reader.id) == reader.id).values(paused=paused))
         session.commit()
 
 
