@@ -327,7 +327,7 @@ def _sample(bundle: Path, out: Path, name: str, number: int, sampler: Sampler, s
     timing = out / "timing" / f"{name}.json"
     if not timing.exists():
         started = time.perf_counter()
-        sample(bundle, out / "samples" / name, number=number, sampler=sampler, steps=steps, processes=1)
+        sample(bundle, out / "samples" / name, num_samples=number, sampler=sampler, steps=steps, processes=1)
         write_json(timing, {"seconds_per_scan": (time.perf_counter() - started) / number})
 
 

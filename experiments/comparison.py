@@ -108,7 +108,7 @@ def _run(
     timing = out / "timing" / f"{generator.name}.json"
     if not timing.exists():
         started = time.perf_counter()
-        sample(bundle, out / "samples" / generator.name, number=number, processes=1)
+        sample(bundle, out / "samples" / generator.name, num_samples=number, processes=1)
         write_json(timing, {"seconds_per_scan": (time.perf_counter() - started) / number})
 
 

@@ -93,7 +93,7 @@ def make_ready(hippocampus: Path, work: Path, number: int) -> None:
         [*_GRID, "split.validation=0.1", "split.test=0.4"],
         recipe="folder_with_masks",
     )
-    sample("hippocampus-mr", work / "synthetic", number=number, file_format="npy")
+    sample("hippocampus-mr", work / "synthetic", num_samples=number, file_format="npy")
     for name, one in {"plan": plan(work, number), **variants(work, number)}.items():
         save_yaml(resolve(ExperimentPlan, one), work / f"{name}.yaml")
 

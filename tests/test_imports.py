@@ -27,9 +27,6 @@ ROWS = (
 RANK = {package: rank for rank, row in enumerate(ROWS) for package in row}
 
 # Peers that were found wrong, or that drag in another torch.
-# What is still to be mended.
-PENDING = {"generators/sampling.py imports anatogen.evaluation.privacy.copy_detector"}
-
 BANNED = ("torchvision", "lpips", "pickle.load")
 
 
@@ -58,7 +55,7 @@ def test_a_package_imports_itself_and_lower_rows_only(package):
         for name in _imports(path)
         if name.startswith("anatogen.") and name.split(".")[1] not in allowed
     }
-    assert not {line for line in found if not line.startswith(tuple(PENDING))}
+    assert not found
 
 
 def test_every_package_has_its_row():

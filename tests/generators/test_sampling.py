@@ -18,10 +18,14 @@ import anatogen.generators.sampling
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
 from anatogen.evaluation.privacy.contrastive import ContrastiveSettings, Encoder, embeddings
-from anatogen.evaluation.privacy.copy_detector import CopyDetector
+from anatogen.evaluation.privacy.copy_detector import AuditFilter, CopyDetector
 from anatogen.generators.latent_diffusion import Bundle, load_bundle
 from anatogen.generators.sampling import num_rejected, sample
 from anatogen.io.formats import read_scan
+
+# Without `processes` one would be started for every core, and import PyTorch anew.
+CPU = {"device": "cpu", "processes": 1}
+NPY = CPU | {"file_format": "npy"}
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -36,8 +40,8 @@ def _scans(paths: list[Path]) -> np.ndarray:
 
 
 def test_scans_of_a_set_differ_and_so_do_sets(bundle, tmp_path):
-    a = _scans(sample(bundle, tmp_path / "a", number=3, file_format="npy", device="cpu"))
-    b = _scans(sample(bundle, tmp_path / "b", number=3, seed=1, file_format="npy", device="cpu"))
+    a = _scans(sample(bundle, tmp_path / "a", num_samples=3, **NPY))
+    b = _scans(sample(bundle, tmp_path / "b", num_samples=3, seed=1, **NPY))
     scans = [*a, *b]
     assert all(not np.array_equal(x, y) for i, x in enumerate(scans) for y in scans[:i])
 
@@ -55,7 +59,7 @@ def test_scan_k_depends_on_seed_and_k_and_not_on_its_batch(bundle, sampler):
 
 
 def test_the_library_call_gives_the_scans_of_the_files(bundle, tmp_path):
-    files = _scans(sample(bundle, tmp_path, number=3, batch_size=2, file_format="npy", device="cpu"))
+    files = _scans(sample(bundle, tmp_path, num_samples=3, batch_size=2, **NPY))
     volumes = list(load_bundle(bundle).sample(3, batch_size=2))
     assert np.array_equal(files, np.stack([volume.array for volume in volumes]))
     assert np.allclose(volumes[0].affine, AFFINE)
@@ -65,37 +69,37 @@ def test_the_library_call_gives_the_scans_of_the_files(bundle, tmp_path):
 
 def test_several_processes_write_the_scans_of_one(bundle, tmp_path):
     """Bit for bit on a CPU, where every scan is computed alone."""
-    options = {"number": 4, "batch_size": 2, "file_format": "npy", "device": "cpu"}
+    options = {"num_samples": 4, "batch_size": 2, **NPY}
     one = sample(bundle, tmp_path / "one", **options)
-    two = sample(bundle, tmp_path / "two", processes=2, **(options | {"batch_size": 1}))
+    two = sample(bundle, tmp_path / "two", **(options | {"batch_size": 1, "processes": 2}))
     assert [path.name for path in one] == [path.name for path in two]
     assert np.array_equal(_scans(one), _scans(two))
 
 
 def test_a_call_that_was_stopped_makes_what_is_missing_and_nothing_else(bundle, tmp_path):
-    options = {"batch_size": 1, "file_format": "npy", "device": "cpu"}
-    first = sample(bundle, tmp_path, number=3, **options)
+    options = {"batch_size": 1, **NPY}
+    first = sample(bundle, tmp_path, num_samples=3, **options)
     before = {path: path.stat().st_mtime_ns for path in first}
     contents = _scans(first)
     first[1].unlink()  # killed before the scan was there
     (tmp_path / "synthetic_000002.json").unlink()  # killed between the scan and its sidecar
     (tmp_path / ".part-x.npy").write_bytes(b"half")
-    after = sample(bundle, tmp_path, number=4, **options)
+    after = sample(bundle, tmp_path, num_samples=4, **options)
     assert len(after) == 4 and np.array_equal(_scans(after[:3]), contents)
     assert [path.stat().st_mtime_ns == before.get(path) for path in after] == [True, False, False, False]
 
 
 def test_nothing_is_made_where_all_scans_are_there(bundle, tmp_path, monkeypatch):
-    sample(bundle, tmp_path, number=2, file_format="npy", device="cpu")
+    sample(bundle, tmp_path, num_samples=2, **NPY)
     monkeypatch.setattr(Bundle, "generate", None)
-    assert len(sample(bundle, tmp_path, number=2, file_format="npy", device="cpu")) == 2
+    assert len(sample(bundle, tmp_path, num_samples=2, **NPY)) == 2
 
 
 def test_a_damaged_sidecar_makes_its_scan_anew(bundle, tmp_path):
-    sample(bundle, tmp_path, number=2, file_format="npy", device="cpu")
+    sample(bundle, tmp_path, num_samples=2, **NPY)
     for index, text in enumerate(("{", "[1]")):
         (tmp_path / f"synthetic_{index:06d}.json").write_text(text)
-    sample(bundle, tmp_path, number=2, file_format="npy", device="cpu")
+    sample(bundle, tmp_path, num_samples=2, **NPY)
     assert json.loads((tmp_path / "synthetic_000001.json").read_text())["index"] == 1
 
 
@@ -109,7 +113,7 @@ def test_a_damaged_sidecar_makes_its_scan_anew(bundle, tmp_path):
     ],
 )
 def test_a_folder_with_another_set_is_refused_by_what_differs(bundle, tmp_path, changed, named):
-    options = {"number": 2, "file_format": "npy", "device": "cpu"}
+    options = {"num_samples": 2, **NPY}
     sample(bundle, tmp_path, **options)
     before = sorted(tmp_path.iterdir())
     with pytest.raises(UserError, match=rf"of another set of scans \(other {named}\)"):
@@ -119,15 +123,15 @@ def test_a_folder_with_another_set_is_refused_by_what_differs(bundle, tmp_path, 
 
 def test_scans_of_another_bundle_are_refused_even_where_the_numbers_do_not_meet(bundle, tmp_path):
     other = make_bundle(tmp_path / "other", "MR")
-    sample(bundle, tmp_path / "out", number=3, file_format="npy", device="cpu")
+    sample(bundle, tmp_path / "out", num_samples=3, **NPY)
     for index in (0, 1):
         (tmp_path / "out" / f"synthetic_{index:06d}.json").unlink()
     with pytest.raises(UserError, match="other bundle_sha256"):
-        sample(other, tmp_path / "out", number=1, file_format="npy", device="cpu")
+        sample(other, tmp_path / "out", num_samples=1, **NPY)
 
 
 def test_the_sidecar_says_that_and_how_the_scan_was_made(bundle, tmp_path):
-    sample(bundle, tmp_path, number=2, seed=5, steps=2, file_format="npy", device="cpu")
+    sample(bundle, tmp_path, num_samples=2, seed=5, steps=2, **NPY)
     found = json.loads((tmp_path / "synthetic_000001.json").read_text())
     assert found == {
         "synthetic": True,
@@ -147,7 +151,7 @@ def test_the_sidecar_says_that_and_how_the_scan_was_made(bundle, tmp_path):
 @pytest.mark.parametrize("file_format", ["nifti", "npy", "dicom"])
 def test_every_format_carries_the_place_and_the_unit_of_the_scans(tmp_path, modality, file_format):
     folder = make_bundle(tmp_path / "bundle", modality)
-    (path,) = sample(folder, tmp_path / "out", number=1, file_format=file_format, device="cpu")
+    (path,) = sample(folder, tmp_path / "out", num_samples=1, file_format=file_format, **CPU)
     (wanted,) = load_bundle(folder).sample(1)
     assert wanted.array.min() >= -200 and wanted.array.max() <= 600 and np.ptp(wanted.array) > 1
     if file_format == "npy":
@@ -166,7 +170,7 @@ def test_every_format_carries_the_place_and_the_unit_of_the_scans(tmp_path, moda
 
 
 def test_nifti_scans_open_in_the_orientation_of_the_data(bundle, tmp_path):
-    (path,) = sample(bundle, tmp_path, number=1, device="cpu")
+    (path,) = sample(bundle, tmp_path, num_samples=1, **CPU)
     image = nib.load(path)
     assert nib.aff2axcodes(image.affine) == ("L", "P", "I")
     assert image.header.get_zooms() == pytest.approx(tuple(reversed(SPACING_MM)))
@@ -174,7 +178,7 @@ def test_nifti_scans_open_in_the_orientation_of_the_data(bundle, tmp_path):
 
 
 def test_dicom_scans_say_that_they_are_synthetic_and_hold_no_patient(bundle, tmp_path):
-    paths = sample(bundle, tmp_path, number=2, file_format="dicom", device="cpu")
+    paths = sample(bundle, tmp_path, num_samples=2, file_format="dicom", **CPU)
     series = set()
     for number, path in enumerate(paths):
         files = sorted(path.iterdir())
@@ -187,7 +191,7 @@ def test_dicom_scans_say_that_they_are_synthetic_and_hold_no_patient(bundle, tmp
         series.add(dataset.SeriesInstanceUID)
     assert len(series) == 2
     # The same scan again has the same identifiers.
-    again = sample(bundle, tmp_path / "again", number=1, file_format="dicom", device="cpu")
+    again = sample(bundle, tmp_path / "again", num_samples=1, file_format="dicom", **CPU)
     assert {pydicom.dcmread(file).SeriesInstanceUID for file in again[0].iterdir()} <= series
 
 
@@ -205,7 +209,7 @@ def test_a_damaged_bundle_is_refused(bundle, tmp_path, name, damage):
         content[len(content) // 2] ^= 0xFF
         (folder / name).write_bytes(content)
     with pytest.raises(UserError, match=r"damaged|is not a model bundle"):
-        sample(folder, tmp_path / "out", device="cpu")
+        sample(folder, tmp_path / "out", **CPU)
 
 
 def test_a_bundle_of_another_format_version_is_refused_with_both(bundle, tmp_path):
@@ -220,7 +224,7 @@ def test_a_bundle_of_another_format_version_is_refused_with_both(bundle, tmp_pat
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"number": 0}, "number is 0"),
+        ({"num_samples": 0}, "num_samples is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"processes": 0}, "processes is 0"),
         ({"steps": 0}, "steps is 0"),
@@ -233,7 +237,7 @@ def test_a_bundle_of_another_format_version_is_refused_with_both(bundle, tmp_pat
 )
 def test_what_can_not_be_is_refused_before_anything_is_written(bundle, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        sample(bundle, tmp_path / "out", **({"device": "cpu"} | options))
+        sample(bundle, tmp_path / "out", **(CPU | options))
     assert not (tmp_path / "out").exists()
 
 
@@ -255,7 +259,7 @@ def test_more_steps_than_the_process_has_levels_are_a_clear_error(tmp_path, proc
 def test_a_file_is_no_folder_for_scans(bundle, tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(UserError, match="is a file"):
-        sample(bundle, tmp_path / "out", device="cpu")
+        sample(bundle, tmp_path / "out", **CPU)
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -285,9 +289,9 @@ def test_a_bundle_comes_back_as_it_was_saved(bundle, tmp_path):
 
 def test_nothing_on_the_way_to_a_scan_is_unpickled():
     source = Path(anatogen.__file__).parent
-    files = [source / f"{name}.py" for name in ("sampling", "bundle", "weights", "storage")]
-    files += [*(source / "diffusion").glob("*.py")]
-    files += [source / "models" / f"{name}.py" for name in ("vqgan", "denoiser", "codebook", "blocks")]
+    files = [path for room in ("core", "diffusion", "generators") for path in (source / room).glob("*.py")]
+    networks = ("vqgan", "denoiser", "codebook", "quantisers", "blocks", "convolution", "wgan_gp")
+    files += [source / "models" / f"{name}.py" for name in networks]
     for file in files:
         nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
         imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
@@ -295,7 +299,7 @@ def test_nothing_on_the_way_to_a_scan_is_unpickled():
         assert "pickle" not in imported and "torch.load" not in calls, file
 
 
-def _audit(folder: Path, bundle: Path, flagged: set[int], shape: tuple[int, int, int] = SHAPE) -> Path:
+def _audit(folder: Path, bundle: Path, flagged: set[int], shape: tuple[int, int, int] = SHAPE) -> AuditFilter:
     """A privacy audit rigged to flag some of scans 0 to 7: their own embeddings are its training scans."""
     loaded = load_bundle(bundle)
     settings = ContrastiveSettings(widths=(4, 8), dimensions=8)
@@ -305,7 +309,7 @@ def _audit(folder: Path, bundle: Path, flagged: set[int], shape: tuple[int, int,
     known = embeddings(encoder, loaded.generate(sorted(flagged)).numpy(), settings)
     detector = CopyDetector(encoder, settings, known, 1 - 1e-5, grid)
     write_json(folder / "audit.json", {"format_version": 1, "detector": detector.save(folder)})
-    return folder
+    return AuditFilter(folder)
 
 
 def _numbers(paths: list[Path]) -> list[int]:
@@ -314,21 +318,21 @@ def _numbers(paths: list[Path]) -> list[int]:
 
 def test_scans_that_the_audit_flags_are_left_out_and_others_take_their_place(bundle, tmp_path):
     audit = _audit(tmp_path / "audit", bundle, {1, 4})
-    options = {"file_format": "npy", "device": "cpu", "reject_copies": audit}
-    paths = sample(bundle, tmp_path / "out", number=4, **options)
+    options = {**NPY, "reject_copies": audit}
+    paths = sample(bundle, tmp_path / "out", num_samples=4, **options)
     assert _numbers(paths) == [0, 2, 3, 5] and num_rejected(tmp_path / "out") == 2
     assert not (tmp_path / "out" / "synthetic_000001.npy").exists()
     told = json.loads((tmp_path / "out" / "rejected_000004.json").read_text())
     assert told["rejected"] and told["correlation"] > 0.99 and told["index"] == 4
-    whole = _scans(sample(bundle, tmp_path / "whole", number=6, file_format="npy", device="cpu"))
+    whole = _scans(sample(bundle, tmp_path / "whole", num_samples=6, **NPY))
     assert np.array_equal(_scans(paths), whole[[0, 2, 3, 5]])
 
 
 def test_a_set_without_copies_goes_on_where_it_stopped_in_any_number_of_processes(bundle, tmp_path):
     audit = _audit(tmp_path / "audit", bundle, {0, 3})
-    options = {"number": 4, "file_format": "npy", "device": "cpu", "reject_copies": audit}
+    options = {"num_samples": 4, **NPY, "reject_copies": audit}
     one = sample(bundle, tmp_path / "one", **options)
-    two = sample(bundle, tmp_path / "two", processes=2, **options)
+    two = sample(bundle, tmp_path / "two", **(options | {"processes": 2}))
     for gone in ("synthetic_000002.json", "rejected_000003.json", "synthetic_000005.npy"):
         (tmp_path / "two" / gone).unlink()
     again = sample(bundle, tmp_path / "two", **options)
@@ -337,13 +341,13 @@ def test_a_set_without_copies_goes_on_where_it_stopped_in_any_number_of_processe
     assert names[0] == names[1]
     for name in names[0]:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
-    more = sample(bundle, tmp_path / "two", **(options | {"number": 5}))
+    more = sample(bundle, tmp_path / "two", **(options | {"num_samples": 5}))
     assert _numbers(more) == [1, 2, 4, 5, 6]
 
 
 def test_sets_with_and_without_an_audit_are_not_mixed(bundle, tmp_path):
     audits = [_audit(tmp_path / name, bundle, flagged) for name, flagged in (("a", {0}), ("b", {1}))]
-    options = {"number": 2, "file_format": "npy", "device": "cpu"}
+    options = {"num_samples": 2, **NPY}
     sample(bundle, tmp_path / "with", reject_copies=audits[0], **options)
     with pytest.raises(UserError, match="other audit_sha256"):
         sample(bundle, tmp_path / "with", **options)
@@ -363,12 +367,12 @@ def test_a_bundle_that_gives_copies_only_is_given_up(bundle, tmp_path, monkeypat
     monkeypatch.setattr(anatogen.generators.sampling, "_ENOUGH_CANDIDATES", 4)
     audit = _audit(tmp_path / "audit", bundle, set(range(8)))
     with pytest.raises(UserError, match="flags 4 of 4 scans as copies: this bundle has memorised"):
-        sample(bundle, tmp_path / "out", number=2, file_format="npy", device="cpu", reject_copies=audit)
+        sample(bundle, tmp_path / "out", num_samples=2, **NPY, reject_copies=audit)
 
 
 def test_an_audit_of_other_scans_or_none_is_refused(bundle, tmp_path):
     other = _audit(tmp_path / "audit", bundle, {0}, shape=(16, 16, 16))
     with pytest.raises(UserError, match=r"audit was made on scans of shape \(16, 16, 16\)"):
-        sample(bundle, tmp_path / "out", device="cpu", reject_copies=other)
+        sample(bundle, tmp_path / "out", **CPU, reject_copies=other)
     with pytest.raises(UserError, match="is not a privacy audit"):
-        sample(bundle, tmp_path / "out", device="cpu", reject_copies=tmp_path)
+        sample(bundle, tmp_path / "out", **CPU, reject_copies=AuditFilter(tmp_path))

@@ -117,7 +117,7 @@ def test_no_models_are_no_error(tmp_path, monkeypatch):
 
 
 def test_a_name_stands_for_the_model_and_scans_say_their_licence(installed, tmp_path):
-    paths = sample("blobs-ct", tmp_path / "out", number=2, file_format="npy", processes=1)
+    paths = sample("blobs-ct", tmp_path / "out", num_samples=2, file_format="npy", processes=1)
     assert len(paths) == 2
     about = json.loads((tmp_path / "out" / "synthetic_000001.json").read_text())
     assert about["model"] == "blobs-ct"
@@ -162,7 +162,7 @@ def test_the_command_line_lists_and_samples_offline(models, tmp_path):
         "import socket, sys; from pathlib import Path\n"
         "def closed(*_, **__): raise AssertionError('network')\n"
         "socket.socket.connect = socket.getaddrinfo = closed\n"
-        "from anatogen import shipped; from anatogen.cli.app import main\n"
+        "from anatogen.generators import shipped; from anatogen.cli.app import main\n"
         f"shipped._FOLDER = Path({str(models)!r}); main()"
     )
 

@@ -247,7 +247,7 @@ def test_the_bundle_says_that_it_was_trained_with_known_faults(data, tmp_path):
 
 def test_scans_of_a_gan_depend_on_seed_and_number_alone(finished, tmp_path):
     options = {"file_format": "npy", "device": "cpu", "processes": 1}
-    paths = sample(finished / "bundle", tmp_path / "all", number=4, **options)
+    paths = sample(finished / "bundle", tmp_path / "all", num_samples=4, **options)
     scans = np.stack([np.load(path) for path in paths])
     assert scans.shape == (4, *SHAPE) and all(not np.array_equal(scans[0], scan) for scan in scans[1:])
     loaded = load_bundle(finished / "bundle")
@@ -258,7 +258,7 @@ def test_scans_of_a_gan_depend_on_seed_and_number_alone(finished, tmp_path):
     assert not torch.equal(loaded.generate([0], seed=1), loaded.generate([0]))
     paths[1].unlink()
     kept = paths[0].stat().st_mtime_ns
-    sample(finished / "bundle", tmp_path / "all", number=4, **options)
+    sample(finished / "bundle", tmp_path / "all", num_samples=4, **options)
     assert np.array_equal(np.load(paths[1]), scans[1]) and paths[0].stat().st_mtime_ns == kept
 
 

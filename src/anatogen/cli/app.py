@@ -204,13 +204,14 @@ def sample(
     ] = None,
 ) -> None:
     """Write synthetic scans; a call that was stopped makes what is missing."""
+    from anatogen.evaluation.privacy.copy_detector import AuditFilter
     from anatogen.generators.sampling import format_named, num_rejected, sampler_named
     from anatogen.generators.sampling import sample as write_samples
 
     paths = write_samples(
         bundle,
         out,
-        number=number,
+        num_samples=number,
         seed=seed,
         sampler=None if sampler is None else sampler_named(sampler),
         steps=steps,
@@ -218,7 +219,7 @@ def sample(
         file_format=format_named(file_format),
         device=device,
         processes=processes,
-        reject_copies=reject_copies,
+        reject_copies=None if reject_copies is None else AuditFilter(reject_copies),
     )
     print(f"{len(paths)} synthetic scans in {out}")
     if reject_copies is not None:

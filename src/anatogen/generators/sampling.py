@@ -2,15 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from itertools import count, islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, assert_never, cast, get_args
+from typing import Any, Literal, Protocol, assert_never, cast, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,8 +20,8 @@ from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, write_json
 from anatogen.core.version import __version__
+from anatogen.dataset.manifest import Grid
 from anatogen.dataset.workers import available_cores, end_with_parent
-from anatogen.evaluation.privacy.copy_detector import CopyDetector, detector_sha256, load_detector
 from anatogen.generators.description import Release
 from anatogen.generators.latent_diffusion import Bundle, load_bundle
 from anatogen.generators.wgan_gp import GANBundle
@@ -33,12 +34,35 @@ _ENOUGH_CANDIDATES = 50
 _MOST_REJECTED = 0.9
 _SUFFIX = {"nifti": ".nii.gz", "dicom": "", "npy": ".npy"}
 
+# From a scan, float32 (D, H, W) in [-1, 1], to its likeness to the training scan that it copies, or None.
+FindCopy = Callable[[npt.NDArray[np.float32]], float | None]
+
+
+class CopyFilter(Protocol):
+    """Tells which scans are copies of training scans; sent to every process, which loads it there.
+
+    Its text names it in messages.
+    """
+
+    @property
+    def sha256(self) -> str:
+        """Hash of everything that decides which scans are copies."""
+        ...
+
+    def load(self, grid: Grid, device: torch.device) -> FindCopy:
+        """What finds copies among scans on a grid.
+
+        Raises:
+            UserError: If it can't be loaded, or is for scans on another grid.
+        """
+        ...
+
 
 def sample(
     bundle: Path | str,
     out: Path | str,
     *,
-    number: int = 1,
+    num_samples: int = 1,
     seed: int = 0,
     sampler: Sampler | None = None,
     steps: int | None = None,
@@ -46,9 +70,9 @@ def sample(
     file_format: Format = "nifti",
     device: str = "auto",
     processes: int | None = None,
-    reject_copies: Path | str | None = None,
+    reject_copies: CopyFilter | None = None,
 ) -> list[Path]:
-    """Writes synthetic scans 0 to number - 1, as far as they are missing.
+    """Writes synthetic scans 0 to num_samples - 1, as far as they are missing.
 
     Each scan is a file (a folder for DICOM) with a JSON beside it that says it is synthetic and how it was
     made. Scan k depends on (seed, k) alone: to the bit on a CPU, where every process has one thread, and up
@@ -57,7 +81,7 @@ def sample(
     Args:
         bundle: Folder of the model bundle, or the name of a model that comes with the package.
         out: Folder for the scans; may hold some of the same set already.
-        number: How many scans the set has.
+        num_samples: How many scans the set has.
         seed: Of the set.
         sampler: Default the bundle's own; a GAN has none.
         steps: Sampling steps; default the bundle's own; a GAN has none.
@@ -66,18 +90,18 @@ def sample(
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         processes: Each takes a part of the set; default one per core, or per GPU. With more than one, a
             script must be guarded by `if __name__ == "__main__"`.
-        reject_copies: Folder of a privacy audit. Scans that it flags are left out, and later numbers take
-            their place, until there are `number` scans; a JSON `rejected_...` stands for each.
+        reject_copies: Copies that it finds are left out, and later numbers take their place, until there are
+            `num_samples` scans; a JSON `rejected_...` stands for each. For a privacy audit, an `AuditFilter`.
 
     Returns:
         Paths of all scans of the set, in order.
 
     Raises:
-        UserError: If the bundle is none, a number can't be, the folder holds scans of another set, the audit
-            is of another grid, or it flags nearly all scans.
+        UserError: If the bundle is none, a number can't be, the folder holds scans of another set,
+            the filter is for another grid, or nearly all scans are copies.
     """
     bundle, out = Path(bundle), Path(out)
-    limits = {"number": number, "batch_size": batch_size, "processes": processes, "steps": steps}
+    limits = {"num_samples": num_samples, "batch_size": batch_size, "processes": processes, "steps": steps}
     for name, value in limits.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")
@@ -94,35 +118,36 @@ def sample(
         raise UserError(f"{out} is a file: name a folder for the scans")
     out.mkdir(parents=True, exist_ok=True)
     remove_parts(out)
-    audit = None if reject_copies is None else Path(reject_copies)
-    detector = None if audit is None else _load_detector(audit, loaded)
-    about = _about(loaded, seed, options, file_format, audit)
+    find_copy = _load_filter(reject_copies, loaded)
+    about = _about(loaded, seed, options, file_format, reject_copies)
     done = {index for index in _told(out, "synthetic", about) if _scan_path(out, index, file_format).exists()}
     rejected = _told(out, "rejected", about)
     if first_device.type == "cpu":
         batch_size = 1
     if processes is None:
         processes = available_cores() if first_device.type == "cpu" else _num_gpus(device)
-    chosen, missing = _next_scans(number, done, rejected)
+    chosen, missing = _next_scans(num_samples, done, rejected)
     columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
-        task = progress.add_task("sampling", total=number, completed=number - len(missing))
+        task = progress.add_task("sampling", total=num_samples, completed=num_samples - len(missing))
         # Every round makes what is missing if none of it is rejected; without an audit there is one.
         while missing:
             batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
             workers = min(processes, len(batches))
             if workers == 1:
                 loaded.to(first_device)
-                detector = None if detector is None else detector.to(first_device)
-                written = _in_this_process(loaded, out, batches, about, file_format, detector)
+                find_copy = _load_filter(reject_copies, loaded)
+                written = _in_this_process(loaded, out, batches, about, file_format, find_copy)
             else:
-                written = _in_processes(bundle, out, batches, about, file_format, device, workers, audit)
+                written = _in_processes(
+                    bundle, out, batches, about, file_format, device, workers, reject_copies
+                )
             for indices, kept in written:
                 done.update(kept)
                 rejected.update(set(indices) - set(kept))
                 progress.advance(task, len(kept))
-                _check_rejection(len(rejected), len(done), audit)
-            chosen, missing = _next_scans(number, done, rejected)
+                _check_rejection(len(rejected), len(done), reject_copies)
+            chosen, missing = _next_scans(num_samples, done, rejected)
     return [_scan_path(out, index, file_format) for index in chosen]
 
 
@@ -163,7 +188,7 @@ def _about(
     seed: int,
     options: dict[str, str | int],
     file_format: Format,
-    audit: Path | None,
+    reject_copies: CopyFilter | None,
 ) -> dict[str, str | int | bool]:
     release = bundle.description.release
     return {
@@ -176,7 +201,7 @@ def _about(
         "format": file_format,
         "modality": bundle.description.intensity.modality,
         "unit": "HU" if bundle.description.intensity.modality == "CT" else "arbitrary",
-        **({} if audit is None else {"audit_sha256": detector_sha256(audit)}),
+        **({} if reject_copies is None else {"audit_sha256": reject_copies.sha256}),
     }
 
 
@@ -228,23 +253,21 @@ def _rejection(out: Path, index: int) -> Path:
     return out / f"rejected_{index:06d}.json"
 
 
-def _next_scans(number: int, done: set[int], rejected: set[int]) -> tuple[list[int], list[int]]:
-    """The first `number` scans that are not rejected, and those of them that are not there yet."""
-    chosen = list(islice((index for index in count() if index not in rejected), number))
+def _next_scans(num_samples: int, done: set[int], rejected: set[int]) -> tuple[list[int], list[int]]:
+    """The first `num_samples` scans that are not rejected, and those of them that are not there yet."""
+    chosen = list(islice((index for index in count() if index not in rejected), num_samples))
     return chosen, [index for index in chosen if index not in done]
 
 
-def _load_detector(audit: Path, bundle: Bundle | GANBundle) -> CopyDetector:
-    detector = load_detector(audit)
-    detector.check_grid(bundle.description.grid)
-    return detector.to(bundle.device)
+def _load_filter(reject_copies: CopyFilter | None, bundle: Bundle | GANBundle) -> FindCopy | None:
+    return None if reject_copies is None else reject_copies.load(bundle.description.grid, bundle.device)
 
 
-def _check_rejection(num_rejected: int, num_kept: int, audit: Path | None) -> None:
+def _check_rejection(num_rejected: int, num_kept: int, reject_copies: CopyFilter | None) -> None:
     total = num_rejected + num_kept
     if total >= _ENOUGH_CANDIDATES and num_rejected > _MOST_REJECTED * total:
         raise UserError(
-            f"the audit {audit} flags {num_rejected} of {total} scans as copies: this bundle has memorised "
+            f"{reject_copies} flags {num_rejected} of {total} scans as copies: this bundle has memorised "
             "its training scans; train it on more scans, or for less long"
         )
 
@@ -255,7 +278,7 @@ def _write_batch(
     indices: list[int],
     about: dict[str, str | int | bool],
     file_format: Format,
-    detector: CopyDetector | None,
+    find_copy: FindCopy | None,
 ) -> list[int]:
     """Makes scans, and returns the numbers of those that were kept."""
     grid, intensity = bundle.description.grid, bundle.description.intensity
@@ -265,12 +288,11 @@ def _write_batch(
         raise UserError(str(error)) from error
     kept = []
     for index, array in zip(indices, arrays, strict=True):
-        if detector is not None:
-            correlation = float(detector.nearest(array[None])[0])
-            if correlation > detector.threshold:
-                rejected = {"index": index, "rejected": True, "correlation": correlation}
-                write_json(_rejection(out, index), about | rejected)
-                continue
+        correlation = None if find_copy is None else find_copy(array)
+        if correlation is not None:
+            rejected = {"index": index, "rejected": True, "correlation": correlation}
+            write_json(_rejection(out, index), about | rejected)
+            continue
         volume = Volume(intensity.restore(array), np.asarray(grid.affine))
         _write(volume, _scan_path(out, index, file_format), index, about, file_format)
         write_json(_sidecar(out, index), about | {"index": index})
@@ -302,25 +324,25 @@ def _num_gpus(device: str) -> int:
 
 
 _worker_bundle: Bundle | GANBundle | None = None
-_worker_detector: CopyDetector | None = None
+_worker_find_copy: FindCopy | None = None
 
 
-def _start_worker(bundle: Path, device: str, audit: Path | None, counter) -> None:  # type: ignore[no-untyped-def]
-    global _worker_bundle, _worker_detector
+def _start_worker(bundle: Path, device: str, reject_copies: CopyFilter | None, counter) -> None:  # type: ignore[no-untyped-def]
+    global _worker_bundle, _worker_find_copy
     end_with_parent()
     with counter.get_lock():
         number = counter.value
         counter.value += 1
     torch.set_num_threads(1)
     _worker_bundle = load_bundle(bundle, device_named(device, number))
-    _worker_detector = None if audit is None else _load_detector(audit, _worker_bundle)
+    _worker_find_copy = _load_filter(reject_copies, _worker_bundle)
 
 
 def _work(
     out: Path, indices: list[int], about: dict[str, str | int | bool], file_format: Format
 ) -> tuple[list[int], list[int]]:
     assert _worker_bundle is not None
-    return indices, _write_batch(_worker_bundle, out, indices, about, file_format, _worker_detector)
+    return indices, _write_batch(_worker_bundle, out, indices, about, file_format, _worker_find_copy)
 
 
 def _in_this_process(
@@ -329,12 +351,12 @@ def _in_this_process(
     batches: list[list[int]],
     about: dict[str, str | int | bool],
     file_format: Format,
-    detector: CopyDetector | None,
+    find_copy: FindCopy | None,
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Yields the numbers of each finished batch, and those of them that were kept."""
     for batch in batches:
         with _one_thread():
-            kept = _write_batch(bundle, out, batch, about, file_format, detector)
+            kept = _write_batch(bundle, out, batch, about, file_format, find_copy)
         yield batch, kept
 
 
@@ -346,11 +368,11 @@ def _in_processes(
     file_format: Format,
     device: str,
     processes: int,
-    audit: Path | None,
+    reject_copies: CopyFilter | None,
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Yields the numbers of each finished batch, and those of them that were kept."""
     context = get_context("spawn")
-    arguments = (bundle, device, audit, context.Value("i", 0))
+    arguments = (bundle, device, reject_copies, context.Value("i", 0))
     with ProcessPoolExecutor(processes, context, _start_worker, arguments) as pool:
         futures = [pool.submit(_work, out, batch, about, file_format) for batch in batches]
         try:

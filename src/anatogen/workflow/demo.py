@@ -79,7 +79,11 @@ def run_demo(folder: Path, minutes: float = 10.0) -> Path:
     step("Train autoencoder", commands[2], lambda: train(data, run, settings, stages=("autoencoder",)))
     step("Train diffusion model", commands[3], lambda: train(data, run, settings, stages=("diffusion",)))
     paths: list[Path] = []
-    step("Sample", commands[4], lambda: paths.extend(sample(run / "bundle", synthetic, number=NUM_SAMPLES)))
+    step(
+        "Sample",
+        commands[4],
+        lambda: paths.extend(sample(run / "bundle", synthetic, num_samples=NUM_SAMPLES)),
+    )
     # A stage that an earlier call finished took its time then.
     for name, stage in (("Train autoencoder", "autoencoder"), ("Train diffusion model", "diffusion")):
         timings[name] = max(timings[name], 60 * read_log(run / stage)[-1]["minutes"])

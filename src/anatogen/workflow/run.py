@@ -359,7 +359,7 @@ def _sample(wishes: Wishes) -> None:
     sample(
         bundle,
         out,
-        number=wishes.number,
+        num_samples=wishes.number,
         seed=wishes.seed,
         device=wishes.accelerator,
         processes=wishes.workers,

@@ -1,6 +1,7 @@
 """Which scans are too close to a training scan: what an audit leaves behind for sampling."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,35 @@ def load_detector(folder: Path) -> CopyDetector:
         ) from error
 
 
-def detector_sha256(folder: Path) -> str:
-    """Hash of what decides which scans are flagged."""
-    return sha256_json(read_audit(folder).get("detector"))
+@dataclass(frozen=True)
+class AuditFilter:
+    """Tells copies by a privacy audit: the `CopyFilter` of `anatogen sample --reject-copies`.
+
+    Attributes:
+        folder: Of the audit.
+    """
+
+    folder: Path
+
+    def __str__(self) -> str:
+        return f"the audit {self.folder}"
+
+    @property
+    def sha256(self) -> str:
+        """Hash of what decides which scans are flagged."""
+        return sha256_json(read_audit(self.folder).get("detector"))
+
+    def load(self, grid: Grid, device: torch.device) -> Callable[[npt.NDArray[np.float32]], float | None]:
+        """What gives a scan's correlation with the training scan that it copies, or None if it is no copy.
+
+        Raises:
+            UserError: If the folder holds no audit, a damaged one, or one of scans on another grid.
+        """
+        detector = load_detector(self.folder).to(device)
+        detector.check_grid(grid)
+
+        def find_copy(array: npt.NDArray[np.float32]) -> float | None:
+            correlation = float(detector.nearest(array[None])[0])
+            return correlation if correlation > detector.threshold else None
+
+        return find_copy
