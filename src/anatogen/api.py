@@ -312,12 +312,11 @@ def evaluate(
         UserError: If a folder holds no scans, scans differ in grid or modality, sets that must be apart share
             scans, there are too few scans, or the report's folder holds something else.
     """
-    from rich.console import Console
 
     from anatogen.evaluation.evaluate import evaluate as evaluate_scans
     from anatogen.report.progress import shown_progress
 
-    with shown_progress(Console()) as progress:
+    with shown_progress() as progress:
         return evaluate_scans(
             real,
             synthetic,

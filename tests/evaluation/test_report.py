@@ -16,7 +16,8 @@ from anatogen.core.errors import UserError
 from anatogen.evaluation.answers import diversity_answer, fidelity_answer
 from anatogen.evaluation.charts import bars_figure, forest_figure, histogram_figure
 from anatogen.evaluation.report import clear_report, open_report_folder
-from anatogen.report.rows import Row, is_detail, number_text, ratio_to_floor, tells_apart
+from anatogen.report.numbers import number_text
+from anatogen.report.rows import Row, is_detail, ratio_to_floor, tells_apart
 
 
 def _row(value: float | None, reference: float | None, reach: float = 0.5, **changed) -> Row:

@@ -8,10 +8,11 @@ import numpy as np
 
 from anatogen.dataset.manifest import Grid, Intensity
 from anatogen.dataset.scan_sets import ScanSet, content_hash
-from anatogen.evaluation.answers import Answer, diversity_answer, fidelity_answer
+from anatogen.evaluation.answers import diversity_answer, fidelity_answer
 from anatogen.evaluation.report import Report, about_scans, clear_report, open_report_folder, write_report
 from anatogen.evaluation.sections import LIMITS, diversity_section, fidelity_section, scans_section
 from anatogen.report.rows import Row
+from anatogen.report.verdicts import Answer
 
 AFFINE = [[0, 0, 3, 0], [0, 3, 0, 0], [4, 0, 0, 0], [0, 0, 0, 1]]
 FIDELITY = [

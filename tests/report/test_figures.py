@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anatogen.report.figures import MAX_PNG_BYTES, curves_figure, duration_text, planes_figure
+from anatogen.report.figures import MAX_PNG_BYTES, curves_figure, planes_figure
+from anatogen.report.numbers import duration_text
 
 
 def _volume(seed: int = 0, shape: tuple[int, int, int] = (9, 11, 13)) -> np.ndarray:

@@ -97,12 +97,11 @@ def predict(
     device: Device = "auto",
 ) -> None:
     """Write a mask for every scan, in the scan's own voxels."""
-    from rich.console import Console
 
     from anatogen.downstream.predict import predict as run_prediction
     from anatogen.report.progress import shown_progress
 
-    with shown_progress(Console()) as progress:
+    with shown_progress() as progress:
         left_out = run_prediction(scans, segmenter, out, device=device, progress=progress)
     for scan in left_out:
         print(f"left out: {scan.name}: {scan.reason}")

@@ -43,13 +43,14 @@ def evaluate_scans(
     from rich.console import Console
 
     from anatogen.evaluation.evaluate import describe_roles, evaluate
-    from anatogen.report.progress import rows_table, shown_progress
+    from anatogen.report.progress import shown_progress
+    from anatogen.report.rows import rows_table
 
     assumed = describe_roles(real, train, holdout)
     if assumed is not None:
         print(assumed)
     console = Console()
-    with shown_progress(console) as progress:
+    with shown_progress() as progress:
         found = evaluate(
             real,
             synthetic,
@@ -79,10 +80,11 @@ def evaluate_reconstruction(
     from rich.console import Console
 
     from anatogen.evaluation.reconstruction.report import report_reconstruction
-    from anatogen.report.progress import rows_table, shown_progress
+    from anatogen.report.progress import shown_progress
+    from anatogen.report.rows import rows_table
 
     console = Console()
-    with shown_progress(console) as progress:
+    with shown_progress() as progress:
         found = report_reconstruction(data, bundles, out, seed=seed, progress=progress)
     for name, rows in found.rows_by_bundle.items():
         print(f"\n{name}")

@@ -83,7 +83,7 @@ def links(
 @study_app.command()
 def status(study: Study) -> None:
     """Show how far each reader is; never what they answered."""
-    from anatogen.report.figures import duration_text
+    from anatogen.report.numbers import duration_text
     from anatogen.study.store import open_study, progress
 
     found = progress(open_study(study))

@@ -1,5 +1,6 @@
 """Worker processes for `prepare`: results in order, progress with time left, and a cause when one dies."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -11,10 +12,8 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
 from anatogen.core.errors import UserError
+from anatogen.report.progress import shown_progress
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -65,31 +64,30 @@ class Workers:
         Raises:
             UserError: If a process died, or memory or disk ran out, naming the scan it worked on.
         """
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
-        )
-        with Progress(*columns, console=Console(stderr=True), disable=not self._progress) as bar:
-            step = bar.add_task(description, total=len(tasks))
+        with shown_progress(self._progress) as display:
+            counter = itertools.count()
+
+            def advance() -> None:
+                display(description, next(counter), len(tasks))
+
+            advance()
             if self._num_workers == 1 or len(tasks) <= 1:
                 results = []
                 for task, name in zip(tasks, names, strict=True):
                     results.append(_outcome(lambda task=task: function(task), name))  # type: ignore[misc]
-                    bar.advance(step)
+                    advance()
                 return results
             results_by_task: dict[int, ResultT] = {}
             pending = list(range(len(tasks)))
             while pending:
-                broken = self._run_in_pool(function, tasks, names, pending, results_by_task, bar, step)
+                broken = self._run_in_pool(function, tasks, names, pending, results_by_task, advance)
                 pending = [index for index in pending if index not in results_by_task]
                 if broken:
                     # The pool can't tell whose task killed it, but it was among the first unfinished. Alone,
                     # the guilty one shows itself, and one that only lacked memory beside others passes.
                     for index in pending[: self._num_workers]:
                         results_by_task[index] = _run_alone(function, tasks[index], names[index])
-                        bar.advance(step)
+                        advance()
                     pending = pending[self._num_workers :]
             return [results_by_task[index] for index in range(len(tasks))]
 
@@ -100,14 +98,13 @@ class Workers:
         names: Sequence[str],
         pending: Sequence[int],
         results: dict[int, ResultT],
-        bar: Progress,
-        step: TaskID,
+        advance: Callable[[], None],
     ) -> bool:
         """Fills in results; whether the pool broke before all were there."""
 
-        def advance(future: Future[ResultT]) -> None:
+        def done(future: Future[ResultT]) -> None:
             if not future.cancelled() and future.exception() is None:
-                bar.advance(step)
+                advance()
 
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self._num_workers, _CONTEXT, initializer=_start_worker)
@@ -116,7 +113,7 @@ class Workers:
         try:
             for index in pending:
                 futures[index] = self._pool.submit(function, tasks[index])
-                futures[index].add_done_callback(advance)
+                futures[index].add_done_callback(done)
         except BrokenProcessPool:
             broken = True
         for index, future in futures.items():

@@ -17,6 +17,7 @@ from anatogen.dataset.mask_names import MaskNames, match_masks
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.doctor.headers import Header
 from anatogen.io.geometry import slice_plane
+from anatogen.report.numbers import count_of
 
 # How `ScanFacts.plane` is called.
 PLANE_NAMES = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}
@@ -233,8 +234,3 @@ def exclude_patterns(facts: Facts, patterns: Sequence[str]) -> str:
 def scans_are(names: Sequence[str]) -> str:
     """The start of a sentence about so many scans."""
     return f"{count_of(len(names), 'scan')} {'is' if len(names) == 1 else 'are'}"
-
-
-def count_of(number: int, noun: str) -> str:
-    """A number with its noun: "1 scan", "2 scans"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

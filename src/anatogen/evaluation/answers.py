@@ -1,19 +1,18 @@
 """What a report's numbers say, in plain sentences: do scans look real, are they diverse, do they leak?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from anatogen.evaluation.privacy.verdict import Verdict
+from anatogen.report.numbers import number_text
 from anatogen.report.rows import (
     Row,
-    Tone,
     is_detail,
     label_text,
-    number_text,
     overlap_floor,
     ratio_to_floor,
     tells_apart,
 )
+from anatogen.report.verdicts import Answer, Tone
 
 # The answer quotes the first of these that was measured: features that see anatomy come first.
 _FIDELITY_HEADLINES = ("frechet_volumes", "frechet_slices", "frechet")
@@ -23,33 +22,18 @@ HOW_TO_AUDIT = (
 )
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The answer to one of the report's questions.
-
-    Attributes:
-        question: What is asked.
-        tone: "good", "mixed", "bad", or "open" where it was not measured.
-        headline: The answer in one sentence.
-        detail: What it rests on.
-    """
-
-    question: str
-    tone: Tone
-    headline: str
-    detail: str
-
-
 def fidelity_answer(rows: Sequence[Row]) -> Answer:
     """Do the scans look real? A measure tells them apart where its interval lies beyond the floor's."""
     question = "Do they look real?"
     judged = [row for row in rows if row.group == "fidelity" and _is_judged(row)]
     if not judged:
-        return Answer(question, "open", "This was not measured.", "No distance has a floor to compare with.")
+        return Answer(
+            question, Tone.OPEN, "This was not measured.", "No distance has a floor to compare with."
+        )
     apart = [row for row in judged if tells_apart(row)]
     headline = _first(_FIDELITY_HEADLINES, [row for row in judged if (ratio_to_floor(row) or 0) > 0])
     count = f"{len(apart)} of {len(judged)} measures tell synthetic from real scans"
-    tone: Tone = "good" if not apart else "mixed" if 2 * len(apart) <= len(judged) else "bad"
+    tone = Tone.GOOD if not apart else Tone.MIXED if 2 * len(apart) <= len(judged) else Tone.BAD
     if headline is None:
         return Answer(question, tone, f"{count}.", _worst_ratio(judged))
     ratio = ratio_to_floor(headline)
@@ -70,7 +54,9 @@ def diversity_answer(rows: Sequence[Row]) -> Answer:
     found = {row.name: row for row in rows if row.value is not None}
     similarity, gap = found.get("ms_ssim"), found.get("ms_ssim_gap")
     if similarity is None or gap is None or similarity.reference is None:
-        return Answer(question, "open", "This was not measured.", "No similarity of random pairs is known.")
+        return Answer(
+            question, Tone.OPEN, "This was not measured.", "No similarity of random pairs is known."
+        )
     assert similarity.value is not None and gap.value is not None
     floor = "" if gap.reference is None else f"; two halves of the real set differ by {gap.reference:.2g}"
     detail = (
@@ -79,21 +65,21 @@ def diversity_answer(rows: Sequence[Row]) -> Answer:
     )
     same = overlap_floor(similarity) if gap.reference is None else not tells_apart(gap)
     if same:
-        return Answer(question, "good", "They differ from each other as much as real scans do.", detail)
+        return Answer(question, Tone.GOOD, "They differ from each other as much as real scans do.", detail)
     if similarity.value < similarity.reference:
         headline = "They differ from each other more than real scans do; noise alone can do that."
-        return Answer(question, "mixed", headline, detail)
+        return Answer(question, Tone.MIXED, headline, detail)
     # Similarity ends at 1, where every scan is the same.
     lost = gap.value / (1 - similarity.reference)
     headline = f"They are more alike than real scans: {lost:.0%} of the way to one scan repeated."
-    return Answer(question, "bad" if lost > 0.5 else "mixed", headline, detail)
+    return Answer(question, Tone.BAD if lost > 0.5 else Tone.MIXED, headline, detail)
 
 
 def privacy_answer(verdict: Verdict | None) -> Answer:
     """Do the scans leak patients? The audit's verdict, or how to make one where none was made."""
     question = "Do they leak patients?"
     if verdict is None:
-        return Answer(question, "open", "No privacy audit was made.", HOW_TO_AUDIT)
+        return Answer(question, Tone.OPEN, "No privacy audit was made.", HOW_TO_AUDIT)
     headline, _, detail = verdict.text.partition(". ")
     return Answer(question, verdict.tone, f"{headline}.", detail)
 

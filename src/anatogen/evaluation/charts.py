@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.report.figures import FONT, new_figure, save_figure, style_panel
-from anatogen.report.rows import Row, label_text, number_text
+from anatogen.report.numbers import number_text
+from anatogen.report.rows import Row, label_text
 
 Values = npt.NDArray[np.floating]
 

@@ -7,7 +7,7 @@ from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file
 from anatogen.dataset.manifest import MANIFEST_NAME, Split, load_manifest
 from anatogen.dataset.scan_sets import ScanSet, identical_scans, load_scans
-from anatogen.evaluation.answers import Answer, diversity_answer, fidelity_answer, privacy_answer
+from anatogen.evaluation.answers import diversity_answer, fidelity_answer, privacy_answer
 from anatogen.evaluation.fidelity.measure import measure_fidelity
 from anatogen.evaluation.fidelity.similarity import measure_diversity
 from anatogen.evaluation.privacy.audit import audit, check_inputs
@@ -30,6 +30,7 @@ from anatogen.evaluation.sections import (
 from anatogen.generators.latent_diffusion import load_bundle
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
+from anatogen.report.verdicts import Answer
 
 _MIN_SCANS = 4
 

@@ -18,9 +18,10 @@ from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, write_json
 from anatogen.core.version import __version__
 from anatogen.dataset.scan_sets import ScanSet
-from anatogen.evaluation.answers import Answer
+from anatogen.report.numbers import interval_text, number_text
 from anatogen.report.page import data_url, write_page
-from anatogen.report.rows import Row, is_detail, label_text, number_text, ratio_to_floor, tells_apart
+from anatogen.report.rows import Row, is_detail, label_text, ratio_to_floor, tells_apart
+from anatogen.report.verdicts import Answer
 
 PAGE_NAME = "report.html"
 JSON_NAME = "report.json"
@@ -237,9 +238,9 @@ def _cells(row: Row, shared: Sequence[str] = ()) -> dict[str, Any]:
         "note": "; ".join(remark for remark in remarks if remark),
         "unit": row.unit if is_short else "",
         "value": number_text(row.value),
-        "interval": _interval_text(row.low, row.high),
+        "interval": interval_text(row.low, row.high),
         "reference": number_text(row.reference),
-        "reference_interval": _interval_text(row.reference_low, row.reference_high),
+        "reference_interval": interval_text(row.reference_low, row.reference_high),
         "ratio": _ratio_text(ratio_to_floor(row) if judged else None, apart),
         "apart": apart,
     }
@@ -250,10 +251,6 @@ def _ratio_text(ratio: float | None, apart: bool) -> str:
     if ratio is None:
         return "differs" if apart else ""
     return f"{ratio:.2g}×" if ratio < 100 else f"{ratio:.0f}×"
-
-
-def _interval_text(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{number_text(low)} to {number_text(high)}"
 
 
 def _shown(picture: Picture) -> dict[str, Any]:

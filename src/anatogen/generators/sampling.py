@@ -13,7 +13,6 @@ from typing import Any, Literal, Protocol, assert_never, cast, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from anatogen.config.settings import Sampler
 from anatogen.core.devices import device_named
@@ -28,6 +27,7 @@ from anatogen.generators.wgan_gp import GANBundle
 from anatogen.io.dicom.writing import write_dicom
 from anatogen.io.formats import write_nifti, write_npy
 from anatogen.io.volume import Volume
+from anatogen.report.progress import shown_progress
 
 Format = Literal["nifti", "dicom", "npy"]
 _ENOUGH_CANDIDATES = 50
@@ -127,9 +127,8 @@ def sample(
     if processes is None:
         processes = available_cores() if first_device.type == "cpu" else _num_gpus(device)
     chosen, missing = _next_scans(num_samples, done, rejected)
-    columns = (TextColumn("sampling"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("sampling", total=num_samples, completed=num_samples - len(missing))
+    with shown_progress() as progress:
+        progress("sampling", num_samples - len(missing), num_samples)
         # Every round makes what is missing if none of it is rejected; without an audit there is one.
         while missing:
             batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
@@ -145,7 +144,7 @@ def sample(
             for indices, kept in written:
                 done.update(kept)
                 rejected.update(set(indices) - set(kept))
-                progress.advance(task, len(kept))
+                progress("sampling", min(len(done), num_samples), num_samples)
                 _check_rejection(len(rejected), len(done), reject_copies)
             chosen, missing = _next_scans(num_samples, done, rejected)
     return [_scan_path(out, index, file_format) for index in chosen]

@@ -6,7 +6,6 @@ fingerprint of the scans -> speed of this machine -> rules -> a short probe of w
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,6 @@ from shlex import quote
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from anatogen.config.presets import preset_named
 from anatogen.config.resolving import merged, parse_overrides, resolve, save_yaml, to_yaml
@@ -29,12 +27,13 @@ from anatogen.io.geometry import centred_affine
 from anatogen.models.vqgan import latent_shape
 from anatogen.planning.fingerprint import Fingerprint, take_fingerprint
 from anatogen.planning.rules import STAGES, Budget, decide, decide_budgets, num_training_scans, settings_of
+from anatogen.report.numbers import duration_text
+from anatogen.report.progress import shown_progress
 from anatogen.training.cost.estimate import StageEstimate, estimate_stage
 from anatogen.training.cost.memory import peak_memory_gb
 from anatogen.training.cost.probe import probe
 from anatogen.training.devices import available_memory_gb, build_fabric, check_devices
 from anatogen.training.latent_cache import ENCODED_AT_ONCE, num_views
-from anatogen.training.progress import clock
 
 PREPARE_NAME = "prepare.yaml"
 TRAIN_NAME = "train.yaml"
@@ -167,7 +166,8 @@ def make_plan(
             f"`anatogen train {scans} RUN --dry-run` what its training takes"
         )
     fingerprint = take_fingerprint(scans, resolve(PrepareConfig, given), workers=workers, progress=progress)
-    with Console(stderr=True).status("Timing this machine") if progress else nullcontext():
+    with shown_progress(progress) as display:
+        display("timing this machine", 0, 1)
         return _planned(fingerprint, budget, given, given_training, preset, accelerator)
 
 
@@ -333,7 +333,11 @@ def _stage_line(stage: str, found: StageEstimate) -> str:
     memory = f"{found.memory_gb:.1f} GB at most"
     if found.measured is not None:
         memory += f" (a few steps of it: {found.measured.peak_gb:.1f} GB)"
-    took = "not timed: it does not fit into this machine" if seconds is None else f"about {clock(seconds)}"
+    took = (
+        "not timed: it does not fit into this machine"
+        if seconds is None
+        else f"about {duration_text(seconds)}"
+    )
     return f"  {stage}: {found.steps:,} steps, {found.passes:,.0f} passes over the scans, {took}, {memory}"
 
 

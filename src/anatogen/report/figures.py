@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.core.files import atomic_path
+from anatogen.report.numbers import duration_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -281,18 +282,6 @@ def style_panel(panel: "Axes", title: str) -> None:
     for side, spine in panel.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color("0.7")
-
-
-def duration_text(seconds: float) -> str:
-    """A duration as people write it: "0.8 s", "42 s", "3 min 05 s", "2 h 10 min"."""
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def display_axes(axis_codes: tuple[str, str, str] | None) -> tuple[list[int], list[str] | None]:

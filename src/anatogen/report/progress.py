@@ -1,75 +1,90 @@
-"""How long steps of an evaluation show themselves, and its rows as a table on the terminal."""
+"""How everything that takes long shows itself: bars on a terminal, a line now and then in a log file."""
 
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.progress import (
-    Progress as Bar,
-)
-from rich.table import Table
+from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
-from anatogen.report.rows import Row, is_detail, label_text, number_text
+from anatogen.report.numbers import duration_text
 
+# What a computation tells: what runs, how much is done, and of how much.
 Progress = Callable[[str, int, int], None]
+
 _SECONDS_PER_PLAIN_LINE = 20.0
 
 
-def silent(what: str, done: int, total: int) -> None:
-    """A progress callback that shows nothing."""
+class Display(Protocol):
+    """What shows progress; a `Progress` whose text can stand beside or instead of the count."""
+
+    def __call__(self, what: str, done: float, total: float, text: str = "") -> None:
+        """Shows the latest state.
+
+        Args:
+            what: The step that runs; each has a bar of its own.
+            done: How much of it is done.
+            total: Of how much.
+            text: In place of "`done` of `total`".
+        """
+
+
+def silent(what: str, done: float, total: float, text: str = "") -> None:
+    """A display that shows nothing."""
 
 
 @contextmanager
-def shown_progress(console: Console) -> Iterator[Progress]:
-    """A progress callback that draws a bar for every step; in a log file, a line now and then."""
-    if not console.is_terminal:
-        last = started = time.perf_counter()
+def shown_progress(wanted: bool = True) -> Iterator[Display]:
+    """A display on standard error, which leaves standard output to results.
 
-        def line(what: str, done: int, total: int) -> None:
-            nonlocal last
-            now = time.perf_counter()
-            if done >= total or now > last + _SECONDS_PER_PLAIN_LINE:
-                last = now
-                print(f"{what}: {done} of {total} after {now - started:.0f} s", flush=True)
-
-        yield line
+    Args:
+        wanted: False shows nothing.
+    """
+    console = Console(stderr=True)
+    if not wanted:
+        yield silent
         return
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, console=console) as bars:
+    if not console.is_terminal:
+        yield _plain_display()
+        return
+    columns = (
+        TextColumn("[bold]{task.description}"),
+        BarColumn(24),
+        TextColumn("{task.fields[count]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    with Bars(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def advance(what: str, done: int, total: int) -> None:
+        def advance(what: str, done: float, total: float, text: str = "") -> None:
+            count = text or f"{done:g} of {total:g}"
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
+                tasks[what] = bars.add_task(what, total=total, count=count)
+            bars.update(tasks[what], total=total, completed=done, count=count)
 
         yield advance
 
 
-def rows_table(rows: Sequence[Row]) -> Table:
-    """The rows as a table, a group below the other; details and notes are left to the report."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("")
-    for heading in ("value", "95% interval", "reference"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    group = None
-    for row in rows:
-        if is_detail(row) and row.group == "fidelity":
-            continue
-        if row.group != group:
-            group = row.group
-            table.add_row(f"[bold]{group.capitalize()}[/bold]")
-        # A longer unit is a remark, which the report has room for.
-        unit = row.unit if len(row.unit) <= 5 else ""
-        interval = "" if row.low is None else f"{number_text(row.low)} to {number_text(row.high)}"
-        reference = "" if row.reference is None else number_text(row.reference)
-        table.add_row(f"  {label_text(row)}", f"{number_text(row.value)} {unit}".strip(), interval, reference)
-    return table
+def _plain_display() -> Display:
+    started: dict[str, tuple[float, float]] = {}
+    last = time.perf_counter()
+
+    def line(what: str, done: float, total: float, text: str = "") -> None:
+        nonlocal last
+        now = time.perf_counter()
+        start, done_at_start = started.setdefault(what, (now, done))
+        if done < total and now < last + _SECONDS_PER_PLAIN_LINE:
+            return
+        last = now
+        count = f"{done / total:.0%} · {text}" if text else f"{done:g} of {total:g}"
+        if done >= total:
+            count += f" after {duration_text(now - start)}"
+        elif done > done_at_start:
+            left = (now - start) * (total - done) / (done - done_at_start)
+            count += f", {duration_text(left)} left"
+        print(f"{what}: {count}", file=sys.stderr, flush=True)
+
+    return line

@@ -1,12 +1,15 @@
 """Row: one measured number with all it takes to judge it; what tables, report.json and report.html are of."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.table import Table
+
+from anatogen.report.numbers import capitalised, interval_text, number_text
+
 Better = Literal["lower", "higher", "reference", "none"]
-# How an answer computed from rows sounds; "open" where the numbers can't tell.
-Tone = Literal["good", "mixed", "bad", "open"]
 _DETAIL = re.compile("^planted_|_(axial|coronal|sagittal|all|extrapolated)(_|$)")
 
 
@@ -61,22 +64,9 @@ def tells_apart(row: Row) -> bool:
     return low > floor_high if row.better == "lower" else high < floor_low
 
 
-def number_text(value: float | None) -> str:
-    """A number in three or four significant digits, as tables show it."""
-    if value is None:
-        return "–"
-    if value == round(value) and abs(value) < 1e5:
-        return f"{value:,.0f}"
-    if 1e-3 <= abs(value) < 1e5:
-        return (
-            f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}" if abs(value) >= 1 else f"{value:.3f}"
-        )
-    return f"{value:.2e}"
-
-
 def label_text(row: Row) -> str:
     """The row's label as it stands at the beginning of a line."""
-    return row.label[:1].upper() + row.label[1:]
+    return capitalised(row.label)
 
 
 def is_detail(row: Row) -> bool:
@@ -93,3 +83,24 @@ def overlap_floor(row: Row) -> bool:
 
 def _or(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
+
+
+def rows_table(rows: Sequence[Row]) -> Table:
+    """The rows as a table for the terminal; details of fidelity and notes are left to the report."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("")
+    for heading in ("value", "95% interval", "reference"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    group = None
+    for row in rows:
+        if is_detail(row) and row.group == "fidelity":
+            continue
+        if row.group != group:
+            group = row.group
+            table.add_row(f"[bold]{group.capitalize()}[/bold]")
+        # A longer unit is a remark, which the report has room for.
+        unit = row.unit if len(row.unit) <= 5 else ""
+        reference = "" if row.reference is None else number_text(row.reference)
+        value = f"{number_text(row.value)} {unit}".strip()
+        table.add_row(f"  {label_text(row)}", value, interval_text(row.low, row.high), reference)
+    return table

@@ -3,14 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from anatogen.evaluation.answers import Answer
-from anatogen.report.rows import Tone
+from anatogen.report.numbers import p_text
+from anatogen.report.verdicts import Answer, Tone
 from anatogen.study.analysis import Analysis
 from anatogen.study.numbers import Number, pick, pick_one
 
 MAIN = "synthetic - real"
 _MOSTLY_RIGHT = 0.75
-_TONES: dict[str, Tone] = {"equivalent": "good", "worse": "bad"}
+_TONES: dict[str, Tone] = {"equivalent": Tone.GOOD, "worse": Tone.BAD}
 # What a question that is not equivalent may be instead.
 _OTHERS = {
     "better": "better by more",
@@ -74,7 +74,7 @@ def _rated_alike(analysis: Analysis) -> Answer:
     tested = [row for row in rows if row.value is not None]
     if not tested:
         why = rows[0].note if rows else "there are no real scans to compare with"
-        return Answer(question, "open", "This can't be told.", f"{why[:1].upper()}{why[1:]}.")
+        return Answer(question, Tone.OPEN, "This can't be told.", f"{why[:1].upper()}{why[1:]}.")
     listed = "; ".join(
         f"{short_title(analysis, row)}: {points(row.value)} ({points(row.low)} to {points(row.high)}), "
         f"{row.note}"
@@ -88,10 +88,10 @@ def _rated_alike(analysis: Analysis) -> Answer:
         every = "the question" if len(tested) == 1 else f"all {count}"
         lower = sum(row.high is not None and row.high < 0 for row in tested)
         yet = f", though rated a little lower on {lower}" if lower else ""
-        return Answer(question, "good", f"Equivalent to within {margin} on {every}{yet}.", detail)
+        return Answer(question, Tone.GOOD, f"Equivalent to within {margin} on {every}{yet}.", detail)
     if found["worse"]:
         headline = f"No: worse by more than {margin} on {found['worse']} of {count}."
-        return Answer(question, "bad", headline, detail)
+        return Answer(question, Tone.BAD, headline, detail)
     same = found["equivalent"]
     lead = (
         f"Equivalent to within {margin} on {same} of {count}"
@@ -99,7 +99,7 @@ def _rated_alike(analysis: Analysis) -> Answer:
         else f"Equivalence to within {margin} is not shown"
     )
     others = ", ".join(f"{text} on {found[verdict]}" for verdict, text in _OTHERS.items() if found[verdict])
-    return Answer(question, "mixed", f"{lead}: {others}{'' if same else f' of {count}'}.", detail)
+    return Answer(question, Tone.MIXED, f"{lead}: {others}{'' if same else f' of {count}'}.", detail)
 
 
 def _best_answers(analysis: Analysis) -> Answer:
@@ -107,7 +107,7 @@ def _best_answers(analysis: Analysis) -> Answer:
     question = "How often did they get the best answer?"
     lines: list[str] = []
     headline = ""
-    tone: Tone = "open"
+    tone = Tone.OPEN
     for ratings in analysis.ordinal:
         mine = pick(analysis.numbers, protocol=ratings.protocol, question=ratings.question.id, reader="")
         best = ratings.values[-1]
@@ -124,7 +124,7 @@ def _best_answers(analysis: Analysis) -> Answer:
             )
             headline = f"“{text}”: {said}."
             test = pick_one(mine, name="best_share_difference", group=MAIN)
-            tone = "open" if test is None or test.value is None else _TONES.get(test.note, "mixed")
+            tone = Tone.OPEN if test is None or test.value is None else _TONES.get(test.note, Tone.MIXED)
         listed = ", ".join(
             f"{source} {percent(row.value)} ({percent(row.low)} to {percent(row.high)})"
             for source, row in known.items()
@@ -140,7 +140,7 @@ def _told_apart(analysis: Analysis, protocol: str) -> Answer:
     area = pick_one(analysis.numbers, name="auc", **place)
     if accuracy is None or accuracy.value is None or area is None or area.value is None:
         return Answer(
-            question, "open", "This can't be told.", "It takes answers to real and synthetic cases."
+            question, Tone.OPEN, "This can't be told.", "It takes answers to real and synthetic cases."
         )
     headline = (
         f"They were right in {percent(accuracy.value)} of cases ({percent(accuracy.low)} to "
@@ -162,7 +162,7 @@ def _chosen(analysis: Analysis, protocol: str) -> Answer:
     rows = pick(analysis.numbers, section="pairs", protocol=protocol, reader="")
     row = pick_one(rows, group=MAIN)
     if row is None or row.value is None or row.p is None:
-        return Answer(question, "open", "This can't be told.", "There are no answers to such pairs.")
+        return Answer(question, Tone.OPEN, "This can't be told.", "There are no answers to such pairs.")
     headline = (
         f"They picked the real one in {percent(row.value)} of pairs ({percent(row.low)} to "
         f"{percent(row.high)}); guessing gives 50%."
@@ -195,13 +195,13 @@ def _agreement(analysis: Analysis) -> Answer:
     )
     if not ac2:
         why = "one reader alone can't be compared" if len(analysis.readers) < 2 else "too few common cases"
-        return Answer(question, "open", f"Between readers this can't be told: {why}.", detail)
+        return Answer(question, Tone.OPEN, f"Between readers this can't be told: {why}.", detail)
     # AC2 is generous to answers one step apart, so it does not decide alone.
     kappas = [n for n in pick(numbers, name="kappa_quadratic", group="") if n.value is not None]
     beyond_chance = bool(kappas) and all((number.low or 0.0) > 0 for number in kappas)
-    tone: Tone = "mixed" if min(ac2) >= 0.4 else "bad"
+    tone = Tone.MIXED if min(ac2) >= 0.4 else Tone.BAD
     if min(ac2) >= 0.8 and min(shares) >= 0.75 and beyond_chance:
-        tone = "good"
+        tone = Tone.GOOD
     headline = f"Two readers gave the same answer in {_range(shares, percent)} of cases."
     kappa = _values(pick(numbers, name="kappa_quadratic", group=""))
     coefficients = f"AC2 {_range(ac2, _two_digits)}" + (
@@ -224,11 +224,6 @@ def _two_digits(value: float) -> str:
     return f"{value:.2f}".replace("-", "−")
 
 
-def p_text(p: float) -> str:
-    """A p value as people write it."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
-
-
 def _guessing_tone(value: float, low: float | None, high: float | None) -> Tone:
     """What an interval says of guessing, which is 1/2; being right three times of four is bad.
 
@@ -236,7 +231,7 @@ def _guessing_tone(value: float, low: float | None, high: float | None) -> Tone:
     few cases does, leaves it open. Readers who are mostly wrong tell sources apart, though they mix them up.
     """
     if low is None or high is None:
-        return "open"
+        return Tone.OPEN
     if low <= 0.5 <= high:
-        return "good" if high < _MOSTLY_RIGHT else "open"
-    return "bad" if value >= _MOSTLY_RIGHT else "mixed"
+        return Tone.GOOD if high < _MOSTLY_RIGHT else Tone.OPEN
+    return Tone.BAD if value >= _MOSTLY_RIGHT else Tone.MIXED

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from anatogen.report.figures import duration_text
+from anatogen.report.numbers import duration_text, p_text
 from anatogen.study.agreement import COEFFICIENTS
 from anatogen.study.analysis import Analysis
-from anatogen.study.headlines import p_text, percent, points
+from anatogen.study.headlines import percent, points
 from anatogen.study.numbers import Number, pick, pick_one
 from anatogen.study.ratings import Ratings
 

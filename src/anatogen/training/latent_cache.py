@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from anatogen.config.settings import Settings, TrainingSettings
@@ -12,6 +11,7 @@ from anatogen.core.files import atomic_path, remove_parts, sha256_file, sha256_j
 from anatogen.core.seeding import derived_generator
 from anatogen.dataset.volumes import VolumeDataset, flip_axis
 from anatogen.models.vqgan import VQGAN
+from anatogen.report.progress import shown_progress
 from anatogen.training.deformation import deformed
 
 ENCODED_AT_ONCE = 4
@@ -48,9 +48,9 @@ def cached_latents(
     path = folder / f"{key}.npy"
     if not path.exists():
         remove_parts(folder)
-        with atomic_path(path) as temporary:
+        with atomic_path(path) as temporary, shown_progress() as progress:
             out: np.memmap | None = None
-            for index in track(range(len(dataset)), description="encoding latents"):
+            for index in range(len(dataset)):
                 latents = []
                 for views in _views(dataset, index, training).split(ENCODED_AT_ONCE):
                     z = network.encode(views.to(device))
@@ -60,6 +60,7 @@ def cached_latents(
                     shape = (len(dataset), *encoded.shape)
                     out = np.lib.format.open_memmap(temporary, "w+", dtype=np.float32, shape=shape)
                 out[index] = encoded
+                progress("encoding latents", index + 1, len(dataset))
             assert out is not None
             out.flush()
     return np.load(path, mmap_mode="r")

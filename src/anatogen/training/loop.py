@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from anatogen.config.settings import LoopSettings, OptimiserSettings
 from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, write_text
+from anatogen.report.progress import shown_progress
 from anatogen.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
-from anatogen.training.progress import StageProgress
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"
 _SECONDS_PER_RECORD = 1.0
+_NOT_LOSSES = ("step", "minutes", "scans_per_second", "learning_rate")
 
 
 class NonFiniteLossError(UserError):
@@ -97,7 +98,7 @@ class Loop:
         last_checkpoint = last_preview = time.perf_counter()
         progress = self._progress()
         resumed_at = self.step
-        with StageProgress(self.folder.name, enabled=is_writer) as display:
+        with shown_progress(is_writer) as display:
             while progress < 1:
                 self._set_learning_rate(progress)
                 yield self.step
@@ -113,7 +114,7 @@ class Loop:
                     if board is not None:
                         for name, value in record.items():
                             board.add_scalar(name, value, self.step)
-                    display.show(progress, self.seconds, record, self.epoch)
+                    display(self.folder.name, min(progress, 1.0), 1.0, self._shown(record))
                 if progress >= 1 or now - last_checkpoint >= 60 * self.training.checkpoint_minutes:
                     self._require_finite_weights()
                     counters = {"step": float(self.step), "seconds": self.seconds}
@@ -214,6 +215,11 @@ class Loop:
         self._window.clear()
         self._window_started = now
         return record
+
+    def _shown(self, record: Mapping[str, float]) -> str:
+        losses = " ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in _NOT_LOSSES)
+        speed = f"{record['scans_per_second']:.1f} scans/s"
+        return f"step {record['step']:.0f} · epoch {self.epoch} · {losses} · {speed}"
 
     def _write_preview(self) -> None:
         self.preview(self.folder / "previews" / f"step_{self.step:07d}.png")

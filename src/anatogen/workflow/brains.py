@@ -23,6 +23,7 @@ from scipy import ndimage
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import atomic_path
+from anatogen.report.progress import shown_progress
 
 FIELD_OF_VIEW_MM = 192.0
 # Part of each file's description: change it when the same seed starts to give another brain.
@@ -85,16 +86,14 @@ def make_brains(out: Path, *, count: int = 300, size: int = 32, seed: int = 0, p
     missing = [index for index, path in enumerate(paths) if not path.exists()]
     if not missing:
         return
-    from rich.progress import track
-
     # Each process spends a second on the template, so many would not pay.
     workers = min(len(missing), os.cpu_count() or 1, 8)
     # Spawn, not fork: forking a process that has threads (torch, a GPU) can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context) as pool, shown_progress(progress) as display:
         done = pool.map(partial(_write_brain, out, size=size, seed=seed), missing)
-        for _ in track(done, "Making brains", total=len(missing), disable=not progress):
-            pass
+        for number, _ in enumerate(done, 1):
+            display("making brains", number, len(missing))
 
 
 def make_brain(index: int, *, size: int = 32, seed: int = 0) -> npt.NDArray[np.int16]:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.dataset.manifest import Grid
-from anatogen.report.figures import curves_figure, duration_text, planes_figure
+from anatogen.report.figures import curves_figure, planes_figure
+from anatogen.report.numbers import duration_text
 from anatogen.report.page import data_url, write_page
 
 _MAX_COLUMNS = 8

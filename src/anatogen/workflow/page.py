@@ -10,7 +10,8 @@ import numpy as np
 
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.io.formats import read_nifti
-from anatogen.report.figures import duration_text, planes_figure
+from anatogen.report.figures import planes_figure
+from anatogen.report.numbers import duration_text
 from anatogen.report.page import data_url, write_page
 from anatogen.workflow.request import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, Wishes
 

@@ -367,7 +367,6 @@ def _sample(wishes: Wishes) -> None:
 
 
 def _evaluate(wishes: Wishes) -> None:
-    from rich.console import Console
 
     from anatogen.evaluation.evaluate import describe_roles, evaluate
     from anatogen.evaluation.report import clear_report, open_report_folder
@@ -378,7 +377,7 @@ def _evaluate(wishes: Wishes) -> None:
     bundle = wishes.folder("train") / "bundle" if describe_roles(data) else None
     (out / NOT_EVALUATED_NAME).unlink(missing_ok=True)
     try:
-        with shown_progress(Console(stderr=True, quiet=not wishes.progress)) as progress:
+        with shown_progress(wishes.progress) as progress:
             evaluation = evaluate(
                 data, wishes.folder("sample"), out, bundle=bundle, seed=wishes.seed, progress=progress
             )

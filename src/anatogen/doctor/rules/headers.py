@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from anatogen.doctor.diagnosis import Facts, Finding, Severity, count_of, exclude, scans_are
+from anatogen.doctor.diagnosis import Facts, Finding, Severity, exclude, scans_are
+from anatogen.report.numbers import count_of
 
 _DATE = re.compile(r"(?<!\d)(?:19|20)\d\d([-_.]?)(?:0[1-9]|1[0-2])\1(?:0[1-9]|[12]\d|3[01])(?!\d)")
 

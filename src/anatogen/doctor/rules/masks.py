@@ -11,11 +11,11 @@ from anatogen.doctor.diagnosis import (
     Finding,
     ScanFacts,
     Severity,
-    count_of,
     exclude,
     exclude_patterns,
     scans_are,
 )
+from anatogen.report.numbers import count_of
 
 # In voxels: farther apart than this, a mask marks another place than its image shows.
 _MOST_APART = 0.1

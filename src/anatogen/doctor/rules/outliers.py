@@ -10,10 +10,10 @@ from anatogen.doctor.diagnosis import (
     Facts,
     Finding,
     Severity,
-    count_of,
     exclude,
     far_from_median,
 )
+from anatogen.report.numbers import count_of
 
 
 def outliers(facts: Facts) -> dict[str, list[str]]:

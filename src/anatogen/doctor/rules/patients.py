@@ -5,7 +5,8 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
-from anatogen.doctor.diagnosis import Facts, Finding, Severity, count_of
+from anatogen.doctor.diagnosis import Facts, Finding, Severity
+from anatogen.report.numbers import count_of
 
 _SPLIT = re.compile(
     r"(?:images|labels)?[-_]?(tr|train|training|val|valid|validation|ts|test|testing)[-_]?(?:set|data|images)?",

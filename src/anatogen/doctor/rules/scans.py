@@ -11,12 +11,12 @@ from anatogen.doctor.diagnosis import (
     Finding,
     ScanFacts,
     Severity,
-    count_of,
     exclude,
     scans_are,
 )
 from anatogen.doctor.remedies import cure
 from anatogen.io.checks import MIN_VOXELS
+from anatogen.report.numbers import count_of
 
 # With fewer scans a generator learns them by heart.
 FEW_SCANS = 50

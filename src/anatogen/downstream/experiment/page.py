@@ -32,7 +32,7 @@ from anatogen.downstream.experiment.verdict import (
     verdict,
 )
 from anatogen.downstream.metrics import METRICS, Metric
-from anatogen.report.figures import duration_text
+from anatogen.report.numbers import duration_text
 from anatogen.report.page import data_url, write_page
 
 PAGE_NAME = "experiment.html"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from anatogen.downstream.experiment.statistics import Comparison
+from anatogen.report.verdicts import Tone
 
 SCRATCH, TREATMENT = "scratch", "synthetic"
 # What a control is called in a sentence.
@@ -32,7 +33,6 @@ _BESIDE_CONTROLS = {
 }
 
 Outcome = Literal["better", "worse", "no gain", "open"]
-Tone = Literal["good", "mixed", "bad", "open"]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
     subject = "synthetic pre-training"
     if not tested:
         text = "No share of labelled scans has results of both synthetic pre-training and none yet."
-        return Verdict("open", f"Can't tell yet whether {subject} helps", text, "")
+        return Verdict(Tone.OPEN, f"Can't tell yet whether {subject} helps", text, "")
     clauses = {
         "better": "{it} helps at {where} ({effect})",
         "worse": "{it} hurts at {where} ({effect})",
@@ -115,18 +115,17 @@ def verdict(comparisons: Sequence[Comparison]) -> Verdict:
         for number, (name, group) in enumerate(own.items())
     ]
     where = fractions_text([item.fraction for item in next(iter(own.values()))], tested)
-    tone: Tone
     if "better" in own:
-        tone, title = "mixed" if "worse" in own else "good", f"{subject} helps at {where} of the labels"
+        tone, title = Tone.MIXED if "worse" in own else Tone.GOOD, f"{subject} helps at {where} of the labels"
     elif "worse" in own:
-        tone, title = "bad", f"{subject} hurts at {where} of the labels"
+        tone, title = Tone.BAD, f"{subject} hurts at {where} of the labels"
     elif "open" in own:
         tone, title = (
-            "open",
+            Tone.OPEN,
             f"can't tell whether {subject} helps" + f" at {where} of the labels" * (len(own) > 1),
         )
     else:
-        tone, title = "bad", f"{subject} does not help"
+        tone, title = Tone.BAD, f"{subject} does not help"
     controls = _controls_text(comparisons, own.get("better", []), tested)
     return Verdict(tone, _capital(title), f"{_capital('; '.join(found))}.", controls)
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from anatogen.report.rows import Row, Tone
+from anatogen.report.rows import Row
+from anatogen.report.verdicts import Tone
 
 RATE = 0.05
 _LEAST_RECALL = 0.9
@@ -39,7 +40,7 @@ def privacy_verdict(
     ]
     if blind and not num_identical:
         return Verdict(
-            "open",
+            Tone.OPEN,
             f"This audit proves nothing: it finds only {' and '.join(blind)}, so it is not able to see "
             f"copies here. {_NO_GUARANTEE}",
         )
@@ -100,13 +101,12 @@ def privacy_verdict(
             f" The bundle's loss tells who was in the training set (AUC {max(told):.2f}): keep the bundle, "
             "and share scans only."
         )
-    tone: Tone
     if copied:
-        tone = "bad"
+        tone = Tone.BAD
     elif above:
-        tone = "open"
+        tone = Tone.OPEN
     elif leans:
-        tone = "bad"
+        tone = Tone.BAD
     else:
-        tone = "mixed" if told else "good"
+        tone = Tone.MIXED if told else Tone.GOOD
     return Verdict(tone, f"{text} {_NO_GUARANTEE}")

@@ -8,10 +8,10 @@ import torch
 from anatogen.config.resolving import to_yaml
 from anatogen.config.settings import GANConfig, OptimiserSettings, Settings
 from anatogen.dataset.manifest import Grid, load_manifest
+from anatogen.report.numbers import duration_text
 from anatogen.training.cost.memory import peak_memory_gb
 from anatogen.training.cost.probe import Measurement, probe
 from anatogen.training.devices import available_memory_gb, build_fabric, check_budgets
-from anatogen.training.progress import clock
 from anatogen.training.run_folder import count_training_scans
 from anatogen.training.wgan_gp import check_statistics
 
@@ -109,5 +109,5 @@ def describe_stage(stage: str, found: StageEstimate) -> str:
     return (
         f"{stage}: parameters {parameters}; about {found.memory_gb:.1f} GB at most; the budget is "
         f"{found.passes:.1f} passes over the training scans, at {found.measured.seconds_per_step:.2f} s a "
-        f"step about {clock(found.seconds)}"
+        f"step about {duration_text(found.seconds)}"
     )

@@ -1,0 +1,35 @@
+"""Intervals of what was resampled or counted."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+
+class Estimate(NamedTuple):
+    """A number with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def percentile_interval(
+    draws: npt.NDArray[np.floating] | Sequence[float], level: float = 0.95
+) -> tuple[float, float]:
+    """The ends of the interval that holds the middle of the draws.
+
+    Args:
+        draws: (B,), one finite number of each resample.
+        level: Share of the draws that lie within.
+    """
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def binomial_estimate(successes: int, number: int) -> Estimate:
+    """A share with its exact 95% interval (Clopper and Pearson 1934)."""
+    interval = binomtest(successes, number).proportion_ci()
+    return Estimate(successes / number, float(interval.low), float(interval.high))
