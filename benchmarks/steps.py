@@ -20,7 +20,7 @@ from anatogen.generators.latent_diffusion import Bundle, BundleDescription, buil
 from anatogen.models.codebook import Codebook
 from anatogen.models.convolution import Conv3d
 from anatogen.models.denoiser import Denoiser
-from anatogen.models.discriminators import Discriminators, Judgement, take_slices
+from anatogen.models.discriminators import Discriminators, PatchOutput, take_slices
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.ema import ExponentialMovingAverage
 from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
@@ -104,11 +104,9 @@ def in_inference_mode(call: Callable[[], object]) -> Callable[[], object]:
 def _vqgan_step(settings: Settings, sizes: Sizes) -> Task:
     """The training loop's own step, discriminators active."""
     train = VQGANStep(Fabric(accelerator="cpu", devices=1), settings)
-    parameters = {"autoencoder": count_parameters(train.network)}
+    parameters = {name: count_parameters(network) for name, network in train.networks.items()}
     included = "L1, commitment"
-    discriminators = train.parts.get("discriminators")
-    if isinstance(discriminators, Discriminators):
-        parameters["discriminators"] = count_parameters(discriminators)
+    if "discriminators" in train.networks:
         included += ", slice and volume discriminator, feature matching"
     x = volumes(sizes)
     generator = torch.Generator().manual_seed(0)
@@ -157,7 +155,7 @@ def _two_pass_vqgan_step(settings: Settings, sizes: Sizes) -> Task:
     x = volumes(sizes)
     generator = torch.Generator().manual_seed(0)
 
-    def judge(volume: Tensor, slice_index: Tensor) -> list[Judgement]:
+    def judge(volume: Tensor, slice_index: Tensor) -> list[PatchOutput]:
         assert critics.slice is not None and critics.volume is not None
         return [critics.slice(take_slices(volume, slice_index)), critics.volume(volume)]
 

@@ -30,9 +30,9 @@ from anatogen.evaluation.fidelity.similarity import measure_diversity
 from anatogen.generators.sampling import sample
 from anatogen.models.vqgan import VQGAN
 from anatogen.report.progress import silent
-from anatogen.training.fitness import check_autoencoder
+from anatogen.training.autoencoder_check import check_autoencoder
+from anatogen.training.latent_diffusion import train
 from anatogen.training.loop import read_log
-from anatogen.training.pipeline import train
 from anatogen.training.run_folder import read_settings
 
 
@@ -378,8 +378,8 @@ def _reconstruct(data: Path, folder: Path) -> list[float]:
     load_weights(network, folder / "autoencoder" / WEIGHTS_NAME)
     network.requires_grad_(False).eval()
     held_out = VolumeDataset(data, Split.TEST)
-    fitness = check_autoencoder(network, held_out, held_out, torch.device("cpu"))
-    return [fitness.psnr_db] if fitness.codes_used is None else [fitness.psnr_db, fitness.codes_used]
+    check = check_autoencoder(network, held_out, held_out, torch.device("cpu"))
+    return [check.psnr_db] if check.codes_used is None else [check.psnr_db, check.codes_used]
 
 
 def _compare(real: ScanSet, samples: Path, cache: Path) -> list[float]:

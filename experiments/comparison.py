@@ -26,8 +26,8 @@ from anatogen.evaluation.report import CACHE, JSON_NAME
 from anatogen.generators.sampling import sample
 from anatogen.report.figures import planes_figure
 from anatogen.report.rows import Row
-from anatogen.training.gan_pipeline import train_gan
-from anatogen.training.pipeline import train
+from anatogen.training.latent_diffusion import train
+from anatogen.training.wgan_gp import train_gan
 
 # Stage one's share of a diffusion model's training time.
 _AUTOENCODER_SHARE = 1 / 2

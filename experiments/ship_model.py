@@ -19,7 +19,7 @@ from anatogen.core.files import write_text
 from anatogen.generators.description import DESCRIPTION_NAME, Release
 from anatogen.generators.latent_diffusion import Bundle, load_diffusion_bundle
 from anatogen.generators.shipped import CARD_NAME
-from anatogen.training.fitness import psnr_db
+from anatogen.training.autoencoder_check import psnr_db
 
 _MAX_BYTES = 30_000_000
 _MIN_PSNR_DB = 35.0

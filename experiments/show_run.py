@@ -17,7 +17,7 @@ from anatogen.dataset.volumes import VolumeDataset
 from anatogen.generators.latent_diffusion import load_diffusion_bundle
 from anatogen.io.formats import read_nifti
 from anatogen.report.figures import planes_figure
-from anatogen.training.fitness import psnr_db
+from anatogen.training.autoencoder_check import psnr_db
 
 _NUM_SHOWN = 6
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from anatogen.doctor.diagnosis import Diagnosis
     from anatogen.evaluation.evaluate import Evaluation
     from anatogen.planning.plan import Plan
-    from anatogen.training.pipeline import Stage
+    from anatogen.training.latent_diffusion import Stage
 
 
 def doctor(
@@ -226,7 +226,7 @@ def train(
         UserError: If settings, data and run don't fit, or the autoencoder is not fit for stage two.
     """
     from anatogen.config.presets import training_settings
-    from anatogen.training.pipeline import train as train_stages
+    from anatogen.training.latent_diffusion import train as train_stages
 
     settings = training_settings(
         preset, overrides, config=config, minutes=minutes, steps=steps, stages=stages
@@ -273,7 +273,7 @@ def train_gan(
         UserError: If settings, data and run don't fit.
     """
     from anatogen.config.presets import gan_settings
-    from anatogen.training.gan_pipeline import train_gan as train_generator
+    from anatogen.training.wgan_gp import train_gan as train_generator
 
     settings = gan_settings(overrides, config=config, minutes=minutes, steps=steps)
     return train_generator(data, run, settings, accelerator=accelerator, devices=devices)

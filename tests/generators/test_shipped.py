@@ -18,7 +18,7 @@ from anatogen.generators.description import read_description
 from anatogen.generators.latent_diffusion import load_bundle, load_diffusion_bundle
 from anatogen.generators.sampling import sample
 from anatogen.generators.shipped import CARD_NAME, bundle_folder, describe_models, shipped_models
-from anatogen.training.pipeline import train
+from anatogen.training.latent_diffusion import train
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,13 +2,10 @@
 
 import pytest
 import torch
-from torch.nn import functional
 
 from anatogen.config.settings import GANSettings
 from anatogen.models.wgan_gp import (
     Critic,
-    DoublingConv3d,
-    FewChannelHalvingConv3d,
     Generator,
     fit_running_statistics,
     level_shapes,
@@ -80,23 +77,3 @@ def test_running_statistics_are_the_means_over_the_batches():
     before = {name: value.clone() for name, value in generator.state_dict().items()}
     fit_running_statistics(generator, batches)
     assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())
-
-
-@pytest.mark.parametrize("factors", [(2, 2, 2), (1, 2, 2), (2, 1, 1), (1, 1, 1)])
-def test_doubling_is_nearest_doubling_and_a_convolution(factors):
-    torch.manual_seed(0)
-    convolution = DoublingConv3d(3, 2, factors, bias=True).double()
-    x = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)
-    doubled = functional.interpolate(x, scale_factor=tuple(map(float, factors)), mode="nearest")
-    wanted = functional.conv3d(doubled, convolution.weight, convolution.bias, padding=1)
-    assert torch.allclose(convolution(x), wanted)
-
-
-@pytest.mark.parametrize("stride", [(2, 2, 2), (1, 2, 2), (2, 1, 1)])
-def test_the_way_around_one_channel_is_the_convolution_itself(stride):
-    torch.manual_seed(0)
-    kernel = tuple(4 if step == 2 else 3 for step in stride)
-    convolution = FewChannelHalvingConv3d(1, 3, kernel, stride).double()
-    x = torch.randn(2, 1, 6, 8, 10, dtype=torch.float64)
-    wanted = functional.conv3d(x, convolution.weight, convolution.bias, stride)
-    assert torch.allclose(convolution(x), wanted)

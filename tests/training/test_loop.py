@@ -26,7 +26,6 @@ def _loop(folder: Path, network: nn.Module | None = None, **options: object) -> 
         settings,
         TrainingSettings(checkpoint_minutes=0),
         {"network": network, "optimiser": optimiser},
-        [optimiser],
         5,
         lambda path: None,
     )
@@ -45,7 +44,7 @@ def _without_tensorboard(monkeypatch):
 def _rates(loop: Loop) -> list[float]:
     rates = []
     for _ in loop.steps():
-        rates.append(loop.learners[0].param_groups[0]["lr"])
+        rates.append(loop.optimisers[0].param_groups[0]["lr"])
         loop.record({"loss": 1.0})
     return rates
 

@@ -16,7 +16,7 @@ from anatogen.dataset.volumes import VolumeDataset
 from anatogen.generators.latent_diffusion import load_diffusion_bundle
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.latent_cache import cached_latents
-from anatogen.training.pipeline import train
+from anatogen.training.latent_diffusion import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,14 +23,14 @@ from anatogen.dataset.manifest import Split
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.models.vqgan import VQGAN
 from anatogen.training import latent_cache as latent_cache_module
+from anatogen.training import latent_diffusion, run_folder
 from anatogen.training import loop as loop_module
-from anatogen.training import pipeline, run_folder
 from anatogen.training.autoencoder import train_autoencoder
+from anatogen.training.autoencoder_check import AutoencoderCheck, _problems, check_autoencoder, psnr_db
 from anatogen.training.deformation import deformed
-from anatogen.training.fitness import Fitness, _problems, check_autoencoder, psnr_db
 from anatogen.training.latent_cache import cached_latents
+from anatogen.training.latent_diffusion import train
 from anatogen.training.loop import NonFiniteLossError
-from anatogen.training.pipeline import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -98,7 +98,7 @@ def _die_at(monkeypatch: pytest.MonkeyPatch, moment: str, count: int) -> None:
 
         monkeypatch.setattr(latent_cache_module.VQGAN, "encode", encoded)
     else:
-        module = pipeline if hasattr(pipeline, moment) else run_folder
+        module = latent_diffusion if hasattr(latent_diffusion, moment) else run_folder
         function = getattr(module, moment)
 
         def called(*arguments, **options):
@@ -342,7 +342,7 @@ def test_an_unfit_autoencoder_is_refused_for_stage_two_with_reasons(data, tmp_pa
     with pytest.raises(UserError, match=r"not fit for stage two:\n  - reconstructions .*mean scan") as caught:
         train(data, tmp_path / "run", settings, accelerator="cpu")
     assert "training.require_fit_autoencoder=false" in str(caught.value)
-    assert json.loads((tmp_path / "run" / "fitness.json").read_text())["problems"]
+    assert json.loads((tmp_path / "run" / "autoencoder_check.json").read_text())["problems"]
     settings = tiny_settings("autoencoder_training.steps=1", "diffusion_training.steps=1")
     assert (train(data, tmp_path / "run", settings, accelerator="cpu") / "bundle.json").exists()
 
@@ -367,7 +367,7 @@ def test_each_defect_of_an_autoencoder_is_named(values, problem):
         "latent_peak": 5.0,
         "problems": [],
     }
-    found = _problems(Fitness.model_validate(good | values))
+    found = _problems(AutoencoderCheck.model_validate(good | values))
     assert found == [] if problem is None else problem in found[0] and len(found) == 1
 
 
@@ -377,17 +377,17 @@ def test_psnr_by_hand():
     assert psnr_db(x + 5, x) == pytest.approx(10 * np.log10(4), abs=1e-4), "clipped to the range first"
 
 
-def test_the_yardstick_of_fitness_is_the_mean_training_scan(data, finished):
+def test_the_yardstick_of_the_check_is_the_mean_training_scan(data, finished):
     train_set, held_out = VolumeDataset(data, Split.TRAIN), VolumeDataset(data, Split.VALIDATION)
     network = VQGAN(tiny_settings().autoencoder)
     load_weights(network, finished / "autoencoder" / WEIGHTS_NAME)
-    fitness = check_autoencoder(network, train_set, held_out, torch.device("cpu"))
+    check = check_autoencoder(network, train_set, held_out, torch.device("cpu"))
     mean = train_set.batch(range(len(train_set))).mean(0)
     wanted = np.mean([psnr_db(mean, held_out.batch([index])[0]) for index in range(len(held_out))])
-    assert fitness.mean_scan_psnr_db == pytest.approx(wanted, abs=1e-3)
+    assert check.mean_scan_psnr_db == pytest.approx(wanted, abs=1e-3)
     x = held_out.batch([0, 1])
     codes = network.codebook.lookup(network.encode(x))
-    assert fitness.codes_used == pytest.approx(codes.unique().numel() / 32)
+    assert check.codes_used == pytest.approx(codes.unique().numel() / 32)
 
 
 def test_stage_two_uses_the_autoencoder_of_another_run(data, finished, tmp_path):

@@ -22,10 +22,10 @@ from anatogen.generators.wgan_gp import GANBundle
 from anatogen.training import loop as loop_module
 from anatogen.training.cost.estimate import describe_plan
 from anatogen.training.devices import build_fabric, launch
-from anatogen.training.gan_pipeline import train_gan
+from anatogen.training.latent_diffusion import train
 from anatogen.training.loop import NonFiniteLossError, read_log
-from anatogen.training.pipeline import train
-from anatogen.training.wgan_gp import WGANGPStep, gradient_penalty
+from anatogen.training.wgan_gp import train_gan
+from anatogen.training.wgan_gp_step import WGANGPStep, gradient_penalty
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,10 +87,10 @@ def test_a_critic_of_slope_one_is_not_penalised_but_by_kwons_norm():
 
 def test_the_penalty_is_taken_between_real_and_fake():
     """C(x) = |x|^2 / 2 has gradient x."""
-    real, fake, share = _volumes()
-    between = share[:, None, None, None, None] * real + (1 - share)[:, None, None, None, None] * fake
+    real, fake, epsilon = _volumes()
+    between = epsilon[:, None, None, None, None] * real + (1 - epsilon)[:, None, None, None, None] * fake
     wanted = (between.flatten(1).norm(dim=1) - 1).square().mean()
-    found = gradient_penalty(lambda x: x.square().flatten(1).sum(1) / 2, real, fake, share)
+    found = gradient_penalty(lambda x: x.square().flatten(1).sum(1) / 2, real, fake, epsilon)
     assert torch.allclose(found, wanted)
 
 
@@ -130,8 +130,8 @@ def test_each_network_learns_as_often_as_the_settings_say(data, tmp_path, monkey
 
 def test_an_update_changes_one_network_alone(data):
     fabric = build_fabric("cpu", 1)
-    player = WGANGPStep(fabric, tiny(), SHAPE)
-    x, z, share = torch.randn(4, 1, *SHAPE), torch.randn(4, 4), torch.rand(4)
+    train_step = WGANGPStep(fabric, tiny(), SHAPE)
+    x, z, epsilon = torch.randn(4, 1, *SHAPE), torch.randn(4, 4), torch.rand(4)
 
     def weights(network: nn.Module) -> list[torch.Tensor]:
         return [parameter.detach().clone() for parameter in network.parameters()]
@@ -139,13 +139,13 @@ def test_an_update_changes_one_network_alone(data):
     def changed(before: list[torch.Tensor], network: nn.Module) -> bool:
         return any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
 
-    before = weights(player.generator), weights(player.critic)
-    player.update_critic(x, z, share, lambda losses: None)
-    assert not changed(before[0], player.generator) and changed(before[1], player.critic)
-    before = weights(player.generator), weights(player.critic)
-    player.update_generator(z, lambda losses: None)
-    assert changed(before[0], player.generator) and not changed(before[1], player.critic)
-    assert all(parameter.requires_grad for parameter in player.critic.parameters())
+    before = weights(train_step.generator), weights(train_step.critic)
+    train_step.update_critic(x, z, epsilon, lambda losses: None)
+    assert not changed(before[0], train_step.generator) and changed(before[1], train_step.critic)
+    before = weights(train_step.generator), weights(train_step.critic)
+    train_step.update_generator(z, lambda losses: None)
+    assert changed(before[0], train_step.generator) and not changed(before[1], train_step.critic)
+    assert all(parameter.requires_grad for parameter in train_step.critic.parameters())
 
 
 class _Killed(BaseException):
@@ -300,21 +300,21 @@ def test_the_plan_counts_all_scans_of_a_step(data, tmp_path):
         describe_plan(data, gan_settings([*TINY, "gan_training.steps=null"]), ("gan",))
 
 
-def _learn_once(fabric, config, real, z, share, folder):
+def _learn_once(fabric, config, real, z, epsilon, folder):
     """One step of either network on this process's part of a batch; the first process writes the weights."""
     torch.set_num_threads(1)
-    player = WGANGPStep(fabric, config, SHAPE)
+    train_step = WGANGPStep(fabric, config, SHAPE)
     # Batch normalisation sees each process's part alone; without it, two processes must be as one.
-    player.generator.eval()
+    train_step.generator.eval()
     half = (
         slice(None) if fabric.world_size == 1 else slice(2 * fabric.global_rank, 2 * fabric.global_rank + 2)
     )
-    player.update_critic(real[half], z[half], share[half], lambda losses: None)
-    player.update_generator(z[half], lambda losses: None)
+    train_step.update_critic(real[half], z[half], epsilon[half], lambda losses: None)
+    train_step.update_generator(z[half], lambda losses: None)
     if fabric.is_global_zero:
         gradients = {
             f"{name}.{key}": parameter.grad
-            for name, network in (("generator", player.generator), ("critic", player.critic))
+            for name, network in (("generator", train_step.generator), ("critic", train_step.critic))
             for key, parameter in network.named_parameters()
         }
         torch.save(gradients, folder / f"{fabric.world_size}.pt")
@@ -323,11 +323,11 @@ def _learn_once(fabric, config, real, z, share, folder):
 def test_two_processes_follow_the_gradient_of_one(tmp_path):
     """The penalty's own way back, through the gradient, is averaged over processes as well."""
     torch.manual_seed(0)
-    real, z, share = torch.randn(4, 1, *SHAPE), torch.randn(4, 4), torch.rand(4)
+    real, z, epsilon = torch.randn(4, 1, *SHAPE), torch.randn(4, 4), torch.rand(4)
     for devices in (1, 2):
         fabric = build_fabric("cpu", devices, broadcast_buffers=False)
         config = tiny("gan_training.learning_rate=1e-6")
-        launch(fabric, partial(_learn_once, config=config, real=real, z=z, share=share, folder=tmp_path))
+        launch(fabric, partial(_learn_once, config=config, real=real, z=z, epsilon=epsilon, folder=tmp_path))
     one, two = (torch.load(tmp_path / f"{devices}.pt", weights_only=True) for devices in (1, 2))
     for name, gradient in one.items():
         assert torch.allclose(two[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max())), name

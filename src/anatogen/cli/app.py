@@ -16,7 +16,7 @@ from anatogen.cli.study import study_app
 from anatogen.core.errors import UserError
 
 if TYPE_CHECKING:
-    from anatogen.training.pipeline import Stage
+    from anatogen.training.latent_diffusion import Stage
 
 Data = Annotated[Path, typer.Argument(help="Prepared dataset.")]
 Run = Annotated[Path, typer.Argument(help="Folder of the run; the same command again resumes it.")]

@@ -24,15 +24,14 @@ from anatogen.downstream.patches import check_patch, corner_around, crop, random
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription
 from anatogen.downstream.settings import FinetuneConfig
 from anatogen.downstream.transfer import transfer_weights
-from anatogen.report.figures import planes_figure
 from anatogen.training.cuda_graph import set_up
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, loading_processes
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
+from anatogen.training.previews import NUM_PREVIEWS, write_preview
 from anatogen.training.run_folder import claim_run
 
 STAGE = "segmenter"
-_NUM_PREVIEWS = 4
 
 
 def finetune(
@@ -122,16 +121,11 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
 
     def preview(path: Path) -> None:
         x, truth = (splits.validation.batch, splits.validation.masks)
-        shown = range(min(_NUM_PREVIEWS, len(splits.validation)))
+        shown = range(min(NUM_PREVIEWS, len(splits.validation)))
         labels = segmenter.segment(x(shown).to(fabric.device))
         scale = 2 / max(splits.labels)
-        rows = [("scan", x(shown)), ("truth", truth(shown) * scale - 1), ("prediction", labels * scale - 1)]
-        planes_figure(
-            [(label, list(part[:, 0].numpy())) for label, part in rows],
-            path,
-            spacing_mm=grid.spacing_mm,
-            axis_codes=grid.axis_codes,
-        )
+        rows = {"scan": x(shown), "truth": truth(shown) * scale - 1, "prediction": labels * scale - 1}
+        write_preview(rows, path, grid)
 
     loop = Loop(
         fabric,
@@ -139,7 +133,6 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
         config.segmenter_training,
         config.training,
         {"network": network, "optimiser": optimiser, "stopping": stopping},
-        [optimiser],
         len(subset),
         preview,
     )

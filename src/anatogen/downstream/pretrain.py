@@ -27,16 +27,15 @@ from anatogen.downstream.inpainting import (
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import check_patch, crop, random_corner
 from anatogen.downstream.settings import PretrainConfig
-from anatogen.report.figures import planes_figure
 from anatogen.training.cuda_graph import set_up
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
 from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
+from anatogen.training.previews import NUM_PREVIEWS, write_preview
 from anatogen.training.run_folder import claim_run
 
 STAGE = "inpainter"
 NUM_SCANS_NAME = "scans.json"
-_NUM_PREVIEWS = 4
 _NUM_JUDGED = 16
 
 
@@ -154,17 +153,12 @@ def _stage(
         return torch.stack(patches)[mine], mask[mine]
 
     def preview(path: Path) -> None:
-        x = torch.stack([crop(volume, (0, 0, 0), shape) for volume in volumes[:_NUM_PREVIEWS]])
+        x = torch.stack([crop(volume, (0, 0, 0), shape) for volume in volumes[:NUM_PREVIEWS]])
         mask = random_masks(len(x), shape, config.masking, derived_generator(seed, "preview"))
         with torch.no_grad():
             guess = network(hide(x, mask).to(fabric.device)).float().cpu()
-        rows = [("scan", x), ("seen", hide(x, mask)), ("filled in", torch.where(mask, guess, x))]
-        planes_figure(
-            [(label, list(part[:, 0].numpy())) for label, part in rows],
-            path,
-            spacing_mm=grid.spacing_mm,
-            axis_codes=grid.axis_codes,
-        )
+        rows = {"scan": x, "seen": hide(x, mask), "filled in": torch.where(mask, guess, x)}
+        write_preview(rows, path, grid)
 
     loop = Loop(
         fabric,
@@ -172,7 +166,6 @@ def _stage(
         config.inpainter_training,
         config.training,
         {"network": network, "optimiser": optimiser},
-        [optimiser],
         len(volumes),
         preview,
     )

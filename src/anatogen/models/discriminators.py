@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from anatogen.models.blocks import channels_last, group_norm
 
-Judgement = tuple[Tensor, list[Tensor]]
+# Logits of patches and feature maps; and those on real and on fake volumes, by discriminator.
+PatchOutput = tuple[Tensor, list[Tensor]]
+DiscriminatorOutputs = dict[str, tuple[PatchOutput, PatchOutput]]
 
 
 class PatchDiscriminator(nn.Module):
-    """Judges overlapping patches: three halving convolutions, one more, one logit a patch.
+    """Classifies overlapping patches: three halving convolutions, one more, one logit a patch.
 
     Args:
         num_dims: 2 for slices, 3 for volumes.
@@ -35,7 +37,7 @@ class PatchDiscriminator(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.head = convolution(current, 1, 4, 1, 2)
 
-    def forward(self, x: Tensor) -> Judgement:
+    def forward(self, x: Tensor) -> PatchOutput:
         """Logits of patches, and the features of each stage.
 
         Args:
@@ -66,10 +68,8 @@ class Discriminators(nn.Module):
         self.volume = PatchDiscriminator(3, width) if use_volume else None
         channels_last(self)
 
-    def forward(
-        self, real: Tensor, fake: Tensor, slice_index: Tensor
-    ) -> dict[str, tuple[Judgement, Judgement]]:
-        """What each discriminator thinks of the real and of the fake volumes.
+    def forward(self, real: Tensor, fake: Tensor, slice_index: Tensor) -> DiscriminatorOutputs:
+        """Outputs of each discriminator on the real and on the fake volumes.
 
         Args:
             real: float (B, 1, D, H, W) in [-1, 1].
@@ -77,17 +77,17 @@ class Discriminators(nn.Module):
             slice_index: int64 (B,), the slice of each volume to show, in [0, D).
 
         Returns:
-            By "slice" and "volume", as far as they take part: the judgements of real and of fake.
+            By "slice" and "volume", as far as they take part: the outputs on real and on fake.
         """
-        judged = {}
+        outputs = {}
         if self.slice is not None:
-            judged["slice"] = (
+            outputs["slice"] = (
                 self.slice(take_slices(real, slice_index)),
                 self.slice(take_slices(fake, slice_index)),
             )
         if self.volume is not None:
-            judged["volume"] = (self.volume(real), self.volume(fake))
-        return judged
+            outputs["volume"] = (self.volume(real), self.volume(fake))
+        return outputs
 
 
 def take_slices(volumes: Tensor, slice_index: Tensor) -> Tensor:

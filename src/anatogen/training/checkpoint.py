@@ -22,28 +22,28 @@ class Stateful(Protocol):
         ...
 
 
-def save_checkpoint(path: Path, parts: Mapping[str, Stateful], counters: Mapping[str, float]) -> None:
-    """Writes the state of all parts and the counters, atomically.
+def save_checkpoint(path: Path, state: Mapping[str, Stateful], counters: Mapping[str, float]) -> None:
+    """Writes the state of networks and optimisers and the counters, atomically.
 
     Nothing random is in it: all randomness is a function of seed and step (`anatogen.core.seeding`).
     """
     content = {
         "counters": dict(counters),
-        "parts": {name: part.state_dict() for name, part in parts.items()},
+        "parts": {name: part.state_dict() for name, part in state.items()},
     }
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
 
 
-def load_checkpoint(path: Path, parts: Mapping[str, Stateful]) -> dict[str, float]:
-    """Restores all parts in place and returns the counters.
+def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, float]:
+    """Restores networks and optimisers in place and returns the counters.
 
     Raises:
         UserError: If the file is damaged or of other networks.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        for name, part in parts.items():
+        for name, part in state.items():
             part.load_state_dict(content["parts"][name])
         return dict(content["counters"])
     except Exception as error:

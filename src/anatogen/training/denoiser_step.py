@@ -1,10 +1,10 @@
-"""One training step of the denoiser and its moving average; the loop and the rehearsal share it."""
+"""One training step of the denoiser and its moving average; the loop and the dry run share it."""
 
 from collections.abc import Callable, Mapping
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from anatogen.config.settings import Settings
 from anatogen.dataset.manifest import Grid
@@ -28,8 +28,8 @@ class DenoiserStep:
     Attributes:
         network: The denoiser.
         ema: Its moving average.
-        parts: All that a checkpoint holds, by name.
-        learners: The optimisers.
+        networks: What is trained, by name.
+        state: All that a checkpoint holds, by name.
     """
 
     def __init__(self, fabric: Fabric, settings: Settings, grid: Grid, latent_shape: tuple[int, ...]) -> None:
@@ -43,14 +43,14 @@ class DenoiserStep:
                 settings.denoiser, settings.autoencoder, grid, latent_shape
             )
         optimiser = adam(self.network, self._optimisation)
-        self._wrapped, self._learner = fabric.setup(self.network, optimiser)
+        self._denoiser, self._optimiser = fabric.setup(self.network, optimiser)
+        self.networks: dict[str, nn.Module] = {"denoiser": self.network}
         self.ema = ExponentialMovingAverage(self.network, settings.diffusion.ema_decay)
-        self.parts: dict[str, Stateful] = {
+        self.state: dict[str, Stateful] = {
             "network": self.network,
             "optimiser": optimiser,
             "ema": self.ema.shadow,
         }
-        self.learners: list[torch.optim.Optimizer] = [optimiser]
 
     def __call__(
         self,
@@ -76,9 +76,9 @@ class DenoiserStep:
         t = self._schedule.draw_times(batch_size, generator)[mine].to(x_0.device)
         eps = torch.randn(batch_size, *x_0.shape[1:], generator=generator)[mine].to(x_0.device)
         loss = denoising_loss(
-            self._wrapped, x_0, eps, t, self._schedule, self._diffusion.prediction, self._diffusion.loss
+            self._denoiser, x_0, eps, t, self._schedule, self._diffusion.prediction, self._diffusion.loss
         )
         require_finite({"loss": loss})
-        take_step(self._fabric, loss, self._wrapped, self._learner, self._optimisation)
+        take_step(self._fabric, loss, self._denoiser, self._optimiser, self._optimisation)
         self.ema.update(self.network, step)
         return {"loss": loss}

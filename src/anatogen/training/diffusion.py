@@ -1,62 +1,58 @@
-"""Stage two: trains the denoiser on the latents of the autoencoder of stage one."""
+"""Stage two of latent diffusion: trains the denoiser on the latents of the autoencoder of stage one."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from anatogen.config.settings import Settings
 from anatogen.core.seeding import derived_generator
-from anatogen.core.weights import WEIGHTS_NAME, save_weights
-from anatogen.dataset.manifest import Grid
+from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.volumes import prefetched, shuffled_indices
-from anatogen.diffusion.latents import LatentScaling
+from anatogen.generators.description import BundleDescription
+from anatogen.generators.latent_diffusion import Bundle
+from anatogen.models.vqgan import VQGAN
 from anatogen.training.denoiser_step import DenoiserStep
-from anatogen.training.loop import Loop
+from anatogen.training.loop import Loop, report_trend
 from anatogen.training.optimisation import local_slice
+from anatogen.training.previews import NUM_PREVIEWS, write_preview
+
+# Few steps whatever the preset samples with: the time counts against the budget.
+_PREVIEW_STEPS = 25
 
 
 def train_diffusion(
     fabric: Fabric,
     latents: Path,
-    scaling: LatentScaling,
-    grid: Grid,
+    autoencoder: Path,
     folder: Path,
     settings: Settings,
-    draw_preview: Callable[[nn.Module, Path], None],
+    description: BundleDescription,
 ) -> None:
     """Trains the denoiser until its budget is used up, from the last checkpoint if there is one.
 
     Args:
         fabric: Devices and processes; launched.
         latents: The cache, float32 (N, V, C, d, h, w), V views of each scan.
-        scaling: Maps latents to the process's range.
-        grid: Of the volumes.
+        autoencoder: Weights of the autoencoder, for previews.
         folder: Where checkpoint, logs, previews and at the end `weights.safetensors` (of the moving
             average) go.
         settings: The whole configuration.
-        draw_preview: Samples with a denoiser and writes the picture.
+        description: Of the bundle that is trained: grid, latents and their scaling.
 
     Raises:
         NonFiniteLossError: If the loss is not finite.
     """
     seed, batch_size = settings.training.seed, settings.diffusion_training.batch_size
     cache = np.load(latents, mmap_mode="r")
-    take_step = DenoiserStep(fabric, settings, grid, cache.shape[3:])
-    loop = Loop(
-        fabric,
-        folder,
-        settings.diffusion_training,
-        settings.training,
-        take_step.parts,
-        take_step.learners,
-        len(cache),
-        lambda path: draw_preview(take_step.ema.shadow, path),
-    )
     mine = local_slice(fabric, batch_size)
+    train_step = DenoiserStep(fabric, settings, description.grid, description.latent_shape)
+    decoder = VQGAN(settings.autoencoder).requires_grad_(False).eval()
+    load_weights(decoder, autoencoder)
+    bundle = Bundle(description, decoder, train_step.ema.shadow).to(fabric.device)
+    scaling = bundle.scaling
 
     def load(step: int) -> Tensor:
         indices = shuffled_indices(len(cache), seed, step * batch_size, batch_size)
@@ -64,10 +60,25 @@ def train_diffusion(
         chosen = zip(indices[mine], views[mine].tolist(), strict=True)
         return scaling.apply(torch.from_numpy(np.stack([cache[index, view] for index, view in chosen])))
 
+    def preview(path: Path) -> None:
+        steps = min(_PREVIEW_STEPS, settings.diffusion.sampling_steps)
+        scans = bundle.generate(range(NUM_PREVIEWS), seed=seed, sampler="dpm_solver_pp", steps=steps)
+        write_preview({"synthetic": scans}, path, description.grid)
+
+    loop = Loop(
+        fabric,
+        folder,
+        settings.diffusion_training,
+        settings.training,
+        train_step.state,
+        len(cache),
+        preview,
+    )
     for step, x_0 in prefetched(loop.steps(), load):
         generator = derived_generator(seed, "diffusion", step)
-        loop.record(take_step(x_0.to(fabric.device), step, generator, loop.require_finite))
+        loop.record(train_step(x_0.to(fabric.device), step, generator, loop.require_finite))
 
     if fabric.is_global_zero:
-        save_weights(take_step.ema.shadow, folder / WEIGHTS_NAME)
+        save_weights(train_step.ema.shadow, folder / WEIGHTS_NAME)
+        report_trend(folder)
     fabric.barrier()

@@ -29,16 +29,15 @@ class NonFiniteLossError(UserError):
 class Loop:
     """Counts the steps of one stage, from its last checkpoint to the end of its budget.
 
-    Use: ``for step in loop.steps(): ...``; inside, `require_finite` before any optimiser steps and
+    Use: ``for step in loop.steps(): ...``; inside, call `require_finite` before any optimiser steps and
     `record` once.
 
     Args:
         fabric: Devices and processes.
         folder: Where checkpoint, logs and previews go.
-        optimiser: Budget, batch size and learning rate.
+        settings: Budget, batch size and learning rate.
         training: Intervals.
-        parts: Networks and optimisers to checkpoint, by name.
-        learners: The optimisers whose learning rate is set.
+        state: Networks and optimisers to checkpoint, by name; the learning rate of the optimisers is set.
         num_cases: Scans in an epoch.
         preview: Writes a picture of the present state to a path, or returns without one.
         batches_per_step: Batches of scans that a step learns from.
@@ -48,23 +47,22 @@ class Loop:
         self,
         fabric: Fabric,
         folder: Path,
-        optimiser: OptimiserSettings,
+        settings: OptimiserSettings,
         training: LoopSettings,
-        parts: Mapping[str, Stateful],
-        learners: list[torch.optim.Optimizer],
+        state: Mapping[str, Stateful],
         num_cases: int,
         preview: Callable[[Path], None],
         batches_per_step: int = 1,
     ) -> None:
         self.fabric = fabric
         self.folder = folder
-        self.optimiser = optimiser
+        self.settings = settings
         self.training = training
-        self.parts = parts
-        self.learners = learners
+        self.state = state
+        self.optimisers = [part for part in state.values() if isinstance(part, torch.optim.Optimizer)]
         self.num_cases = num_cases
         self.preview = preview
-        self.scans_per_step = batches_per_step * optimiser.batch_size
+        self.scans_per_step = batches_per_step * settings.batch_size
         self.step = 0
         self._is_stopped = False
         self._seconds_before = 0.0
@@ -79,15 +77,15 @@ class Loop:
 
     @property
     def epoch(self) -> int:
-        """Passes over the data that the next step's first scan comes after."""
+        """Complete passes over the data before the next step."""
         return self.step * self.scans_per_step // self.num_cases
 
     def steps(self) -> Iterator[int]:
-        """Yields the number of each step until the budget is used up, and looks after everything between."""
+        """Yields the number of each step until the budget is used up; logs and checkpoints in between."""
         checkpoint = self.folder / CHECKPOINT_NAME
         self.folder.mkdir(parents=True, exist_ok=True)
         if checkpoint.exists():
-            counters = load_checkpoint(checkpoint, self.parts)
+            counters = load_checkpoint(checkpoint, self.state)
             self.step, self._seconds_before = int(counters["step"]), counters["seconds"]
         is_writer = self.fabric.is_global_zero
         if is_writer:
@@ -118,7 +116,7 @@ class Loop:
                 if progress >= 1 or now - last_checkpoint >= 60 * self.training.checkpoint_minutes:
                     self._require_finite_weights()
                     counters = {"step": float(self.step), "seconds": self.seconds}
-                    save_checkpoint(checkpoint, self.parts, counters)
+                    save_checkpoint(checkpoint, self.state, counters)
                     last_checkpoint = time.perf_counter()
                 if progress < 1 and now - last_preview >= 60 * self.training.preview_minutes:
                     self._write_preview()
@@ -130,7 +128,7 @@ class Loop:
         self.fabric.barrier()
 
     def stop(self) -> None:
-        """Makes this step the last one, as if the budget ended with it; to be called on all ranks alike."""
+        """Makes this step the last one, as if the budget ended with it; call it on all ranks alike."""
         self._is_stopped = True
 
     def require_finite(self, losses: Mapping[str, Tensor]) -> None:
@@ -150,7 +148,7 @@ class Loop:
         )
 
     def record(self, values: Mapping[str, Tensor | float]) -> None:
-        """Notes the losses of one step; their means are logged about once a second."""
+        """Records the losses of one step; their means are logged about once a second."""
         if not self.fabric.is_global_zero:
             # Only the writer empties the window.
             return
@@ -160,7 +158,7 @@ class Loop:
 
     def _require_finite_weights(self) -> None:
         """A step may overflow weights though its loss was finite: they must not replace a good checkpoint."""
-        for name, part in self.parts.items():
+        for name, part in self.state.items():
             if isinstance(part, nn.Module) and not all(bool(w.isfinite().all()) for w in part.parameters()):
                 raise NonFiniteLossError(
                     f"step {self.step}: the weights of the {name} are not finite any more. The last "
@@ -168,7 +166,7 @@ class Loop:
                 )
 
     def _remedy(self) -> str:
-        stage, rate = f"{self.folder.name}_training", self.optimiser.learning_rate
+        stage, rate = f"{self.folder.name}_training", self.settings.learning_rate
         return (
             f"Lower the learning rate ({stage}.learning_rate={rate / 3:.0e}), or set "
             f"{stage}.gradient_clip=1, and start a new run."
@@ -179,12 +177,12 @@ class Loop:
         if self._is_stopped:
             return 1.0
         shares = []
-        if self.optimiser.steps is not None:
-            shares.append(self.step / self.optimiser.steps)
-        if self.optimiser.minutes is not None:
+        if self.settings.steps is not None:
+            shares.append(self.step / self.settings.steps)
+        if self.settings.minutes is not None:
             # The mean over all ranks, for they must stop at the same step.
             seconds = float(self._summed(torch.tensor(self.seconds))) / self.fabric.world_size
-            shares.append(seconds / (60 * self.optimiser.minutes))
+            shares.append(seconds / (60 * self.settings.minutes))
         return max(shares)
 
     def _summed(self, values: Tensor) -> Tensor:
@@ -195,12 +193,12 @@ class Loop:
         return total
 
     def _set_learning_rate(self, progress: float) -> None:
-        factor = min(1.0, (self.step + 1) / (self.optimiser.warmup_steps + 1))
-        if self.optimiser.decay == "cosine":
+        factor = min(1.0, (self.step + 1) / (self.settings.warmup_steps + 1))
+        if self.settings.decay == "cosine":
             factor *= (1 + math.cos(math.pi * progress)) / 2
-        for learner in self.learners:
-            for group in learner.param_groups:
-                group["lr"] = self.optimiser.learning_rate * factor
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = self.settings.learning_rate * factor
 
     def _close_window(self, now: float) -> dict[str, float]:
         # A loss that starts later, or a count made once an epoch, is not in every step of the window.
@@ -211,7 +209,7 @@ class Loop:
             record[name] = sum(found) / len(found)
         scans = len(self._window) * self.scans_per_step
         record["scans_per_second"] = scans / max(now - self._window_started, 1e-9)
-        record["learning_rate"] = self.learners[0].param_groups[0]["lr"]
+        record["learning_rate"] = self.optimisers[0].param_groups[0]["lr"]
         self._window.clear()
         self._window_started = now
         return record
@@ -245,6 +243,16 @@ def still_falling(records: list[dict[str, float]], name: str = "loss") -> bool:
         return True
     before, after = values[-2 * quarter : -quarter], values[-quarter:]
     return sum(after) < 0.98 * sum(before)
+
+
+def report_trend(folder: Path) -> None:
+    """Says so if a stage's loss was still falling when its budget ended."""
+    if still_falling(read_log(folder)):
+        print(
+            f"{folder.name}: the loss was still falling when the budget ended; `anatogen train "
+            f"{folder.name}` with a larger --minutes or --steps goes on from here",
+            flush=True,
+        )
 
 
 def _forget_records_after(path: Path, step: int) -> None:

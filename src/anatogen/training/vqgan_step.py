@@ -1,15 +1,15 @@
-"""One training step of the VQ-GAN, both networks and both optimisers; the loop and the benchmark share it."""
+"""One training step of the VQ-GAN, both networks and both optimisers; the loop and the dry run share it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.config.settings import LossSettings, Settings
-from anatogen.models.discriminators import Discriminators, take_slices
+from anatogen.models.discriminators import DiscriminatorOutputs, Discriminators, take_slices
 from anatogen.models.perceptual import PerceptualDistance, load_slice_features
 from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.training.checkpoint import Stateful
@@ -26,8 +26,8 @@ class VQGANStep:
 
     Attributes:
         network: The autoencoder.
-        parts: All that a checkpoint holds, by name.
-        learners: The optimisers.
+        networks: What is trained by name: "autoencoder", and "discriminators" where the losses ask for them.
+        state: All that a checkpoint holds, by name.
     """
 
     def __init__(self, fabric: Fabric, settings: Settings) -> None:
@@ -39,17 +39,17 @@ class VQGANStep:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.training.seed)
             self.network = VQGAN(settings.autoencoder)
-            discriminators = build_discriminators(settings.losses)
+            discriminators = _build_discriminators(settings.losses)
         optimiser = adam(self.network, self._optimisation)
-        self._wrapped, self._learner = fabric.setup(self.network, optimiser)
-        self.parts: dict[str, Stateful] = {"network": self.network, "optimiser": optimiser}
-        self.learners = [optimiser]
-        self._judges = None
+        self._autoencoder, self._optimiser = fabric.setup(self.network, optimiser)
+        self.networks: dict[str, nn.Module] = {"autoencoder": self.network}
+        self.state: dict[str, Stateful] = {"network": self.network, "optimiser": optimiser}
+        self._discriminators = None
         if discriminators is not None:
-            judge_optimiser = adam(discriminators, self._optimisation)
-            self._judges, self._judge_learner = fabric.setup(discriminators, judge_optimiser)
-            self.parts |= {"discriminators": discriminators, "discriminator_optimiser": judge_optimiser}
-            self.learners.append(judge_optimiser)
+            optimiser = adam(discriminators, self._optimisation)
+            self._discriminators, self._discriminator_optimiser = fabric.setup(discriminators, optimiser)
+            self.networks["discriminators"] = discriminators
+            self.state |= {"discriminators": discriminators, "discriminator_optimiser": optimiser}
         self._perceptual = _perceptual(settings.losses, fabric)
 
     def __call__(
@@ -73,33 +73,40 @@ class VQGANStep:
             All losses, 0-d, unweighted, and their weighted sum "loss" without the adversarial part.
         """
         noise = self._noise(x, generator) if self._draws_latents else None
-        reconstructed, h, indices = self._wrapped(x, noise)
+        reconstructed, h, indices = self._autoencoder(x, noise)
         losses = self._reconstruction_losses(x, reconstructed, slice_index)
         losses |= self.network.codebook.losses(h, indices)
         total = torch.stack([getattr(self._losses, name) * value for name, value in losses.items()]).sum()
-        backward, judge_loss = total, None
-        if self._judges is not None and step >= self._losses.discriminator_start:
+        generator_loss, discriminator_loss = total, None
+        if self._discriminators is not None and step >= self._losses.discriminator_start:
             # One pass through the discriminators serves both: their own loss goes back to their weights,
             # the generator's only to `fake`, and from there on through the autoencoder.
             fake = reconstructed.detach().requires_grad_()
-            judged = self._judges(x, fake, slice_index)
+            outputs = self._discriminators(x, fake, slice_index)
             hinges = [
-                discriminator_hinge_loss(real[0].float(), wrong[0].float()) for real, wrong in judged.values()
+                discriminator_hinge_loss(on_real[0].float(), on_fake[0].float())
+                for on_real, on_fake in outputs.values()
             ]
-            judge_loss = torch.stack(hinges).sum()
-            losses["discriminator"] = judge_loss
+            discriminator_loss = torch.stack(hinges).sum()
+            losses["discriminator"] = discriminator_loss
             if step >= self._losses.adversarial_start:
-                adversarial = self._adversarial_losses(judged, losses)
+                adversarial, parts = self._adversarial_loss(outputs)
+                losses |= parts
                 # Through Fabric: in mixed precision it refuses any other way back.
                 self._fabric.backward(adversarial, inputs=[fake], retain_graph=True)
                 assert fake.grad is not None
-                backward = total + (reconstructed * fake.grad).sum()
+                generator_loss = total + (reconstructed * fake.grad).sum()
         losses = {"loss": total, **losses}
         require_finite(losses)
-        take_step(self._fabric, backward, self._wrapped, self._learner, self._optimisation)
-        if judge_loss is not None:
-            assert self._judges is not None
-            take_step(self._fabric, judge_loss, self._judges, self._judge_learner, self._optimisation)
+        take_step(self._fabric, generator_loss, self._autoencoder, self._optimiser, self._optimisation)
+        if self._discriminators is not None and discriminator_loss is not None:
+            take_step(
+                self._fabric,
+                discriminator_loss,
+                self._discriminators,
+                self._discriminator_optimiser,
+                self._optimisation,
+            )
         self.network.codebook.update(h, indices, generator)
         return losses
 
@@ -119,21 +126,21 @@ class VQGANStep:
             losses["perceptual"] = self._perceptual(shown, take_slices(x, slice_index))
         return losses
 
-    def _adversarial_losses(self, judged: Mapping[str, tuple], losses: dict[str, Tensor]) -> Tensor:
-        """The weighted sum of what the discriminators mean for the generator; notes each part in `losses`."""
-        parts = []
-        for name, (real, wrong) in judged.items():
-            hinge = generator_hinge_loss(wrong[0].float())
-            matching = feature_matching_loss(wrong[1], real[1])
-            losses |= {f"adversarial_{name}": hinge, f"feature_matching_{name}": matching}
-            parts += [
+    def _adversarial_loss(self, outputs: DiscriminatorOutputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's loss of all discriminators, weighted, and its parts by name, unweighted."""
+        weighted, parts = [], dict[str, Tensor]()
+        for name, (on_real, on_fake) in outputs.items():
+            hinge = generator_hinge_loss(on_fake[0].float())
+            matching = feature_matching_loss(on_fake[1], on_real[1])
+            parts |= {f"adversarial_{name}": hinge, f"feature_matching_{name}": matching}
+            weighted += [
                 getattr(self._losses, f"adversarial_{name}") * hinge,
                 self._losses.feature_matching * matching,
             ]
-        return torch.stack(parts).sum()
+        return torch.stack(weighted).sum(), parts
 
 
-def build_discriminators(settings: LossSettings) -> Discriminators | None:
+def _build_discriminators(settings: LossSettings) -> Discriminators | None:
     """The discriminators that the loss weights ask for, untrained, or None where they ask for none."""
     if not settings.adversarial:
         return None

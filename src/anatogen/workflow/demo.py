@@ -16,9 +16,9 @@ from anatogen.dataset.volumes import VolumeDataset
 from anatogen.generators.latent_diffusion import load_diffusion_bundle
 from anatogen.generators.sampling import sample
 from anatogen.io.formats import read_nifti
-from anatogen.training.fitness import Fitness
+from anatogen.training.autoencoder_check import AutoencoderCheck
+from anatogen.training.latent_diffusion import AUTOENCODER_CHECK_NAME, train
 from anatogen.training.loop import read_log
-from anatogen.training.pipeline import FITNESS_NAME, train
 from anatogen.workflow.brains import make_brains
 from anatogen.workflow.demo_page import write_demo_page
 
@@ -102,7 +102,7 @@ def _write_page(
     with torch.inference_mode():
         reconstructed = bundle.autoencoder(real)[0].clamp(-1, 1)
     synthetic = [manifest.intensity.normalise(read_nifti(path).array) for path in paths[:_NUM_SHOWN]]
-    fitness = Fitness.model_validate_json((run / FITNESS_NAME).read_text(encoding="utf-8"))
+    check = AutoencoderCheck.model_validate_json((run / AUTOENCODER_CHECK_NAME).read_text(encoding="utf-8"))
     histories = {stage: read_log(run / stage) for stage in ("autoencoder", "diffusion")}
     return write_demo_page(
         folder,
@@ -114,8 +114,8 @@ def _write_page(
         histories=histories,
         numbers={
             "Training scans": str(len(manifest.split(Split.TRAIN))),
-            "Held-out reconstruction": f"{fitness.psnr_db:.1f} dB PSNR",
-            "Codes used": f"{fitness.codes_used:.0%} of {len(bundle.autoencoder.codebook.codes):,}",
+            "Held-out reconstruction": f"{check.psnr_db:.1f} dB PSNR",
+            "Codes used": f"{check.codes_used:.0%} of {len(bundle.autoencoder.codebook.codes):,}",
             "Denoiser": f"{sum(p.numel() for p in bundle.denoiser.parameters()) / 1e6:.1f} M parameters",
             "Autoencoder steps": f"{histories['autoencoder'][-1]['step']:,.0f}",
             "Denoiser steps": f"{histories['diffusion'][-1]['step']:,.0f}",

@@ -326,7 +326,7 @@ def _prepare(wishes: Wishes) -> None:
 
 
 def _train(wishes: Wishes) -> None:
-    from anatogen.training.pipeline import train
+    from anatogen.training.latent_diffusion import train
     from anatogen.training.run_folder import claim_run
 
     settings = resolve(Settings, file=wishes.folder("plan") / "train.yaml")

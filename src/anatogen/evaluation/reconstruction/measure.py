@@ -30,7 +30,7 @@ from anatogen.models.vqgan import VQGAN
 from anatogen.report.figures import zoom_figure
 from anatogen.report.progress import Progress
 from anatogen.report.rows import Better, Row
-from anatogen.training.fitness import psnr_db
+from anatogen.training.autoencoder_check import psnr_db
 
 REPORT_NAME = "reconstruction.json"
 FIGURE_NAME = "reconstruction.png"

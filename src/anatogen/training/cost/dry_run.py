@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from anatogen.config.settings import GANConfig, Settings
 from anatogen.dataset.manifest import Grid
 from anatogen.models.vqgan import VQGAN, latent_shape
-from anatogen.training.autoencoder import NUM_PREVIEWS
 from anatogen.training.denoiser_step import DenoiserStep
 from anatogen.training.latent_cache import ENCODED_AT_ONCE
+from anatogen.training.previews import NUM_PREVIEWS
 from anatogen.training.vqgan_step import VQGANStep
-from anatogen.training.wgan_gp import WGANGPStep
+from anatogen.training.wgan_gp_step import WGANGPStep
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """A stage, ready to be tried.
 
     Attributes:
@@ -41,7 +41,7 @@ class Rehearsal:
         }
 
 
-def rehearse(fabric: Fabric, stage: str, settings: Settings | GANConfig, grid: Grid) -> Rehearsal:
+def dry_run(fabric: Fabric, stage: str, settings: Settings | GANConfig, grid: Grid) -> DryRun:
     """Builds a stage with the code that trains it; one process has the whole batch.
 
     Args:
@@ -57,7 +57,7 @@ def rehearse(fabric: Fabric, stage: str, settings: Settings | GANConfig, grid: G
     )
 
 
-def _autoencoder(fabric: Fabric, settings: Settings, grid: Grid) -> Rehearsal:
+def _autoencoder(fabric: Fabric, settings: Settings, grid: Grid) -> DryRun:
     losses, budget = settings.losses, settings.autoencoder_training
     if budget.steps is None or losses.adversarial_start < budget.steps:
         start = {"discriminator_start": 0, "adversarial_start": 0}
@@ -68,10 +68,6 @@ def _autoencoder(fabric: Fabric, settings: Settings, grid: Grid) -> Rehearsal:
     batch = budget.batch_size
     x = _volumes(batch, grid, fabric)
     generator = torch.Generator().manual_seed(0)
-    networks: dict[str, nn.Module] = {"autoencoder": take_step.network}
-    discriminators = take_step.parts.get("discriminators")
-    if isinstance(discriminators, nn.Module):
-        networks["discriminators"] = discriminators
 
     def step(number: int) -> object:
         slices = torch.zeros(batch, dtype=torch.int64, device=x.device)
@@ -82,10 +78,10 @@ def _autoencoder(fabric: Fabric, settings: Settings, grid: Grid) -> Rehearsal:
         with fabric.autocast():
             return take_step.network(_volumes(1, grid, fabric))
 
-    return Rehearsal(networks, step, {"preview": preview})
+    return DryRun(take_step.networks, step, {"preview": preview})
 
 
-def _diffusion(fabric: Fabric, settings: Settings, grid: Grid) -> Rehearsal:
+def _diffusion(fabric: Fabric, settings: Settings, grid: Grid) -> DryRun:
     cells = latent_shape(grid.shape, settings.autoencoder.compression)
     take_step = DenoiserStep(fabric, settings, grid, cells)
     autoencoder = fabric.to_device(VQGAN(settings.autoencoder).requires_grad_(False).eval())
@@ -109,28 +105,28 @@ def _diffusion(fabric: Fabric, settings: Settings, grid: Grid) -> Rehearsal:
     def decode() -> object:
         return autoencoder.decode(autoencoder.codebook.quantise(z), grid.shape)
 
-    return Rehearsal(
-        {"denoiser": take_step.network},
+    return DryRun(
+        take_step.networks,
         lambda number: take_step(x_0, number, generator, _accept),
         {"encode": encode, "denoise": denoise, "decode": decode},
     )
 
 
-def _gan(fabric: Fabric, config: GANConfig, grid: Grid) -> Rehearsal:
-    player = WGANGPStep(fabric, config, grid.shape)
+def _gan(fabric: Fabric, config: GANConfig, grid: Grid) -> DryRun:
+    take_step = WGANGPStep(fabric, config, grid.shape)
     batch = config.gan_training.batch_size
-    x, share = _volumes(batch, grid, fabric), torch.full((batch,), 0.5, device=fabric.device)
+    x, epsilon = _volumes(batch, grid, fabric), torch.full((batch,), 0.5, device=fabric.device)
     z = torch.randn(batch, config.gan.latent_dim, device=fabric.device)
     num_critic, num_generator = config.gan.updates
 
     def step(number: int) -> object:
         for _ in range(num_critic):
-            player.update_critic(x, z, share, _accept)
+            take_step.update_critic(x, z, epsilon, _accept)
         for _ in range(num_generator):
-            player.update_generator(z, _accept)
+            take_step.update_generator(z, _accept)
         return None
 
-    return Rehearsal({"generator": player.generator, "critic": player.critic}, step)
+    return DryRun(take_step.networks, step)
 
 
 def _volumes(number: int, grid: Grid, fabric: Fabric) -> Tensor:

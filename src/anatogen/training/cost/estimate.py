@@ -13,7 +13,7 @@ from anatogen.training.cost.memory import peak_memory_gb
 from anatogen.training.cost.probe import Measurement, probe
 from anatogen.training.devices import available_memory_gb, build_fabric, check_budgets
 from anatogen.training.run_folder import count_training_scans
-from anatogen.training.wgan_gp import check_statistics
+from anatogen.training.wgan_gp_step import check_statistics
 
 
 @dataclass(frozen=True)

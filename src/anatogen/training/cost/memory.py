@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from anatogen.config.settings import GANConfig, Settings
 from anatogen.dataset.manifest import Grid
 from anatogen.models.vqgan import VQGAN
-from anatogen.training.cost.dry_run import rehearse
+from anatogen.training.cost.dry_run import dry_run
 
 # Python, torch, and what a training imports; oneDNN's kernels, which are made at run time, included.
 _PROCESS_BYTES_CPU = 420e6
@@ -56,16 +56,16 @@ def peak_memory_gb(
         # oneDNN's own layouts have no shapes to go by.
         with torch.backends.mkldnn.flags(enabled=False), FakeTensorMode(allow_non_fake_inputs=True), counter:
             fabric = _StillFabric(accelerator="cpu", precision="bf16-mixed" if bf16 else "32-true")
-            rehearsal = rehearse(fabric, stage, _without_values(settings), grid)
-            autoencoder = rehearsal.networks.get("autoencoder")
+            trial = dry_run(fabric, stage, _without_values(settings), grid)
+            autoencoder = trial.networks.get("autoencoder")
             if isinstance(autoencoder, VQGAN):
                 # Moving the codes depends on values, and is small beside the step before it.
                 autoencoder.codebook.update = _keep_codes  # type: ignore[assignment]
             # From the second step on the optimiser's state is there throughout, as are the weights.
-            rehearsal.step(0)
+            trial.step(0)
             counter.settle()
-            rehearsal.step(1)
-            for other in rehearsal.others.values():
+            trial.step(1)
+            for other in trial.others.values():
                 other()
     return (base + counter.peak) / 1e9
 

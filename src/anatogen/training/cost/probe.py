@@ -30,7 +30,7 @@ class Measurement(BaseModel):
     Attributes:
         seconds_per_step: Of a whole training step, without reading scans.
         num_parameters: Trained parameters by network.
-        seconds_of_others: Of what else the stage does, by the names of `Rehearsal.others`.
+        seconds_of_others: Of what else the stage does, by the names of `DryRun.others`.
         peak_gb: Largest memory of the process so far, in 10^9 bytes: of the GPU, or resident in RAM.
         device: Where it ran, e.g. "cpu (1 thread)".
     """
@@ -84,12 +84,12 @@ def measure(stage: str, settings: Settings | GANConfig, grid: Grid, accelerator:
     """As `probe`, in this process, whose memory so far is then part of the peak."""
     import torch
 
-    from anatogen.training.cost.dry_run import rehearse
+    from anatogen.training.cost.dry_run import dry_run
     from anatogen.training.devices import build_fabric
 
     fabric = build_fabric(accelerator, 1, mixed_precision=stage != "gan")
     on_gpu = fabric.device.type == "cuda"
-    rehearsal = rehearse(fabric, stage, settings, grid)
+    trial = dry_run(fabric, stage, settings, grid)
 
     def timed(call: Any, *arguments: Any) -> float:
         started = time.perf_counter()
@@ -99,18 +99,18 @@ def measure(stage: str, settings: Settings | GANConfig, grid: Grid, accelerator:
         return time.perf_counter() - started
 
     began = time.perf_counter()
-    seconds = [timed(rehearsal.step, 0)]
+    seconds = [timed(trial.step, 0)]
     # The first step makes the optimisers' state and chooses kernels: time and peak are of later ones.
     while len(seconds) < 2 or (len(seconds) <= _NUM_STEPS and time.perf_counter() - began < _SECONDS):
-        seconds.append(timed(rehearsal.step, len(seconds)))
+        seconds.append(timed(trial.step, len(seconds)))
     others = {}
-    for name, other in rehearsal.others.items():
+    for name, other in trial.others.items():
         # Once to warm up.
         timed(other)
         others[name] = timed(other)
     return Measurement(
         seconds_per_step=statistics.median(seconds[1:]),
-        num_parameters=rehearsal.num_parameters,
+        num_parameters=trial.num_parameters,
         seconds_of_others=others,
         peak_gb=(torch.cuda.max_memory_reserved() if on_gpu else peak_resident_bytes()) / 1e9,
         device=torch.cuda.get_device_name() if on_gpu else f"cpu ({torch.get_num_threads()} threads)",

@@ -6,8 +6,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from torch import nn
 
 from anatogen.config.settings import Settings
 from anatogen.core.errors import UserError
@@ -26,19 +24,17 @@ from anatogen.generators.latent_diffusion import (
     measure_x_0_variance,
 )
 from anatogen.models.vqgan import VQGAN
-from anatogen.report.figures import planes_figure
-from anatogen.training.autoencoder import NUM_PREVIEWS, train_autoencoder
+from anatogen.training.autoencoder import train_autoencoder
+from anatogen.training.autoencoder_check import AutoencoderCheck, check_autoencoder
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
 from anatogen.training.diffusion import train_diffusion
-from anatogen.training.fitness import Fitness, check_autoencoder
 from anatogen.training.latent_cache import cached_latents
-from anatogen.training.loop import CHECKPOINT_NAME, read_log, still_falling
+from anatogen.training.loop import CHECKPOINT_NAME, read_log
 from anatogen.training.run_folder import claim_latents, claim_run, count_training_scans, with_autoencoder_of
 
 Stage = Literal["autoencoder", "diffusion"]
-FITNESS_NAME = "fitness.json"
+AUTOENCODER_CHECK_NAME = "autoencoder_check.json"
 _MAX_VARIANCE_SCANS = 16
-_PREVIEW_STEPS = 25
 
 
 def train(
@@ -80,12 +76,12 @@ def train(
     claim_run(run, manifest.sha256(), settings, settings.training.seed)
     if "autoencoder" in stages and not _is_settled(run):
         fabric = build_fabric(accelerator, devices)
-        launch(fabric, partial(_autoencoder_stage, data=data, folder=run / "autoencoder", settings=settings))
+        launch(fabric, partial(train_autoencoder, data=data, folder=run / "autoencoder", settings=settings))
     if "diffusion" not in stages:
         return run / "autoencoder"
     device = build_fabric(accelerator, 1).device
     network = _load_autoencoder(source, settings, device)
-    fitness = _require_fit(network, data, run, settings, device)
+    check = _require_fit(network, data, run, settings, device)
     weights = source / "autoencoder" / WEIGHTS_NAME
     dataset = VolumeDataset(data, Split.TRAIN)
     latents = cached_latents(network, weights, dataset, settings, run / "latents", device)
@@ -96,15 +92,15 @@ def train(
     launch(
         fabric,
         partial(
-            _diffusion_stage,
+            train_diffusion,
             latents=Path(str(latents.filename)),
+            autoencoder=weights,
             folder=run / "diffusion",
             settings=settings,
             description=description,
-            autoencoder_weights=weights,
         ),
     )
-    return _write_bundle(run, data, network, description, fitness, device, settings)
+    return _write_bundle(run, data, network, description, check, device, settings)
 
 
 def _is_settled(run: Path) -> bool:
@@ -119,67 +115,34 @@ def _is_settled(run: Path) -> bool:
     return True
 
 
-def _autoencoder_stage(fabric: Fabric, data: Path, folder: Path, settings: Settings) -> None:
-    train_autoencoder(fabric, data, folder, settings)
-    if fabric.is_global_zero:
-        _say_if_still_falling(folder)
-
-
-def _diffusion_stage(
-    fabric: Fabric,
-    latents: Path,
-    folder: Path,
-    settings: Settings,
-    description: BundleDescription,
-    autoencoder_weights: Path,
-) -> None:
-    autoencoder = VQGAN(settings.autoencoder)
-    load_weights(autoencoder, autoencoder_weights)
-    autoencoder.requires_grad_(False).eval()
-    grid = description.grid
-    scaling = LatentScaling(torch.tensor(description.latent_shift), torch.tensor(description.latent_scale))
-
-    def draw_preview(denoiser: nn.Module, path: Path) -> None:
-        bundle = Bundle(description, autoencoder, denoiser).to(fabric.device)
-        # Few steps whatever the preset samples with: the time counts against the budget.
-        steps = min(_PREVIEW_STEPS, settings.diffusion.sampling_steps)
-        seed = settings.training.seed
-        arrays = bundle.generate(range(NUM_PREVIEWS), seed=seed, sampler="dpm_solver_pp", steps=steps).numpy()
-        planes_figure(
-            [("synthetic", list(arrays))], path, spacing_mm=grid.spacing_mm, axis_codes=grid.axis_codes
-        )
-
-    train_diffusion(fabric, latents, scaling, grid, folder, settings, draw_preview)
-    if fabric.is_global_zero:
-        _say_if_still_falling(folder)
-
-
 def _load_autoencoder(source: Path, settings: Settings, device: torch.device) -> VQGAN:
     network = VQGAN(settings.autoencoder)
     load_weights(network, source / "autoencoder" / WEIGHTS_NAME)
     return network.requires_grad_(False).eval().to(device)
 
 
-def _require_fit(network: VQGAN, data: Path, run: Path, settings: Settings, device: torch.device) -> Fitness:
+def _require_fit(
+    network: VQGAN, data: Path, run: Path, settings: Settings, device: torch.device
+) -> AutoencoderCheck:
     held_out = VolumeDataset(data, Split.VALIDATION)
-    fitness = check_autoencoder(network, VolumeDataset(data, Split.TRAIN), held_out, device)
-    write_json(run / FITNESS_NAME, fitness.model_dump(mode="json"))
-    verdict = "fit for stage two" if not fitness.problems else "not fit for stage two"
-    codes = "" if fitness.codes_used is None else f"{fitness.codes_used:.0%} of codes used · "
+    check = check_autoencoder(network, VolumeDataset(data, Split.TRAIN), held_out, device)
+    write_json(run / AUTOENCODER_CHECK_NAME, check.model_dump(mode="json"))
+    verdict = "fit for stage two" if not check.problems else "not fit for stage two"
+    codes = "" if check.codes_used is None else f"{check.codes_used:.0%} of codes used · "
     checked = "held-out" if len(held_out) else "training (nothing is held out)"
     print(
-        f"autoencoder: {verdict} · {checked} PSNR {fitness.psnr_db:.1f} dB (mean scan "
-        f"{fitness.mean_scan_psnr_db:.1f} dB) · {codes}latent std "
-        f"{min(fitness.latent_std):.2g} to {max(fitness.latent_std):.2g}",
+        f"autoencoder: {verdict} · {checked} PSNR {check.psnr_db:.1f} dB (mean scan "
+        f"{check.mean_scan_psnr_db:.1f} dB) · {codes}latent std "
+        f"{min(check.latent_std):.2g} to {max(check.latent_std):.2g}",
         flush=True,
     )
-    if fitness.problems and settings.training.require_fit_autoencoder:
-        listing = "".join(f"\n  - {problem}" for problem in fitness.problems)
+    if check.problems and settings.training.require_fit_autoencoder:
+        listing = "".join(f"\n  - {problem}" for problem in check.problems)
         raise UserError(
             f"the autoencoder is not fit for stage two:{listing}\n"
             "To go on all the same: training.require_fit_autoencoder=false"
         )
-    return fitness
+    return check
 
 
 def _scaling(settings: Settings, network: VQGAN, latents: np.memmap) -> LatentScaling:
@@ -210,7 +173,7 @@ def _write_bundle(
     data: Path,
     autoencoder: VQGAN,
     description: BundleDescription,
-    fitness: Fitness,
+    check: AutoencoderCheck,
     device: torch.device,
     settings: Settings,
 ) -> Path:
@@ -231,13 +194,13 @@ def _write_bundle(
     schedule = build_schedule(settings.diffusion)
     predict = x_0_predictor(denoiser, schedule, settings.diffusion.prediction, settings.diffusion.clip_x_0)
     records = read_log(run / "diffusion")
-    codes_used = {} if fitness.codes_used is None else {"codes_used": round(fitness.codes_used, 4)}
+    codes_used = {} if check.codes_used is None else {"codes_used": round(check.codes_used, 4)}
     bundle.description = description.model_copy(
         update={
             "x_0_variance": measure_x_0_variance(predict, latents, schedule, settings.training.seed),
             "training": description.training
             | {
-                "reconstruction_psnr_db": round(fitness.psnr_db, 3),
+                "reconstruction_psnr_db": round(check.psnr_db, 3),
                 **codes_used,
                 "diffusion_steps": float(records[-1]["step"]) if records else 0.0,
                 "denoiser_sha256": denoiser_sha256,
@@ -255,12 +218,3 @@ def _bundled_denoiser(folder: Path) -> float | str | None:
         return load_diffusion_bundle(folder).description.training.get("denoiser_sha256")
     except UserError:
         return None
-
-
-def _say_if_still_falling(folder: Path) -> None:
-    if still_falling(read_log(folder)):
-        print(
-            f"{folder.name}: the loss was still falling when the budget ended; `anatogen train "
-            f"{folder.name}` with a larger --minutes or --steps goes on from here",
-            flush=True,
-        )

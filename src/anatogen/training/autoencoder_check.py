@@ -17,7 +17,7 @@ _MIN_CHANNEL_STD = 1e-3
 _MAX_LATENT_STDS = 30.0
 
 
-class Fitness(BaseModel):
+class AutoencoderCheck(BaseModel):
     """What the check found.
 
     Attributes:
@@ -40,7 +40,7 @@ class Fitness(BaseModel):
 @torch.no_grad()
 def check_autoencoder(
     network: VQGAN, train: VolumeDataset, held_out: VolumeDataset, device: torch.device
-) -> Fitness:
+) -> AutoencoderCheck:
     """Checks an autoencoder on held-out scans (training scans where none are held out).
 
     Args:
@@ -67,7 +67,7 @@ def check_autoencoder(
     z = torch.cat(latents).movedim(1, 0).flatten(1)
     num_codes = len(network.codebook.codes)
     std, average = torch.std_mean(z, dim=1, keepdim=True)
-    fitness = Fitness(
+    check = AutoencoderCheck(
         psnr_db=float(np.mean(psnrs)),
         mean_scan_psnr_db=float(np.mean(mean_psnrs)),
         codes_used=len(torch.cat(indices).unique()) / num_codes if num_codes else None,
@@ -75,7 +75,7 @@ def check_autoencoder(
         latent_peak=float(((z - average) / std.clamp(min=1e-12)).abs().max()),
         problems=[],
     )
-    return fitness.model_copy(update={"problems": _problems(fitness)})
+    return check.model_copy(update={"problems": _problems(check)})
 
 
 def psnr_db(found: Tensor, wanted: Tensor) -> float:
@@ -84,27 +84,27 @@ def psnr_db(found: Tensor, wanted: Tensor) -> float:
     return float(10 * torch.log10(4.0 / error.clamp(min=1e-12)))
 
 
-def _problems(fitness: Fitness) -> list[str]:
+def _problems(check: AutoencoderCheck) -> list[str]:
     problems = []
-    if not math.isfinite(fitness.psnr_db + fitness.latent_peak + sum(fitness.latent_std)):
+    if not math.isfinite(check.psnr_db + check.latent_peak + sum(check.latent_std)):
         return ["reconstructions or latents are not finite: train it again with a lower learning rate"]
-    if fitness.psnr_db < fitness.mean_scan_psnr_db + _MIN_GAIN_DB:
+    if check.psnr_db < check.mean_scan_psnr_db + _MIN_GAIN_DB:
         problems.append(
-            f"reconstructions ({fitness.psnr_db:.1f} dB) are hardly closer to the scans than the mean "
-            f"scan is ({fitness.mean_scan_psnr_db:.1f} dB): train the autoencoder longer, or compress less"
+            f"reconstructions ({check.psnr_db:.1f} dB) are hardly closer to the scans than the mean "
+            f"scan is ({check.mean_scan_psnr_db:.1f} dB): train the autoencoder longer, or compress less"
         )
-    if fitness.codes_used is not None and fitness.codes_used < _MIN_CODES_USED:
+    if check.codes_used is not None and check.codes_used < _MIN_CODES_USED:
         problems.append(
-            f"only {fitness.codes_used:.2%} of the codes are used: the codebook has collapsed; "
+            f"only {check.codes_used:.2%} of the codes are used: the codebook has collapsed; "
             "lower autoencoder.num_codes or the learning rate"
         )
-    if min(fitness.latent_std) < _MIN_CHANNEL_STD:
+    if min(check.latent_std) < _MIN_CHANNEL_STD:
         problems.append(
-            f"a latent channel hardly varies (std {min(fitness.latent_std):.1e}): lower autoencoder.code_dim"
+            f"a latent channel hardly varies (std {min(check.latent_std):.1e}): lower autoencoder.code_dim"
         )
-    if fitness.latent_peak > _MAX_LATENT_STDS:
+    if check.latent_peak > _MAX_LATENT_STDS:
         problems.append(
-            f"a latent lies {fitness.latent_peak:.0f} standard deviations out: "
+            f"a latent lies {check.latent_peak:.0f} standard deviations out: "
             "train longer, or raise losses.commitment"
         )
     return problems
