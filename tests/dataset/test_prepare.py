@@ -141,7 +141,7 @@ def test_bad_scans_and_copies_are_left_out(scans: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "strict" / "dataset.json").exists()
     summary = run(scans, tmp_path / "out")
     entries = json.loads((tmp_path / "out" / "left_out.json").read_text())
-    assert entries == [{"file": scan.name, "reason": scan.reason} for scan in summary.left_out]
+    assert entries == [{"file": scan.name, **scan.refusal.as_json()} for scan in summary.left_out]
     reasons = {entry["file"]: entry["reason"] for entry in entries}
     assert list(reasons) == [
         "0 truncated.nii.gz", "constant.npy", "dicom/copy of 5", "fake.dcm",

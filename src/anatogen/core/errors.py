@@ -1,5 +1,7 @@
 """The errors that are the user's to mend: the CLI prints them as one clear line, without a traceback."""
 
+from anatogen.core.reasons import Refusal
+
 
 class UserError(ValueError):
     """Something the user can mend; the message says what was wrong, the value, and the fix."""
@@ -10,4 +12,12 @@ class ConfigError(UserError):
 
 
 class ScanError(UserError):
-    """A scan can't be read or can't be right; the message is the reason, without a path or patient data."""
+    """A scan can't be read or can't be right; it crosses processes with its refusal.
+
+    Attributes:
+        refusal: The reason and its facts; the message is its text.
+    """
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal)
+        self.refusal = refusal

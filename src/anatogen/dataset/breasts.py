@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason
 from anatogen.io.geometry import orient
 from anatogen.io.volume import Volume
 
@@ -85,13 +86,13 @@ def _body(array: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     # Three classes, air, muscle and fat, as in T1 without fat saturation: with two, muscle goes with the air.
     clipped = np.minimum(array, np.percentile(array, 99.5).astype(np.float32))
     if clipped.min() == clipped.max():
-        raise ScanError("no body is found in it: nearly all its voxels have one value")
+        raise ScanError(Reason.NO_BODY())
     otsu = sitk.OtsuMultipleThresholdsImageFilter()
     otsu.SetNumberOfThresholds(2)
     otsu.Execute(sitk.GetImageFromArray(clipped))
     labels, count = ndimage.label(ndimage.binary_opening(clipped > otsu.GetThresholds()[0]))
     if count == 0:
-        raise ScanError("no body is found in it")
+        raise ScanError(Reason.NO_BODY())
     return np.asarray(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
 
 
@@ -114,7 +115,7 @@ def _outline(body: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]) -> _
     columns = np.flatnonzero(filled.any(axis=0))
     width = columns.size * spacing[2]
     if width < _MIN_WIDTH_MM:
-        raise ScanError(f"two breasts are not found: the body in it is only {width:.0f} mm wide")
+        raise ScanError(Reason.NARROW_BODY(width_mm=float(width)))
     middle = (columns[0] + columns[-1]) / 2
     reach = _MIDLINE_SEARCH_MM / spacing[2]
     search = np.arange(max(1, int(middle - reach)), min(depth.shape[1] - 1, int(middle + reach) + 2))
@@ -132,10 +133,7 @@ def _outline(body: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]) -> _
     first, end = _run_around(int(both.argmax()), np.maximum(*heights) >= _EDGE_DEPTH_MM)
     if both.max() < _MIN_DEPTH_MM:
         deepest = [float(height.max()) for height in heights]
-        raise ScanError(
-            f"two breasts are not found: the body stands out from the skin between them {deepest[1]:.0f} mm "
-            f"on the left and {deepest[0]:.0f} mm on the right, and both have to by {_MIN_DEPTH_MM:g} mm"
-        )
+        raise ScanError(Reason.FLAT_CHEST(left_mm=deepest[1], right_mm=deepest[0], least_mm=_MIN_DEPTH_MM))
     back = min(num_rows, int(np.ceil((skin[first:end].max() + _CHEST_WALL_MM) / spacing[1])))
     seen = np.asarray(body[first:end, :back].any(axis=0))
     # Rows and columns with body in them, before the chest wall.
@@ -170,14 +168,14 @@ def _boxes_by_mask(volume: Volume, mask: Volume) -> tuple[Box, Box]:
     columns = inside.sum(axis=(0, 1))
     used = np.flatnonzero(columns)
     if used.size < 4:
-        raise ScanError("its breast mask is empty")
+        raise ScanError(Reason.EMPTY_BREAST_MASK())
     # Breasts lie on either side of the middle half of the mask, even where one is much larger.
     quarter = (used[-1] - used[0]) // 4
     between = np.arange(used[0] + quarter, used[-1] - quarter + 1)
     gap = between[columns[between] == columns[between].min()]
     midline = int(np.rint(gap.mean()))
     if columns[midline] > 0.5 * min(columns[:midline].max(), columns[midline:].max()):
-        raise ScanError("its breast mask has no gap between two breasts")
+        raise ScanError(Reason.JOINED_BREAST_MASK())
     left, right = inside.copy(), inside
     left[:, :, :midline] = False
     right[:, :, midline:] = False
@@ -195,6 +193,6 @@ def _box_in(volume: Volume, mask: Volume, inside: npt.NDArray[np.bool_]) -> Box:
     first = np.clip(np.floor(corners.min(axis=1) + 0.5 + 1e-3), 0, None).astype(int)
     end = np.minimum(np.ceil(corners.max(axis=1) + 0.5 - 1e-3), volume.array.shape).astype(int)
     if (end - first < 4).any():
-        raise ScanError("its breast mask lies outside the scan")
+        raise ScanError(Reason.BREAST_MASK_OUTSIDE())
     d, h, w = (slice(int(a), int(b)) for a, b in zip(first, end, strict=True))
     return d, h, w

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.core.errors import UserError
+from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.inspection import Inspection
 from anatogen.dataset.regions import cube_shape
@@ -67,12 +68,13 @@ def choose_modality(
     left_out = []
     for source, inspection in scans:
         if source.modality and source.modality != modality:
-            reason = f"its DICOM modality is {source.modality}, and the dataset's is {modality}"
-            left_out.append(LeftOut(source.name, reason))
+            refusal = Reason.OTHER_MODALITY(modality=source.modality, whose="dataset", expected=modality)
+            left_out.append(LeftOut(source.name, refusal))
         elif wanted == "auto" and source.modality is None and inspection.looks_like_ct != (modality == "CT"):
-            values = f"its values from {inspection.minimum:g} to {inspection.maximum:g}"
-            reason = f"{values} do not look like {modality}; if they are, set modality to {modality}"
-            left_out.append(LeftOut(source.name, reason))
+            refusal = Reason.VALUES_OF_OTHER_MODALITY(
+                low=inspection.minimum, high=inspection.maximum, modality=modality
+            )
+            left_out.append(LeftOut(source.name, refusal))
     return modality, left_out, decisions
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anatogen.core.errors import ScanError
 from anatogen.core.files import sha256_json, write_text
+from anatogen.core.reasons import Reason
 from anatogen.core.version import __version__
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.inspection import read_mask, read_source
@@ -124,10 +125,10 @@ def convert_scan(task: ConversionTask) -> Conversion | LeftOut:
         volume = to_grid(scan, task.region, task.placement, task.intensity)
         array = task.intensity.normalise(volume.array).astype(np.float16)
         if array.min() == array.max():
-            raise ScanError(f"on the common grid it is constant: every voxel is {float(array.min()):g}")
+            raise ScanError(Reason.CONSTANT_ON_GRID(value=float(array.min())))
         labels = None if task.mask is None else _labels_on(volume, scan, task.mask, task)
     except ScanError as error:
-        return LeftOut(task.source.name, str(error))
+        return LeftOut(task.source.name, error.refusal)
     write_array(array, task.output)
     if labels is not None and task.mask_output is not None:
         write_array(labels, task.mask_output)

@@ -8,9 +8,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from anatogen.core.errors import ScanError, UserError
+from anatogen.core.reasons import Reason, Refusal
 from anatogen.io.checks import MIN_VOXELS
 from anatogen.io.dicom.headers import (
-    STRAY,
     DamagedDicomError,
     DicomHeader,
     continuing,
@@ -43,15 +43,20 @@ class Source:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A scan that did not get into the dataset: its relative path and the reason, one line."""
+    """A scan that did not get into the dataset, by its relative path."""
 
     name: str
-    reason: str
+    refusal: Refusal
+
+    @property
+    def reason(self) -> str:
+        """Why, in one line."""
+        return str(self.refusal)
 
 
 @dataclass(frozen=True)
 class _Damaged:
-    reason: str
+    refusal: Refusal
     series: str
 
 
@@ -82,7 +87,7 @@ def discover(
         raise UserError(f"{folder} is not a folder: name the folder that holds the scans")
     files = sorted(_walk(folder), key=lambda file: file.relative_to(folder).as_posix())
     # Each with the reason that it can't be used for, if there is one.
-    candidates: list[tuple[Source, str | None]] = [
+    candidates: list[tuple[Source, Refusal | None]] = [
         _file_source(file, folder) for file in files if ending(file) in SCAN_ENDINGS
     ]
     others = [file for file in files if ending(file) not in SCAN_ENDINGS and file.name.upper() != "DICOMDIR"]
@@ -96,9 +101,9 @@ def discover(
             found.setdefault(header.volume, []).append((file, header))
         else:
             unknown.append(file)
-    damaged += [(file, _Damaged(STRAY, "")) for file in _strays(unknown, found.values())]
+    damaged += [(file, _Damaged(Reason.STRAY(), "")) for file in _strays(unknown, found.values())]
     candidates += [
-        (Source(file.relative_to(folder).as_posix(), (file,)), damage.reason) for file, damage in damaged
+        (Source(file.relative_to(folder).as_posix(), (file,)), damage.refusal) for file, damage in damaged
     ]
     damaged += _lost(found.values())
     series = [copy for slices in found.values() for copy in _copies(slices)]
@@ -110,29 +115,31 @@ def discover(
         name = (first.parent if alone and first.parent != folder else first).relative_to(folder).as_posix()
         paths = tuple(file for file, _ in slices)
         culprit = _damage(slices, damaged, found)
-        reason = None
+        refusal = None
         if culprit is not None:
-            reason = f"a file of it, or beside it, is damaged: {culprit.relative_to(folder).as_posix()}"
-        candidates.append((Source(name, paths, True, header.modality, header.patient), reason))
+            refusal = Reason.DAMAGED_BESIDE(what=culprit.relative_to(folder).as_posix())
+        candidates.append((Source(name, paths, True, header.modality, header.patient), refusal))
     wanted = [
-        (source, reason)
-        for source, reason in candidates
+        (source, refusal)
+        for source, refusal in candidates
         if _matches(source, folder, include) and not _matches(source, folder, exclude)
     ]
-    sources = sorted((source for source, reason in wanted if not reason), key=lambda source: source.name)
-    left_out = [LeftOut(source.name, reason) for source, reason in wanted if reason]
+    sources = sorted(
+        (source for source, refusal in wanted if refusal is None), key=lambda source: source.name
+    )
+    left_out = [LeftOut(source.name, refusal) for source, refusal in wanted if refusal is not None]
     used = {os.path.normpath(file) for source, _ in wanted for file in source.files}
     return sources, left_out, sum(os.path.normpath(file) not in used for file in files)
 
 
-def _file_source(file: Path, folder: Path) -> tuple[Source, str | None]:
+def _file_source(file: Path, folder: Path) -> tuple[Source, Refusal | None]:
     name = file.relative_to(folder).as_posix()
     try:
         data = data_files(file)
     except ScanError as error:
-        return Source(name, (file,)), str(error)
+        return Source(name, (file,)), error.refusal
     if any(Path(os.path.relpath(path, folder)).parts[0] == ".." for path in data):
-        return Source(name, (file,)), "its data file lies outside the folder of scans"
+        return Source(name, (file,)), Reason.DATA_FILE_OUTSIDE()
     return Source(name, (file, *data)), None
 
 
@@ -174,7 +181,7 @@ def _lost(found: Iterable[list[tuple[Path, DicomHeader]]]) -> list[tuple[Path, _
         else:
             stacks.append(((first.parent, header.size), slices))
     return [
-        (file, _Damaged("", slices[0][1].series))
+        (file, _Damaged(Reason.DAMAGED_BESIDE(what=file.name), slices[0][1].series))
         for place, slices in stacks
         if place in few
         for file in continuing(few[place], [other for other, _ in slices])
@@ -200,7 +207,7 @@ def classify(file: Path) -> _Class:
     try:
         return read_header(file)
     except DamagedDicomError as error:
-        return _Damaged(str(error), error.series)
+        return _Damaged(error.refusal, error.series)
 
 
 def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterable[Path]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anatogen.core.errors import ScanError
 from anatogen.core.files import write_text
+from anatogen.core.reasons import Reason, Refusal
 from anatogen.dataset.discover import Source
 from anatogen.dataset.inspection import (
     Inspection,
@@ -37,7 +38,7 @@ class Look(BaseModel):
 
     Attributes:
         digest: `source_sha256` of the files.
-        reason: Why `prepare` would leave the scan out; None if it would not.
+        refusal: Why `prepare` would leave the scan out; None if it would not.
         inspection: Measurements of a scan that can be used.
         num_labels: Of a label map, 1 where every voxel is background; 0 for what is none.
         shape: (D, H, W), where it could be read.
@@ -48,7 +49,7 @@ class Look(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     digest: str
-    reason: str | None = None
+    refusal: Refusal | None = None
     inspection: Inspection | None = None
     num_labels: int = 0
     shape: tuple[int, int, int] | None = None
@@ -87,7 +88,7 @@ def look(task: InspectionTask) -> Look:
     try:
         digest = source_sha256(task.source)
     except OSError as error:
-        return Look(digest="", reason=f"it can't be read: {error.strerror}")
+        return Look(digest="", refusal=Reason.NOT_READABLE(why=str(error.strerror)))
     record = task.records / f"{task.key(digest, None)}.look.json"
     try:
         return Look.model_validate_json(record.read_text(encoding="utf-8"))
@@ -103,13 +104,13 @@ def _look(task: InspectionTask, digest: str) -> Look:
         volume = read_source(task.source, task.reading)
     except ConstantScanError as error:
         empty_mask = error.volume.array.flat[0] == 0
-        return _failed(digest, str(error), error.volume, 1 if empty_mask else 0)
+        return _failed(digest, error.refusal, error.volume, 1 if empty_mask else 0)
     except ScanError as error:
-        return Look(digest=digest, reason=str(error))
+        return Look(digest=digest, refusal=error.refusal)
     try:
         inspection = measure(task, volume, digest, None)
     except ScanError as error:
-        return _failed(digest, str(error), volume, count_labels(volume.array))
+        return _failed(digest, error.refusal, volume, count_labels(volume.array))
     write_array(describe(volume, FINE_SIZE).astype(np.float16), description_path(task.records, digest))
     return Look(
         digest=digest,
@@ -120,10 +121,10 @@ def _look(task: InspectionTask, digest: str) -> Look:
     )
 
 
-def _failed(digest: str, reason: str, volume: Volume, num_labels: int) -> Look:
+def _failed(digest: str, refusal: Refusal, volume: Volume, num_labels: int) -> Look:
     d, h, w = volume.array.shape
     affine = volume.affine.tolist()
-    return Look(digest=digest, reason=reason, num_labels=num_labels, shape=(d, h, w), affine=affine)
+    return Look(digest=digest, refusal=refusal, num_labels=num_labels, shape=(d, h, w), affine=affine)
 
 
 def description_path(records: Path, digest: str) -> Path:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anatogen.core.errors import ScanError
 from anatogen.core.files import sha256_file, sha256_json, write_text
+from anatogen.core.reasons import Reason
 from anatogen.core.version import __version__
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.masks import as_labels, check_labels, on_grid_of
@@ -110,7 +111,7 @@ def inspect_scan(task: InspectionTask) -> Inspection | LeftOut:
         digest = source_sha256(task.source)
         mask_digest = source_sha256(task.mask) if task.mask is not None else None
     except OSError as error:
-        return LeftOut(task.source.name, f"it can't be read: {error.strerror}")
+        return LeftOut(task.source.name, Reason.NOT_READABLE(why=str(error.strerror)))
     record = task.records / f"{task.key(digest, mask_digest)}.json"
     try:
         return Inspection.model_validate_json(record.read_text(encoding="utf-8"))
@@ -120,7 +121,7 @@ def inspect_scan(task: InspectionTask) -> Inspection | LeftOut:
         volume = read_source(task.source, task.reading)
         inspection = measure(task, volume, digest, mask_digest)
     except ScanError as error:
-        return LeftOut(task.source.name, str(error))
+        return LeftOut(task.source.name, error.refusal)
     write_text(record, inspection.model_dump_json())
     return inspection
 
@@ -151,7 +152,7 @@ def read_mask(source: Source, reading: Reading) -> Volume:
     except ConstantScanError as error:
         mask = error.volume
     except ScanError as error:
-        raise ScanError(f"its mask can't be used: {error}") from error
+        raise ScanError(Reason.MASK_UNUSABLE(why=str(error))) from error
     return as_labels(mask)
 
 
@@ -194,12 +195,10 @@ def measure(task: InspectionTask, volume: Volume, digest: str, mask_digest: str 
     array, percentiles = volume.array, task.percentiles
     num_labels = count_labels(array)
     if num_labels:
-        raise ScanError(f"it looks like a label map ({num_labels} distinct whole values)")
+        raise ScanError(Reason.LABEL_MAP(num=num_labels))
     low, high = own_window(array, percentiles)
     if not high > low:
-        raise ScanError(
-            f"nearly constant: its {percentiles[0]:g}th and {percentiles[1]:g}th percentile are both {low:g}"
-        )
+        raise ScanError(Reason.NEARLY_CONSTANT(lower=percentiles[0], upper=percentiles[1], value=low))
     mask = None
     labels: tuple[int, ...] = ()
     if task.mask is not None:

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason
 from anatogen.io.geometry import axis_codes, orient
 from anatogen.io.volume import Volume
 
@@ -24,10 +25,10 @@ def as_labels(mask: Volume) -> Volume:
     whole = np.rint(mask.array)
     off = float(np.abs(mask.array - whole).max())
     if off > _WHOLE:
-        raise ScanError(f"its mask holds values that are not whole numbers (up to {off:g} off)")
+        raise ScanError(Reason.MASK_NOT_WHOLE(off=off))
     low, high = float(whole.min()), float(whole.max())
     if low < 0 or high > 255:
-        raise ScanError(f"its mask holds values from {low:g} to {high:g}: labels are 0 to 255")
+        raise ScanError(Reason.MASK_RANGE(low=low, high=high))
     return Volume(whole, mask.affine)
 
 
@@ -45,7 +46,7 @@ def check_labels(mask: Volume, known: tuple[int, ...] | None) -> tuple[int, ...]
     unknown = sorted(set(labels) - {0, *known}) if known is not None else []
     if unknown:
         named = ", ".join(map(str, known or ()))
-        raise ScanError(f"its mask holds the unknown label {unknown[0]}: known are {named}")
+        raise ScanError(Reason.UNKNOWN_LABEL(label=unknown[0], known=named))
     return labels
 
 
@@ -64,13 +65,13 @@ def on_grid_of(scan: Volume, mask: Volume, *, required: bool) -> Volume:
     if mask.array.shape != scan.array.shape or _largest_distance(mask, scan) > GRID_TOLERANCE_MM:
         turned = orient(mask, axis_codes(scan.affine))
     if turned.array.shape != scan.array.shape:
-        reason = f"its mask has {turned.array.shape} voxels and the scan {scan.array.shape}"
+        refusal = Reason.MASK_SHAPE(mask=turned.array.shape, scan=scan.array.shape)
     elif (distance := _largest_distance(turned, scan)) > GRID_TOLERANCE_MM:
-        reason = f"its mask lies on another grid: corners are up to {distance:.3g} mm apart"
+        refusal = Reason.MASK_GRID(distance_mm=distance)
     else:
         return Volume(turned.array, scan.affine)
     if required:
-        raise ScanError(reason)
+        raise ScanError(refusal)
     return mask
 
 

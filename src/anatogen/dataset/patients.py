@@ -7,6 +7,7 @@ from pathlib import Path
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_json
+from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.manifest import Split
 
@@ -47,15 +48,15 @@ def identify(
             names = [source.name, *(file.relative_to(folder).as_posix() for file in source.files)]
             names.append(source.files[0].parent.relative_to(folder).as_posix())
             patient = next((rows[name] for name in names if name in rows), None)
-            reason = "patient_csv has no line for it"
+            refusal = Reason.NO_LINE_FOR_PATIENT()
         else:
             match = re.search(pattern or "", source.name)
             patient = match.group(1) if match else None
-            reason = f"patient_pattern {pattern!r} does not match its path"
+            refusal = Reason.PATTERN_WITHOUT_MATCH(pattern=pattern or "")
         if patient:
             patients[source.name] = patient
         else:
-            left_out.append(LeftOut(source.name, reason))
+            left_out.append(LeftOut(source.name, refusal))
     return patients, left_out
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from anatogen.core.errors import UserError
+from anatogen.core.reasons import Reason
 from anatogen.dataset.cases import (
     conversion_tasks,
     describe_cases,
@@ -181,7 +182,7 @@ def _without_duplicates(
         alike = seen.setdefault(inspection.content_sha256, [])
         first = next((other for other, known in alike if inspection.same_scan(known)), None)
         if first is not None:
-            left_out.append(LeftOut(source.name, f"it is the same scan as {first.name}"))
+            left_out.append(LeftOut(source.name, Reason.SAME_SCAN(other=first.name)))
         else:
             alike.append((source, inspection))
             accepted.append((scan, inspection))

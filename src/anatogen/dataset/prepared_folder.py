@@ -9,6 +9,7 @@ from pathlib import Path
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_json, write_json
+from anatogen.core.reasons import Refusal
 from anatogen.core.version import __version__
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.manifest import MANIFEST_NAME, Manifest, Split, load_manifest
@@ -125,7 +126,7 @@ def completed(out: Path, inputs: str) -> PrepareSummary | None:
         run = json.loads((out / RUN_NAME).read_text(encoding="utf-8"))
         entries = json.loads((out / LEFT_OUT_NAME).read_text(encoding="utf-8"))
         manifest = load_manifest(out)
-        left_out = tuple(LeftOut(entry["file"], entry["reason"]) for entry in entries)
+        left_out = tuple(LeftOut(entry["file"], Refusal.from_json(entry)) for entry in entries)
         same = run["inputs"] == inputs
         decisions, num_ignored = tuple(run["decisions"]), int(run["num_ignored"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -159,7 +160,10 @@ def publish(summary: PrepareSummary, inputs: str) -> None:
         (out / MASKS_FOLDER).rmdir()
     for entry in out.glob(".part-*"):
         entry.unlink()
-    write_json(out / LEFT_OUT_NAME, [{"file": scan.name, "reason": scan.reason} for scan in summary.left_out])
+    write_json(
+        out / LEFT_OUT_NAME,
+        [{"file": scan.name, **scan.refusal.as_json()} for scan in summary.left_out],
+    )
     write_json(
         out / RUN_NAME,
         {"inputs": inputs, "decisions": list(summary.decisions), "num_ignored": summary.num_ignored},

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from scipy import ndimage
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason
 from anatogen.io.checks import MIN_VOXELS
 from anatogen.io.geometry import (
     Box,
@@ -68,13 +69,13 @@ def find_regions(volume: Volume, kind: RegionKind, modality: str, mask: Volume |
         if box is None:
             box = foreground_box(volume, foreground_threshold(volume.array, modality))
         if box is None:
-            raise ScanError("nothing in it is brighter than air, so it has no foreground")
+            raise ScanError(Reason.NO_FOREGROUND())
         regions = [Region(start=_triple(part.start for part in box), shape=_triple(_sizes(box)))]
     else:
         regions = [Region(start=(0, 0, 0), shape=_triple(volume.array.shape))]
     for region in regions:
         if min(region.shape) < MIN_VOXELS:
-            raise ScanError(f"its {region.side or 'foreground'} region is only {region.shape} voxels")
+            raise ScanError(Reason.SMALL_REGION(region=region.side or "foreground", shape=region.shape))
     return regions
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anatogen.core.errors import UserError
+from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.patients import identify
@@ -103,7 +104,7 @@ def _in_one_split(selection: Selection) -> Selection:
     left_out = [
         LeftOut(
             scan.source.name,
-            f"its patient has scans in {scan.split} and in {keeps[scan.patient]}: the latter are kept",
+            Reason.OTHER_SPLIT(split=str(scan.split), kept=str(keeps[scan.patient])),
         )
         for scan in selection.scans
         if scan.split is not None and scan.split is not keeps[scan.patient]

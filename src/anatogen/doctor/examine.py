@@ -207,13 +207,13 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
                 "orientation": scan.plane,
                 "labels": scan.look.num_labels if scan.look else None,
                 "range": _range(scan.look),
-                "reason": scan.look.reason if scan.look else None,
+                **(scan.look.refusal.as_json() if scan.look and scan.look.refusal else {}),
                 "outlier": diagnosis.outliers.get(scan.name, []),
             }
             for scan in facts.scans
         ],
-        "damaged": [{"name": scan.name, "reason": scan.reason} for scan in facts.damaged],
-        "left_out": [{"name": scan.name, "reason": scan.reason} for scan in facts.left_out],
+        "damaged": [{"name": scan.name, **scan.refusal.as_json()} for scan in facts.damaged],
+        "left_out": [{"name": scan.name, **scan.refusal.as_json()} for scan in facts.left_out],
         "alike": [asdict(pair) for pair in facts.alike],
     }
 

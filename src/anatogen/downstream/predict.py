@@ -11,6 +11,7 @@ from scipy import ndimage
 from anatogen.core.devices import device_named
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.files import write_json
+from anatogen.core.reasons import Reason
 from anatogen.dataset.conversion import to_grid
 from anatogen.dataset.discover import LeftOut, Source, discover
 from anatogen.dataset.inspection import count_labels, looks_like_ct, own_window, read_source
@@ -74,7 +75,7 @@ def predict(
             try:
                 mask = segment_scan(_read(source, found.description), found)
             except ScanError as error:
-                left_out.append(LeftOut(source.name, str(error)))
+                left_out.append(LeftOut(source.name, error.refusal))
             else:
                 write_nifti(mask, path, np.uint8)
         progress("scans", number + 1, len(sources))
@@ -169,17 +170,15 @@ def _read(source: Source, description: SegmenterDescription) -> Volume:
     """Reads a scan; raises a ScanError for what `prepare` would leave out of a dataset of this modality."""
     modality = description.intensity.modality
     if source.modality and source.modality != modality:
-        raise ScanError(f"its DICOM modality is {source.modality}, and the segmenter's is {modality}")
+        raise ScanError(Reason.OTHER_MODALITY(modality=source.modality, whose="segmenter", expected=modality))
     scan = read_source(source, description.reading)
     num_labels = count_labels(scan.array)
     if num_labels:
-        raise ScanError(f"it looks like a label map ({num_labels} distinct whole values)")
+        raise ScanError(Reason.LABEL_MAP(num=num_labels))
     low, high = float(scan.array.min()), float(scan.array.max())
     is_told = source.modality is not None or description.told_modality
     if not is_told and looks_like_ct(low, high) != (modality == "CT"):
-        raise ScanError(
-            f"its values from {low:g} to {high:g} do not look like {modality}, the segmenter's modality"
-        )
+        raise ScanError(Reason.VALUES_OF_OTHER_SEGMENTER(low=low, high=high, modality=modality))
     return scan
 
 
@@ -188,5 +187,6 @@ def _intensity(scan: Volume, description: SegmenterDescription) -> Intensity:
         return description.intensity
     low, high = own_window(scan.array, description.percentiles)
     if not high > low:
-        raise ScanError(f"nearly constant: its window is {low:g} to {high:g}")
+        lower, upper = description.percentiles
+        raise ScanError(Reason.NEARLY_CONSTANT(lower=lower, upper=upper, value=low))
     return Intensity(modality="MR", low=low, high=high)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason
 from anatogen.io.volume import Volume
 
 # Fewer voxels than this along an axis is a localiser or a single image, not a volume.
@@ -25,8 +26,11 @@ class ConstantScanError(ScanError):
     """Every voxel of a scan has one value: it is of no use for training, and `volume` is what was read."""
 
     def __init__(self, volume: Volume) -> None:
-        super().__init__(f"it is constant: every voxel is {float(volume.array.flat[0]):g}")
+        super().__init__(Reason.CONSTANT(value=float(volume.array.flat[0])))
         self.volume = volume
+
+    def __reduce__(self) -> tuple[type["ConstantScanError"], tuple[Volume]]:
+        return type(self), (self.volume,)
 
 
 @contextmanager
@@ -71,23 +75,21 @@ def checked_volume(array: npt.NDArray[np.generic], affine: npt.NDArray[np.float6
             of an impossible size.
     """
     if array.size == 0:
-        raise ScanError(f"it is empty: shape {array.shape}")
+        raise ScanError(Reason.EMPTY(shape=array.shape))
     if array.ndim == 3 and min(array.shape) < MIN_VOXELS:
-        raise ScanError(
-            f"only {min(array.shape)} voxels along an axis of {array.shape}, at least {MIN_VOXELS}"
-        )
+        raise ScanError(Reason.TOO_FEW_VOXELS(num=min(array.shape), shape=array.shape, least=MIN_VOXELS))
     with np.errstate(over="ignore"):
         values = np.ascontiguousarray(array, dtype=np.float32)
     low, high = float(values.min()), float(values.max())
     if not np.isfinite([low, high]).all():
         bad = int(values.size - np.isfinite(values).sum())
-        raise ScanError(f"{bad} of {values.size} voxels are NaN or infinite")
+        raise ScanError(Reason.NOT_FINITE(num=bad, total=values.size))
     if low == high:
         raise ConstantScanError(Volume(values, affine))
     volume = Volume(values, affine)
     smallest, largest = min(volume.spacing_mm), max(volume.spacing_mm)
     if not (_SPACING_MM[0] <= smallest and largest <= _SPACING_MM[1]):
-        raise ScanError(f"its voxels of {smallest:g} to {largest:g} mm can't be right: the header is damaged")
+        raise ScanError(Reason.IMPOSSIBLE_SPACING(smallest=smallest, largest=largest))
     return volume
 
 
@@ -101,7 +103,7 @@ def squeezed_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     while len(squeezed) > 3 and squeezed[-1] == 1:
         squeezed = squeezed[:-1]
     if len(squeezed) != 3:
-        raise ScanError(f"{len(squeezed)} dimensions {shape}, expected 3")
+        raise ScanError(Reason.NOT_3D(num=len(squeezed), shape=shape))
     return squeezed[0], squeezed[1], squeezed[2]
 
 
@@ -112,11 +114,11 @@ def check_dtype(dtype: np.dtype) -> None:
         ScanError: For colour (structured), complex and other types.
     """
     if dtype.fields is not None:
-        raise ScanError("its voxels hold several values (colour), expected one number")
+        raise ScanError(Reason.COLOUR())
     if dtype.kind == "c":
-        raise ScanError("its values are complex numbers, expected real ones")
+        raise ScanError(Reason.COMPLEX())
     if dtype.kind not in "buif":
-        raise ScanError(f"its values are of type {dtype}, expected numbers")
+        raise ScanError(Reason.NO_NUMBERS(dtype=str(dtype)))
 
 
 def check_size(num_bytes: int, *paths: Path) -> None:
@@ -131,12 +133,10 @@ def check_size(num_bytes: int, *paths: Path) -> None:
     """
     # DEFLATE shrinks to 1/1032 at best.
     if num_bytes > 1032 * sum(path.stat().st_size for path in paths):
-        raise ScanError(f"the file is truncated or its header damaged: it announces {num_bytes} bytes")
+        raise ScanError(Reason.TRUNCATED_OR_DAMAGED_HEADER(num_bytes=int(num_bytes)))
 
 
 def unreadable(error: Exception) -> ScanError:
     """The reason for a file that a library could not read."""
     # The library's own text is left out: it holds the path, and for some formats header content.
-    return ScanError(
-        f"the file is truncated, damaged or not of the format of its ending ({type(error).__name__})"
-    )
+    return ScanError(Reason.DAMAGED_FILE(error=type(error).__name__))

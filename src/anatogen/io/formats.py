@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.files import atomic_path
+from anatogen.core.reasons import Reason
 from anatogen.io.checks import (
     check_dtype,
     check_size,
@@ -95,14 +96,14 @@ def read_scan(path: Path, reading: Reading = AS_IT_IS) -> Volume:
     if path.is_dir() or (path.is_file() and kind not in SCAN_ENDINGS and is_dicom(path)):
         return read_dicom(series_files(path), allow_tilt=reading.allow_tilt)
     if not path.is_file():
-        raise ScanError("there is no such file")
+        raise ScanError(Reason.NO_SUCH_FILE())
     if kind == ".npy":
         return read_npy(path, reading.npy_spacing_mm, reading.npy_orientation)
     if kind in (".nii", ".nii.gz"):
         return read_nifti(path)
     if kind in (".nrrd", ".mha", ".mhd"):
         return read_itk(path)
-    raise ScanError(f"unknown format {kind or '(no ending)'}: known are {', '.join(SCAN_ENDINGS)} and DICOM")
+    raise ScanError(Reason.UNKNOWN_FORMAT(ending=kind or "(no ending)", known=", ".join(SCAN_ENDINGS)))
 
 
 def read_nifti(path: Path) -> Volume:
@@ -142,7 +143,7 @@ def _whole_nifti(image: nib.spatialimages.SpatialImage, path: Path) -> npt.NDArr
             left += len(chunk)
     # One voxel fewer along an axis leaves at least this many.
     if left * max(array.shape) >= array.size * again.get_data_dtype().itemsize:
-        raise ScanError(f"its header is damaged: {left} bytes follow the voxels that it announces")
+        raise ScanError(Reason.BYTES_LEFT_OVER(num_bytes=left))
     return array
 
 
@@ -161,11 +162,9 @@ def read_itk(path: Path) -> Volume:
             reader.ReadImageInformation()
         size = squeezed_shape(tuple(reader.GetSize()))
         if reader.GetNumberOfComponents() > 1:
-            raise ScanError(
-                f"{reader.GetNumberOfComponents()} values per voxel (colour or vectors), expected 1"
-            )
+            raise ScanError(Reason.SEVERAL_VALUES(num=reader.GetNumberOfComponents()))
         if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
-            raise ScanError("its values are complex numbers, expected real ones")
+            raise ScanError(Reason.COMPLEX())
         check_size(math.prod(size), path, *data_files(path))
         with quiet_native_code():
             image = reader.Execute()
@@ -199,15 +198,15 @@ def read_npy(
     try:
         with path.open("rb") as file:
             array = np.load(file, allow_pickle=False)
-            more = bool(file.read(1))
+            left = path.stat().st_size - file.tell()
     except MemoryError:
         raise
     except Exception as error:
         raise unreadable(error) from error
     if not isinstance(array, np.ndarray):
-        raise ScanError("it is an archive of arrays (.npz), expected a single .npy array")
-    if more:
-        raise ScanError("its header is damaged: the file is longer than the array that it announces")
+        raise ScanError(Reason.ARCHIVE_OF_ARRAYS())
+    if left:
+        raise ScanError(Reason.BYTES_LEFT_OVER(num_bytes=left))
     check_dtype(array.dtype)
     array = array.reshape(squeezed_shape(array.shape))
     return checked_volume(array, centred_affine(orientation, array.shape, spacing_mm))

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason
 
 # The line that names the file of the voxels, in headers of MetaImage and NRRD.
 _DATA_FILE = re.compile(
@@ -44,11 +45,11 @@ def data_files(path: Path) -> tuple[Path, ...]:
     if name.upper() == "LOCAL":
         return ()
     if name.upper().split(maxsplit=1)[:1] == ["LIST"] or "%" in name:
-        raise ScanError("its header spreads the voxels over several files, which is not supported")
+        raise ScanError(Reason.SEVERAL_DATA_FILES())
     if Path(name).is_absolute():
-        raise ScanError("its header names its data file by an absolute path: write the path relative to it")
+        raise ScanError(Reason.ABSOLUTE_DATA_FILE())
     if not (path.parent / name).is_file():
-        raise ScanError("the data file that its header names is missing")
+        raise ScanError(Reason.NO_DATA_FILE())
     return (path.parent / name,)
 
 
@@ -80,14 +81,12 @@ def check_data_length(path: Path, num_bytes: int) -> None:
             while not unpack.eof and (chunk := file.read(_CHUNK)):
                 length += len(unpack.decompress(chunk))
             if not unpack.eof:
-                raise ScanError("the file is truncated: its compressed voxels have no end")
+                raise ScanError(Reason.NO_END())
         else:
             return
     # Some writers end with a line break; an axis that is told one voxel too short leaves more.
     if length < num_bytes or (length - num_bytes) * _LONGEST_AXIS >= num_bytes:
-        raise ScanError(
-            f"its header is damaged: it announces {num_bytes} bytes of voxels, there are {length}"
-        )
+        raise ScanError(Reason.OTHER_NUMBER_OF_BYTES(announced=num_bytes, found=length))
 
 
 def _header(path: Path) -> bytes:
@@ -96,6 +95,6 @@ def _header(path: Path) -> bytes:
         with path.open("rb") as file:
             start = file.read(_HEADER_BYTES)
     except OSError as error:
-        raise ScanError(f"it can't be read: {error.strerror}") from error
+        raise ScanError(Reason.NOT_READABLE(why=str(error.strerror))) from error
     end = (_NRRD_END if path.suffix.lower() == ".nrrd" else _META_END).search(start)
     return start[: end.end()] if end else start

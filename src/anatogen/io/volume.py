@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason
 
 # DICOM and ITK place voxels in millimetres towards left, posterior and superior (LPS). Its own inverse.
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -25,11 +26,11 @@ class Volume:
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3:
-            raise ScanError(f"{self.array.ndim} dimensions {self.array.shape}, expected 3")
+            raise ScanError(Reason.NOT_3D(num=self.array.ndim, shape=self.array.shape))
         if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
-            raise ScanError("its affine is not a finite 4 x 4 matrix")
+            raise ScanError(Reason.AFFINE_NOT_FINITE())
         if abs(np.linalg.det(self.affine[:3, :3])) < 1e-12:
-            raise ScanError("its affine is singular: voxel axes are parallel or have no length")
+            raise ScanError(Reason.AFFINE_SINGULAR())
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

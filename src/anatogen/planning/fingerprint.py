@@ -230,7 +230,7 @@ def _look(task: _LookTask) -> _Look | LeftOut:
     try:
         volume = read_source(task.source, task.reading)
     except ScanError as error:
-        return LeftOut(task.source.name, str(error))
+        return LeftOut(task.source.name, error.refusal)
     upright = orient(volume, "RAS")
     array = upright.array
     steps = [max(1, size // _COARSE) for size in array.shape]

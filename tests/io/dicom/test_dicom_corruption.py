@@ -320,15 +320,15 @@ def _within(offsets: np.ndarray, fields: list[tuple[int, int]]) -> bool:
 def ways_to_read(base: Base, name: str) -> list[Callable[[], Volume]]:
     def discovered() -> Volume:
         sources, left_out, _ = discover(base.folder, lambda function, files: map(function, files))
-        volumes, reasons = [], [scan.reason for scan in left_out]
+        volumes, refusals = [], [scan.refusal for scan in left_out]
         for source in sources:
             try:
                 volumes.append(read_source(source))
             except ScanError as error:
-                reasons.append(str(error))
+                refusals.append(error.refusal)
         if not volumes:
-            assert reasons, "a scan is gone without a reason"
-            raise ScanError(reasons[0])
+            assert refusals, "a scan is gone without a reason"
+            raise ScanError(refusals[0])
         assert len(volumes) == 1
         return volumes[0]
 

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from scan_makers import ct_head, head, oblique_affine, pattern, same_place, world
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut, Source, discover
 from anatogen.dataset.prepare import PrepareConfig, prepare
 from anatogen.io.dicom.stack import straightened
@@ -315,9 +316,7 @@ def test_a_last_slice_with_a_damaged_series_uid_is_missed(series: Path) -> None:
         read_scan(series)
     sources, left_out = look(series.parent)
     assert [source.name for source in sources] == ["series/slice_0020.dcm"]  # refused later: one slice
-    assert left_out == [
-        LeftOut("series/slice_0001.dcm", "a file of it, or beside it, is damaged: series/slice_0020.dcm")
-    ]
+    assert left_out == [LeftOut("series/slice_0001.dcm", Reason.DAMAGED_BESIDE(what="series/slice_0020.dcm"))]
 
 
 @pytest.mark.parametrize("sop_class", [uid.MRImageStorage, uid.SecondaryCaptureImageStorage])

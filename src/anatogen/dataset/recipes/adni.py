@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from anatogen.core.errors import ScanError, UserError
+from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.inspection import read_source
 from anatogen.dataset.recipes.recipe import Recipe, Scan, Selection
@@ -95,8 +96,7 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
     for source in sources:
         image = _image(source)
         if image is None:
-            reason = "neither a folder nor its file name tells an ADNI subject, such as 002_S_0295"
-            left_out.append(LeftOut(source.name, reason))
+            left_out.append(LeftOut(source.name, Reason.NO_PATIENT(example="002_S_0295")))
         elif image.is_mp_rage:
             num_images += 1
             sessions.setdefault((image.subject, image.session), []).append(image)

@@ -27,6 +27,7 @@ from pathlib import Path
 import pydicom
 
 from anatogen.core.errors import UserError
+from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.recipes.recipe import Recipe, Scan, Selection
 from anatogen.dataset.recipes.tables import find_tables, number, read_sheet
@@ -84,8 +85,7 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
         named = _PATIENT.search(source.patient or "") or _PATIENT.search(f"{download.name}/{source.name}")
         kind = ending(source.files[0])
         if named is None:
-            reason = "neither its header nor its path names a patient, such as Breast_MRI_001"
-            left_out.append(LeftOut(source.name, reason))
+            left_out.append(LeftOut(source.name, Reason.NO_PATIENT(example="Breast_MRI_001")))
         elif kind == ".nrrd" and _BREAST_MASK.search(source.name):
             masks[_patient(named)] = source
         elif source.modality == "SEG" or source.name.lower().endswith(".seg.nrrd"):
@@ -108,8 +108,8 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
         best = min(candidates, key=lambda one: (one.contrast, one.source.name), default=None)
         if best is None:
             there = ", ".join(sorted({one.description or "unnamed" for one in series}))
-            reason = f"the patient has no T1 series without fat saturation, but only: {there}"
-            left_out.append(LeftOut(min(one.source.name for one in series), reason))
+            name = min(one.source.name for one in series)
+            left_out.append(LeftOut(name, Reason.NO_T1(series=there)))
             continue
         num_others += len(series) - 1
         conditions = clinical.get(patient, {})

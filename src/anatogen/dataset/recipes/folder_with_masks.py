@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from anatogen.core.errors import UserError
+from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.patients import own_patient
@@ -77,26 +78,21 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
         masks = pairs.masks.pop(key, [])
         if len(images) > 1 or len(masks) > 1:
             several = ", ".join(source.name for source in (masks if len(masks) > 1 else images))
-            reason = (
-                f"it is not clear which image and mask belong together: {several}; set include or exclude"
-            )
-            left_out += [LeftOut(source.name, reason) for source in images]
+            left_out += [LeftOut(source.name, Reason.UNCLEAR_PAIR(names=several)) for source in images]
         elif masks:
             split = pairs.splits.get(key) if provider_tests else None
             scans.append(Scan(images[0], own_patient(images[0]), split, mask=masks[0]))
         elif pairs.splits.get(key) is Split.TEST:
             num_unlabelled += 1
         else:
-            left_out.append(LeftOut(images[0].name, "it has no mask"))
+            left_out.append(LeftOut(images[0].name, Reason.NO_MASK()))
     if not scans:
         raise UserError(
             f"{download} holds no images with masks in a layout that is known: imagesTr and labelsTr, images "
             "and labels (or masks), X and X_seg (or _mask, _label) side by side, or BIDS with derivatives"
         )
     left_out += [
-        LeftOut(source.name, "there is no image for this mask")
-        for masks in pairs.masks.values()
-        for source in masks
+        LeftOut(source.name, Reason.NO_IMAGE()) for masks in pairs.masks.values() for source in masks
     ]
     if num_unlabelled:
         pairs.notes.append(f"{num_unlabelled} images of imagesTs have no masks and are not used")

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anatogen.core.errors import UserError
+from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.recipes.recipe import Recipe, Scan, Selection
 
@@ -43,9 +44,7 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
         if source.is_dicom and source.modality != "CT":
             others[source.modality or "unknown modality"] += 1
         elif patient is None:
-            left_out.append(
-                LeftOut(source.name, "neither its header nor its path names a patient of LIDC-IDRI")
-            )
+            left_out.append(LeftOut(source.name, Reason.NO_PATIENT(example="LIDC-IDRI-0001")))
         else:
             scans.append(Scan(source, patient))
     if not scans:

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from anatogen.core.errors import UserError
+from anatogen.core.reasons import Reason, Refusal
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.recipes.recipe import Recipe, Scan, Selection
@@ -68,9 +69,9 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
     }
     scans, left_out, unlabelled = [], [], Counter[str]()
     for source, match in wanted:
-        reason = _wrong_array(source.files[0])
-        if reason is not None:
-            left_out.append(LeftOut(source.name, reason))
+        refusal = _wrong_array(source.files[0])
+        if refusal is not None:
+            left_out.append(LeftOut(source.name, refusal))
             continue
         conditions = {}
         for task in _TASKS:
@@ -96,16 +97,16 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
     return Selection(tuple(scans), tuple(left_out), tuple(notes))
 
 
-def _wrong_array(path: Path) -> str | None:
+def _wrong_array(path: Path) -> Refusal | None:
     """Why a file is no scan of MRNet; None also for what can't be read, which `prepare` names."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
     if array.ndim != 3 or array.shape[1:] != _ROWS_AND_COLUMNS:
-        return f"its shape is {array.shape}, and MRNet's scans have (slices, 256, 256)"
+        return Reason.MRNET_SHAPE(shape=array.shape)
     if array.dtype != np.uint8:
-        return f"its values are {array.dtype}, and MRNet's scans are uint8"
+        return Reason.MRNET_DTYPE(dtype=str(array.dtype))
     return None
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
+from anatogen.dataset.discover import LeftOut
 from anatogen.doctor.diagnosis import (
     Facts,
     Finding,
@@ -14,7 +15,6 @@ from anatogen.doctor.diagnosis import (
     exclude,
     scans_are,
 )
-from anatogen.doctor.remedies import cure
 from anatogen.io.checks import MIN_VOXELS
 from anatogen.report.numbers import count_of
 
@@ -90,31 +90,29 @@ def unreadable(facts: Facts) -> Iterator[Finding]:
     """Scans whose files or voxels can not be used, by reason."""
     # What a label map, a flat image or a localiser is told of has rules of its own.
     failed = [
-        (scan.name, scan.look.reason)
+        LeftOut(scan.name, scan.look.refusal)
         for scan in facts.scans
         if scan.look
-        and scan.look.reason
+        and scan.look.refusal
         and not (scan.look.num_labels or _is_flat(scan) or "localiser" in scan.header.hints)
     ]
-    yield from _by_reason("unreadable", [*failed, *((scan.name, scan.reason) for scan in facts.damaged)])
+    yield from _by_reason("unreadable", [*failed, *facts.damaged])
 
 
 def left_out(facts: Facts) -> Iterator[Finding]:
     """What recipe, patient table or pattern leave out, by reason."""
-    yield from _by_reason("left_out", ((scan.name, scan.reason) for scan in facts.left_out))
+    yield from _by_reason("left_out", facts.left_out)
 
 
-def _by_reason(code: str, reasons: Iterable[tuple[str, str]]) -> Iterator[Finding]:
-    """One finding a reason, the commonest first, of names and reasons."""
-    groups: dict[str, list[tuple[str, str]]] = {}
-    for name, reason in reasons:
-        # Reasons that differ in their numbers only are one.
-        kind = re.sub(r"\(.*\)|: .*|[-+\d.e]*\d", "#", reason)
-        groups.setdefault(kind, []).append((name, reason))
+def _by_reason(code: str, left_out: Iterable[LeftOut]) -> Iterator[Finding]:
+    """One finding a reason, the commonest first; its title quotes the first scan's facts."""
+    groups: dict[str, list[LeftOut]] = {}
+    for scan in left_out:
+        groups.setdefault(scan.refusal.code, []).append(scan)
     for found in sorted(groups.values(), key=len, reverse=True):
-        names = tuple(name for name, _ in found)
-        advice, option = cure(found[0][1])
-        title = f"{len(names)} left out: {found[0][1]}"
+        names = tuple(scan.name for scan in found)
+        title = f"{len(names)} left out: {found[0].reason}"
+        advice, option = found[0].refusal.remedy
         yield Finding(code, Severity.WARNING, title, len(names), names, advice, option)
 
 

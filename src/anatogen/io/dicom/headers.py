@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason, Refusal
 from anatogen.io.checks import quiet_libraries
 from anatogen.io.dicom.multiframe import is_enhanced
 
@@ -27,8 +28,6 @@ _VENDORS = ("1.3.12.2.1107.", "1.3.46.670589.", "1.2.840.113619.", "1.2.392.2000
 # Orientation and position.
 _Place = tuple[list[float], list[float]]
 
-STRAY = "it is no DICOM, though it is named like the slices beside it"
-
 
 class DamagedDicomError(ScanError):
     """A file that is or should be a DICOM image, and can't be read as one.
@@ -37,8 +36,8 @@ class DamagedDicomError(ScanError):
         series: The SeriesInstanceUID as far as the file tells it, maybe cut off; in memory only.
     """
 
-    def __init__(self, reason: str, series: str = "") -> None:
-        super().__init__(reason)
+    def __init__(self, refusal: Refusal, series: str = "") -> None:
+        super().__init__(refusal)
         self.series = series
 
 
@@ -133,13 +132,13 @@ def series_files(path: Path) -> list[Path]:
             wanted = header.volume
     if wanted is None:
         if len(series) != 1:
-            raise ScanError(f"the folder holds {len(series)} DICOM series, expected 1")
+            raise ScanError(Reason.NOT_ONE_SERIES(num=len(series)))
         wanted = next(iter(series))
     patterns = {name_pattern(file) for file in series[wanted]}
-    damaged += [DamagedDicomError(STRAY) for file in others if is_stray(file, patterns)]
+    damaged += [DamagedDicomError(Reason.STRAY()) for file in others if is_stray(file, patterns)]
     for damage in damaged:
         if damage.series == wanted or damage.series not in series:
-            raise ScanError(f"a file of the series, or beside it, is damaged: {damage}")
+            raise ScanError(Reason.DAMAGED_BESIDE(what=str(damage)))
     return series[wanted]
 
 
@@ -160,11 +159,11 @@ def read_header(path: Path) -> DicomHeader | None:
     except OSError as error:
         if not likely:
             return None
-        raise DamagedDicomError(f"it can't be read: {error.strerror}") from error
+        raise DamagedDicomError(Reason.NOT_READABLE(why=str(error.strerror))) from error
     if start[128:] == b"DICM":
         promised = True
     elif promised and not _starts_without_preamble(start):
-        raise DamagedDicomError("the file is no DICOM in spite of its ending")
+        raise DamagedDicomError(Reason.NO_DICOM())
     elif not likely or not _starts_without_preamble(start):
         return None
     tags = [
@@ -193,11 +192,11 @@ def read_header(path: Path) -> DicomHeader | None:
         except Exception as error:  # a damaged header can raise nearly anything
             if not promised:
                 return None
-            raise DamagedDicomError(f"the file is damaged DICOM ({type(error).__name__})") from error
+            raise DamagedDicomError(Reason.DAMAGED_DICOM(error=type(error).__name__)) from error
     if (not promised and not classes) or (classes and all(_is_no_image(uid) for uid in classes)):
         return None
     lacking = "SeriesInstanceUID" if has_rows else "Rows"
-    raise DamagedDicomError(f"the file is a damaged DICOM image: it has no {lacking}", series)
+    raise DamagedDicomError(Reason.LACKS_ELEMENT(keyword=lacking), series)
 
 
 def _header(dataset: Dataset, series: str) -> DicomHeader:

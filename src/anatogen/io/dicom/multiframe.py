@@ -14,6 +14,7 @@ from pydicom.uid import (
 )
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason
 from anatogen.io.dicom.stack import Slice, numbers, pixel_spacing, rescale
 
 _ENHANCED = (
@@ -50,7 +51,8 @@ def frame_slices(dataset: Dataset) -> list[Slice]:
     shared = dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
     frames = dataset.get("PerFrameFunctionalGroupsSequence") or []
     if len(frames) != int(dataset.get("NumberOfFrames") or 1) or len(shared) != 1:
-        raise ScanError(f"its header is damaged: {dataset.get('NumberOfFrames')} frames, {len(frames)} told")
+        announced = int(dataset.get("NumberOfFrames") or 1)
+        raise ScanError(Reason.OTHER_NUMBER_OF_FRAMES(announced=announced, found=len(frames)))
     _check_one_volume(frames, shared[0])
     return [
         Slice(
@@ -88,7 +90,7 @@ def check_concatenation(datasets: Sequence[Dataset]) -> None:
         total = int(dataset.get("InConcatenationTotalNumber") or 1)
         parts = {int(other.get("InConcatenationNumber") or 1) for other in datasets}
         if dataset.get("ConcatenationUID") and parts != set(range(1, total + 1)):
-            raise ScanError(f"{len(parts)} of {total} parts of a concatenation are there")
+            raise ScanError(Reason.INCOMPLETE_CONCATENATION(num=len(parts), total=total))
 
 
 def _group(frame: Dataset, shared: Dataset, sequence: str) -> Dataset:
@@ -100,4 +102,4 @@ def _check_one_volume(frames: Sequence[Dataset], shared: Dataset) -> None:
     for sequence, keyword, what in _ONE_VALUE:
         values = {str(_group(frame, shared, sequence).get(keyword)) for frame in frames}
         if len(values) > 1:
-            raise ScanError(f"it holds several volumes in one file: {len(values)} {what}")
+            raise ScanError(Reason.SEVERAL_VOLUMES(num=len(values), what=what))

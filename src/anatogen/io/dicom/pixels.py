@@ -34,6 +34,7 @@ from pydicom.uid import (
 )
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason
 from anatogen.io.checks import quiet_native_code
 
 _UNCOMPRESSED = (
@@ -81,9 +82,9 @@ def stored_values(dataset: Dataset, frame: int = 0) -> npt.NDArray[np.integer]:
     if encapsulated and syntax not in _PYDICOM_PLUGINS and syntax not in _ITK:
         # Only names of the standard's dictionary are told: others may be damaged text.
         name = syntax.name if syntax.name != syntax else "in an unknown way"
-        raise ScanError(f"its pixels are compressed ({name}), which is not supported: decompress it")
+        raise ScanError(Reason.COMPRESSED(how=name))
     if dataset["PixelData"].is_undefined_length != encapsulated:
-        raise ScanError("its pixel data contradicts its transfer syntax: a header is damaged")
+        raise ScanError(Reason.TRANSFER_SYNTAX())
     try:
         if encapsulated:
             array = _decompressed(dataset, syntax, frame)
@@ -93,11 +94,9 @@ def stored_values(dataset: Dataset, frame: int = 0) -> npt.NDArray[np.integer]:
     except (MemoryError, ScanError):
         raise
     except Exception as error:  # each decoder has its own
-        raise ScanError(
-            f"its pixels can't be read ({syntax.name}): they are truncated or damaged, or their header is"
-        ) from error
+        raise ScanError(Reason.DAMAGED_PIXELS(syntax=syntax.name)) from error
     if array.shape != (dataset.Rows, dataset.Columns):
-        raise ScanError("its pixel data contradicts its header: another number of rows or columns")
+        raise ScanError(Reason.OTHER_NUMBER_OF_PIXELS())
     return array
 
 
@@ -116,14 +115,14 @@ def _check_length(dataset: Dataset) -> None:
     # pydicom takes what is too much for padding or for more frames; the decoder refuses what is too little.
     size = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
     if len(dataset.PixelData) > size * int(dataset.get("NumberOfFrames") or 1) + 1:
-        raise ScanError("its pixel data is longer than its header announces: a header is damaged")
+        raise ScanError(Reason.PIXELS_LEFT_OVER())
 
 
 def _decompressed(dataset: Dataset, syntax: UID, frame: int) -> npt.NDArray[np.integer]:
     encoded = get_frame(dataset.PixelData, frame, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
     # Decoders make up the rest of a stream that was cut.
     if syntax != RLELossless and _END_OF_IMAGE not in encoded[-10:]:
-        raise ScanError("its compressed pixel data is truncated")
+        raise ScanError(Reason.TRUNCATED_PIXELS())
     if syntax in _ITK:
         return _decompressed_by_itk(dataset, syntax, encoded)
     array, _ = get_decoder(syntax).as_array(

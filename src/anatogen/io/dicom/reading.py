@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason
 from anatogen.io.checks import check_size, checked_volume, quiet_libraries
 from anatogen.io.dicom.multiframe import check_concatenation, frame_slices, image_types, is_enhanced
 from anatogen.io.dicom.pixels import stored_values
@@ -51,7 +52,7 @@ def read_dicom(files: Sequence[Path], *, allow_tilt: bool = False) -> Volume:
         except (MemoryError, ScanError):
             raise
         except Exception as error:  # headers that break their own rules can raise nearly anything
-            raise ScanError(f"its headers are inconsistent or damaged ({type(error).__name__})") from error
+            raise ScanError(Reason.INCONSISTENT_HEADERS(error=type(error).__name__)) from error
     volume = checked_volume(array, stack_affine(slices))
     return straightened(volume) if allow_tilt else volume
 
@@ -63,9 +64,9 @@ def _read(path: Path) -> Dataset:
     except MemoryError:
         raise
     except Exception as error:  # damaged headers and streams can raise nearly anything
-        raise ScanError(f"a file of the series is truncated or damaged ({type(error).__name__})") from error
+        raise ScanError(Reason.DAMAGED_SLICE(error=type(error).__name__)) from error
     if not has_pixels:
-        raise ScanError("a file of the series has no pixel data (truncated?)")
+        raise ScanError(Reason.NO_PIXELS())
     return dataset
 
 
@@ -73,11 +74,11 @@ def _slices(datasets: Sequence[Dataset]) -> list[Slice]:
     check_concatenation(datasets)
     images = [dataset for dataset in datasets if "LOCALIZER" not in image_types(dataset)]
     if not images:
-        raise ScanError("it is a localiser (ImageType LOCALIZER)")
+        raise ScanError(Reason.LOCALISER())
     for dataset in images:
         if not is_enhanced(dataset) and int(dataset.get("NumberOfFrames") or 1) > 1:
             name = UID(str(dataset.get("SOPClassUID"))).name
-            raise ScanError(f"it is multi-frame DICOM that does not tell the place of each frame ({name})")
+            raise ScanError(Reason.FRAMES_WITHOUT_PLACE(sop_class=name))
     return [
         one
         for dataset in images

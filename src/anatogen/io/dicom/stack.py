@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from scipy import ndimage
 
 from anatogen.core.errors import ScanError
+from anatogen.core.reasons import Reason
 from anatogen.io.checks import MIN_VOXELS
 from anatogen.io.dicom.pixels import stored_values
 from anatogen.io.volume import LPS_TO_RAS, Volume
@@ -80,10 +81,10 @@ def numbers(group: Dataset, keyword: str, count: int) -> npt.NDArray[np.float64]
     """
     value = group.get(keyword)
     if value is None or value == "":
-        raise ScanError(f"a slice has no {keyword}, so its place in the patient is unknown")
+        raise ScanError(Reason.NO_PLACE(keyword=keyword))
     array = np.array(value, dtype=np.float64).ravel()
     if array.shape != (count,) or not np.isfinite(array).all():
-        raise ScanError(f"a slice's {keyword} is damaged: it is no list of {count} numbers")
+        raise ScanError(Reason.DAMAGED_PLACE(keyword=keyword, num=count))
     return array
 
 
@@ -95,7 +96,7 @@ def pixel_spacing(group: Dataset) -> tuple[float, float]:
     """
     rows, columns = numbers(group, "PixelSpacing", 2)
     if not (rows > 0 and columns > 0):
-        raise ScanError("a slice's PixelSpacing is not positive")
+        raise ScanError(Reason.PIXEL_SPACING())
     return float(rows), float(columns)
 
 
@@ -110,7 +111,7 @@ def rescale(group: Dataset) -> tuple[float | None, float | None]:
         for keyword in ("RescaleSlope", "RescaleIntercept")
     )
     if slope == 0 or not np.isfinite([slope or 1, intercept or 0]).all():
-        raise ScanError("a slice's RescaleSlope or RescaleIntercept can't be right")
+        raise ScanError(Reason.RESCALE())
     return slope, intercept
 
 
@@ -131,55 +132,51 @@ def in_order(slices: Sequence[Slice], allow_tilt: bool) -> list[Slice]:
     ordered = sorted(slices, key=lambda one: float(one.position @ normal))
     ordered = _without_copies(ordered, normal)
     if len(ordered) < MIN_VOXELS:
-        raise ScanError(f"only {len(ordered)} slices, at least {MIN_VOXELS}")
+        raise ScanError(Reason.TOO_FEW_SLICES(num=len(ordered), least=MIN_VOXELS))
     positions = np.array([one.position for one in ordered])
     gaps = np.diff(positions @ normal)
     usual = float(np.median(gaps))
     if gaps.min() < 0.1 * usual:
         doubled = int((gaps < 0.1 * usual).sum())
-        raise ScanError(f"{doubled} slices lie where another one is, or nearly")
+        raise ScanError(Reason.SLICES_TOO_NEAR(num=doubled))
     missing = int(np.rint(gaps[gaps > 1.5 * usual] / usual - 1).sum())
     if missing:
-        raise ScanError(f"{missing} slices are missing inside the stack of {len(ordered)}")
+        raise ScanError(Reason.MISSING_SLICES(num=missing, total=len(ordered)))
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
     lateral = step - (step @ normal) * normal
     pixel = min(first.spacing)
     if np.linalg.norm(lateral) * len(gaps) > _MAX_SHIFT_PIXELS * pixel and not allow_tilt:
         angle = np.degrees(np.arctan2(np.linalg.norm(lateral), step @ normal))
-        raise ScanError(
-            f"its slices are sheared by {angle:.1f} degrees (gantry tilt): set allow_tilt to resample it"
-        )
+        raise ScanError(Reason.TILT(degrees=float(angle)))
     off = positions - positions[0] - np.arange(len(positions))[:, None] * step
     along = off @ normal
     if np.ptp(gaps) > 0.02 * usual + 1e-3 or np.abs(along).max() > _MAX_SHIFT_PIXELS * pixel:
-        raise ScanError(f"its slices are unevenly spaced, {gaps.min():.3f} to {gaps.max():.3f} mm")
+        raise ScanError(Reason.UNEVEN_SLICES(smallest=float(gaps.min()), largest=float(gaps.max())))
     aside = np.linalg.norm(off - along[:, None] * normal, axis=1).max()
     # Headers with one decimal are off by 0.05 mm.
     if aside > 0.1 * pixel + 0.05:
-        raise ScanError(f"its slices do not lie in line: one is {aside:.2f} mm aside")
+        raise ScanError(Reason.SLICES_NOT_IN_LINE(aside_mm=float(aside)))
     return ordered
 
 
 def _check_alike(slices: Sequence[Slice]) -> None:
     first = slices[0].dataset
     if any(int(one.dataset.get("SamplesPerPixel") or 1) != 1 for one in slices):
-        raise ScanError("its voxels hold several values (colour), expected one number")
+        raise ScanError(Reason.COLOUR())
     for keyword in _ALIKE:
         if any(one.dataset.get(keyword) != first.get(keyword) for one in slices):
-            raise ScanError(f"its slices differ in {keyword}")
+            raise ScanError(Reason.SLICES_DIFFER(keyword=keyword))
     if len({one.spacing for one in slices}) > 1:
-        raise ScanError("its slices differ in PixelSpacing")
+        raise ScanError(Reason.SLICES_DIFFER(keyword="PixelSpacing"))
     if first.get("HighBit") is not None and int(first.HighBit) != int(first.BitsStored) - 1:
-        raise ScanError(
-            f"its values lie in unusual bits: HighBit {first.HighBit} with {first.BitsStored} stored"
-        )
+        raise ScanError(Reason.UNUSUAL_BITS(high_bit=int(first.HighBit), stored=int(first.BitsStored)))
     if any(one.dataset.get("ModalityLUTSequence") for one in slices):
-        raise ScanError("its values go through a lookup table (ModalityLUTSequence), which is not supported")
+        raise ScanError(Reason.LOOKUP_TABLE())
     if str(first.get("Modality")) == "CT" and any(one.rescale[1] is None for one in slices):
-        raise ScanError("it is CT without RescaleIntercept, so its values are not in Hounsfield units")
+        raise ScanError(Reason.CT_WITHOUT_INTERCEPT())
     for part, keyword in enumerate(("RescaleSlope", "RescaleIntercept")):
         if len({one.rescale[part] is None for one in slices}) > 1:
-            raise ScanError(f"some of its slices have a {keyword} and others have none")
+            raise ScanError(Reason.SOME_WITHOUT_RESCALE(keyword=keyword))
 
 
 def _check_orientations(slices: Sequence[Slice]) -> None:
@@ -187,11 +184,10 @@ def _check_orientations(slices: Sequence[Slice]) -> None:
     rows, columns = orientations[:, :3], orientations[:, 3:]
     lengths = np.linalg.norm([rows, columns], axis=-1)
     if np.abs(lengths - 1).max() > 1e-3 or np.abs((rows * columns).sum(axis=1)).max() > 1e-3:
-        raise ScanError("a slice's ImageOrientationPatient is damaged: its axes are not perpendicular")
+        raise ScanError(Reason.ORIENTATION())
     if np.abs(orientations - orientations[0]).max() > 1e-4:
         planes = len(np.unique(np.abs(np.round(np.cross(rows, columns), 1)), axis=0))
-        what = "of 3 planes, as a localiser's" if planes == 3 else "several stacks, or a damaged slice"
-        raise ScanError(f"its slices have mixed orientations ({what})")
+        raise ScanError(Reason.THREE_PLANES() if planes == 3 else Reason.SEVERAL_STACKS())
 
 
 def _without_copies(ordered: Sequence[Slice], normal: npt.NDArray[np.float64]) -> list[Slice]:
@@ -208,8 +204,9 @@ def _without_copies(ordered: Sequence[Slice], normal: npt.NDArray[np.float64]) -
         one, other = conflicts[0]
         differing = (key for key in _DISTINGUISHING if one.dataset.get(key) != other.dataset.get(key))
         keyword = next(differing, None)
-        hint = f"they differ in {keyword}" if keyword else "several echoes, b-values or time points"
-        raise ScanError(f"{len(conflicts)} slices lie where another one is, with another image: {hint}")
+        if keyword is None:
+            raise ScanError(Reason.SEVERAL_AT_A_PLACE(num=len(conflicts)))
+        raise ScanError(Reason.SLICES_DIFFER_AT_A_PLACE(num=len(conflicts), keyword=keyword))
     return kept
 
 
