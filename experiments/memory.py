@@ -21,6 +21,7 @@ from anatogen.config.presets import training_settings
 from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
 from anatogen.io.geometry import centred_affine
 from anatogen.training.cost.memory import peak_memory_gb
+from anatogen.training.stages import STAGES
 
 _STEPS = 4
 _NUM_SCANS = 6
@@ -157,7 +158,7 @@ def print_table(out: Path) -> None:
     for row in ROWS:
         settings = training_settings(row.preset, overrides_of(row), steps=_STEPS)
         for (stage, peak), batch in zip(peaks.get(row.name, {}).items(), row.batches, strict=False):
-            estimate = peak_memory_gb(stage, settings, grid_of(row))
+            estimate = peak_memory_gb(STAGES[stage], settings, grid_of(row))
             shape = " x ".join(map(str, row.shape))
             print(
                 f"| `{row.preset}` | {shape} | {stage}, {batch} | {estimate:.2f} | {peak / 1e9:.2f} | "

@@ -160,10 +160,11 @@ def test_the_counts_of_a_dry_run_are_those_of_the_networks(data):
     from anatogen.generators.latent_diffusion import build_denoiser
     from anatogen.models.vqgan import VQGAN
     from anatogen.training.cost.estimate import estimate_stage
+    from anatogen.training.stages import STAGES
 
     settings, grid = tiny_settings(), load_manifest(data).grid
-    autoencoder = estimate_stage("autoencoder", settings, grid, 3)
-    diffusion = estimate_stage("diffusion", settings, grid, 3)
+    autoencoder = estimate_stage(STAGES["autoencoder"], settings, grid, 3)
+    diffusion = estimate_stage(STAGES["diffusion"], settings, grid, 3)
     network = VQGAN(settings.autoencoder)
     denoiser = build_denoiser(settings.denoiser, settings.autoencoder, grid, (8, 8, 8))
     assert autoencoder.measured is not None and diffusion.measured is not None

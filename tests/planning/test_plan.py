@@ -21,6 +21,7 @@ from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
 from anatogen.io.formats import write_nifti
 from anatogen.planning.fingerprint import take_fingerprint
 from anatogen.planning.plan import Plan, make_plan, parse_memory
+from anatogen.training.autoencoder import AUTOENCODER
 from anatogen.training.cost.estimate import estimate_stage
 from anatogen.training.cost.probe import Measurement
 
@@ -212,5 +213,5 @@ def test_the_command_prints_and_saves_the_plan(scans, made, tmp_path, monkeypatc
 
 def test_a_stage_that_does_not_fit_is_not_tried(made):
     huge = made.grid.model_copy(update={"shape": (640, 640, 640)})
-    estimate = estimate_stage("autoencoder", made.training, huge, 10, accelerator="cpu")
+    estimate = estimate_stage(AUTOENCODER, made.training, huge, 10, accelerator="cpu")
     assert estimate.measured is None and estimate.seconds is None and estimate.memory_gb > 10

@@ -3,9 +3,8 @@
 fingerprint of the scans -> speed of this machine -> rules -> a short probe of what was decided -> plan
 """
 
-import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,9 +23,15 @@ from anatogen.dataset.manifest import MANIFEST_NAME, Grid
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes import recipe_named
 from anatogen.io.geometry import centred_affine
-from anatogen.models.vqgan import latent_shape
 from anatogen.planning.fingerprint import Fingerprint, take_fingerprint
-from anatogen.planning.rules import STAGES, Budget, decide, decide_budgets, num_training_scans, settings_of
+from anatogen.planning.rules import (
+    STAGE_SHARES,
+    Budget,
+    decide,
+    decide_budgets,
+    num_training_scans,
+    settings_of,
+)
 from anatogen.report.numbers import duration_text
 from anatogen.report.progress import shown_progress
 from anatogen.training.cost.estimate import StageEstimate, estimate_stage
@@ -34,6 +39,7 @@ from anatogen.training.cost.memory import peak_memory_gb
 from anatogen.training.cost.probe import probe
 from anatogen.training.devices import available_memory_gb, build_fabric, check_devices
 from anatogen.training.latent_cache import ENCODED_AT_ONCE, num_views
+from anatogen.training.stages import STAGES
 
 PREPARE_NAME = "prepare.yaml"
 TRAIN_NAME = "train.yaml"
@@ -187,33 +193,39 @@ def _planned(
             shape=shape, spacing_mm=(1, 1, 1), affine=centred_affine("SPL", shape, (1, 1, 1)).tolist()
         )
         settings = resolve(Settings, preset_named("default"))
-        measured = probe(stage, settings, grid, accelerator=accelerator)
+        measured = probe(STAGES[stage], settings, grid, accelerator=accelerator)
         if measured is None:
             raise UserError("this machine has too little free memory to time a small training step")
-        return measured.seconds_per_step / _work(stage, settings, grid)
+        return measured.seconds_per_step / STAGES[stage].work(settings, grid)
 
     def seconds_per_step(stage: str, settings: Settings, grid: Grid) -> float:
-        return speed(stage) * _work(stage, settings, grid)
+        return speed(stage) * STAGES[stage].work(settings, grid)
 
-    memory = _remembered(
-        lambda stage, settings, grid: peak_memory_gb(
-            stage, settings, grid, on_gpu=budget.on_gpu, bf16=budget.bf16
-        )
-    )
-    decisions = decide(fingerprint, budget, given, given_training, memory, seconds_per_step, preset)
+    known_memory: dict[str, float] = {}
+
+    def memory_gb(stage: str, settings: Settings, grid: Grid) -> float:
+        # The rules ask again for what they have asked before.
+        key = f"{stage} {to_yaml(settings)} {grid.model_dump_json()}"
+        if key not in known_memory:
+            known_memory[key] = peak_memory_gb(
+                STAGES[stage], settings, grid, on_gpu=budget.on_gpu, bf16=budget.bf16
+            )
+        return known_memory[key]
+
+    decisions = decide(fingerprint, budget, given, given_training, memory_gb, seconds_per_step, preset)
     settings = settings_of(decisions.training, preset)
     num_scans = num_training_scans(fingerprint, decisions.prepare)
-    seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in STAGES}
+    seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in STAGE_SHARES}
     tried = {
         stage: estimate_stage(
-            stage,
+            STAGES[stage],
             settings,
             decisions.grid,
             num_scans,
             accelerator=accelerator,
             measure=seconds[stage] < _LONGEST_STEP,
         )
-        for stage in STAGES
+        for stage in seconds
     }
     for stage, estimate in tried.items():
         if estimate.measured is not None:
@@ -284,26 +296,6 @@ def _budget(memory_gb: float | None, hours: float, accelerator: str) -> Budget:
     )
 
 
-def _work(stage: str, settings: Settings, grid: Grid) -> float:
-    """What the time of a step is about in proportion to: voxels or gathered latent cells of a batch."""
-    if stage == "autoencoder":
-        return math.prod(grid.shape) * settings.autoencoder_training.batch_size
-    cells = math.prod(latent_shape(grid.shape, settings.autoencoder.compression))
-    return cells / settings.denoiser.patch**3 * settings.diffusion_training.batch_size
-
-
-def _remembered(cost: Callable[[str, Settings, Grid], float]) -> Callable[[str, Settings, Grid], float]:
-    known: dict[str, float] = {}
-
-    def ask(stage: str, settings: Settings, grid: Grid) -> float:
-        key = f"{stage} {to_yaml(settings)} {grid.model_dump_json()}"
-        if key not in known:
-            known[key] = cost(stage, settings, grid)
-        return known[key]
-
-    return ask
-
-
 def _estimates(
     tried: Mapping[str, StageEstimate],
     steps: Mapping[str, int],
@@ -324,7 +316,7 @@ def _estimates(
         views = num_views(training.training)
         encode = round(others["encode"] * views * num_scans / ENCODED_AT_ONCE, 2)
         sample = round(others["denoise"] * training.diffusion.sampling_steps + others["decode"], 3)
-    hours = sum(steps[stage] * seconds[stage] for stage in STAGES) / 3600
+    hours = sum(steps[stage] * seconds[stage] for stage in steps) / 3600
     return Estimates(stages, hours, encode, sample)
 
 

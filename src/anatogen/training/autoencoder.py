@@ -1,5 +1,6 @@
 """Stage one of latent diffusion: trains the VQ-GAN on prepared volumes."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor
 from anatogen.config.settings import Settings
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, save_weights
-from anatogen.dataset.manifest import Split
+from anatogen.dataset.manifest import Grid, Split
 from anatogen.dataset.volumes import VolumeDataset, prefetched
 from anatogen.training.batches import scans_of_step
 from anatogen.training.loop import Loop, report_trend
 from anatogen.training.optimisation import local_slice
 from anatogen.training.previews import NUM_PREVIEWS, write_preview
+from anatogen.training.stage import DryRun, Stage, accept_losses, made_up_scans
 from anatogen.training.vqgan_step import VQGANStep
 
 
@@ -82,3 +84,32 @@ def _preview_scans(data: Path, train: VolumeDataset) -> Tensor:
     validation = VolumeDataset(data, Split.VALIDATION)
     shown = validation if len(validation) else train
     return shown.batch(range(min(NUM_PREVIEWS, len(shown))))
+
+
+def _dry_run(fabric: Fabric, settings: Settings, grid: Grid) -> DryRun:
+    losses, optimisation = settings.losses, settings.autoencoder_training
+    if optimisation.steps is None or losses.adversarial_start < optimisation.steps:
+        losses = losses.model_copy(update={"discriminator_start": 0, "adversarial_start": 0})
+    elif losses.discriminator_start >= optimisation.steps:
+        losses = losses.model_copy(update={"adversarial_slice": 0.0, "adversarial_volume": 0.0})
+    train_step = VQGANStep(fabric, settings.model_copy(update={"losses": losses}))
+    x = made_up_scans(optimisation.batch_size, grid, fabric)
+    generator = torch.Generator().manual_seed(0)
+
+    def step(number: int) -> object:
+        slice_index = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        return train_step(x, number, slice_index, generator, accept_losses)
+
+    @torch.no_grad()
+    def preview() -> object:
+        with fabric.autocast():
+            return train_step.network(made_up_scans(1, grid, fabric))
+
+    return DryRun(train_step.networks, step, {"preview": preview})
+
+
+def _work(settings: Settings, grid: Grid) -> float:
+    return math.prod(grid.shape) * settings.autoencoder_training.batch_size
+
+
+AUTOENCODER = Stage("autoencoder", Settings, _dry_run, _work)

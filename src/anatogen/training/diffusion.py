@@ -1,5 +1,6 @@
 """Stage two of latent diffusion: trains the denoiser on the latents of the autoencoder of stage one."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,17 @@ from torch import Tensor
 from anatogen.config.settings import Settings
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
+from anatogen.dataset.manifest import Grid
 from anatogen.dataset.volumes import prefetched, shuffled_indices
 from anatogen.generators.description import BundleDescription
 from anatogen.generators.latent_diffusion import Bundle
-from anatogen.models.vqgan import VQGAN
+from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.training.denoiser_step import DenoiserStep
+from anatogen.training.latent_cache import ENCODED_AT_ONCE
 from anatogen.training.loop import Loop, report_trend
 from anatogen.training.optimisation import local_slice
 from anatogen.training.previews import NUM_PREVIEWS, write_preview
+from anatogen.training.stage import DryRun, Stage, accept_losses, made_up_scans
 
 # Few steps whatever the preset samples with: the time counts against the budget.
 _PREVIEW_STEPS = 25
@@ -82,3 +86,40 @@ def train_diffusion(
         save_weights(train_step.ema.shadow, folder / WEIGHTS_NAME)
         report_trend(folder)
     fabric.barrier()
+
+
+def _dry_run(fabric: Fabric, settings: Settings, grid: Grid) -> DryRun:
+    cells = latent_shape(grid.shape, settings.autoencoder.compression)
+    train_step = DenoiserStep(fabric, settings, grid, cells)
+    autoencoder = VQGAN(settings.autoencoder).requires_grad_(False).eval()
+    fabric.to_device(autoencoder)
+    channels = settings.autoencoder.latent_channels
+    x_0 = torch.randn(settings.diffusion_training.batch_size, channels, *cells, device=fabric.device)
+    generator = torch.Generator().manual_seed(0)
+    # As `Bundle.generate` makes previews: one by one on a CPU.
+    z = x_0.new_zeros(1 if fabric.device.type == "cpu" else NUM_PREVIEWS, *x_0.shape[1:])
+
+    def step(number: int) -> object:
+        return train_step(x_0, number, generator, accept_losses)
+
+    @torch.no_grad()
+    def encode() -> object:
+        return autoencoder.encode(made_up_scans(ENCODED_AT_ONCE, grid, fabric))
+
+    @torch.no_grad()
+    def denoise() -> object:
+        return train_step.ema.shadow(z, torch.ones(len(z), device=z.device))
+
+    @torch.no_grad()
+    def decode() -> object:
+        return autoencoder.decode(autoencoder.codebook.quantise(z), grid.shape)
+
+    return DryRun(train_step.networks, step, {"encode": encode, "denoise": denoise, "decode": decode})
+
+
+def _work(settings: Settings, grid: Grid) -> float:
+    cells = math.prod(latent_shape(grid.shape, settings.autoencoder.compression))
+    return cells / settings.denoiser.patch**3 * settings.diffusion_training.batch_size
+
+
+DIFFUSION = Stage("diffusion", Settings, _dry_run, _work)

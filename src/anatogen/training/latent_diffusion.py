@@ -24,10 +24,10 @@ from anatogen.generators.latent_diffusion import (
     measure_x_0_variance,
 )
 from anatogen.models.vqgan import VQGAN
-from anatogen.training.autoencoder import train_autoencoder
+from anatogen.training.autoencoder import AUTOENCODER, train_autoencoder
 from anatogen.training.autoencoder_check import AutoencoderCheck, check_autoencoder
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
-from anatogen.training.diffusion import train_diffusion
+from anatogen.training.diffusion import DIFFUSION, train_diffusion
 from anatogen.training.latent_cache import cached_latents
 from anatogen.training.loop import CHECKPOINT_NAME, read_log
 from anatogen.training.run_folder import claim_latents, claim_run, count_training_scans, with_autoencoder_of
@@ -75,7 +75,7 @@ def train(
         settings = with_autoencoder_of(source, settings)
     claim_run(run, manifest.sha256(), settings, settings.training.seed)
     if "autoencoder" in stages and not _is_settled(run):
-        fabric = build_fabric(accelerator, devices)
+        fabric = AUTOENCODER.build_fabric(accelerator, devices)
         launch(fabric, partial(train_autoencoder, data=data, folder=run / "autoencoder", settings=settings))
     if "diffusion" not in stages:
         return run / "autoencoder"
@@ -88,9 +88,8 @@ def train(
     scaling = _scaling(settings, network, latents)
     description = _describe(settings, manifest, latents.shape[3:], scaling)
     claim_latents(run / "diffusion", latents)
-    fabric = build_fabric(accelerator, devices)
     launch(
-        fabric,
+        DIFFUSION.build_fabric(accelerator, devices),
         partial(
             train_diffusion,
             latents=Path(str(latents.filename)),

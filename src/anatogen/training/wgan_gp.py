@@ -1,5 +1,6 @@
 """`anatogen train gan`: the WGAN-GP baseline from prepared dataset to bundle, resumed where it stopped."""
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -8,23 +9,25 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from anatogen.config.settings import GANConfig
+from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
-from anatogen.dataset.manifest import Manifest, Split, load_manifest
+from anatogen.dataset.manifest import Grid, Manifest, Split, load_manifest
 from anatogen.dataset.volumes import VolumeDataset, prefetched
 from anatogen.generators.description import GANBundleDescription
 from anatogen.generators.latent_diffusion import load_bundle
 from anatogen.generators.wgan_gp import GANBundle
-from anatogen.models.wgan_gp import Generator, fit_running_statistics
+from anatogen.models.wgan_gp import Generator, fit_running_statistics, level_shapes
 from anatogen.training.batches import scans_of_step
-from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
+from anatogen.training.devices import check_budgets, check_devices, launch
 from anatogen.training.ema import ExponentialMovingAverage
 from anatogen.training.loop import Loop, read_log
 from anatogen.training.optimisation import local_slice
 from anatogen.training.previews import NUM_PREVIEWS, write_preview
 from anatogen.training.run_folder import claim_run, count_training_scans
-from anatogen.training.wgan_gp_step import WGANGPStep, check_statistics
+from anatogen.training.stage import DryRun, Stage, accept_losses, made_up_scans
+from anatogen.training.wgan_gp_step import WGANGPStep
 
 _NUM_STATISTICS_BATCHES = 32
 
@@ -53,14 +56,11 @@ def train_gan(
     check_budgets(config, ("gan",))
     check_devices(config, ("gan",), accelerator, devices)
     count_training_scans(data, manifest)
-    check_statistics(config.gan_training.batch_size // devices, manifest.grid.shape)
+    GAN.check(config, manifest.grid, devices)
     claim_run(run, manifest.sha256(), config, config.training.seed)
-    # The gradient penalty goes back through a gradient, which half precision has too few digits for; and the
-    # critic is run on real and on fake volumes before its way back.
-    fabric = build_fabric(accelerator, devices, mixed_precision=False, broadcast_buffers=False)
     description = _describe(config, manifest)
     launch(
-        fabric,
+        GAN.build_fabric(accelerator, devices),
         partial(train_wgan_gp, data=data, folder=run / "gan", config=config, description=description),
     )
     return _write_bundle(run, description)
@@ -168,3 +168,49 @@ def _write_bundle(run: Path, description: GANBundleDescription) -> Path:
     GANBundle(description, generator).save(run / "bundle")
     load_bundle(run / "bundle")
     return run / "bundle"
+
+
+def _dry_run(fabric: Fabric, config: GANConfig, grid: Grid) -> DryRun:
+    train_step = WGANGPStep(fabric, config, grid.shape)
+    batch_size = config.gan_training.batch_size
+    x = made_up_scans(batch_size, grid, fabric)
+    z = torch.randn(batch_size, config.gan.latent_dim, device=fabric.device)
+    epsilon = torch.full((batch_size,), 0.5, device=fabric.device)
+    num_critic_updates, num_generator_updates = config.gan.updates
+
+    def step(number: int) -> object:
+        for _ in range(num_critic_updates):
+            train_step.update_critic(x, z, epsilon, accept_losses)
+        for _ in range(num_generator_updates):
+            train_step.update_generator(z, accept_losses)
+        return number
+
+    return DryRun(train_step.networks, step)
+
+
+def _work(config: GANConfig, grid: Grid) -> float:
+    return math.prod(grid.shape) * config.gan_training.batch_size * config.gan.updates[0]
+
+
+def _check_statistics(config: GANConfig, grid: Grid, devices: int) -> None:
+    """Refuses batches that batch normalisation can't take: it needs two values of each channel."""
+    batch_size = config.gan_training.batch_size // devices
+    if batch_size * math.prod(level_shapes(grid.shape)[-1]) < 2:
+        raise UserError(
+            f"gan_training.batch_size gives each device {batch_size} scan of {grid.shape} voxels, which is "
+            "too little for batch normalisation: give at least 2"
+        )
+
+
+# The gradient penalty goes back through a gradient, which half precision has too few digits for; and the
+# critic is run on real and on fake volumes before its way back.
+GAN = Stage(
+    "gan",
+    GANConfig,
+    _dry_run,
+    _work,
+    check=_check_statistics,
+    batches_per_step=lambda config: config.gan.updates[0],
+    mixed_precision=False,
+    broadcast_buffers=False,
+)

@@ -4,7 +4,6 @@ Gulrajani et al. 2017, "Improved training of Wasserstein GANs", with the network
 `gan.kwon_compatible` it repeats what the latter's published code does, faults included.
 """
 
-import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -12,8 +11,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from anatogen.config.settings import GANConfig
-from anatogen.core.errors import UserError
-from anatogen.models.wgan_gp import Critic, Generator, Shape, level_shapes
+from anatogen.models.wgan_gp import Critic, Generator, Shape
 from anatogen.training.checkpoint import Stateful
 from anatogen.training.optimisation import adam, take_step
 
@@ -94,23 +92,6 @@ class WGANGPStep:
         take_step(self._fabric, loss, self._generator, self._generator_optimiser, self._optimisation)
         self.critic.requires_grad_(True)
         return {"generator_loss": loss.detach()}
-
-
-def check_statistics(batch_size: int, shape: Shape) -> None:
-    """Refuses batches that batch normalisation can't take: it needs two values of each channel.
-
-    Args:
-        batch_size: Scans that one device gets at once.
-        shape: (D, H, W) of the volumes.
-
-    Raises:
-        UserError: If the coarsest level has fewer voxels over the whole batch.
-    """
-    if batch_size * math.prod(level_shapes(shape)[-1]) < 2:
-        raise UserError(
-            f"gan_training.batch_size gives each device {batch_size} scan of {shape} voxels, which is too "
-            "little for batch normalisation: give at least 2"
-        )
 
 
 def gradient_penalty(

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import torch
 
-from anatogen.config.resolving import to_yaml
-from anatogen.config.settings import GANConfig, OptimiserSettings, Settings
+from anatogen.config.resolving import Section, to_yaml
 from anatogen.dataset.manifest import Grid, load_manifest
 from anatogen.report.numbers import duration_text
 from anatogen.training.cost.memory import peak_memory_gb
 from anatogen.training.cost.probe import Measurement, probe
-from anatogen.training.devices import available_memory_gb, build_fabric, check_budgets
+from anatogen.training.devices import available_memory_gb, check_budgets
 from anatogen.training.run_folder import count_training_scans
-from anatogen.training.wgan_gp_step import check_statistics
+from anatogen.training.stage import ConfigT, Stage
+from anatogen.training.stages import STAGES
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class StageEstimate:
 
 
 def estimate_stage(
-    stage: str,
-    settings: Settings | GANConfig,
+    stage: Stage[ConfigT],
+    settings: ConfigT,
     grid: Grid,
     num_scans: int,
     *,
@@ -51,35 +51,34 @@ def estimate_stage(
     """What a stage takes; a few steps of it are made in a process of its own.
 
     Args:
-        stage: "autoencoder", "diffusion" or "gan".
+        stage: Which.
         settings: The whole configuration.
         grid: Of the scans.
         num_scans: Training scans.
         accelerator: "cpu", "cuda" or "auto".
         measure: Whether to make those steps.
     """
-    fabric = build_fabric(accelerator, 1, mixed_precision=stage != "gan")
-    on_gpu = fabric.device.type == "cuda"
-    bf16 = on_gpu and stage != "gan" and torch.cuda.is_bf16_supported()
+    on_gpu = stage.build_fabric(accelerator).device.type == "cuda"
+    bf16 = on_gpu and stage.mixed_precision and torch.cuda.is_bf16_supported()
     memory_gb = peak_memory_gb(stage, settings, grid, on_gpu=on_gpu, bf16=bf16)
     # What does not fit is not tried: the system might end other programs for it.
     fits = measure and memory_gb < available_memory_gb(accelerator)
     measured = probe(stage, settings, grid, accelerator=accelerator) if fits else None
-    budget: OptimiserSettings = getattr(settings, f"{stage}_training")
+    budget = stage.optimisation(settings)
     steps = float("inf") if budget.steps is None else float(budget.steps)
     if budget.minutes is not None and measured is not None:
         steps = min(steps, 60 * budget.minutes / measured.seconds_per_step)
-    batches = settings.gan.updates[0] if isinstance(settings, GANConfig) else 1
-    return StageEstimate(memory_gb, measured, steps, steps * batches * budget.batch_size / num_scans)
+    scans_per_step = stage.batches_per_step(settings) * budget.batch_size
+    return StageEstimate(memory_gb, measured, steps, steps * scans_per_step / num_scans)
 
 
-def describe_plan(data: Path, settings: Settings | GANConfig, stages: tuple[str, ...]) -> str:
+def describe_plan(data: Path, settings: Section, stages: tuple[str, ...]) -> str:
     """The resolved settings and what each stage takes, as text.
 
     Args:
         data: A prepared dataset.
         settings: The whole configuration.
-        stages: "autoencoder", "diffusion" or both, or "gan".
+        stages: Names of its stages.
 
     Raises:
         UserError: If a stage has no budget, the folder is no prepared dataset or has no training scans, or a
@@ -88,16 +87,16 @@ def describe_plan(data: Path, settings: Settings | GANConfig, stages: tuple[str,
     manifest = load_manifest(data)
     check_budgets(settings, stages)
     num_scans = count_training_scans(data, manifest)
-    if isinstance(settings, GANConfig):
-        check_statistics(settings.gan_training.batch_size, manifest.grid.shape)
+    for name in stages:
+        STAGES[name].check(settings, manifest.grid, 1)
     lines = [to_yaml(settings), f"{num_scans} training scans of {manifest.grid.shape}"]
     lines += [
-        describe_stage(stage, estimate_stage(stage, settings, manifest.grid, num_scans)) for stage in stages
+        _describe(name, estimate_stage(STAGES[name], settings, manifest.grid, num_scans)) for name in stages
     ]
     return "\n".join(lines)
 
 
-def describe_stage(stage: str, found: StageEstimate) -> str:
+def _describe(stage: str, found: StageEstimate) -> str:
     """One line of what a stage takes."""
     if found.measured is None:
         return (

@@ -14,10 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 
-from anatogen.config.settings import GANConfig, Settings
 from anatogen.dataset.manifest import Grid
+from anatogen.training.stage import ConfigT, Stage
+from anatogen.training.stages import STAGES
 
 _NUM_STEPS = 3
 # A probe is short: after this long no further step is begun.
@@ -43,12 +45,12 @@ class Measurement(BaseModel):
 
 
 def probe(
-    stage: str, settings: Settings | GANConfig, grid: Grid, *, accelerator: str = "auto"
+    stage: Stage[ConfigT], settings: ConfigT, grid: Grid, *, accelerator: str = "auto"
 ) -> Measurement | None:
     """Runs a few steps of a stage on made-up scans in a fresh process.
 
     Args:
-        stage: "autoencoder", "diffusion" or "gan".
+        stage: Which to try.
         settings: The whole configuration.
         grid: Of the scans.
         accelerator: "cpu", "cuda" or "auto".
@@ -56,10 +58,8 @@ def probe(
     Returns:
         What was measured; None if the process died, most likely for want of memory.
     """
-    import torch
-
     task = {
-        "stage": stage,
+        "stage": stage.name,
         "settings": settings.model_dump(mode="json"),
         "grid": grid.model_dump(mode="json"),
         "accelerator": accelerator,
@@ -75,21 +75,15 @@ def probe(
     )
     if result.returncode != 0:
         if result.returncode > 0 and "OutOfMemoryError" not in result.stderr:
-            raise RuntimeError(f"the probe of {stage} failed:\n{result.stderr}")
+            raise RuntimeError(f"the probe of {stage.name} failed:\n{result.stderr}")
         return None
     return Measurement.model_validate_json(result.stdout.splitlines()[-1])
 
 
-def measure(stage: str, settings: Settings | GANConfig, grid: Grid, accelerator: str = "auto") -> Measurement:
-    """As `probe`, in this process, whose memory so far is then part of the peak."""
-    import torch
-
-    from anatogen.training.cost.dry_run import dry_run
-    from anatogen.training.devices import build_fabric
-
-    fabric = build_fabric(accelerator, 1, mixed_precision=stage != "gan")
+def _measure(stage: Stage[ConfigT], settings: ConfigT, grid: Grid, accelerator: str) -> Measurement:
+    fabric = stage.build_fabric(accelerator)
     on_gpu = fabric.device.type == "cuda"
-    trial = dry_run(fabric, stage, settings, grid)
+    trial = stage.dry_run(fabric, settings, grid)
 
     def timed(call: Any, *arguments: Any) -> float:
         started = time.perf_counter()
@@ -131,13 +125,11 @@ def peak_resident_bytes() -> int:
 
 def main() -> None:
     """Measures the task of the standard input and prints what was found as JSON."""
-    import torch
-
     task = json.load(sys.stdin)
     torch.set_num_threads(task["threads"])
-    kind = GANConfig if task["stage"] == "gan" else Settings
-    settings = kind.model_validate(task["settings"])
-    found = measure(task["stage"], settings, Grid.model_validate(task["grid"]), task["accelerator"])
+    stage = STAGES[task["stage"]]
+    settings, grid = stage.config.model_validate(task["settings"]), Grid.model_validate(task["grid"])
+    found = _measure(stage, settings, grid, task["accelerator"])
     print(found.model_dump_json())
 
 
