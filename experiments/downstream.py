@@ -22,20 +22,15 @@ from anatogen import prepare
 from anatogen.config.resolving import merged, resolve, save_yaml
 from anatogen.core.files import sha256_file
 from anatogen.dataset.manifest import Split, load_manifest
-from anatogen.downstream.experiment.figures import arm_text
 from anatogen.downstream.experiment.plan import ExperimentPlan
 from anatogen.downstream.experiment.results import read_results
 from anatogen.downstream.experiment.run import PLAN_NAME
-from anatogen.downstream.experiment.statistics import Estimate, compare, estimate, scores_by_arm
+from anatogen.downstream.experiment.statistics import MeanEstimate, compare, estimate, scores_by_arm
 from anatogen.downstream.experiment.trials import RESULTS_NAME
-from anatogen.downstream.experiment.verdict import (
-    comparison_pairs,
-    outcomes,
-    p_text,
-    percent_text,
-    signed_text,
-)
+from anatogen.downstream.experiment.verdict import comparison_pairs, outcomes
+from anatogen.downstream.experiment.wording import arm_text, dice_text, fraction_text
 from anatogen.generators.sampling import sample
+from anatogen.report.numbers import interval_text, p_text
 
 # What a core of a CPU does in seven hours for the whole plan.
 _SMALL: Mapping[str, Any] = {
@@ -149,20 +144,20 @@ def table_text(experiment: Path) -> str:
     differences: dict[str, dict[float, str]] = {}
     for comparison, outcome in zip(comparisons, outcomes(comparisons), strict=True):
         pair = f"{arm_text(comparison.arm)} − {arm_text(comparison.other)}"
-        text = f"{_with_interval(comparison.difference, signed_text)}, p {p_text(comparison.p_corrected)}"
+        text = f"{_with_interval(comparison.difference, dice_text)}, {p_text(comparison.p_corrected)}"
         differences.setdefault(pair, {})[comparison.fraction] = f"{text}: {outcome}"
     fractions = sorted({fraction for _, fraction in scores})
     return "\n\n".join(_table(rows, fractions) for rows in (dice, differences))
 
 
-def _with_interval(found: Estimate, number: Callable[[float], str]) -> str:
-    if found.wide_low is None or found.wide_high is None:
+def _with_interval(found: MeanEstimate, number: Callable[[float | None], str]) -> str:
+    if found.over_seeds is None:
         return number(found.mean)
-    return f"{number(found.mean)} ({number(found.wide_low)} to {number(found.wide_high)})"
+    return f"{number(found.mean)} ({interval_text(*found.over_seeds, number)})"
 
 
 def _table(rows: Mapping[str, Mapping[float, str]], fractions: Sequence[float]) -> str:
-    lines = [["", *map(percent_text, fractions)], ["---"] * (1 + len(fractions))]
+    lines = [["", *map(fraction_text, fractions)], ["---"] * (1 + len(fractions))]
     lines += [[name, *(row.get(fraction, "–") for fraction in fractions)] for name, row in rows.items()]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 

@@ -3,7 +3,7 @@
     python experiments/verdict_errors.py
 
 Draws tables of Dice from a model with known effects: a seed's draw of training scans and a patient's
-difficulty, which all arms share, and what each arm makes of them. It needs no data and takes some minutes.
+difficulty, which all arms share, and what each arm makes of them. It needs no data and takes about an hour.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.downstream.experiment.statistics import NUM_BOOTSTRAPS, Scores, compare, estimate
-from anatogen.downstream.experiment.verdict import outcomes
+from anatogen.downstream.experiment.verdict import Outcome, outcomes
 
 Array = npt.NDArray[np.float64]
 
@@ -44,9 +44,8 @@ def coverage(num_seeds: int, of_seeds: float, num_draws: int = 1000) -> tuple[fl
     for draw in range(num_draws):
         values = table(generator, num_seeds, of_seeds)
         found = estimate(values, draw)
-        assert found is not None and found.wide_low is not None and found.wide_high is not None
-        crossed = crossed_bootstrap(generator, values)
-        pairs = ((found.low, found.high), tuple(crossed), (found.wide_low, found.wide_high))
+        assert found is not None and found.over_seeds is not None
+        pairs = found.over_patients, crossed_bootstrap(generator, values), found.over_seeds
         held += [low <= 0 <= high for low, high in pairs]
     over_patients, crossed_share, over_both = held / num_draws
     return over_patients, crossed_share, over_both
@@ -60,8 +59,8 @@ def claims(num_seeds: int, of_seeds: float, gain: float, num_draws: int = 200) -
     for draw in range(num_draws):
         found = compare(dict(_scores(generator, num_seeds, of_seeds, gain)), pairs, draw)
         said = [said for item, said in zip(found, outcomes(found), strict=True) if item.arm == "synthetic"]
-        anywhere += any(name in ("better", "worse") for name in said)
-        first += said[0] == "better"
+        anywhere += any(outcome in (Outcome.BETTER, Outcome.WORSE) for outcome in said)
+        first += said[0] is Outcome.BETTER
     return anywhere / num_draws, first / num_draws
 
 

@@ -136,7 +136,7 @@ def experiment(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key.sub=value, e.g. fractions=[0.05,0.1].")
     ] = None,
-    processes: Annotated[int, typer.Option(help="Trials that are made at a time.")] = 1,
+    processes: Annotated[int, typer.Option(help="Number of jobs at a time.")] = 1,
 ) -> None:
     """Compare ways to begin, fraction by fraction, seed by seed; the page says whether any of them helps."""
     from anatogen.downstream.experiment.plan import ExperimentPlan

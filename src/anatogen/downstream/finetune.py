@@ -19,10 +19,11 @@ from anatogen.dataset.volumes import LabelledDataset, flip_axis, prefetched_by_p
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
 from anatogen.downstream.labelled import LabelledSplits, labelled_subset, labels_in, load_labelled
+from anatogen.downstream.metrics import dice
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import check_patch, corner_around, crop, random_corner
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription
-from anatogen.downstream.settings import FinetuneConfig
+from anatogen.downstream.settings import FINETUNING, PRETRAINING, FinetuneConfig
 from anatogen.downstream.transfer import transfer_weights
 from anatogen.training.cuda_graph import set_up
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, loading_processes
@@ -30,8 +31,6 @@ from anatogen.training.loop import Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
 from anatogen.training.previews import NUM_PREVIEWS, write_preview
 from anatogen.training.run_folder import claim_run
-
-STAGE = "segmenter"
 
 
 def finetune(
@@ -61,8 +60,8 @@ def finetune(
         NonFiniteLossError: If a loss is not finite.
     """
     data, run = Path(data), Path(run)
-    check_budgets(config, (STAGE,))
-    check_devices(config, (STAGE,), accelerator, devices)
+    check_budgets(config, (FINETUNING,))
+    check_devices(config, (FINETUNING,), accelerator, devices)
     splits = load_labelled(data)
     check_patch(config.patch_shape, splits.manifest.grid.shape)
     labelled_subset(splits.train.cases, config.fraction, config.training.seed)
@@ -72,7 +71,7 @@ def finetune(
         transfer_weights(_start(splits, config).network, weights, config.transfer)
     inputs = [splits.manifest.sha256(), None if weights is None else sha256_file(weights)]
     claim_run(run, sha256_json(inputs), config, config.training.seed)
-    folder = run / STAGE
+    folder = run / FINETUNING
     fabric = build_fabric(accelerator, devices)
     launch(fabric, partial(_stage, data=data, folder=folder, config=config, weights=weights))
     return folder
@@ -84,7 +83,7 @@ def pretrained_weights(path: Path) -> Path:
     Raises:
         UserError: If there is none.
     """
-    places = [path, path / WEIGHTS_NAME, path / "inpainter" / WEIGHTS_NAME]
+    places = [path, path / WEIGHTS_NAME, path / PRETRAINING / WEIGHTS_NAME]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise UserError(
@@ -106,7 +105,7 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
     if weights is not None:
         transfer = transfer_weights(network, weights, config.transfer)
         if fabric.is_global_zero:
-            print(f"{STAGE}: {transfer}")
+            print(f"{FINETUNING}: {transfer}")
             report = {"loaded": list(transfer.loaded), "kept": list(transfer.kept)}
             write_json(folder / "transfer.json", report)
     if fabric.is_global_zero:
@@ -168,7 +167,7 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
         if len(waited) > 1:
             # The first batch can't be loaded ahead.
             share = sum(waited[1:]) / seconds
-            print(f"{STAGE}: {100 * share:.1f}% of the time was spent waiting for data")
+            print(f"{FINETUNING}: {100 * share:.1f}% of the time was spent waiting for data")
         stopping.restore_best(network)
         segmenter.save(folder)
     fabric.barrier()
@@ -199,7 +198,7 @@ def _say_what_is_missing(splits: LabelledSplits, subset: Sequence[int]) -> None:
     missing = sorted(set(splits.labels) - set(labels_in(splits.train, subset)))
     if missing:
         print(
-            f"{STAGE}: none of the {len(subset)} scans that are learned from shows the label "
+            f"{FINETUNING}: none of the {len(subset)} scans that are learned from shows the label "
             f"{', '.join(map(str, missing))}: it will not be found"
         )
 
@@ -216,13 +215,11 @@ def _mean_dice(segmenter: Segmenter, dataset: LabelledDataset) -> float:
     device = next(segmenter.network.parameters()).device
     scores = []
     for index in range(len(dataset)):
-        predicted = segmenter.segment(dataset.batch([index]).to(device))
-        truth = dataset.masks([index])
-        for label in segmenter.description.labels[1:]:
-            a, b = predicted == label, truth == label
-            if total := int(a.sum() + b.sum()):
-                scores.append(2 * int((a & b).sum()) / total)
-    return sum(scores) / len(scores) if scores else 0.0
+        predicted = segmenter.segment(dataset.batch([index]).to(device)).numpy()
+        truth = dataset.masks([index]).numpy()
+        scores += [dice(predicted == label, truth == label) for label in segmenter.description.labels[1:]]
+    defined = [score for score in scores if score is not None]
+    return sum(defined) / len(defined) if defined else 0.0
 
 
 class _Batches:

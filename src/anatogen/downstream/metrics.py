@@ -32,7 +32,7 @@ class CaseMetrics:
     """The metrics of one case by label, the label's number as a string; None where undefined.
 
     Attributes:
-        dice: Twice the common voxels through the sum of both, 0 to 1.
+        dice: Dice, see `dice`, 0 to 1.
         surface_dice: Share of both surfaces, by area, that lies within the tolerance of the other, 0 to 1.
         hausdorff95_mm: The larger of the two 95th percentiles of distances from one surface to the other.
     """
@@ -50,6 +50,12 @@ def mean_over_labels(values: Mapping[str, float | None]) -> float | None:
     """The mean of the labels whose value is defined; None where none is."""
     defined = [value for value in values.values() if value is not None]
     return sum(defined) / len(defined) if defined else None
+
+
+def dice(predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> float | None:
+    """Twice the common voxels of two structures through the sum of both, 0 to 1; None if both are empty."""
+    total = int(predicted.sum()) + int(true.sum())
+    return 2 * int((predicted & true).sum()) / total if total else None
 
 
 def case_metrics(
@@ -84,27 +90,27 @@ def case_metrics(
     metrics = CaseMetrics({}, {}, {})
     for label in labels:
         predicted, true = prediction == label, truth == label
-        values: tuple[float | None, ...]
+        overlap = dice(predicted, true)
+        surface_dice = hausdorff = None
         if predicted.any() and true.any():
-            values = _monai_metrics(predicted, true, spacing_mm, tolerance_mm)
-        elif predicted.any() or true.any():
-            values = 0.0, 0.0, None
-        else:
-            values = None, None, None
-        for metric, value in zip(METRICS, values, strict=True):
-            getattr(metrics, metric)[str(label)] = value
+            surface_dice, hausdorff = _surface_metrics(predicted, true, spacing_mm, tolerance_mm)
+        elif overlap is not None:
+            surface_dice = 0.0
+        metrics.dice[str(label)] = None if overlap is None else round(overlap, _DIGITS)
+        metrics.surface_dice[str(label)] = surface_dice
+        metrics.hausdorff95_mm[str(label)] = hausdorff
     return metrics
 
 
-def _monai_metrics(
+def _surface_metrics(
     predicted: npt.NDArray[np.bool_],
     true: npt.NDArray[np.bool_],
     spacing_mm: tuple[float, float, float],
     tolerance_mm: float,
-) -> tuple[float, float, float]:
-    """Dice, surface Dice and 95% Hausdorff distance of two structures that are not empty."""
+) -> tuple[float, float]:
+    """Surface Dice and 95% Hausdorff distance of two structures that are not empty."""
     import torch
-    from monai.metrics import compute_dice, compute_hausdorff_distance, compute_surface_dice
+    from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 
     spacing = tuple(float(length) for length in spacing_mm)
     # Beyond both nothing is measured; the margin keeps a structure's surface where it touches the border.
@@ -114,12 +120,8 @@ def _monai_metrics(
     with warnings.catch_warnings():
         # MONAI warns of an argument that it passes to itself.
         warnings.simplefilter("ignore", FutureWarning)
-        values = (
-            compute_dice(*pair, include_background=True),
-            compute_surface_dice(
-                *pair, [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True
-            ),
-            compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing),
+        surface_dice = compute_surface_dice(
+            *pair, [tolerance_mm], include_background=True, spacing=spacing, use_subvoxels=True
         )
-    dice, surface_dice, hausdorff = (round(float(value), _DIGITS) for value in values)
-    return dice, surface_dice, hausdorff
+        hausdorff = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing)
+    return round(float(surface_dice), _DIGITS), round(float(hausdorff), _DIGITS)

@@ -26,7 +26,7 @@ from anatogen.downstream.inpainting import (
 )
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import check_patch, crop, random_corner
-from anatogen.downstream.settings import PretrainConfig
+from anatogen.downstream.settings import PRETRAINING, PretrainConfig
 from anatogen.training.cuda_graph import set_up
 from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
 from anatogen.training.loop import Loop
@@ -34,7 +34,6 @@ from anatogen.training.optimisation import adam, local_slice, take_step
 from anatogen.training.previews import NUM_PREVIEWS, write_preview
 from anatogen.training.run_folder import claim_run
 
-STAGE = "inpainter"
 NUM_SCANS_NAME = "scans.json"
 _NUM_JUDGED = 16
 
@@ -71,8 +70,8 @@ def pretrain(
         NonFiniteLossError: If a loss is not finite.
     """
     run = Path(run)
-    check_budgets(config, (STAGE,))
-    check_devices(config, (STAGE,), accelerator, devices)
+    check_budgets(config, (PRETRAINING,))
+    check_devices(config, (PRETRAINING,), accelerator, devices)
     sets = unlabelled_scans(scans, like)
     grid = sets[0].grid
     check_patch(config.patch_shape, grid.shape)
@@ -84,7 +83,7 @@ def pretrain(
     write_json(run / NUM_SCANS_NAME, {"num_scans": len(arrays)})
     fabric = build_fabric(accelerator, devices)
     launch(fabric, partial(_stage, arrays=arrays, judged=judged, grid=grid, run=run, config=config))
-    return run / STAGE / WEIGHTS_NAME
+    return run / PRETRAINING / WEIGHTS_NAME
 
 
 def unlabelled_scans(scans: Sequence[Path | str], like: Path | str | None) -> list[ScanSet]:
@@ -128,7 +127,7 @@ def _training_scans(dataset: Path) -> np.ndarray:
 def _stage(
     fabric: Fabric, arrays: np.ndarray, judged: np.ndarray, grid: Grid, run: Path, config: PretrainConfig
 ) -> None:
-    folder = run / STAGE
+    folder = run / PRETRAINING
     seed, batch_size = config.training.seed, config.inpainter_training.batch_size
     volumes = torch.from_numpy(arrays)[:, None]
     axis = flip_axis(config.training.flip, grid.affine)

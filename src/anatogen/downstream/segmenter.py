@@ -16,7 +16,7 @@ from anatogen.dataset.conversion import Placement
 from anatogen.dataset.manifest import Intensity
 from anatogen.dataset.regions import RegionKind
 from anatogen.downstream.network import PaddedSwinUNETR
-from anatogen.downstream.settings import PatchShape, SwinUNETRSettings
+from anatogen.downstream.settings import FINETUNING, PatchShape, SwinUNETRSettings
 from anatogen.io.formats import Reading
 
 DESCRIPTION_NAME = "segmenter.json"
@@ -108,7 +108,7 @@ def load_segmenter(folder: Path) -> Segmenter:
     Raises:
         UserError: If there is none, or it is damaged.
     """
-    places = [folder / DESCRIPTION_NAME, folder / "segmenter" / DESCRIPTION_NAME]
+    places = [folder / DESCRIPTION_NAME, folder / FINETUNING / DESCRIPTION_NAME]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise UserError(

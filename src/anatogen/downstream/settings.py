@@ -7,6 +7,9 @@ from pydantic import Field
 from anatogen.config.resolving import Section
 from anatogen.config.settings import LoopSettings, OptimiserSettings, Positive, Weight
 
+# Names of the stages: folders in their runs, and beginnings of the sections of their budgets.
+PRETRAINING, FINETUNING = "inpainter", "segmenter"
+
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 PatchShape = tuple[Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)], Annotated[int, Field(ge=16)]]
@@ -26,7 +29,7 @@ class MaskingSettings(Section):
     """What is hidden from the network that learns to inpaint.
 
     Attributes:
-        share: Of the patches that are hidden.
+        share: Share of the patches that are hidden.
         patch_voxels: Side of a patch.
     """
 
@@ -35,7 +38,7 @@ class MaskingSettings(Section):
 
 
 class AugmentationSettings(Section):
-    """How probable each change of a labelled scan is: the paper's kinds, by TorchIO.
+    """Probabilities of the changes of a labelled scan: the paper's kinds, by TorchIO.
 
     Ranges are TorchIO's but for noise and blur, which are half of them or less: on small structures they
     would hide what the labels say.
@@ -71,9 +74,9 @@ class PretrainConfig(Section):
     Attributes:
         network: Swin UNETR.
         masking: What is hidden.
-        patch_shape: (D, H, W) of the random crops that it learns from; None for whole scans.
+        patch_shape: (D, H, W) of the random crops that are learned from; None for whole scans.
         inpainter_training: Budget, batches and AdamW.
-        training: Seed, flips, intervals.
+        training: Random seed, flips, intervals.
     """
 
     network: SwinUNETRSettings = SwinUNETRSettings()
@@ -87,16 +90,16 @@ class FinetuneConfig(Section):
     """Segmentation of labelled scans; the saved `config.yaml` of its run.
 
     Attributes:
-        network: Swin UNETR; of the size that was pre-trained, where one was.
-        augmentation: How probable each change of a scan is.
-        fraction: Of the training patients whose labels are used.
+        network: Swin UNETR, as large as the pre-trained one if there is one.
+        augmentation: Probabilities of the changes of a scan.
+        fraction: Fraction of the training patients whose labels are used.
         transfer: What a pre-trained network hands on: "all" but its last layer, or the "encoder" alone.
-        patch_shape: (D, H, W) of the random crops that it learns from; None for whole scans.
-        validate_every: Steps between looks at the validation scans.
-        patience: Looks without a better Dice that end the training; None for its whole budget. The best
-            weights are kept in any case.
+        patch_shape: (D, H, W) of the random crops that are learned from; None for whole scans.
+        validate_every: Steps between validations.
+        patience: Validations without a better Dice that end the training; None for its whole budget. The
+            best weights are kept in any case.
         segmenter_training: Budget, batches and AdamW.
-        training: Seed (also of which patients are the fraction), flips, intervals.
+        training: Random seed (of the patients chosen, too), flips, intervals.
     """
 
     network: SwinUNETRSettings = SwinUNETRSettings()

@@ -1,4 +1,4 @@
-"""The experiment in trials: each made once, by whomever, and the same whatever happened on the way."""
+"""The experiment's jobs: each done once, by whomever, and the same whatever happened on the way."""
 
 import json
 import threading
@@ -15,10 +15,10 @@ from anatogen.core.errors import ConfigError, UserError
 from anatogen.dataset.manifest import load_manifest
 from anatogen.downstream.experiment import run as experiment_module
 from anatogen.downstream.experiment.plan import Arm, ExperimentPlan
-from anatogen.downstream.experiment.results import ResultRow, read_results, rows_text
+from anatogen.downstream.experiment.results import ResultRow, collect_results, read_results, rows_text
 from anatogen.downstream.experiment.run import run_experiment
 from anatogen.downstream.experiment.shapes import random_shapes
-from anatogen.downstream.experiment.trials import Trial, collect_results, planned_trials
+from anatogen.downstream.experiment.trials import Pretraining, Trial, pretrainings, trials
 from anatogen.downstream.inpainting import InpaintingQuality, save_inpainting_quality
 from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.pretrain import unlabelled_scans
@@ -43,35 +43,34 @@ def data(tmp_path_factory) -> Path:
     return write_labelled(tmp_path_factory.mktemp("experiment"))
 
 
-def test_trials_come_pretrainings_first_then_small_fractions_with_all_arms(data):
+def test_trials_come_small_fractions_first_with_all_arms(data):
     plan = plan_of(data, fractions=(0.25, 0.5), seeds=(3, 4))
-    names = [(trial.arm, trial.fraction, trial.seed) for trial in planned_trials(plan)]
-    assert names[0] == ("shapes", None, None)
-    assert names[1:5] == [
-        ("scratch", 0.25, 3),
-        ("shapes", 0.25, 3),
-        ("scratch", 0.25, 4),
-        ("shapes", 0.25, 4),
+    assert pretrainings(plan) == [Pretraining("shapes")]
+    found = trials(plan)
+    assert found[:4] == [
+        Trial("scratch", 0.25, 3),
+        Trial("shapes", 0.25, 3),
+        Trial("scratch", 0.25, 4),
+        Trial("shapes", 0.25, 4),
     ]
-    assert len(names) == len(set(names)) == 9
-    folders = {trial.folder(Path("out")) for trial in planned_trials(plan)}
-    assert len(folders) == 9
+    assert len(found) == len(set(found)) == 8
+    assert len({job.folder(Path("out")) for job in (*pretrainings(plan), *found)}) == 9
 
 
-def pretend(trial: Trial, plan: ExperimentPlan, out: Path) -> None:
-    """Makes a trial's last file without any training."""
-    if trial.fraction is None:
-        weights = trial.folder(out) / "inpainter" / "weights.safetensors"
+def pretend(job, plan: ExperimentPlan, out: Path) -> None:
+    """Makes a job's last file without any training."""
+    if isinstance(job, Pretraining):
+        weights = job.folder(out) / "inpainter" / "weights.safetensors"
         weights.parent.mkdir(parents=True, exist_ok=True)
         weights.write_bytes(b"")
         return
-    scores = {"1": 0.5 + trial.fraction / 3, "2": 0.7}
+    scores = {"1": 0.5 + job.fraction / 3, "2": 0.7}
     rows = [
         ResultRow(
-            arm=trial.arm,
-            fraction=trial.fraction,
-            seed=trial.seed,
-            num_training_scans=round(4 * trial.fraction),
+            arm=job.arm,
+            fraction=job.fraction,
+            seed=job.seed,
+            num_training_scans=round(4 * job.fraction),
             case=case.id,
             patient=case.patient,
             dice=scores,
@@ -80,7 +79,7 @@ def pretend(trial: Trial, plan: ExperimentPlan, out: Path) -> None:
         )
         for case in load_labelled(plan.data).test.cases
     ]
-    (trial.folder(out) / "results.jsonl").write_text(rows_text(rows))
+    (job.folder(out) / "results.jsonl").write_text(rows_text(rows))
 
 
 def test_an_experiment_goes_the_whole_way(data, tmp_path, one_thread):
@@ -89,7 +88,9 @@ def test_an_experiment_goes_the_whole_way(data, tmp_path, one_thread):
     assert "2 volumes of random shapes; fills in hidden voxels with a loss of" in page.read_text()
     warning = "Pre-training on shapes taught next to nothing"
     for loss, warned in ((0.5, True), (0.4, True), (0.3, False)):
-        save_inpainting_quality(InpaintingQuality(network=loss, copying=0.4), Trial("shapes").folder(out))
+        save_inpainting_quality(
+            InpaintingQuality(network=loss, copying=0.4), Pretraining("shapes").folder(out)
+        )
         page = run_experiment(plan_of(data, fractions=(0.5,)), out)
         assert (warning in page.read_text()) is warned
     rows = read_results(out / "results.jsonl")
@@ -108,13 +109,13 @@ def test_a_stopped_experiment_repeats_nothing_and_ends_with_the_same_results(dat
     made: list[str] = []
     stops_at = [None]
 
-    def make(trial, plan, out):
+    def make(job, plan, out):
         if len(made) == stops_at[0]:
             raise KeyboardInterrupt
-        pretend(trial, plan, out)
-        made.append(str(trial))
+        pretend(job, plan, out)
+        made.append(str(job))
 
-    monkeypatch.setattr(experiment_module, "_make", make)
+    monkeypatch.setattr(experiment_module, "_do", make)
     run_experiment(plan, whole)
     assert len(set(made)) == len(made) == 5
     made.clear()
@@ -148,26 +149,26 @@ def test_the_page_is_drawn_at_first_when_it_is_old_and_at_the_end(
         pages[-1].touch()
         return pages[-1]
 
-    monkeypatch.setattr(experiment_module, "_make", pretend)
+    monkeypatch.setattr(experiment_module, "_do", pretend)
     monkeypatch.setattr(experiment_module, "report_experiment", draw)
     monkeypatch.setattr(experiment_module, "_SECONDS_BETWEEN_PAGES", seconds_between)
-    run_experiment(plan_of(data), tmp_path / "out")  # five trials
+    run_experiment(plan_of(data), tmp_path / "out")  # five jobs
     assert len(pages) == drawn
 
 
-def test_a_failed_trial_keeps_no_other_from_being_made(data, tmp_path, monkeypatch, capfd):
+def test_a_failed_job_keeps_no_other_from_being_done(data, tmp_path, monkeypatch, capfd):
     plan, out = (
         plan_of(data, arms={"scratch": {}, "shapes": {"shapes": 1}, "more": {"shapes": 2}}),
         tmp_path / "out",
     )
 
-    def make(trial, plan, out):
-        if trial == Trial("shapes"):
+    def make(job, plan, out):
+        if job == Pretraining("shapes"):
             raise UserError("the scans are no scans: use others")
-        pretend(trial, plan, out)
+        pretend(job, plan, out)
 
-    monkeypatch.setattr(experiment_module, "_make", make)
-    with pytest.raises(UserError, match=r"trials of .* failed, see above"):
+    monkeypatch.setattr(experiment_module, "_do", make)
+    with pytest.raises(UserError, match=r"jobs of .* failed, see above"):
         run_experiment(plan, out)
     assert "pre-training shapes failed: the scans are no scans: use others\n" in capfd.readouterr().err
     rows = read_results(out / "results.jsonl")
@@ -178,7 +179,7 @@ def test_a_failed_trial_keeps_no_other_from_being_made(data, tmp_path, monkeypat
 
 def test_an_arm_keeps_its_meaning_while_a_plan_leaves_it_out(data, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    monkeypatch.setattr(experiment_module, "_make", pretend)
+    monkeypatch.setattr(experiment_module, "_do", pretend)
     run_experiment(plan_of(data), out)
     run_experiment(plan_of(data, arms={"scratch": {}}), out)
     with pytest.raises(UserError, match="arm shapes changed"):
@@ -195,7 +196,7 @@ def test_what_a_killed_start_left_keeps_nobody_out(data, tmp_path, monkeypatch):
     out.mkdir()
     for name in ("dataset.sha256", ".part-abc.yaml", ".claim.lock"):
         (out / name).write_text("")
-    monkeypatch.setattr(experiment_module, "_make", pretend)
+    monkeypatch.setattr(experiment_module, "_do", pretend)
     assert run_experiment(plan_of(data), out).is_file()
 
 
@@ -218,12 +219,12 @@ def test_arms_have_equal_budgets_unless_patience_is_asked_for(data):
     assert patient.finetuning.patience == 3
 
 
-def test_a_trial_that_another_process_makes_is_left_to_it(data, tmp_path, monkeypatch):
+def test_a_trial_that_another_process_does_is_left_to_it(data, tmp_path, monkeypatch):
     plan, out = plan_of(data, arms={"scratch": {}}, fractions=(1.0,)), tmp_path / "out"
     trial = Trial("scratch", 1.0, 0)
     made = []
     monkeypatch.setattr(experiment_module, "_SECONDS_BETWEEN_LOOKS", 0.05)
-    monkeypatch.setattr(experiment_module, "_make", lambda *_: made.append(1))
+    monkeypatch.setattr(experiment_module, "_do", lambda *_: made.append(1))
     trial.folder(out).mkdir(parents=True)
     looks = threading.Event()
     monkeypatch.setattr(experiment_module.time, "sleep", lambda _: looks.set())

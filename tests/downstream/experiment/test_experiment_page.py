@@ -13,6 +13,7 @@ from anatogen.downstream.experiment.figures import (
     predictions_figure,
 )
 from anatogen.downstream.experiment.page import write_experiment_page
+from anatogen.downstream.experiment.trials import Trial
 
 GAINS = {
     "scratch": (0, 0, 0, 0),
@@ -29,7 +30,7 @@ def _picture(prediction, truth, case="case_00000"):
 
 
 def _write(out, rows, **options):
-    planned = [(arm, fraction, seed) for arm in ARMS for fraction in FRACTIONS for seed in range(3)]
+    planned = [Trial(arm, fraction, seed) for arm in ARMS for fraction in FRACTIONS for seed in range(3)]
     values = {
         "arms": {arm: f"what {arm} is" for arm in ARMS},
         "labels": {"1": "anterior", "2": "posterior"},
@@ -55,7 +56,7 @@ def test_a_finished_experiment_s_page_says_everything(tmp_path):
     text = _text(page)
     assert text.index("Synthetic pre-training helps at 5-10% of the labels") < text.index("Dice against")
     assert "Real scans" in text or "real scans would" in text
-    assert "runs are done" not in text
+    assert "trials are done" not in text
     assert "synthetic and real − scratch" in text and "synthetic − shapes" in text
     assert "all 24 comparisons" in text
     for name in ("Dice", "Surface Dice", "95% Hausdorff distance (mm)", "anterior", "mean over labels"):
@@ -87,16 +88,16 @@ def test_an_unfinished_experiment_s_page_says_what_is_missing(tmp_path):
         if row.fraction == 0.05 and not (row.arm == "real" and row.seed == 2)
     ]
     # A kill may leave half a run, which does not count.
-    half = [row for row in rows if row.unit != ("shapes", 0.05, 1) or row.case < "case_00020"]
+    half = [row for row in rows if row.trial != Trial("shapes", 0.05, 1) or row.case < "case_00020"]
     text = _text(_write(tmp_path, half))
-    assert "13 of 60 runs are done" in text
+    assert "13 of 60 trials are done" in text
     assert "real at 5% (1 of 3 seeds), shapes at 5% (1 of 3 seeds), scratch at 10% (3 of 3 seeds)" in text
     assert "stays in your institution" not in text
 
 
 def test_a_page_before_the_first_run(tmp_path):
     text = _text(_write(tmp_path, []))
-    assert "0 of 60 runs are done" in text
+    assert "0 of 60 trials are done" in text
     assert "Can't tell yet" in text.replace("&#39;", "'")
 
 

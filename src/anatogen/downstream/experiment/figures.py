@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.downstream.experiment.statistics import Comparison, Estimate
-from anatogen.downstream.experiment.verdict import SCRATCH, percent_text
-from anatogen.downstream.metrics import Mask, case_metrics
+from anatogen.downstream.experiment.statistics import ArmComparison, MeanEstimate
+from anatogen.downstream.experiment.verdict import SCRATCH, TREATMENT, Control
+from anatogen.downstream.experiment.wording import arm_text, fraction_text
+from anatogen.downstream.metrics import Mask, dice, mean_over_labels
 from anatogen.report.figures import FONT, central_slice, display_axes, new_figure, save_figure, style_panel
 
 if TYPE_CHECKING:
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 # Colours that colour-blind readers tell apart (Okabe and Ito), each with a mark of its own.
 _STYLES: Mapping[str, tuple[str, str]] = {
     SCRATCH: ("#4d4d4d", "s"),
-    "synthetic": ("#0072b2", "o"),
-    "real": ("#d55e00", "^"),
-    "shapes": ("#009e73", "D"),
+    TREATMENT: ("#0072b2", "o"),
+    Control.REAL: ("#d55e00", "^"),
+    Control.SHAPES: ("#009e73", "D"),
     "synthetic_and_real": ("#cc79a7", "v"),
 }
 _OTHER_STYLES = (("#e69f00", "P"), ("#56b4e9", "X"), ("#8c564b", "h"), ("#000000", "*"))
@@ -48,19 +49,14 @@ class PredictionPicture:
     predictions: Mapping[str, Mask]
 
 
-def arm_text(arm: str) -> str:
-    """An arm's name as people read it."""
-    return arm.replace("_", " ")
-
-
 def label_colour(label: int) -> str:
     """The colour of a label, 1 or more, where the truth is shown."""
     return _LABEL_COLOURS[(label - 1) % len(_LABEL_COLOURS)]
 
 
 def fractions_figure(
-    estimates: Mapping[tuple[str, float], Estimate],
-    comparisons: Sequence[Comparison],
+    estimates: Mapping[tuple[str, float], MeanEstimate],
+    comparisons: Sequence[ArmComparison],
     arms: Sequence[str],
     path: Path,
 ) -> None:
@@ -95,8 +91,7 @@ def fractions_figure(
     style_panel(panels[0], "Dice, mean over labels and patients")
     if gains:
         bars = {
-            key: (found.mean, _or(found.wide_low, found.mean), _or(found.wide_high, found.mean))
-            for key, found in gains.items()
+            key: (found.mean, *(found.over_seeds or (found.mean, found.mean))) for key, found in gains.items()
         }
         panels[1].axhline(0, color=styles.get(SCRATCH, ("0.3", ""))[0], linewidth=1.0, zorder=1)
         _draw_arms(panels[1], bars, fractions, styles, joined=False)
@@ -106,7 +101,7 @@ def fractions_figure(
         low, high = panels[1].get_ylim()
         panels[1].set_ylim(max(low, -reach), min(high, reach))
     for panel in panels:
-        panel.set_xticks(range(len(fractions)), [percent_text(fraction) for fraction in fractions])
+        panel.set_xticks(range(len(fractions)), [fraction_text(fraction) for fraction in fractions])
         panel.set_xlabel("labelled training scans", fontsize=8, fontfamily=FONT, color="0.35")
         panel.grid(visible=False, axis="x")
         panel.set_xlim(-0.5, len(fractions) - 0.5)
@@ -299,9 +294,5 @@ def _outline(mask: npt.NDArray[np.bool_]) -> Iterable[tuple[tuple[int, int], tup
 
 def _dice_text(prediction: Mask, truth: Mask) -> str:
     labels = [int(label) for label in np.union1d(prediction, truth) if label]
-    dice = case_metrics(prediction, truth, labels, (1, 1, 1), 0).mean("dice")
-    return "" if dice is None else f"Dice {dice:.2f}"
-
-
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+    mean = mean_over_labels({str(label): dice(prediction == label, truth == label) for label in labels})
+    return "" if mean is None else f"Dice {mean:.2f}"

@@ -14,7 +14,7 @@ class Arm(Section):
 
     Attributes:
         scans: Folders of scans, or prepared datasets ("DATASET:train" for one split).
-        shapes: How many volumes of random geometric shapes are added.
+        shapes: Number of volumes of random geometric shapes that are added.
     """
 
     scans: tuple[Path, ...] = ()
@@ -41,14 +41,14 @@ class ExperimentPlan(Section):
     Attributes:
         data: Prepared dataset with masks: its training split is drawn from, its validation split stops
             early, its test split is measured.
-        arms: By name; one without scans and shapes is the start from scratch. The verdict knows what
+        arms: Arms by name; one without scans and shapes is the start from scratch. The verdict knows what
             "scratch", "synthetic", "real" and "shapes" are by these names.
-        fractions: Of the training patients whose labels are used, e.g. 0.05.
-        seeds: Each draws its own patients (the same for all arms, smaller fractions within larger ones) and
-            its own batches.
-        tolerance_mm: Of the normalised surface distance.
-        pretraining: Settings of every pre-training.
-        finetuning: Settings of every fine-tuning; its fraction and seed are the plan's.
+        fractions: Fractions of the training patients whose labels are used, e.g. 0.05.
+        seeds: Random seeds; each draws its own patients (the same for all arms, smaller fractions within
+            larger ones) and its own batches.
+        tolerance_mm: Tolerance of the normalised surface distance.
+        pretraining: Settings of all pre-trainings.
+        finetuning: Settings of all fine-tunings; fraction and seed are the plan's.
     """
 
     data: Path

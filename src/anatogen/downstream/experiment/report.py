@@ -11,13 +11,13 @@ from anatogen.core.files import write_text
 from anatogen.downstream.experiment.figures import PredictionPicture
 from anatogen.downstream.experiment.page import write_experiment_page
 from anatogen.downstream.experiment.plan import Arm, ExperimentPlan
-from anatogen.downstream.experiment.results import ResultRow, rows_text
-from anatogen.downstream.experiment.trials import RESULTS_NAME, Trial, collect_results, planned_trials
-from anatogen.downstream.finetune import STAGE as FINETUNING
+from anatogen.downstream.experiment.results import ResultRow, collect_results, rows_text
+from anatogen.downstream.experiment.trials import RESULTS_NAME, Job, Pretraining, Trial, pretrainings, trials
+from anatogen.downstream.experiment.wording import fraction_text
 from anatogen.downstream.inpainting import InpaintingQuality, load_inpainting_quality
 from anatogen.downstream.labelled import LabelledSplits
 from anatogen.downstream.pretrain import NUM_SCANS_NAME
-from anatogen.downstream.pretrain import STAGE as PRETRAINING
+from anatogen.downstream.settings import FINETUNING, PRETRAINING
 from anatogen.training.loop import read_log
 
 # Test scans whose predictions are kept, for the page.
@@ -37,33 +37,29 @@ def report_experiment(
     """Writes the page.
 
     Args:
-        plan: Of the experiment.
-        splits: Its labelled scans.
-        rows: What `write_results` wrote.
-        out: Its folder.
+        plan: Plan of the experiment.
+        splits: Labelled scans.
+        rows: Results, as `write_results` wrote them.
+        out: Folder of the experiment.
 
     Returns:
         The page.
     """
-    shown = Trial("", min(plan.fractions), plan.seeds[0])
+    fraction, seed = min(plan.fractions), plan.seeds[0]
     manifest = splits.manifest
-    qualities = {name: load_inpainting_quality(Trial(name).folder(out)) for name in plan.arms}
+    qualities = {name: load_inpainting_quality(Pretraining(name).folder(out)) for name in plan.arms}
     return write_experiment_page(
         out,
         rows,
         arms={name: _description(name, arm, qualities[name], out) for name, arm in plan.arms.items()},
         unlearned=[name for name, quality in qualities.items() if quality and not quality.learned],
         labels={str(label): manifest.labels.get(str(label), f"label {label}") for label in splits.labels[1:]},
-        planned=[
-            (trial.arm, trial.fraction, trial.seed)
-            for trial in planned_trials(plan)
-            if trial.fraction is not None and trial.seed is not None
-        ],
+        planned=trials(plan),
         tolerance_mm=plan.tolerance_mm,
-        pictures=_pictures(plan, splits, out, shown),
+        pictures=_pictures(plan, splits, out, fraction, seed),
         spacing_mm=manifest.grid.spacing_mm,
         axis_codes=manifest.grid.axis_codes,
-        settings=_settings(plan, splits, shown),
+        settings=_settings(plan, splits, fraction, seed),
         minutes=_minutes(plan, out),
     )
 
@@ -71,7 +67,7 @@ def report_experiment(
 def _description(name: str, arm: Arm, quality: InpaintingQuality | None, out: Path) -> str:
     if not arm.is_pretrained:
         return "random start"
-    counts = Trial(name).folder(out) / NUM_SCANS_NAME
+    counts = Pretraining(name).folder(out) / NUM_SCANS_NAME
     if not counts.is_file():
         return "pre-trained"
     number = json.loads(counts.read_text(encoding="utf-8"))["num_scans"]
@@ -83,14 +79,14 @@ def _description(name: str, arm: Arm, quality: InpaintingQuality | None, out: Pa
 
 
 def _pictures(
-    plan: ExperimentPlan, splits: LabelledSplits, out: Path, shown: Trial
+    plan: ExperimentPlan, splits: LabelledSplits, out: Path, fraction: float, seed: int
 ) -> list[PredictionPicture]:
     """Test scans with the predictions of every arm that has them, of one fraction and seed."""
     pictures = []
     for number, case in enumerate(splits.test.cases[:NUM_PICTURES]):
         predictions = {}
         for arm in plan.arms:
-            trial = Trial(arm, shown.fraction, shown.seed)
+            trial = Trial(arm, fraction, seed)
             path = trial.folder(out) / "predictions" / f"{case.id}.npy"
             if trial.is_done(out) and path.is_file():
                 predictions[arm] = np.load(path, allow_pickle=False)
@@ -101,7 +97,7 @@ def _pictures(
     return pictures
 
 
-def _settings(plan: ExperimentPlan, splits: LabelledSplits, shown: Trial) -> dict[str, str]:
+def _settings(plan: ExperimentPlan, splits: LabelledSplits, fraction: float, seed: int) -> dict[str, str]:
     pretraining, finetuning = plan.pretraining, plan.finetuning
     training = _training_text(finetuning.segmenter_training, finetuning.patch_shape)
     num_train, num_validation, num_test = map(len, (splits.train, splits.validation, splits.test))
@@ -110,7 +106,7 @@ def _settings(plan: ExperimentPlan, splits: LabelledSplits, shown: Trial) -> dic
         "scans": f"{num_train} training, {num_validation} validation, {num_test} test",
         "pre-training": _training_text(pretraining.inpainter_training, pretraining.patch_shape),
         "fine-tuning": f"{training}; transfer: {finetuning.transfer}",
-        "predictions": f"of seed {shown.seed} with {100 * (shown.fraction or 0):g}% of the labels",
+        "predictions": f"of seed {seed} with {fraction_text(fraction)} of the labels",
     }
 
 
@@ -121,11 +117,11 @@ def _training_text(optimiser: OptimiserSettings, patch_shape: tuple[int, int, in
 
 
 def _minutes(plan: ExperimentPlan, out: Path) -> Mapping[str, float]:
-    minutes: dict[str, float] = {}
-    for trial in planned_trials(plan):
-        if trial.is_done(out):
-            stage = PRETRAINING if trial.fraction is None else FINETUNING
-            name = str(trial) if trial.fraction is None else "all fine-tunings"
-            records = read_log(trial.folder(out) / stage)
-            minutes[name] = minutes.get(name, 0.0) + (records[-1]["minutes"] if records else 0.0)
-    return minutes
+    minutes = {str(job): _minutes_of(job, PRETRAINING, out) for job in pretrainings(plan)}
+    minutes["all fine-tunings"] = sum(_minutes_of(trial, FINETUNING, out) for trial in trials(plan))
+    return {name: value for name, value in minutes.items() if value}
+
+
+def _minutes_of(job: Job, stage: str, out: Path) -> float:
+    records = read_log(job.folder(out) / stage) if job.is_done(out) else []
+    return records[-1]["minutes"] if records else 0.0

@@ -11,6 +11,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from anatogen.config.resolving import Section
 from anatogen.core.errors import UserError
+from anatogen.downstream.experiment.plan import ExperimentPlan
+from anatogen.downstream.experiment.trials import RESULTS_NAME, Trial, trials
 from anatogen.downstream.metrics import METRICS
 
 
@@ -19,11 +21,11 @@ class ResultRow(Section):
 
     Attributes:
         arm: How the network was initialised, such as "scratch" or "synthetic".
-        fraction: Of the labelled training scans that it was fine-tuned with, above 0, at most 1.
-        seed: Of the run: draws the training scans and the order of steps.
-        num_training_scans: As many as the fraction came to.
-        case: The test scan, by its anonymous name.
-        patient: Whose scan it is, by an anonymous name; a patient may have several cases.
+        fraction: Fraction of the labelled training scans that it was fine-tuned with, above 0, at most 1.
+        seed: Random seed of the trial: draws the training scans and the order of steps.
+        num_training_scans: Number of scans that the fraction came to.
+        case: Anonymous name of the test scan.
+        patient: Anonymous name of its patient, who may have several cases.
         dice: Dice by label, 0 to 1; None where it is undefined, as for the others (see `case_metrics`).
         surface_dice: Normalised surface distance by label, 0 to 1.
         hausdorff95_mm: 95% Hausdorff distance by label, in mm.
@@ -51,9 +53,9 @@ class ResultRow(Section):
         return self
 
     @property
-    def unit(self) -> tuple[str, float, int]:
-        """The run that this row belongs to: arm, fraction and seed."""
-        return self.arm, self.fraction, self.seed
+    def trial(self) -> Trial:
+        """The trial that this row belongs to."""
+        return Trial(self.arm, self.fraction, self.seed)
 
 
 def rows_text(rows: Iterable[ResultRow]) -> str:
@@ -64,14 +66,11 @@ def rows_text(rows: Iterable[ResultRow]) -> str:
 def read_results(path: Path) -> list[ResultRow]:
     """Reads what `rows_text` gave.
 
-    A last line without its newline that is no JSON is what a kill left of a write, and is passed over.
-    Whoever appends to such a file must cut that part off first, or the two lines become one.
-
     Args:
         path: The file of lines.
 
     Raises:
-        UserError: If the file can't be read, a line is damaged, a case stands twice in a run, or cases
+        UserError: If the file can't be read, a line is damaged, a case stands twice in a trial, or cases
             differ in their labels or patients.
     """
     try:
@@ -79,7 +78,7 @@ def read_results(path: Path) -> list[ResultRow]:
     except OSError as error:
         raise UserError(f"the results {path} can't be read: {error.strerror}") from error
     rows: list[ResultRow] = []
-    lines_by_key: dict[tuple[str, float, int, str], int] = {}
+    lines_by_key: dict[tuple[Trial, str], int] = {}
     patients: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -89,17 +88,17 @@ def read_results(path: Path) -> list[ResultRow]:
             row = ResultRow.model_validate_json(line, strict=True)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
-            if number == len(lines) and problem["type"] == "json_invalid":
-                break
             key = ".".join(map(str, problem["loc"]))
             reason = problem["msg"].removeprefix("Value error, ")
             raise UserError(
                 f"{where} is damaged ({f'{key}: ' if key else ''}{reason}): remove it and run the experiment "
                 "again, which fills the gap"
             ) from error
-        first = lines_by_key.setdefault((*row.unit, row.case), number)
+        first = lines_by_key.setdefault((row.trial, row.case), number)
         if first != number:
-            raise UserError(f"{where} repeats line {first} ({row.case} of the same run): remove one of them")
+            raise UserError(
+                f"{where} repeats line {first} ({row.case} of the same trial): remove one of them"
+            )
         if rows and row.dice.keys() != rows[0].dice.keys():
             raise UserError(
                 f"{where} has labels {', '.join(row.dice)}, the first {', '.join(rows[0].dice)}: "
@@ -108,4 +107,13 @@ def read_results(path: Path) -> list[ResultRow]:
         if patients.setdefault(row.case, row.patient) != row.patient:
             raise UserError(f"{where} gives {row.case} to another patient than before: it is damaged")
         rows.append(row)
+    return rows
+
+
+def collect_results(plan: ExperimentPlan, out: Path) -> list[ResultRow]:
+    """The rows of all finished trials of a plan."""
+    rows: list[ResultRow] = []
+    for trial in trials(plan):
+        if trial.is_done(out):
+            rows += read_results(trial.folder(out) / RESULTS_NAME)
     return rows

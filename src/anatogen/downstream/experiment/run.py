@@ -1,6 +1,6 @@
-"""The whole experiment: arms x fractions x seeds, in trials that any number of processes share and resume.
+"""The whole experiment: pre-trainings and trials that any number of processes share and resume.
 
-A trial is a folder, finished when its last file is there; a lock that dies with its process keeps two from
+Each is a folder, finished when its last file is there; a lock that dies with its process keeps two from
 making the same one. So the same command, started again or several times at once, on one machine or on
 several with one disk, repeats nothing.
 """
@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -28,13 +29,13 @@ from anatogen.downstream.experiment.plan import ExperimentPlan
 from anatogen.downstream.experiment.report import NUM_PICTURES, report_experiment, write_results
 from anatogen.downstream.experiment.results import ResultRow, rows_text
 from anatogen.downstream.experiment.shapes import random_shapes
-from anatogen.downstream.experiment.trials import RESULTS_NAME, Trial, planned_trials
+from anatogen.downstream.experiment.trials import RESULTS_NAME, Job, Pretraining, Trial, pretrainings, trials
 from anatogen.downstream.finetune import finetune
 from anatogen.downstream.labelled import LabelledSplits, labelled_subset, load_labelled
 from anatogen.downstream.measure import measure_segmenter
-from anatogen.downstream.pretrain import STAGE as PRETRAINING
 from anatogen.downstream.pretrain import pretrain
 from anatogen.downstream.segmenter import load_segmenter
+from anatogen.downstream.settings import PRETRAINING
 from anatogen.io.formats import write_npy
 from anatogen.io.volume import Volume
 from anatogen.training.loop import CHECKPOINT_NAME
@@ -45,19 +46,19 @@ _SECONDS_BETWEEN_PAGES = 60.0
 
 
 def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1) -> Path:
-    """Makes every trial that is not there yet, and writes results and page.
+    """Does every pre-training and trial that is not done yet, and writes results and page.
 
     Args:
         plan: What is compared with what.
         out: Folder of the experiment; the same call again goes on. Arms, fractions and seeds may be added
             to a plan, other settings need another folder.
-        processes: How many trials are made at a time on this machine; they share its cores.
+        processes: Number of jobs that are done at a time on this machine; they share its cores.
 
     Returns:
         The page, `OUT/experiment.html`; beside it `results.jsonl`, a row for each test scan of each trial.
 
     Raises:
-        UserError: If the plan does not fit the data or the folder, or a trial fails.
+        UserError: If the plan does not fit the data or the folder, or a job fails.
     """
     out = Path(out)
     if processes < 1:
@@ -88,7 +89,7 @@ def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1)
         failed = any(worker.exitcode for worker in workers)
     page = report_experiment(plan, splits, write_results(plan, out), out)
     if failed:
-        raise UserError(f"trials of {out} failed, see above: mend that, then the same command makes them")
+        raise UserError(f"jobs of {out} failed, see above: mend that, then the same command does them")
     return page
 
 
@@ -98,36 +99,34 @@ def _work_in_process(plan: ExperimentPlan, out: Path, threads: int) -> None:
 
 
 def _work(plan: ExperimentPlan, out: Path) -> bool:
-    """Makes trials until none is left to make; returns whether one failed, which keeps no other from it."""
-    everything, splits = planned_trials(plan), load_labelled(plan.data)
-    failed: set[Trial] = set()
-    while unfinished := [trial for trial in everything if not trial.is_done(out)]:
-        made = False
-        possible = [trial for trial in unfinished if not failed & {trial, Trial(trial.arm)}]
+    """Does jobs until none is left to do; returns whether one failed, which keeps no other from it."""
+    jobs: list[Job] = [*pretrainings(plan), *trials(plan)]
+    splits = load_labelled(plan.data)
+    failed: set[Job] = set()
+    while unfinished := [job for job in jobs if not job.is_done(out)]:
+        possible = [job for job in unfinished if not failed & {job, Pretraining(job.arm)}]
         if not possible:
             break
-        for trial in possible:
-            if not _is_ready(trial, plan, out):
+        for job in possible:
+            if not _is_ready(job, plan, out):
                 continue
-            trial.folder(out).mkdir(parents=True, exist_ok=True)
-            lock = FileLock(trial.folder(out).with_suffix(".lock"))
+            job.folder(out).mkdir(parents=True, exist_ok=True)
+            lock = FileLock(job.folder(out).with_suffix(".lock"))
             try:
                 with lock.acquire(timeout=0):
-                    if not trial.is_done(out):
-                        print(f"{trial}: {len(unfinished)} of {len(everything)} trials left", flush=True)
-                        _make(trial, plan, out)
-                        made = True
+                    if not job.is_done(out):
+                        print(f"{job}: {len(unfinished)} of {len(jobs)} jobs left", flush=True)
+                        _do(job, plan, out)
                         _draw_old_page(plan, splits, write_results(plan, out), out)
+                        break
             except Timeout:
                 continue
             except UserError as error:
-                print(f"{trial} failed: {error}", file=sys.stderr, flush=True)
-                failed.add(trial)
-                made = True
-            if made:
+                print(f"{job} failed: {error}", file=sys.stderr, flush=True)
+                failed.add(job)
                 break
-        if not made:
-            # What is left is being made by others, or waits for what they make.
+        else:
+            # What is left is being done by others, or waits for what they do.
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     return bool(failed)
 
@@ -135,51 +134,51 @@ def _work(plan: ExperimentPlan, out: Path) -> bool:
 def _draw_old_page(
     plan: ExperimentPlan, splits: LabelledSplits, rows: Sequence[ResultRow], out: Path
 ) -> None:
-    """For those who look on; not after each trial, for it takes seconds in which a GPU could learn."""
+    """For those who look on; not after each job, for it takes seconds in which a GPU could learn."""
     page = out / PAGE_NAME
     with suppress(Timeout), FileLock(out / ".page.lock").acquire(timeout=0):
         if not page.exists() or time.time() - page.stat().st_mtime > _SECONDS_BETWEEN_PAGES:
             report_experiment(plan, splits, rows, out)
 
 
-def _is_ready(trial: Trial, plan: ExperimentPlan, out: Path) -> bool:
-    waits_for = trial.fraction is not None and plan.arms[trial.arm].is_pretrained
-    return not waits_for or Trial(trial.arm).is_done(out)
+def _is_ready(job: Job, plan: ExperimentPlan, out: Path) -> bool:
+    waits = isinstance(job, Trial) and plan.arms[job.arm].is_pretrained
+    return not waits or Pretraining(job.arm).is_done(out)
 
 
-def _make(trial: Trial, plan: ExperimentPlan, out: Path) -> None:
-    folder, arm = trial.folder(out), plan.arms[trial.arm]
-    if trial.fraction is None or trial.seed is None:
-        scans = [*arm.scans, *([_shapes_folder(out, arm.shapes)] if arm.shapes else [])]
-        pretrain(scans, folder, plan.pretraining, like=plan.data)
-        (folder / PRETRAINING / CHECKPOINT_NAME).unlink(missing_ok=True)
-        return
+def _do(job: Job, plan: ExperimentPlan, out: Path) -> None:
+    if isinstance(job, Pretraining):
+        _pretrain(job, plan, out)
+    else:
+        _try(job, plan, out)
+
+
+def _pretrain(job: Pretraining, plan: ExperimentPlan, out: Path) -> None:
+    folder, arm = job.folder(out), plan.arms[job.arm]
+    scans = [*arm.scans, *([_shapes_folder(out, arm.shapes)] if arm.shapes else [])]
+    pretrain(scans, folder, plan.pretraining, like=plan.data)
+    (folder / PRETRAINING / CHECKPOINT_NAME).unlink(missing_ok=True)
+
+
+def _try(trial: Trial, plan: ExperimentPlan, out: Path) -> None:
+    folder, splits = trial.folder(out), load_labelled(plan.data)
     training = plan.finetuning.training.model_copy(update={"seed": trial.seed})
     config = plan.finetuning.model_copy(update={"fraction": trial.fraction, "training": training})
-    init = Trial(trial.arm).folder(out) if arm.is_pretrained else None
+    init = Pretraining(trial.arm).folder(out) if plan.arms[trial.arm].is_pretrained else None
     segmenter = finetune(plan.data, folder, config, init=init)
-    splits = load_labelled(plan.data)
     found = load_segmenter(segmenter)
     found.network.to(device_named("auto"))
     measured = measure_segmenter(
-        found,
-        splits.test,
-        plan.tolerance_mm,
-        keep=folder / "predictions",
-        num_kept=NUM_PICTURES,
+        found, splits.test, plan.tolerance_mm, keep=folder / "predictions", num_kept=NUM_PICTURES
     )
     number = len(labelled_subset(splits.train.cases, trial.fraction, trial.seed))
     rows = [
         ResultRow(
-            arm=trial.arm,
-            fraction=trial.fraction,
-            seed=trial.seed,
+            **asdict(trial),
             num_training_scans=number,
             case=case.id,
             patient=case.patient,
-            dice=metrics.dice,
-            surface_dice=metrics.surface_dice,
-            hausdorff95_mm=metrics.hausdorff95_mm,
+            **asdict(metrics),
         )
         for case, metrics in zip(splits.test.cases, measured, strict=True)
     ]

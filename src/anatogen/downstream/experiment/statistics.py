@@ -18,13 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.downstream.experiment.results import ResultRow
+from anatogen.downstream.experiment.trials import Trial
 from anatogen.downstream.metrics import Metric, mean_over_labels
 
 Array = npt.NDArray[np.float64]
+Interval = tuple[float, float]
 
 NUM_BOOTSTRAPS = 1000
+# Up to 13 patients have fewer ways to flip their signs, which are then counted and not drawn.
 NUM_SIGN_FLIPS = 10_000
-_EXACT_BELOW = 13  # patients: 2^13 ways to flip their signs are counted, not drawn
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Scores:
     """One metric of one arm at one fraction.
 
     Attributes:
-        seeds: Of the S runs.
+        seeds: Seeds of the S trials.
         values: float64 (S, P), the mean of each patient's cases; NaN where undefined. All scores of an
             experiment have the same patients in the same order.
     """
@@ -42,100 +44,94 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanEstimate:
     """A mean over patients of their means over seeds.
 
     Attributes:
-        mean: Of the patients that count.
+        mean: Mean of the patients that count.
         deviation: The bootstrap's standard deviation over patients, as in the paper.
-        low: Of the 95% interval over patients.
-        high: Of the same.
-        wide_low: Of the 95% interval over seeds and patients; None with one seed or one patient.
-        wide_high: Of the same.
-        num_seeds: S.
-        num_patients: Those whose value is defined in every seed; the others are left out.
-        num_undefined: Values of a patient and a seed that are undefined.
+        over_patients: 95% interval over patients.
+        over_seeds: 95% interval over seeds and patients; None with one seed or one patient.
+        num_seeds: Number of seeds, S.
+        num_patients: Number of patients whose value is defined in every seed; the others are left out.
+        num_undefined: Number of values of a patient and a seed that are undefined.
     """
 
     mean: float
     deviation: float
-    low: float
-    high: float
-    wide_low: float | None
-    wide_high: float | None
+    over_patients: Interval
+    over_seeds: Interval | None
     num_seeds: int
     num_patients: int
     num_undefined: int
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ArmComparison:
     """The paired difference `arm` minus `other` at one fraction.
 
     Attributes:
         arm: The one arm.
         other: The other.
-        fraction: Of the labelled scans.
+        fraction: Fraction of the labelled scans.
         difference: Over the seeds that both have, and the patients whose value is defined in all of them.
-        p: Of the sign-flip test over patients.
+        p: p-value of the sign-flip test over patients.
         p_corrected: The same after Holm's correction over all comparisons made together.
     """
 
     arm: str
     other: str
     fraction: float
-    difference: Estimate
+    difference: MeanEstimate
     p: float
     p_corrected: float
 
 
-def finished_units(rows: Sequence[ResultRow]) -> set[tuple[str, float, int]]:
-    """The runs (arm, fraction, seed) that have a row for every test case that any run has."""
-    cases: dict[tuple[str, float, int], set[str]] = {}
+def finished_trials(rows: Sequence[ResultRow]) -> set[Trial]:
+    """The trials that have a row for every test case that any trial has."""
+    cases: dict[Trial, set[str]] = {}
     for row in rows:
-        cases.setdefault(row.unit, set()).add(row.case)
+        cases.setdefault(row.trial, set()).add(row.case)
     everything = set().union(*cases.values())
-    return {unit for unit, found in cases.items() if found == everything}
+    return {trial for trial, found in cases.items() if found == everything}
 
 
 def scores_by_arm(
     rows: Sequence[ResultRow], metric: Metric, label: str | None = None
 ) -> dict[tuple[str, float], Scores]:
-    """The scores of every (arm, fraction) that has a finished run.
+    """The scores of every (arm, fraction) that has a finished trial.
 
     Args:
-        rows: Of the experiment; runs that aren't finished are left out, since their cases may be the easy
-            ones.
-        metric: Which.
-        label: Of which label; without it, the mean over the labels for which it is defined.
+        rows: Results of the experiment; trials that aren't finished are left out, since their cases may be
+            the easy ones.
+        metric: Which one.
+        label: Label that is scored; None for the mean over the labels for which the metric is defined.
     """
-    finished = finished_units(rows)
     columns = {name: column for column, name in enumerate(sorted({row.patient for row in rows}))}
-    cases: dict[tuple[str, float, int], list[list[float]]] = {
-        unit: [[] for _ in columns] for unit in sorted(finished)
+    cases: dict[Trial, list[list[float]]] = {
+        trial: [[] for _ in columns] for trial in sorted(finished_trials(rows))
     }
     for row in rows:
-        if row.unit in finished:
-            values = getattr(row, metric)
-            value = mean_over_labels(values) if label is None else values[label]
-            if value is not None:
-                cases[row.unit][columns[row.patient]].append(value)
+        values = getattr(row, metric)
+        value = mean_over_labels(values) if label is None else values[label]
+        if value is not None and row.trial in cases:
+            cases[row.trial][columns[row.patient]].append(value)
     table: dict[tuple[str, float], dict[int, list[float]]] = {}
-    for (arm, fraction, seed), patients in cases.items():
+    for trial, patients in cases.items():
         means = [float(np.mean(found)) if found else np.nan for found in patients]
-        table.setdefault((arm, fraction), {})[seed] = means
+        table.setdefault((trial.arm, trial.fraction), {})[trial.seed] = means
     return {
         key: Scores(tuple(by_seed), np.array(list(by_seed.values()), np.float64))
         for key, by_seed in table.items()
     }
 
 
-def estimate(values: Array, seed: int = 0) -> Estimate | None:
+def estimate(values: Array, seed: int = 0) -> MeanEstimate | None:
     """The mean with both intervals, see the module.
 
     Args:
-        values: Of seeds and patients (S, P), scores or paired differences; NaN where undefined.
-        seed: Of the bootstrap.
+        values: Scores or paired differences of seeds and patients (S, P); NaN where undefined.
+        seed: Random seed of the bootstrap.
 
     Returns:
         None where no patient is defined in every seed.
@@ -145,22 +141,32 @@ def estimate(values: Array, seed: int = 0) -> Estimate | None:
     if num_patients == 0:
         return None
     means = complete.mean(axis=0)
-    generator = np.random.default_rng([seed, num_patients])
-    draws = means[generator.integers(num_patients, size=(NUM_BOOTSTRAPS, num_patients))].mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
     mean = float(means.mean())
+    deviation, over_patients = _bootstrap_over_patients(means, seed)
     margin = margin_over_seeds(complete)
-    return Estimate(
+    return MeanEstimate(
         mean=mean,
-        deviation=float(draws.std()),
-        low=float(low),
-        high=float(high),
-        wide_low=None if margin is None else mean - margin,
-        wide_high=None if margin is None else mean + margin,
+        deviation=deviation,
+        over_patients=over_patients,
+        over_seeds=None if margin is None else (mean - margin, mean + margin),
         num_seeds=num_seeds,
         num_patients=num_patients,
         num_undefined=int(np.isnan(values).sum()),
     )
+
+
+def _bootstrap_over_patients(means: Array, seed: int) -> tuple[float, Interval]:
+    """Standard deviation and 95% interval of the mean of patients (P,) that are drawn again."""
+    from scipy.stats import bootstrap
+
+    if len(means) == 1:
+        return 0.0, (float(means[0]), float(means[0]))
+    generator = np.random.default_rng([seed, len(means)])
+    drawn = bootstrap(
+        (means,), np.mean, n_resamples=NUM_BOOTSTRAPS, method="percentile", random_state=generator
+    )
+    interval = drawn.confidence_interval
+    return float(drawn.standard_error), (float(interval.low), float(interval.high))
 
 
 def margin_over_seeds(values: Array, level: float = 0.95) -> float | None:
@@ -178,7 +184,7 @@ def margin_over_seeds(values: Array, level: float = 0.95) -> float | None:
 
     Args:
         values: Of seeds and patients (S, P), all finite.
-        level: Of confidence.
+        level: Level of confidence.
 
     Returns:
         None with one seed or one patient, which say nothing about others.
@@ -208,17 +214,19 @@ def compare(
     scores: Mapping[tuple[str, float], Scores],
     pairs: Sequence[tuple[str, str]],
     seed: int = 0,
-) -> list[Comparison]:
+) -> list[ArmComparison]:
     """The paired differences of arms at every fraction that both have, corrected together.
 
     Args:
-        scores: Of one metric.
+        scores: Scores of one metric by (arm, fraction).
         pairs: (arm, other arm).
-        seed: Of the bootstrap and the test.
+        seed: Random seed of the bootstrap and the test.
 
     Returns:
         By pair, then fraction. Pairs without a common seed, or a patient defined in both, are left out.
     """
+    from statsmodels.stats.multitest import multipletests
+
     found = []
     for arm, other in pairs:
         for fraction in sorted({fraction for _, fraction in scores}):
@@ -236,9 +244,9 @@ def compare(
             if difference is not None:
                 complete = differences[:, ~np.isnan(differences).any(axis=0)]
                 p = sign_flip_p(complete.mean(axis=0), seed)
-                found.append(Comparison(arm, other, fraction, difference, p, p))
-    corrected = holm([comparison.p for comparison in found])
-    return [replace(comparison, p_corrected=p) for comparison, p in zip(found, corrected, strict=True)]
+                found.append(ArmComparison(arm, other, fraction, difference, p, p))
+    corrected = multipletests([comparison.p for comparison in found], method="holm")[1]
+    return [replace(comparison, p_corrected=float(p)) for comparison, p in zip(found, corrected, strict=True)]
 
 
 def sign_flip_p(differences: Array, seed: int = 0) -> float:
@@ -249,29 +257,19 @@ def sign_flip_p(differences: Array, seed: int = 0) -> float:
     what few labels cost.
 
     Args:
-        differences: Of the patients (P,), means over seeds.
-        seed: Of the random signs, drawn 10,000 times; with at most 13 patients all are counted instead.
+        differences: Differences of the patients (P,), means over seeds.
+        seed: Random seed of the signs, drawn 10,000 times; with at most 13 patients all are counted instead.
     """
-    num_patients = len(differences)
-    if num_patients <= _EXACT_BELOW:
-        numbers = np.arange(2**num_patients)[:, None]
-        signs = 1.0 - 2.0 * (numbers >> np.arange(num_patients) & 1)
-        extra = 0
-    else:
-        generator = np.random.default_rng([seed, num_patients])
-        signs = 1.0 - 2.0 * generator.integers(0, 2, size=(NUM_SIGN_FLIPS, num_patients))
-        extra = 1  # what was observed is one of the ways
-    least = abs(differences.sum()) - 1e-12 * np.abs(differences).sum()
-    as_large = int(np.sum(np.abs(signs @ differences) >= least))
-    return (as_large + extra) / (len(signs) + extra)
+    from scipy.stats import permutation_test
 
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """The p-values corrected by Holm's step-down method, in the given order; each at most 1."""
-    order = np.argsort(p_values, kind="stable")
-    corrected = np.empty(len(p_values))
-    largest = 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = largest
-    return [float(value) for value in corrected]
+    if len(differences) == 1:
+        return 1.0
+    generator = np.random.default_rng([seed, len(differences)])
+    found = permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=NUM_SIGN_FLIPS,
+        random_state=generator,
+    )
+    return float(found.pvalue)
