@@ -9,10 +9,10 @@ import numpy as np
 
 from anatogen.config.resolving import save_yaml
 from anatogen.core.files import write_json
-from anatogen.study.answers import AnswerRow
+from anatogen.study.analysis.answers import AnswerRow
+from anatogen.study.analysis.ratings import Ratings
 from anatogen.study.orders import random_names, reader_items
 from anatogen.study.questions import Protocol, Question, load_protocols
-from anatogen.study.ratings import Ratings
 from anatogen.study.spec import KEY_NAME, SPEC_NAME, StudySpec
 from anatogen.study.store import Reader, StoredAnswer, Study, create_study, new_token
 

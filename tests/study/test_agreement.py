@@ -4,8 +4,8 @@ import pytest
 from simulated_readers import ordinal_answers, simulated_ratings
 from sklearn.metrics import cohen_kappa_score
 
-from anatogen.study.agreement import between_readers, with_themselves
-from anatogen.study.agreement_coefficients import (
+from anatogen.study.analysis.agreement import between_readers, with_themselves
+from anatogen.study.analysis.coefficients import (
     counts_by_option,
     exact_agreement,
     gwet_ac2,
@@ -13,7 +13,7 @@ from anatogen.study.agreement_coefficients import (
     krippendorff_alpha,
     quadratic_weights,
 )
-from anatogen.study.numbers import pick_one
+from anatogen.study.analysis.statistic import pick_one
 
 NAN = np.nan
 # Ratings of 12 subjects by 4 raters with gaps, from Gwet's handbook; results from the vignettes of irrCAC.

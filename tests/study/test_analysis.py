@@ -12,14 +12,15 @@ from typer.testing import CliRunner
 
 from anatogen.cli.app import app
 from anatogen.core.errors import UserError
-from anatogen.study.analysis import analyse_answers
-from anatogen.study.analysis_page import analyse_study, write_analysis
-from anatogen.study.answers import read_answers
-from anatogen.study.equivalence import difference
-from anatogen.study.headlines import headlines, summary
-from anatogen.study.numbers import pick, pick_one
+from anatogen.study.analysis.analyse import analyse_answers
+from anatogen.study.analysis.answers import read_answers
+from anatogen.study.analysis.equivalence import difference
+from anatogen.study.analysis.headlines import headlines, summary
+from anatogen.study.analysis.page import analyse_study, write_analysis
+from anatogen.study.analysis.ratings import ratings_of
+from anatogen.study.analysis.statistic import pick, pick_one
+from anatogen.study.leaks import BlindingStatus
 from anatogen.study.questions import load_protocols
-from anatogen.study.ratings import ratings_of
 
 ALL = load_protocols(["paper", "turing", "2afc"])
 
@@ -101,13 +102,13 @@ def test_repeats_change_nothing_but_the_readers_agreement_with_themselves():
         else row
         for row in rows
     ]
-    before, after = (analyse_answers(each, ALL).numbers for each in (rows, changed))
+    before, after = (analyse_answers(each, ALL).statistics for each in (rows, changed))
     differing = {
-        (number.section, number.group if number.section == "agreement" else number.name)
+        (number.section, "" if number.section == "repeatability" else number.name)
         for number, other in zip(before, after, strict=True)
         if number != other
     }
-    assert differing <= {("agreement", "repeats"), ("times", "hours_active")} and differing
+    assert differing <= {("repeatability", ""), ("times", "hours_active")} and differing
 
 
 def test_the_sides_of_pairs_change_nothing():
@@ -125,7 +126,7 @@ def test_the_sides_of_pairs_change_nothing():
         )
         for row in rows
     ]
-    before, after = (analyse_answers(each, ALL).numbers for each in (rows, swapped))
+    before, after = (analyse_answers(each, ALL).statistics for each in (rows, swapped))
     assert pick(before, section="pairs") == pick(after, section="pairs")
 
 
@@ -135,14 +136,18 @@ def test_missing_answers_are_counted_and_left_out(tmp_path):
     rows = read_answers(folder)
     gone = sum(row.value is None for row in rows)
     analysis, page = analyse_study(folder, unfinished=True)
-    counted = pick(analysis.numbers, section="answers")
+    counted = pick(analysis.statistics, section="answers")
     assert sum(number.value for number in counted) == gone > 0
     assert f"{gone} of {len(rows):,} answers are missing" in summary(analysis)
     assert "Missing answers" in page.read_text()
     paper = ratings_of(rows, ALL[0], ALL[0].questions[0])
     expected = difference(paper.first, paper.of("synthetic"), paper.of("real"))
     found = pick_one(
-        analysis.numbers, name="mean_difference", question=paper.question.id, group="synthetic - real"
+        analysis.statistics,
+        name="mean_difference",
+        question=paper.question.id,
+        source="synthetic",
+        reference="real",
     )
     assert found.value == pytest.approx(expected.value)
 
@@ -218,7 +223,7 @@ def test_poor_studies_are_analysed_too(options, values, tmp_path):
         rows = [replace(row, value=values) for row in rows]
     spec = simulated_study(tmp_path / "study", ("paper",), number=1).spec
     analysis = analyse_answers(rows, protocols)
-    page = write_analysis(analysis, spec, tmp_path / "out", "passed")
+    page = write_analysis(analysis, spec, tmp_path / "out", BlindingStatus.PASSED)
     content = tidy((page.parent / "analysis.json").read_text())
     for number in content["numbers"]:
         assert number["value"] is not None or number["note"], number
@@ -267,7 +272,7 @@ questions:
     rows = simulated_rows(protocols, number=10)
     rows = [replace(row, value=10 * (row.value % 2)) if row.question == "noise" else row for row in rows]
     analysis = analyse_answers(rows, load_protocols(protocols))
-    shares = pick(analysis.numbers, section="shares", name="share", reader="", group="real")
+    shares = pick(analysis.statistics, section="shares", name="share", reader="", source="real")
     assert [number.option for number in shares] == [0, 10]
     assert sum(number.value for number in shares) == pytest.approx(1)
-    assert pick_one(analysis.numbers, section="scores", question="quality", reader="").value is not None
+    assert pick_one(analysis.statistics, section="scores", question="quality", reader="").value is not None

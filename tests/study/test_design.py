@@ -16,9 +16,10 @@ from anatogen.evaluation.reconstruction.export import reconstruct
 from anatogen.generators.sampling import sample
 from anatogen.io.formats import write_nifti, write_npy
 from anatogen.io.volume import Volume
-from anatogen.study.answers import read_answers, read_key
+from anatogen.study.analysis.answers import read_answers, read_key
 from anatogen.study.blinding import padded_borders
 from anatogen.study.design import new_study
+from anatogen.study.leaks import BlindingStatus
 from anatogen.study.spec import DATABASE_NAME, KEY_NAME, LEAKS_NAME, SPEC_NAME, VOLUMES, load_spec
 from anatogen.study.store import all_readers, items_of, open_study
 
@@ -48,7 +49,7 @@ def folders(tmp_path):
 def test_volumes_are_alike_in_all_but_the_picture(folders, tmp_path):
     real, synthetic = folders
     made = new_study(tmp_path / "study", synthetic, real=real, readers=["ada", "bo"], seed=1)
-    assert made.check.passed and made.check.is_conclusive
+    assert made.check.status is BlindingStatus.PASSED
     # Padding differs between sources with certainty, so it had to go.
     assert made.spec.shape == (9, 14, 14)
     assert made.spec.num_cases == {"real": 10, "synthetic": 10}
@@ -148,7 +149,7 @@ def test_synthetic_scans_alone_make_the_papers_study(folders, tmp_path):
     _, synthetic = folders
     made = new_study(tmp_path / "study", synthetic, number=4)
     assert made.spec.num_cases == {"synthetic": 4}
-    assert not made.check.is_conclusive and "one source only" in made.summary
+    assert made.check.status is BlindingStatus.UNTESTED and "one source only" in made.summary
 
 
 def test_a_leak_that_can_not_be_mended_is_told_and_nothing_is_written(folders, tmp_path):

@@ -5,14 +5,14 @@ from simulated_readers import ordinal_answers, simulated_ratings
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW, ttost_ind
 
 from anatogen.core.errors import UserError
-from anatogen.study.equivalence import (
+from anatogen.study.analysis.equivalence import (
     check_margins,
     compared,
     difference,
-    equivalence_numbers,
+    equivalence_statistics,
     verdict,
 )
-from anatogen.study.numbers import pick_one
+from anatogen.study.analysis.statistic import Equivalence, pick_one
 
 NUMBER = 50
 SOURCES = ["real"] * NUMBER + ["synthetic"] * NUMBER
@@ -41,7 +41,7 @@ def test_the_interval_decides_as_the_test_does():
     generator = np.random.default_rng(1)
     for quality in np.linspace(-0.5, 1.5, 30):
         found = difference(draw(generator, quality), ~REAL, REAL)
-        inside = verdict(*found.interval(0.9), 0.3) == "equivalent"
+        inside = verdict(*found.interval(0.9), 0.3) is Equivalence.EQUIVALENT
         assert inside == (found.equivalence_p(0.3) < 0.05)
     compare = CompareMeans(DescrStatsW([1.0, 2, 4, 4]), DescrStatsW([3.0, 4, 4, 2]))
     assert verdict(*compare.tconfint_diff(0.1, usevar="unequal"), 0.1) == "undecided"
@@ -121,17 +121,17 @@ def test_each_pair_of_sources_is_compared_once():
         ("reconstructed", "real"),
         ("synthetic", "reconstructed"),
     ]
-    numbers = equivalence_numbers(ratings)
+    numbers = equivalence_statistics(ratings)
     assert len(numbers) == 6
-    assert pick_one(numbers, name="mean_difference", group="synthetic - real").value == -1.5
-    assert pick_one(numbers, name="best_share_difference", group="synthetic - real").value == -0.5
+    assert pick_one(numbers, name="mean_difference", source="synthetic", reference="real").value == -1.5
+    assert pick_one(numbers, name="best_share_difference", source="synthetic", reference="real").value == -0.5
 
 
 def test_nothing_to_compare_has_a_reason():
-    assert equivalence_numbers(simulated_ratings(np.ones((1, 3)), ["real"] * 3)) == []
-    (mean, _) = equivalence_numbers(simulated_ratings(np.array([[1.0, np.nan]]), ["real", "synthetic"]))
+    assert equivalence_statistics(simulated_ratings(np.ones((1, 3)), ["real"] * 3)) == []
+    (mean, _) = equivalence_statistics(simulated_ratings(np.array([[1.0, np.nan]]), ["real", "synthetic"]))
     assert mean.value is None and "no reader" in mean.note
-    (mean, _) = equivalence_numbers(simulated_ratings(np.array([[1.0, 2.0]]), ["real", "synthetic"]))
+    (mean, _) = equivalence_statistics(simulated_ratings(np.array([[1.0, 2.0]]), ["real", "synthetic"]))
     assert mean.value is None and "2 answered cases" in mean.note
 
 

@@ -6,7 +6,7 @@ import pytest
 from study_maker import answer, make_study
 
 from anatogen.core.errors import UserError
-from anatogen.study.answers import read_answers
+from anatogen.study.analysis.answers import read_answers
 from anatogen.study.exchange import export_study, import_study
 from anatogen.study.spec import KEY_NAME, SPEC_NAME
 from anatogen.study.store import StoredAnswer, all_readers, items_of, open_study, organiser_token

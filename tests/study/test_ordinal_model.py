@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from simulated_readers import simulated_ratings
 
-from anatogen.study.ordinal_model import model_numbers
+from anatogen.study.analysis.ordinal_model import model_statistics
 
 ORDER = np.arange(200)
 FIRST = ORDER < 100
@@ -17,7 +17,7 @@ def answers(generator, log_odds, num_readers=2):
 
 def test_the_odds_that_answers_were_drawn_with_are_found():
     generator = np.random.default_rng(0)
-    found = [model_numbers(simulated_ratings(answers(generator, -0.8), SOURCES))[0] for _ in range(40)]
+    found = [model_statistics(simulated_ratings(answers(generator, -0.8), SOURCES))[0] for _ in range(40)]
     assert np.mean(np.log([number.value for number in found])) == pytest.approx(-0.8, abs=0.08)
     held = sum(number.low < np.exp(-0.8) < number.high for number in found)
     assert held >= 35
@@ -26,8 +26,8 @@ def test_the_odds_that_answers_were_drawn_with_are_found():
 
 def test_two_copies_of_a_reader_are_no_more_evidence():
     values = answers(np.random.default_rng(1), -0.5, 1)
-    (one,) = model_numbers(simulated_ratings(values, SOURCES))
-    (two,) = model_numbers(simulated_ratings(np.vstack([values, values]), SOURCES))
+    (one,) = model_statistics(simulated_ratings(values, SOURCES))
+    (two,) = model_statistics(simulated_ratings(np.vstack([values, values]), SOURCES))
     assert np.log(two.high / two.low) == pytest.approx(np.log(one.high / one.low), rel=0.02)
 
 
@@ -44,5 +44,5 @@ def test_two_copies_of_a_reader_are_no_more_evidence():
     ],
 )
 def test_what_can_t_be_fitted_has_a_reason(values, sources, why):
-    (number,) = model_numbers(simulated_ratings(values, sources))
+    (number,) = model_statistics(simulated_ratings(values, sources))
     assert number.value is None and why in number.note

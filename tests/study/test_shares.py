@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from simulated_readers import simulated_ratings
 
-from anatogen.study.intervals import (
+from anatogen.study.analysis.intervals import (
     case_weights,
     effective_number,
     percentile_interval,
     share_interval,
 )
-from anatogen.study.numbers import pick, pick_one
+from anatogen.study.analysis.shares import score_statistics, share_statistics
+from anatogen.study.analysis.statistic import pick, pick_one
 from anatogen.study.questions import load_protocols
-from anatogen.study.shares import score_numbers, share_numbers
 
 NAN = np.nan
 
@@ -68,23 +68,23 @@ def test_the_interval_of_two_readers_holds_the_share_as_often_as_it_says():
 
 def test_counts_and_shares_of_every_option():
     values = np.array([[4, 4, 3, NAN, 1, 1], [4, 3, 3, 3, NAN, NAN]])
-    numbers = share_numbers(simulated_ratings(values, ["real"] * 4 + ["synthetic"] * 2))
-    first = {"reader": "reader 0", "group": "real"}
+    numbers = share_statistics(simulated_ratings(values, ["real"] * 4 + ["synthetic"] * 2))
+    first = {"reader": "reader 0", "source": "real"}
     assert [number.value for number in pick(numbers, name="count", **first)] == [0, 0, 1, 2]
     assert pick_one(numbers, name="share", option=4, **first).value == pytest.approx(2 / 3)
-    together = pick_one(numbers, name="share", reader="", group="real", option=3)
+    together = pick_one(numbers, name="share", reader="", source="real", option=3)
     assert together.value == pytest.approx(4 / 7)
     assert (together.num_cases, together.num_answers) == (4, 7)
-    silent = pick_one(numbers, name="share", reader="reader 1", group="synthetic", option=1)
+    silent = pick_one(numbers, name="share", reader="reader 1", source="synthetic", option=1)
     assert silent.value is None and silent.note == "no answers"
-    for number in pick(numbers, name="share", reader="reader 0", group="synthetic"):
+    for number in pick(numbers, name="share", reader="reader 0", source="synthetic"):
         assert 0 <= number.low <= number.value <= number.high <= 1
 
 
 def test_scores_have_quartiles():
     question = load_protocols(["turing"])[0].question("confidence")
     ratings = simulated_ratings(np.array([[0, 10, 20, 30, 40]]), ["real"] * 5, question)
-    (mine, _) = score_numbers(ratings)
+    (mine, _) = score_statistics(ratings)
     assert (mine.low, mine.value, mine.high) == (10, 20, 30)
 
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from study_maker import make_study
 
 from anatogen.core.errors import UserError
-from anatogen.study.answers import read_answers
+from anatogen.study.analysis.answers import read_answers
 from anatogen.study.spec import DATABASE_NAME, KEY_NAME
 from anatogen.study.store import (
     AnswerInput,

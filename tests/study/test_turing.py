@@ -6,11 +6,11 @@ from scipy import stats
 from simulated_readers import simulated_ratings, simulated_rows
 from sklearn.metrics import roc_auc_score
 
-from anatogen.study.numbers import pick, pick_one
-from anatogen.study.pairs import guessing_p, pair_numbers
+from anatogen.study.analysis.pairs import guessing_p, pair_statistics
+from anatogen.study.analysis.ratings import ratings_of
+from anatogen.study.analysis.statistic import pick, pick_one
+from anatogen.study.analysis.turing import roc_curve, signed_scores, turing_statistics
 from anatogen.study.questions import load_protocols
-from anatogen.study.ratings import ratings_of
-from anatogen.study.turing import roc_curve, signed_scores, turing_numbers
 
 NAN = np.nan
 TURING, FORCED = load_protocols(["turing", "2afc"])
@@ -25,12 +25,12 @@ def turing(answers, confidence, sources):
 def test_accuracy_and_what_was_called_real():
     sources = ["real"] * 4 + ["reconstructed"] * 2 + ["synthetic"] * 4
     answers = np.array([[1, 1, 1, 0, 1, 0, 0, 0, 1, NAN]])
-    numbers = turing_numbers(*turing(answers, np.full((1, 10), 50.0), sources), 0)
+    numbers = turing_statistics(*turing(answers, np.full((1, 10), 50.0), sources), 0)
     accuracy = pick_one(numbers, name="accuracy", reader="reader 0")
     assert accuracy.value == pytest.approx(5 / 7) and accuracy.num_answers == 7
     exact = stats.binomtest(5, 7).proportion_ci(method="exact")
     assert (accuracy.low, accuracy.high) == pytest.approx((exact.low, exact.high))
-    shares = {number.group: number.value for number in pick(numbers, name="called_real", reader="")}
+    shares = {number.source: number.value for number in pick(numbers, name="called_real", reader="")}
     assert shares == {"real": 0.75, "reconstructed": 0.5, "synthetic": pytest.approx(1 / 3)}
 
 
@@ -40,7 +40,7 @@ def test_the_area_is_that_of_scikit_learn():
     answers = (generator.random((2, 60)) < np.where(np.arange(60) < 30, 0.7, 0.4)).astype(float)
     confidence = generator.integers(0, 5, (2, 60)) * 25.0
     ratings, sure = turing(answers, confidence, sources)
-    numbers = turing_numbers(ratings, sure, 0)
+    numbers = turing_statistics(ratings, sure, 0)
     scores, truth = signed_scores(ratings, sure), ratings.of("real")
     each = [roc_auc_score(truth, line) for line in scores]
     for reader, expected in enumerate(each):
@@ -63,11 +63,11 @@ def test_confidence_is_signed_by_the_answer():
 def test_a_reader_without_answers_and_a_study_without_synthetic_cases():
     sources = ["real"] * 6 + ["synthetic"] * 6
     answers = np.stack([np.full(12, NAN), np.tile([1.0, 0.0], 6)])
-    numbers = turing_numbers(*turing(answers, np.full((2, 12), 50.0), sources), 0)
+    numbers = turing_statistics(*turing(answers, np.full((2, 12), 50.0), sources), 0)
     assert pick_one(numbers, name="auc", reader="reader 0").value is None
     assert pick_one(numbers, name="accuracy", reader="reader 0").note == "no answers"
     assert pick_one(numbers, name="auc", reader="").value == pytest.approx(0.5)
-    lone = turing_numbers(*turing(np.ones((1, 4)), np.ones((1, 4)), ["synthetic"] * 4), 0)
+    lone = turing_statistics(*turing(np.ones((1, 4)), np.ones((1, 4)), ["synthetic"] * 4), 0)
     assert all(number.value is None and number.note for number in pick(lone, name="auc"))
 
 
@@ -82,7 +82,9 @@ def test_the_interval_of_the_mean_area_holds_it_as_often_as_it_says():
         seen = np.sqrt(0.5) * shared + np.sqrt(0.5) * generator.standard_normal((2, 50))
         seen[:, :25] += 1
         answers, confidence = (seen > 0.5).astype(float), np.abs(seen - 0.5) * 1e6
-        found = pick_one(turing_numbers(*turing(answers, confidence, sources), trial), name="auc", reader="")
+        found = pick_one(
+            turing_statistics(*turing(answers, confidence, sources), trial), name="auc", reader=""
+        )
         held += found.low <= truth <= found.high
     assert 178 <= held <= 200
 
@@ -115,5 +117,5 @@ def test_choices_are_right_whatever_the_side():
         mine = [row for row in rows if row.reader == reader and row.repeat_of is None]
         expected = sum((row.value == 1) == (row.other_source == "real") for row in mine)
         assert np.nansum(line) == expected
-    found = pick_one(pair_numbers(ratings), reader="", group="synthetic - real")
+    found = pick_one(pair_statistics(ratings), reader="", source="synthetic", reference="real")
     assert (found.num_cases, found.num_answers) == (30, 60) and found.p < 0.05 < found.value

@@ -158,8 +158,8 @@ def analyse(
     ] = False,
 ) -> None:
     """Say what the answers show: ratings, equivalence, agreement, who can tell real from synthetic, times."""
-    from anatogen.study.analysis_page import analyse_study
-    from anatogen.study.headlines import headlines, summary
+    from anatogen.study.analysis.headlines import headlines, summary
+    from anatogen.study.analysis.page import analyse_study
 
     analysis, page = analyse_study(
         study, out, margin=margin, share_margin=share_margin, unfinished=unfinished

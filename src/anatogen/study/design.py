@@ -65,14 +65,14 @@ class NewStudy:
             f"{self.folder}: {listed}; {self.num_items} cases for {whom}, repeats included",
             f"made alike: {self.how}",
         ]
-        if not self.check.is_conclusive:
+        if self.check.status is leaks.BlindingStatus.UNTESTED:
             why = (
                 "there is one source only"
                 if len(counts) == 1
                 else f"it takes {leaks.LEAST_SCANS} scans of each source"
             )
             lines.append(f"blinding: not tested, for {why}")
-        elif self.check.passed:
+        elif self.check.status is leaks.BlindingStatus.PASSED:
             lines.append(
                 "blinding: file size, header and simple statistics don't tell sources apart "
                 f"({self.check.accuracy:.0%} balanced accuracy, chance is {self.check.chance:.0%}, "

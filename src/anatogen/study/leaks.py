@@ -11,6 +11,7 @@ is to see them. They are reported, for who writes the study up.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import combinations
 from pathlib import Path
 
@@ -34,14 +35,23 @@ Features = dict[str, float]
 Table = Mapping[str, npt.NDArray[np.float64]]
 
 
+class BlindingStatus(StrEnum):
+    """Whether a study's scans were made alike, as far as was tested."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNTESTED = "untested"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
-class Difference:
+class DifferingFeature:
     """A feature by which sources differ.
 
     Attributes:
-        feature: In words.
-        p_value: That relabelled scans differ as much in any feature.
-        medians: Of each source.
+        feature: Name of the feature, in words.
+        p_value: Probability that relabelled scans differ as much in any feature.
+        medians: Median of each source.
     """
 
     feature: str
@@ -58,30 +68,30 @@ class LeakCheck:
     """What tells the sources apart.
 
     Attributes:
-        num_scans: Of each source.
+        num_scans: Number of scans of each source.
         leaks: Features of storage by which sources differ, the worst first; must be none.
         accuracy: Balanced accuracy of the classifier of features of storage.
-        chance: What guessing reaches.
-        p_value: That the classifier does as well on relabelled scans.
+        chance: Balanced accuracy of guessing.
+        p_value: Probability that the classifier does as well on relabelled scans.
         visible: Features of the picture by which sources differ.
     """
 
     num_scans: dict[str, int]
-    leaks: tuple[Difference, ...]
+    leaks: tuple[DifferingFeature, ...]
     accuracy: float
     chance: float
     p_value: float
-    visible: tuple[Difference, ...]
-
-    @property
-    def is_conclusive(self) -> bool:
-        """Whether there are enough scans of each of several sources to see anything."""
-        return len(self.num_scans) > 1 and min(self.num_scans.values()) >= LEAST_SCANS
+    visible: tuple[DifferingFeature, ...]
 
     @property
     def passed(self) -> bool:
         """Whether nothing was found."""
         return not self.leaks and self.p_value > SIGNIFICANCE
+
+    @property
+    def status(self) -> BlindingStatus:
+        """Whether scans are alike, as far as there are enough of them to tell."""
+        return blinding_status(self.num_scans, self.passed)
 
     @property
     def finding(self) -> str:
@@ -92,6 +102,19 @@ class LeakCheck:
             f"features of storage together (sources told apart with {self.accuracy:.0%} balanced accuracy, "
             f"chance is {self.chance:.0%})"
         )
+
+
+def blinding_status(num_scans: Mapping[str, int], passed: bool) -> BlindingStatus:
+    """Whether scans were made alike; what is found in few scans counts, but that nothing is found does not.
+
+    Args:
+        num_scans: Number of scans of each source.
+        passed: Whether nothing was found that tells sources apart.
+    """
+    if not passed:
+        return BlindingStatus.FAILED
+    enough = len(num_scans) > 1 and min(num_scans.values()) >= LEAST_SCANS
+    return BlindingStatus.PASSED if enough else BlindingStatus.UNTESTED
 
 
 def storage_features(array: npt.NDArray[np.int16]) -> Features:
@@ -205,32 +228,30 @@ def check(storage: Table, picture: Table, sources: Sequence[str], seed: int) -> 
     Args:
         storage: Features by name, each float64 (N,), that must not.
         picture: Features that may.
-        sources: Of each of the N scans.
-        seed: Of the relabelling.
+        sources: Source of each of the N scans.
+        seed: Random seed of the relabelling.
     """
-    names = sorted(set(sources))
-    labels = np.array([names.index(source) for source in sources])
-    counts = {name: int((labels == number).sum()) for number, name in enumerate(names)}
+    names, labels = np.unique(sources, return_inverse=True)
+    counts = {str(name): int((labels == number).sum()) for number, name in enumerate(names)}
+    chance = 1 / len(names)
     if len(names) < 2 or min(counts.values()) < LEAST_SCANS:
-        chance = 1 / max(len(names), 1)
         return LeakCheck(counts, (), chance, chance, 1.0, ())
     generator = np.random.default_rng(seed)
     leaks = _differences(storage, labels, names, generator, SIGNIFICANCE)
     accuracy, p_value = _classified(storage, labels, generator)
     visible = _differences(picture, labels, names, generator, SIGNIFICANCE)
-    return LeakCheck(counts, leaks, accuracy, 1 / len(names), p_value, visible)
+    return LeakCheck(counts, leaks, accuracy, chance, p_value, visible)
 
 
-def differing(table: Table, sources: Sequence[str], seed: int) -> tuple[Difference, ...]:
+def differing(table: Table, sources: Sequence[str], seed: int) -> tuple[DifferingFeature, ...]:
     """The features, each by itself, in which sources may differ: with few scans a leak is hardly significant.
 
     Args:
         table: Features by name, each float64 (N,).
-        sources: Of each of the N scans.
-        seed: Of the relabelling.
+        sources: Source of each of the N scans.
+        seed: Random seed of the relabelling.
     """
-    names = sorted(set(sources))
-    labels = np.array([names.index(source) for source in sources])
+    names, labels = np.unique(sources, return_inverse=True)
     if len(names) < 2 or min(np.bincount(labels)) < LEAST_SCANS:
         return ()
     return _differences(table, labels, names, np.random.default_rng(seed), SUSPICION)
@@ -239,10 +260,10 @@ def differing(table: Table, sources: Sequence[str], seed: int) -> tuple[Differen
 def _differences(
     table: Table,
     labels: npt.NDArray[np.int64],
-    names: Sequence[str],
+    names: npt.NDArray[np.str_],
     generator: np.random.Generator,
     significance: float,
-) -> tuple[Difference, ...]:
+) -> tuple[DifferingFeature, ...]:
     varied = {name: values for name, values in table.items() if np.ptp(values) > 0}
     if not varied:
         return ()
@@ -255,10 +276,10 @@ def _differences(
         p_value = float(np.mean(greatest >= distances[0] - 1e-9))
         if p_value <= significance:
             medians = {
-                source: float(np.median(varied[name][labels == number]))
+                str(source): float(np.median(varied[name][labels == number]))
                 for number, source in enumerate(names)
             }
-            differences.append((float(-distances[0]), Difference(name, p_value, medians)))
+            differences.append((float(-distances[0]), DifferingFeature(name, p_value, medians)))
     return tuple(difference for _, difference in sorted(differences, key=lambda pair: pair[0]))
 
 

@@ -8,7 +8,7 @@ agreement and 0 for what chance would give; they differ in what they take for ch
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.study.ratings import Floats
+from anatogen.study.analysis.ratings import Floats
 
 Weights = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.float64]

@@ -4,41 +4,42 @@ from dataclasses import replace
 
 import numpy as np
 
-from anatogen.study.intervals import case_weights, percentile_interval, share_interval
-from anatogen.study.numbers import Number
-from anatogen.study.ratings import Flags, Floats, Ratings
+from anatogen.study.analysis.intervals import case_weights, with_resamples, with_share
+from anatogen.study.analysis.ratings import Flags, Floats, Ratings
+from anatogen.study.analysis.statistic import Statistic
 from anatogen.study.spec import Source
 
 REAL = 1.0
 
 
-def turing_numbers(ratings: Ratings, confidence: Ratings | None, seed: int) -> list[Number]:
+def turing_statistics(ratings: Ratings, confidence: Ratings | None, seed: int) -> list[Statistic]:
     """All that a visual Turing test says, for each reader and all together.
 
     Args:
-        ratings: Of the question real (1) or synthetic (0).
-        confidence: 0 to 100, of the same cases, if it was asked.
-        seed: Of the resamples.
+        ratings: Answers to the question real (1) or synthetic (0).
+        confidence: Answers from 0 to 100 on the same cases, if it was asked.
+        seed: Random seed of the resamples.
 
     Returns:
         "called_real" of each source; "accuracy" over real and synthetic cases; "auc" and "auc_pooled" of real
         against each other source.
     """
-    numbers: list[Number] = []
+    statistics: list[Statistic] = []
     scores = signed_scores(ratings, confidence)
-    for reader, chosen in ratings.readings:
-        answers = ratings.first[chosen]
-        place = Number("turing", "", ratings.protocol, ratings.question.id, reader)
+    both = ratings.of("real") | ratings.of("synthetic")
+    for reader, lines in ratings.readings:
+        answers = ratings.first[lines]
+        place = Statistic("turing", "", ratings.protocol, ratings.question.id, reader)
         for source in ratings.present:
-            members = ratings.of(source)
-            numbers.append(_share(answers[:, members], replace(place, name="called_real", group=source)))
-        both = ratings.of("real") | ratings.of("synthetic")
+            called = replace(place, name="called_real", source=source)
+            statistics.append(with_share(called, answers[:, ratings.of(source)], "exact"))
         right = np.where(np.isfinite(answers), answers == np.where(ratings.of("real"), REAL, 0.0), np.nan)
-        numbers.append(_share(right[:, both], replace(place, name="accuracy", group="synthetic - real")))
+        accuracy = replace(place, name="accuracy", source="synthetic", reference="real")
+        statistics.append(with_share(accuracy, right[:, both], "exact"))
         for source in ratings.present:
             if source != "real":
-                numbers += _auc_numbers(ratings, scores[chosen], source, place, seed)
-    return numbers
+                statistics += _auc_statistics(ratings, scores[lines], source, place, seed)
+    return statistics
 
 
 def signed_scores(ratings: Ratings, confidence: Ratings | None) -> Floats:
@@ -80,48 +81,30 @@ def roc_curve(scores: Floats, real: Flags, other: Flags) -> tuple[Floats, Floats
     return np.asarray(false_rate), np.asarray(true_rate)
 
 
-def _share(successes: Floats, place: Number) -> Number:
-    answered = np.isfinite(successes)
-    if not answered.any():
-        return replace(place, note="no answers")
-    low, high = share_interval(successes, "exact")
-    return replace(
-        place,
-        value=float(successes[answered].mean()),
-        low=low,
-        high=high,
-        num_cases=int(answered.any(axis=0).sum()),
-        num_answers=int(answered.sum()),
-    )
-
-
-def _auc_numbers(ratings: Ratings, scores: Floats, source: Source, place: Number, seed: int) -> list[Number]:
+def _auc_statistics(
+    ratings: Ratings, scores: Floats, source: Source, place: Statistic, seed: int
+) -> list[Statistic]:
     """The mean of the readers' AUCs, and for several readers that of all their scores together."""
     real, other = ratings.of("real"), ratings.of(source)
     answered = np.isfinite(scores) & (real | other)
     place = replace(
         place,
         name="auc",
-        group=f"{source} - real",
+        source=source,
+        reference="real",
         num_cases=int(answered.any(axis=0).sum()),
         num_answers=int(answered.sum()),
     )
-    resamples = case_weights(ratings.sources, [seed, len(ratings.cases)])
-    weights = np.concatenate([np.ones((1, len(ratings.cases)), dtype=np.int64), resamples]).astype(np.float64)
+    weights = case_weights(ratings.sources, [seed, len(ratings.cases)]).astype(np.float64)
     each = np.stack([auc(line, weights, real, other) for line in scores])
     # Readers who have answered nothing of one source have no AUC.
     each = each[np.isfinite(each[:, 0])]
     if not len(each):
         return [replace(place, note="no reader has answered cases of both")]
-    numbers = [_resampled(each.mean(axis=0), place)]
+    statistics = [with_resamples(place, each.mean(axis=0))]
     if len(scores) > 1:
         # Readers side by side, as if one reader had read each case several times.
         tiled = [np.tile(part, len(scores)) for part in (real, other)]
         pooled = auc(scores.ravel(), np.tile(weights, len(scores)), *tiled)
-        numbers.append(_resampled(pooled, replace(place, name="auc_pooled")))
-    return numbers
-
-
-def _resampled(draws: Floats, place: Number) -> Number:
-    low, high, note = percentile_interval(draws[1:])
-    return replace(place, value=float(draws[0]), low=low, high=high, note=note)
+        statistics.append(with_resamples(replace(place, name="auc_pooled"), pooled))
+    return statistics

@@ -7,8 +7,8 @@ import numpy as np
 from scipy import stats
 
 from anatogen.core.errors import UserError
-from anatogen.study.numbers import Number
-from anatogen.study.ratings import Flags, Floats, Ratings
+from anatogen.study.analysis.ratings import Flags, Floats, Ratings
+from anatogen.study.analysis.statistic import Equivalence, Statistic
 from anatogen.study.spec import Source
 
 MARGIN = 0.5
@@ -19,15 +19,15 @@ _LEAST_CASES = 2
 
 
 @dataclass(frozen=True)
-class Difference:
+class MeanDifference:
     """A difference of means that respects that each case was answered by several readers.
 
     Attributes:
         value: Mean over readers of their own differences.
         error: Its standard error.
         freedom: Degrees of freedom (Welch 1947).
-        num_cases: Of both groups.
-        num_answers: Of both groups.
+        num_cases: Number of cases of both groups.
+        num_answers: Number of answers of both groups.
     """
 
     value: float
@@ -48,7 +48,7 @@ class Difference:
         return float(max(above, below))
 
 
-def difference(answers: Floats, group: Flags, other: Flags, step: float = 1.0) -> Difference | str:
+def difference(answers: Floats, group: Flags, other: Flags, step: float = 1.0) -> MeanDifference | str:
     """The mean of a group's answers less that of the other's, each reader being compared with themselves.
 
     With every answer given it is Welch's t test on the case means over readers. With missing answers, each
@@ -90,18 +90,18 @@ def difference(answers: Floats, group: Flags, other: Flags, step: float = 1.0) -
         num_answers += int(np.isfinite(given).sum())
     total = sum(squares)
     freedom = total**2 / sum(square**2 / free for square, free in zip(squares, freedoms, strict=True))
-    return Difference(means[0] - means[1], total**0.5, freedom, num_cases, num_answers)
+    return MeanDifference(means[0] - means[1], total**0.5, freedom, num_cases, num_answers)
 
 
-def equivalence_numbers(
+def equivalence_statistics(
     ratings: Ratings, margin: float = MARGIN, share_margin: float = SHARE_MARGIN
-) -> list[Number]:
+) -> list[Statistic]:
     """Differences between sources in the mean answer and in the share of best answers, with their tests.
 
     Args:
-        ratings: Of a question whose options are ordinal; first answers count.
-        margin: In points of the answers.
-        share_margin: As a fraction.
+        ratings: Answers to a question whose options are ordinal; first answers count.
+        margin: Margin of equivalence of mean answers, in points.
+        share_margin: Margin of equivalence of shares of best answers, as a fraction.
 
     Returns:
         "mean_difference" and "best_share_difference" for each pair of sources, whose p is that of the
@@ -109,7 +109,7 @@ def equivalence_numbers(
     """
     best = np.where(np.isfinite(ratings.first), ratings.first == ratings.values[-1], np.nan)
     step = float(np.diff(ratings.values).min())
-    numbers = []
+    statistics = []
     for source, reference in compared(ratings):
         members = ratings.of(source), ratings.of(reference)
         for name, answers, least, limit in (
@@ -117,19 +117,20 @@ def equivalence_numbers(
             ("best_share_difference", best, 1.0, share_margin),
         ):
             found = difference(answers, *members, least)
-            place = Number(
+            place = Statistic(
                 section="equivalence",
                 name=name,
                 protocol=ratings.protocol,
                 question=ratings.question.id,
-                group=f"{source} - {reference}",
+                source=source,
+                reference=reference,
                 level=LEVEL,
             )
             if isinstance(found, str):
-                numbers.append(replace(place, note=found))
+                statistics.append(replace(place, note=found))
                 continue
             low, high = found.interval(LEVEL)
-            numbers.append(
+            statistics.append(
                 replace(
                     place,
                     value=found.value,
@@ -138,10 +139,10 @@ def equivalence_numbers(
                     p=found.equivalence_p(limit),
                     num_cases=found.num_cases,
                     num_answers=found.num_answers,
-                    note=verdict(low, high, limit),
+                    outcome=verdict(low, high, limit),
                 )
             )
-    return numbers
+    return statistics
 
 
 def compared(ratings: Ratings) -> list[tuple[Source, Source]]:
@@ -150,24 +151,21 @@ def compared(ratings: Ratings) -> list[tuple[Source, Source]]:
     return sorted(pairs, key=lambda pair: (pair != ("synthetic", "real"), pair[1] != "real"))
 
 
-def verdict(low: float, high: float, margin: float) -> str:
-    """What a 90% interval says of equivalence.
-
-    Returns:
-        "equivalent" within the margin, "worse" or "better" by more than it, "lower" or "higher" than 0 by
-        what may be more or less than it, "undecided" where too few cases leave everything open.
-    """
+def verdict(low: float, high: float, margin: float) -> Equivalence:
+    """What an interval of a difference, from `low` to `high`, says beside a margin."""
     if -margin < low and high < margin:
-        return "equivalent"
+        return Equivalence.EQUIVALENT
     if high < -margin:
-        return "worse"
+        return Equivalence.WORSE
     if low > margin:
-        return "better"
-    return "lower" if high < 0 else "higher" if low > 0 else "undecided"
+        return Equivalence.BETTER
+    if high < 0:
+        return Equivalence.LOWER
+    return Equivalence.HIGHER if low > 0 else Equivalence.UNDECIDED
 
 
 def check_margins(margin: float, share_margin: float) -> None:
-    """Lets margins pass that a test can be made with.
+    """Checks that a test can be made with the margins.
 
     Raises:
         UserError: If one is not positive, or the share's is not below 1.

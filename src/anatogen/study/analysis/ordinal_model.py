@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
-from anatogen.study.numbers import Number
-from anatogen.study.ratings import Flags, Floats, Ratings
+from anatogen.study.analysis.ratings import Flags, Floats, Ratings
+from anatogen.study.analysis.statistic import Statistic
 
 # Of answers, for each coefficient of the model.
 _LEAST_ANSWERS = 10
@@ -15,7 +16,7 @@ _LEAST_ANSWERS = 10
 _MOST_LOG_ODDS = 8.0
 
 
-def model_numbers(ratings: Ratings) -> list[Number]:
+def model_statistics(ratings: Ratings) -> list[Statistic]:
     """Proportional odds of a better answer for each source against real, adjusted for readers.
 
     McCullagh 1980: logit P(answer <= k) = threshold_k - source - reader, both fixed effects; statsmodels'
@@ -24,12 +25,12 @@ def model_numbers(ratings: Ratings) -> list[Number]:
     average case (a mixed model's, of a given case, would be further from 1).
 
     Args:
-        ratings: Of a question whose options are ordinal; first answers count.
+        ratings: Answers to a question whose options are ordinal; first answers count.
 
     Returns:
         "odds_ratio" of each source against real; or one without a value, that says why.
     """
-    place = Number("model", "odds_ratio", ratings.protocol, ratings.question.id)
+    place = Statistic("model", "odds_ratio", ratings.protocol, ratings.question.id)
     if "real" not in ratings.present or len(ratings.present) < 2:
         return [replace(place, note="it takes real cases and others")]
     others = [source for source in ratings.present if source != "real"]
@@ -48,14 +49,13 @@ def model_numbers(ratings: Ratings) -> list[Number]:
     fitted = _fit(answers, design, column)
     if isinstance(fitted, str):
         return [replace(place, note=fitted)]
-    from scipy import stats
-
     coefficients, errors = fitted
     reach = 1.96 * errors
     return [
         replace(
             place,
-            group=f"{source} - real",
+            source=source,
+            reference="real",
             value=float(np.exp(coefficients[index])),
             low=float(np.exp(coefficients[index] - reach[index])),
             high=float(np.exp(coefficients[index] + reach[index])),

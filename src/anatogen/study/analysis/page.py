@@ -15,14 +15,14 @@ from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, write_json, write_text
 from anatogen.core.version import __version__
 from anatogen.report.page import write_page
-from anatogen.study.analysis import SEED, Analysis, analyse_answers, check_finished
-from anatogen.study.analysis_parts import limits, page_parts
-from anatogen.study.answers import AnswerRow, read_answers
-from anatogen.study.equivalence import MARGIN, SHARE_MARGIN, check_margins
-from anatogen.study.headlines import headlines, summary
-from anatogen.study.intervals import NUM_RESAMPLES
-from anatogen.study.leaks import LEAST_SCANS
-from anatogen.study.numbers import Number
+from anatogen.study.analysis.analyse import SEED, Analysis, analyse_answers, check_finished
+from anatogen.study.analysis.answers import AnswerRow, read_answers
+from anatogen.study.analysis.equivalence import MARGIN, SHARE_MARGIN, check_margins
+from anatogen.study.analysis.headlines import headlines, summary
+from anatogen.study.analysis.intervals import NUM_RESAMPLES
+from anatogen.study.analysis.parts import BLINDING_TEXTS, limits, page_parts
+from anatogen.study.analysis.statistic import Statistic
+from anatogen.study.leaks import BlindingStatus, blinding_status
 from anatogen.study.spec import LEAKS_NAME, StudySpec, load_spec
 
 PAGE_NAME, JSON_NAME, CSV_NAME, ANSWERS_NAME = (
@@ -65,31 +65,26 @@ def analyse_study(
     if not unfinished:
         check_finished(rows)
     folder = study / "analysis" if out is None else out
-    return analysis, write_analysis(analysis, spec, folder, blinding_text(study))
+    return analysis, write_analysis(analysis, spec, folder, read_blinding(study))
 
 
-def blinding_text(study: Path) -> str:
-    """What the study's leaks.json says of its blinding, in a few words."""
+def read_blinding(study: Path) -> BlindingStatus:
+    """What the study's leaks.json says of its blinding."""
     try:
         check = json.loads((study / LEAKS_NAME).read_text(encoding="utf-8"))
-        if not check["passed"]:
-            return "not achieved: when the study was made, storage told sources apart"
-        counts = check["num_scans"].values()
-        if len(counts) < 2 or min(counts) < LEAST_SCANS:
-            return "not tested: too few scans, or one source only"
-        return "passed: nothing but the picture told sources apart"
+        return blinding_status(check["num_scans"], check["passed"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return "not known: the study has no readable leaks.json"
+        return BlindingStatus.UNKNOWN
 
 
-def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: str) -> Path:
+def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: BlindingStatus) -> Path:
     """Writes the files of an analysis, each atomically; `analysis.json` comes last.
 
     Args:
         analysis: What was computed.
-        spec: Of the study.
-        out: Made if it is missing.
-        blinding: Whether it was achieved, in a few words.
+        spec: What study.yaml says.
+        out: Folder for the files, made if it is missing.
+        blinding: Whether blinding was achieved.
 
     Returns:
         The page.
@@ -108,13 +103,13 @@ def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: str
         "share_margin": analysis.share_margin,
         "resamples": NUM_RESAMPLES,
         "seed": SEED,
-        "blinding": blinding,
+        "blinding": BLINDING_TEXTS[blinding],
     }
     versions = {"anatogen": __version__, "python": platform.python_version()} | {
         name: version(name) for name in ("numpy", "scipy", "scikit-learn", "statsmodels")
     }
     answers = headlines(analysis)
-    write_text(out / CSV_NAME, _csv_text(Number, analysis.numbers))
+    write_text(out / CSV_NAME, _csv_text(Statistic, analysis.statistics))
     write_text(out / ANSWERS_NAME, _csv_text(AnswerRow, analysis.rows))
     page = out / PAGE_NAME
     write_page(
@@ -140,7 +135,7 @@ def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: str
         "versions": versions,
         "summary": summary(analysis),
         "answers": [asdict(answer) for answer in answers],
-        "numbers": [asdict(number) for number in analysis.numbers],
+        "numbers": [asdict(statistic) for statistic in analysis.statistics],
         "limits": limits(analysis, blinding),
     }
     write_json(out / JSON_NAME, content)

@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anatogen.core.errors import UserError
-from anatogen.study.agreement import between_readers, with_themselves
-from anatogen.study.answers import AnswerRow
-from anatogen.study.equivalence import MARGIN, SHARE_MARGIN, check_margins, equivalence_numbers
-from anatogen.study.numbers import Number
-from anatogen.study.ordinal_model import model_numbers
-from anatogen.study.pairs import pair_numbers
+from anatogen.study.analysis.agreement import between_readers, with_themselves
+from anatogen.study.analysis.answers import AnswerRow
+from anatogen.study.analysis.equivalence import MARGIN, SHARE_MARGIN, check_margins, equivalence_statistics
+from anatogen.study.analysis.ordinal_model import model_statistics
+from anatogen.study.analysis.pairs import pair_statistics
+from anatogen.study.analysis.ratings import Ratings, is_choice_of_pair, is_turing, ratings_of
+from anatogen.study.analysis.shares import score_statistics, share_statistics
+from anatogen.study.analysis.statistic import Statistic
+from anatogen.study.analysis.times import time_statistics
+from anatogen.study.analysis.turing import turing_statistics
 from anatogen.study.questions import Protocol, Question
-from anatogen.study.ratings import Ratings, is_choice_of_pair, is_turing, ratings_of
-from anatogen.study.shares import score_numbers, share_numbers
-from anatogen.study.times import time_numbers
-from anatogen.study.turing import turing_numbers
 
 SEED = 0
+ALL_READERS = "all readers"
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Analysis:
         ordinal: Tables of answers to the questions of ordinal choice.
         turing: Those of real or synthetic, each with its confidence if that was asked.
         pairs: Those of the choice between the two of a pair.
-        numbers: Everything that was computed, or why it was not.
+        statistics: Everything that was computed, or why it was not.
         margin: Of equivalence, in points.
         share_margin: Of equivalence, as a fraction of answers.
     """
@@ -41,14 +42,23 @@ class Analysis:
     ordinal: tuple[Ratings, ...]
     turing: tuple[tuple[Ratings, Ratings | None], ...]
     pairs: tuple[Ratings, ...]
-    numbers: tuple[Number, ...]
+    statistics: tuple[Statistic, ...]
     margin: float
     share_margin: float
 
-    def question(self, number: Number) -> Question:
-        """The question that a number is of."""
-        protocol = next(each for each in self.protocols if each.id == number.protocol)
-        return protocol.question(number.question)
+    def question(self, statistic: Statistic) -> Question:
+        """The question that a statistic is of."""
+        protocol = next(each for each in self.protocols if each.id == statistic.protocol)
+        return protocol.question(statistic.question)
+
+    def title(self, statistic: Statistic) -> str:
+        """The text of the question that a statistic is of, without its question mark."""
+        return self.question(statistic).text.rstrip("? ")
+
+    @property
+    def lines(self) -> list[str]:
+        """Names of the readers, in the study's order; of several also "", which is all together."""
+        return [*self.readers, ""] if len(self.readers) > 1 else list(self.readers)
 
 
 def analyse_answers(
@@ -74,7 +84,7 @@ def analyse_answers(
     check_margins(margin, share_margin)
     if not any(row.value is not None for row in rows):
         raise UserError("the study has no answers yet: serve it, and let readers read")
-    numbers = answer_numbers(rows)
+    statistics = missing_statistics(rows)
     ordinal: list[Ratings] = []
     turing: list[tuple[Ratings, Ratings | None]] = []
     pairs: list[Ratings] = []
@@ -82,23 +92,23 @@ def analyse_answers(
         for question in protocol.questions:
             ratings = ratings_of(rows, protocol, question)
             if question.kind == "score":
-                numbers += score_numbers(ratings)
+                statistics += score_statistics(ratings)
                 continue
             if is_choice_of_pair(protocol, question):
                 pairs.append(ratings)
-                numbers += pair_numbers(ratings)
+                statistics += pair_statistics(ratings)
             elif is_turing(protocol, question):
                 asked = next((each for each in protocol.questions if each.kind == "score"), None)
                 confidence = None if asked is None else ratings_of(rows, protocol, asked)
                 turing.append((ratings, confidence))
-                numbers += turing_numbers(ratings, confidence, SEED)
+                statistics += turing_statistics(ratings, confidence, SEED)
             else:
                 ordinal.append(ratings)
-                numbers += share_numbers(ratings)
-                numbers += equivalence_numbers(ratings, margin, share_margin)
-                numbers += model_numbers(ratings)
-            numbers += between_readers(ratings, SEED) + with_themselves(ratings, SEED)
-    numbers += time_numbers(rows)
+                statistics += share_statistics(ratings)
+                statistics += equivalence_statistics(ratings, margin, share_margin)
+                statistics += model_statistics(ratings)
+            statistics += between_readers(ratings, SEED) + with_themselves(ratings, SEED)
+    statistics += time_statistics(rows)
     return Analysis(
         protocols=tuple(protocols),
         readers=tuple(dict.fromkeys(row.reader for row in rows)),
@@ -106,25 +116,25 @@ def analyse_answers(
         ordinal=tuple(ordinal),
         turing=tuple(turing),
         pairs=tuple(pairs),
-        numbers=tuple(numbers),
+        statistics=tuple(statistics),
         margin=margin,
         share_margin=share_margin,
     )
 
 
-def answer_numbers(rows: Sequence[AnswerRow]) -> list[Number]:
+def missing_statistics(rows: Sequence[AnswerRow]) -> list[Statistic]:
     """How many answers each reader gave of those asked for, by protocol and question, repeats included."""
     asked: dict[tuple[str, str, str], list[bool]] = {}
     for row in rows:
         asked.setdefault((row.protocol, row.question, row.reader), []).append(row.value is not None)
     return [
-        Number("answers", "missing", *place, value=float(given.count(False)), num_answers=sum(given))
+        Statistic("answers", "missing", *place, value=float(given.count(False)), num_answers=sum(given))
         for place, given in asked.items()
     ]
 
 
 def check_finished(rows: Sequence[AnswerRow]) -> None:
-    """Lets a study pass whose readers have answered everything.
+    """Checks that readers have answered everything.
 
     Raises:
         UserError: Naming those who have not.

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anatogen.report.figures import FONT, new_figure, save_figure, style_panel
-from anatogen.study.analysis import Analysis
-from anatogen.study.numbers import Number, pick, pick_one
-from anatogen.study.ratings import Ratings, source_of
-from anatogen.study.times import item_seconds
-from anatogen.study.turing import roc_curve, signed_scores
+from anatogen.study.analysis.analyse import ALL_READERS, Analysis
+from anatogen.study.analysis.ratings import Ratings, source_of
+from anatogen.study.analysis.statistic import Statistic, pick, pick_one
+from anatogen.study.analysis.times import item_seconds
+from anatogen.study.analysis.turing import roc_curve, signed_scores
+from anatogen.study.spec import Source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-SOURCE_COLOURS = {"real": "#6f7a86", "reconstructed": "#c2872b", "synthetic": "#1f4e8c"}
+SOURCE_COLOURS: dict[Source, str] = {"real": "#6f7a86", "reconstructed": "#c2872b", "synthetic": "#1f4e8c"}
 # From the worst answer to the best; told apart by those who don't see red from green.
 _ANSWER_COLOURS = ("#b3423a", "#e8a877", "#a9c3df", "#1f4e8c")
 _TEXT: dict[str, Any] = {"fontfamily": FONT, "va": "center"}
@@ -52,32 +53,27 @@ def equivalence_figure(analysis: Analysis, path: Path) -> None:
         analysis: With one difference at least.
         path: The PNG file.
     """
-    rows = [row for row in pick(analysis.numbers, section="equivalence") if row.value is not None]
+    rows = [row for row in pick(analysis.statistics, section="equivalence") if row.value is not None]
     kinds = (
         ("mean_difference", "Mean answer", "points", analysis.margin, 1.0),
         ("best_share_difference", "Share of best answers", "percentage points", analysis.share_margin, 100.0),
     )
-    lines = list(dict.fromkeys((row.protocol, row.question, row.group) for row in rows))
+    lines = pick(rows, name="mean_difference")
     figure = new_figure(_WIDTH, 0.3 * len(lines) + 0.95, "white")
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
     panels = figure.subplots(1, 2, sharey=True)
     for panel, (name, title, unit, margin, factor) in zip(panels, kinds, strict=True):
         panel.axvspan(-margin * factor, margin * factor, color="#1f4e8c", alpha=0.09, linewidth=0)
         panel.axvline(0, color="0.6", linewidth=0.8)
-        for row in pick(rows, name=name):
-            line = lines.index((row.protocol, row.question, row.group))
-            colour = SOURCE_COLOURS[row.group.split(" - ")[0]]
-            assert row.value is not None and row.low is not None and row.high is not None
-            panel.plot(
-                [row.low * factor, row.high * factor], [line, line], color=colour, linewidth=2.4, alpha=0.5
-            )
-            panel.plot([row.value * factor], [line], "o", color=colour, markersize=5)
+        # Both kinds exist for the same questions and sources, in one order.
+        for line, row in enumerate(pick(rows, name=name)):
+            assert row.source
+            _draw_interval(panel, row, line, SOURCE_COLOURS[row.source], factor)
         style_panel(panel, title)
         panel.set_xlabel(f"difference, {unit}", fontsize=8, fontfamily=FONT, color="0.35")
-    titles = {row.question: analysis.question(row).text.rstrip("?") for row in rows}
     labels = [
-        f"{shorten(titles[question], 34, placeholder='…')}\n{group.replace(' - ', ' − ')}"
-        for _, question, group in lines
+        f"{shorten(analysis.title(row), 34, placeholder='…')}\n{row.source} − {row.reference}"
+        for row in lines
     ]
     panels[0].set_yticks(range(len(lines)), labels)
     panels[0].set_ylim(len(lines) - 0.5, -0.5)
@@ -153,7 +149,7 @@ def times_figure(analysis: Analysis, path: Path) -> None:
 
 
 def _panel_height(ratings: Ratings, analysis: Analysis) -> float:
-    num_rows = len(analysis.readers) + (len(analysis.readers) > 1)
+    num_rows = len(analysis.lines)
     legend = 0.19 * len(ratings.values) + 0.1
     return 0.35 + legend + len(ratings.present) * (num_rows * _ROW + 0.12) + 0.2
 
@@ -174,22 +170,22 @@ def _draw_answers(axes: "Axes", top: float, ratings: Ratings, analysis: Analysis
         y += 0.19
     y += 0.1
     left, right = 2.75, _WIDTH - 0.55
-    names = [*analysis.readers, *([""] if len(analysis.readers) > 1 else [])]
     for source in ratings.present:
         axes.text(0.1, y, source, fontsize=9, color=SOURCE_COLOURS[source], weight="bold", **_TEXT)
-        for name in names:
+        for name in analysis.lines:
             shares = pick(
-                analysis.numbers,
+                analysis.statistics,
                 section="shares",
                 name="share",
                 protocol=ratings.protocol,
                 question=ratings.question.id,
                 reader=name,
-                group=source,
+                source=source,
             )
-            shown = shorten(name, 22, placeholder="…") or "all readers"
             weight = "normal" if name else "bold"
-            axes.text(left - 0.1, y, shown, fontsize=8, color="0.3", ha="right", weight=weight, **_TEXT)
+            axes.text(
+                left - 0.1, y, _short_name(name), fontsize=8, color="0.3", ha="right", weight=weight, **_TEXT
+            )
             start = left
             for value, share in zip(ratings.values, shares, strict=True):
                 width = (right - left) * (share.value or 0.0)
@@ -210,25 +206,33 @@ def _draw_answers(axes: "Axes", top: float, ratings: Ratings, analysis: Analysis
         y += 0.12
 
 
+def _short_name(reader: str) -> str:
+    return shorten(reader, 22, placeholder="…") or ALL_READERS
+
+
+def _draw_interval(
+    panel: "Axes", row: Statistic, y: float, colour: str, factor: float, label: str | None = None
+) -> None:
+    """A number times the factor as a dot, its interval as a bar."""
+    assert row.value is not None and row.low is not None and row.high is not None
+    panel.plot([row.low * factor, row.high * factor], [y, y], color=colour, linewidth=2.4, alpha=0.5)
+    panel.plot([row.value * factor], [y], "o", color=colour, markersize=5, label=label)
+
+
 def _draw_called_real(panel: "Axes", analysis: Analysis, ratings: Ratings) -> None:
-    names = [*analysis.readers, *([""] if len(analysis.readers) > 1 else [])]
-    place = {"section": "turing", "name": "called_real", "protocol": ratings.protocol}
+    called = pick(analysis.statistics, section="turing", name="called_real", protocol=ratings.protocol)
     panel.axvline(50, color="0.75", linewidth=1, linestyle=(0, (4, 3)))
     step = 0.8 / len(ratings.present)
-    for line, name in enumerate(names):
+    for line, name in enumerate(analysis.lines):
         for index, source in enumerate(ratings.present):
-            row = pick_one(analysis.numbers, reader=name, group=source, **place)
-            if row is None or row.value is None or row.low is None or row.high is None:
-                continue
-            y = line + (index - (len(ratings.present) - 1) / 2) * step
-            label = source if line == 0 else None
-            colour = SOURCE_COLOURS[source]
-            panel.plot([100 * row.low, 100 * row.high], [y, y], color=colour, linewidth=2.4, alpha=0.5)
-            panel.plot([100 * row.value], [y], "o", color=colour, markersize=5, label=label)
-    panel.set_yticks(
-        range(len(names)), [shorten(name, 22, placeholder="…") or "all readers" for name in names]
-    )
-    panel.set_ylim(len(names) - 0.45, -0.55)
+            row = pick_one(called, reader=name, source=source)
+            if row is not None and row.value is not None:
+                y = line + (index - (len(ratings.present) - 1) / 2) * step
+                label = source if line == 0 else None
+                _draw_interval(panel, row, y, SOURCE_COLOURS[source], 100.0, label)
+    labels = [_short_name(name) for name in analysis.lines]
+    panel.set_yticks(range(len(labels)), labels)
+    panel.set_ylim(len(labels) - 0.45, -0.55)
     panel.set_xlim(-2, 102)
     style_panel(panel, "Called real, %")
     _legend(panel)
@@ -243,7 +247,7 @@ def _style_times(panel: "Axes", title: str, readers: Sequence[str]) -> None:
     panel.xaxis.set_major_locator(FixedLocator(ticks))
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(_tick_text))
-    panel.set_yticks(range(len(readers)), [shorten(reader, 22, placeholder="…") for reader in readers])
+    panel.set_yticks(range(len(readers)), [_short_name(reader) for reader in readers])
     panel.set_ylim(len(readers) - 0.5, -0.5)
     style_panel(panel, f"{title.rstrip('?')}: time per case")
     _legend(panel)
@@ -269,8 +273,3 @@ def _legend(panel: "Axes") -> None:
             prop={"family": FONT, "size": 8},
             labelcolor="0.3",
         )
-
-
-def has_differences(numbers: Sequence[Number]) -> bool:
-    """Whether there is anything for `equivalence_figure` to draw."""
-    return any(row.value is not None for row in pick(numbers, section="equivalence"))

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.study.answers import AnswerRow
+from anatogen.study.analysis.answers import AnswerRow
 from anatogen.study.questions import Protocol, Question
 from anatogen.study.spec import Source
 

@@ -3,44 +3,31 @@
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
 
-from anatogen.study.intervals import share_interval
-from anatogen.study.numbers import Number
-from anatogen.study.ratings import Floats, Ratings
+from anatogen.study.analysis.intervals import with_share
+from anatogen.study.analysis.ratings import Floats, Ratings
+from anatogen.study.analysis.statistic import Statistic
 
 
-def pair_numbers(ratings: Ratings) -> list[Number]:
+def pair_statistics(ratings: Ratings) -> list[Statistic]:
     """How often the real one of a pair was chosen, against each other source, with the test of guessing.
 
     Args:
-        ratings: Of a protocol of pairs: 1 for the real one, 0 for the other.
+        ratings: Answers to a protocol of pairs: 1 for the real one, 0 for the other.
 
     Returns:
         "chosen_real" for each other source and each reader, then all together.
     """
-    numbers = []
+    statistics = []
     for source in ratings.present:
-        for reader, chosen in ratings.readings:
-            right = ratings.first[chosen][:, ratings.of(source)]
-            answered = np.isfinite(right)
-            place = Number(
-                section="pairs",
-                name="chosen_real",
-                protocol=ratings.protocol,
-                question=ratings.question.id,
-                reader=reader,
-                group=f"{source} - real",
-                num_cases=int(answered.any(axis=0).sum()),
-                num_answers=int(answered.sum()),
+        for reader, lines in ratings.readings:
+            right = ratings.first[lines][:, ratings.of(source)]
+            place = Statistic(
+                "pairs", "chosen_real", ratings.protocol, ratings.question.id, reader, source, "real"
             )
-            if not answered.any():
-                numbers.append(replace(place, note="no answers"))
-                continue
-            low, high = share_interval(right, "exact")
-            value = float(right[answered].mean())
-            numbers.append(replace(place, value=value, low=low, high=high, p=guessing_p(right)))
-    return numbers
+            share = with_share(place, right, "exact")
+            statistics.append(share if share.value is None else replace(share, p=guessing_p(right)))
+    return statistics
 
 
 def guessing_p(right: Floats) -> float:
@@ -56,8 +43,6 @@ def guessing_p(right: Floats) -> float:
     answered = np.isfinite(right)
     # Of each pair: right answers less wrong ones.
     surplus = np.abs(np.where(answered, 2 * right - 1, 0).sum(axis=0)).astype(int)
-    if len(right) == 1:
-        return float(stats.binomtest(int(np.nansum(right)), int(answered.sum()), 0.5).pvalue)
     observed = abs(int(np.where(answered, 2 * right - 1, 0).sum()))
     # The distribution of a sum of +-surplus, pair by pair: exact, in as many steps as there are pairs.
     reach = int(surplus.sum())

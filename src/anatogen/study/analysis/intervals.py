@@ -5,12 +5,14 @@ readers have them at the *effective* number of answers, and everything else is r
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.study.ratings import Floats
+from anatogen.study.analysis.ratings import Floats
+from anatogen.study.analysis.statistic import Statistic
 
 NUM_RESAMPLES = 2000
 # Of the resamples in which a number must exist, to have an interval.
@@ -27,8 +29,8 @@ def share_interval(
 
     Args:
         successes: (R, C) of readers by cases, 1 or 0, NaN where there is no answer; one answer or more.
-        method: Which of the two.
-        level: Of confidence.
+        method: Wilson's or the exact one.
+        level: Confidence level.
     """
     from statsmodels.stats.proportion import proportion_confint
 
@@ -38,6 +40,39 @@ def share_interval(
         share * number, number, alpha=1 - level, method="wilson" if method == "wilson" else "beta"
     )
     return max(float(low), 0.0), min(float(high), 1.0)
+
+
+def with_share(place: Statistic, successes: Floats, method: Literal["wilson", "exact"]) -> Statistic:
+    """A share with its interval; or the reason why there is none.
+
+    Args:
+        place: What it is of.
+        successes: (R, C), 1 or 0, NaN where there is no answer.
+        method: Which interval.
+    """
+    answered = np.isfinite(successes)
+    if not answered.any():
+        return replace(place, note="no answers")
+    low, high = share_interval(successes, method)
+    return replace(
+        place,
+        value=float(successes[answered].mean()),
+        low=low,
+        high=high,
+        num_cases=int(answered.any(axis=0).sum()),
+        num_answers=int(answered.sum()),
+    )
+
+
+def with_resamples(place: Statistic, draws: Floats) -> Statistic:
+    """A number with the percentile interval of its resamples.
+
+    Args:
+        place: What it is of.
+        draws: (1 + B,), the number, then that of each resample; NaN where it does not exist.
+    """
+    low, high, note = percentile_interval(draws[1:])
+    return replace(place, value=float(draws[0]), low=low, high=high, note=note)
 
 
 def effective_number(successes: Floats) -> float:
@@ -67,22 +102,24 @@ def effective_number(successes: Floats) -> float:
 
 
 def case_weights(
-    strata: Sequence[str], seed: Sequence[int], number: int = NUM_RESAMPLES
+    strata: Sequence[str], seed: Sequence[int], num_resamples: int = NUM_RESAMPLES
 ) -> npt.NDArray[np.int64]:
-    """How often each case is drawn in each resample, (number, C): as many of each source as there are.
+    """How often each case counts, int64 (1 + num_resamples, C): once, then as often as it is drawn.
+
+    As many cases of each source are drawn as there are.
 
     Args:
-        strata: What each of C cases is.
+        strata: Source of each of the C cases.
         seed: Numbers that the draws follow from.
-        number: Of resamples.
+        num_resamples: Number of resamples.
     """
     generator = np.random.default_rng(list(seed))
     names = np.array(strata)
-    weights = np.zeros((number, len(strata)), dtype=np.int64)
+    weights = np.ones((1 + num_resamples, len(strata)), dtype=np.int64)
     for name in sorted(set(strata)):
         members = np.flatnonzero(names == name)
         chances = np.full(len(members), 1 / len(members))
-        weights[:, members] = generator.multinomial(len(members), chances, size=number)
+        weights[1:, members] = generator.multinomial(len(members), chances, size=num_resamples)
     return weights
 
 
@@ -91,7 +128,7 @@ def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float | Non
 
     Args:
         draws: (B,), one number of each resample; NaN where it does not exist.
-        level: Of confidence.
+        level: Confidence level.
 
     Returns:
         Its ends, and an empty reason; or None, None and the reason.

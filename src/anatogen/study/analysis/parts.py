@@ -6,9 +6,17 @@ from functools import partial
 from pathlib import Path
 
 from anatogen.report.page import data_url
-from anatogen.study import charts, tables
-from anatogen.study.analysis import Analysis
-from anatogen.study.numbers import pick
+from anatogen.study.analysis import charts, tables
+from anatogen.study.analysis.analyse import Analysis
+from anatogen.study.analysis.statistic import pick
+from anatogen.study.leaks import BlindingStatus
+
+BLINDING_TEXTS = {
+    BlindingStatus.PASSED: "passed: nothing but the picture told sources apart",
+    BlindingStatus.FAILED: "not achieved: when the study was made, storage told sources apart",
+    BlindingStatus.UNTESTED: "not tested: too few scans, or one source only",
+    BlindingStatus.UNKNOWN: "not known: the study has no readable leaks.json",
+}
 
 
 @dataclass(frozen=True)
@@ -50,19 +58,18 @@ def page_parts(analysis: Analysis, folder: Path) -> list[Part]:
         )
         shares = [table for ratings in analysis.ordinal for table in tables.share_tables(analysis, ratings)]
         parts.append(Part("Ratings", _RATINGS, [figure], shares))
-        found = []
-        if charts.has_differences(analysis.numbers):
-            found.append(
-                drawn(
+        if differences := pick(analysis.statistics, section="equivalence"):
+            figures = []
+            if any(difference.value is not None for difference in differences):
+                figure = drawn(
                     "equivalence.png",
                     partial(charts.equivalence_figure, analysis),
                     "Differences between sources with intervals, beside the margin of equivalence",
                     "Difference and 90% interval. Equivalent where it lies in the margin, which is shaded.",
                 )
-            )
-        if pick(analysis.numbers, section="equivalence"):
+                figures.append(figure)
             lead = _EQUIVALENCE.format(points=analysis.margin, share=100 * analysis.share_margin)
-            parts.append(Part("Synthetic beside real", lead, found, [tables.equivalence_table(analysis)]))
+            parts.append(Part("Synthetic beside real", lead, figures, [tables.equivalence_table(analysis)]))
         parts.append(Part("Odds of a better answer", _MODEL, [], [tables.model_table(analysis)]))
     for index, (ratings, confidence) in enumerate(analysis.turing):
         figure = drawn(
@@ -71,13 +78,13 @@ def page_parts(analysis: Analysis, folder: Path) -> list[Part]:
             "ROC curves of the readers, and how often each source was called real",
             "Left: real against synthetic, a thin line for each reader. Right: exact 95% intervals.",
         )
-        parts.append(Part("Real or synthetic?", _TURING, [figure], tables.turing_tables(analysis, ratings)))
+        parts.append(Part("Real or synthetic?", _TURING, [figure], [tables.turing_table(analysis, ratings)]))
     parts += [
         Part("Which of the two is real?", _PAIRS, [], [tables.pair_table(analysis, ratings)])
         for ratings in analysis.pairs
     ]
     parts.append(Part("Agreement", _AGREEMENT, [], tables.agreement_tables(analysis)))
-    if scores := tables.score_table(analysis):
+    if scores := tables.score_tables(analysis):
         parts.append(Part("Scores", "Answers on a scale from 0 to 100, as given.", [], scores))
     times = drawn(
         "times.png",
@@ -92,12 +99,12 @@ def page_parts(analysis: Analysis, folder: Path) -> list[Part]:
     return parts
 
 
-def limits(analysis: Analysis, blinding: str) -> list[str]:
+def limits(analysis: Analysis, blinding: BlindingStatus) -> list[str]:
     """What the numbers don't show.
 
     Args:
         analysis: What was computed.
-        blinding: Whether it was achieved, in a few words.
+        blinding: Whether blinding was achieved.
     """
     found = [
         "Intervals and tests are for other cases read by these readers. Other readers may differ, and "
@@ -113,8 +120,8 @@ def limits(analysis: Analysis, blinding: str) -> list[str]:
     ]
     if any(row.value is None for row in analysis.rows):
         found.insert(0, "Missing answers are left out, as if they were missing by chance.")
-    if not blinding.startswith("passed"):
-        found.insert(0, f"Blinding was {blinding}.")
+    if blinding is not BlindingStatus.PASSED:
+        found.insert(0, f"Blinding was {BLINDING_TEXTS[blinding]}.")
     return found
 
 
