@@ -12,7 +12,7 @@ from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes import recipe_named
 from anatogen.io.geometry import centred_affine
 from anatogen.planning.network_rules import choose_networks, compression_of
-from anatogen.planning.rules import MIN_STEPS, STAGES, Budget, decide, decide_budgets, settings_of
+from anatogen.planning.rules import MIN_STEPS, STAGES, Budget, _values_of, decide, decide_budgets, settings_of
 
 HIPPOCAMPI = fingerprint((1.0, 1.0, 1.0), (36.0, 50.0, 35.0), num_scans=216, num_patients=216)
 THORAX = LIDC.model_copy(update={"foreground_mm": LIDC.field_mm})
@@ -205,7 +205,7 @@ def test_networks_fit_every_grid_and_keep_five_cells_where_they_compress():
             grid = Grid(
                 shape=shape, spacing_mm=spacing, affine=centred_affine("SPL", shape, spacing).tolist()
             )
-            settings = settings_of(choose_networks(grid, []), "default")
+            settings = settings_of(_values_of(choose_networks(grid)), "default")
             compression = settings.autoencoder.compression
             assert compression == compression_of(grid)
             assert all(

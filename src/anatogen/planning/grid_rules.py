@@ -9,6 +9,7 @@ import numpy as np
 from anatogen.dataset.common_grid import SHAPE_MULTIPLE
 from anatogen.dataset.manifest import Grid
 from anatogen.io.geometry import centred_affine
+from anatogen.planning.decisions import Decision, Why, times
 from anatogen.planning.fingerprint import Fingerprint
 
 Triple = tuple[float, float, float]
@@ -30,22 +31,20 @@ def choose_grid(
     given: Mapping[str, Any],
     orientation: str,
     too_much: Callable[[Grid], str | None],
-    reasons: list[str],
-) -> tuple[Grid, dict[str, Any]]:
-    """The grid, and the values of `PrepareConfig` that make it.
+) -> tuple[Grid, list[Decision]]:
+    """Chooses the grid, and the values of `PrepareConfig` that make it.
 
     Args:
         fingerprint: Of the scans.
         given: Nested values of `PrepareConfig` that are settled; of shape and spacing, none is changed.
         orientation: Directions in which (D, H, W) grow, or "auto".
         too_much: What a grid exceeds, e.g. "24 GB of memory"; None where it fits.
-        reasons: Gets a line for each decision.
     """
     if given.get("shape") is not None:
         grid = _given_grid(fingerprint, given, orientation)
-        reasons.append(f"grid {times(grid.shape)} voxels of {times(grid.spacing_mm)} mm, as settled")
-        return grid, {}
-    extent, values, why = _extent(fingerprint, given)
+        facts: dict[str, Any] = {"shape": times(grid.shape), "spacing": times(grid.spacing_mm)}
+        return grid, [Decision(Why.GRID_SETTLED, facts)]
+    extent, air = _extent(fingerprint, given)
     native = _native_spacing(fingerprint, given)
     settled = given.get("spacing_mm") is not None
     grid = grid_of(extent, native, orientation)
@@ -57,16 +56,21 @@ def choose_grid(
         if max(smaller.shape) < _MIN_LONGEST:
             break
         grid = smaller
-    kind = "one spacing for all axes" if _is_isotropic(fingerprint) else "plane first: slices stay thick"
+    is_alike = _is_isotropic(fingerprint)
     if settled:
-        why_spacing = "as settled"
+        why = Why.SPACING_SETTLED
     elif grid.spacing_mm == native:
-        why_spacing = f"the scans' median; {kind}"
+        why = Why.SPACING_ALIKE if is_alike else Why.SPACING_THICK
     else:
-        why_spacing = f"coarser than the scans' {times(native)} mm to fit {' and '.join(exceeded)}; {kind}"
-    reasons.append(f"spacing {times(grid.spacing_mm)} mm: {why_spacing}")
-    reasons.append(f"grid {times(grid.shape)} voxels: {why}, rounded up to multiples of {SHAPE_MULTIPLE}")
-    return grid, values | {"spacing_mm": list(grid.spacing_mm), "shape": list(grid.shape)}
+        why = Why.COARSER_ALIKE if is_alike else Why.COARSER_THICK
+    facts = {"spacing": times(grid.spacing_mm), "native": times(native), "limits": " and ".join(exceeded)}
+    spacing_decision = Decision(why, facts, {"spacing_mm": list(grid.spacing_mm)})
+    facts = {"shape": times(grid.shape), "multiple": SHAPE_MULTIPLE}
+    values: dict[str, Any] = {"shape": list(grid.shape)}
+    if air is None:
+        return grid, [spacing_decision, Decision(Why.GRID_OF_FIELD, facts, values)]
+    values["center"] = "foreground"
+    return grid, [spacing_decision, Decision(Why.GRID_OF_FOREGROUND, facts | {"air": air}, values)]
 
 
 def grid_of(extent_mm: Triple, spacing_mm: Triple, orientation: str) -> Grid:
@@ -100,16 +104,15 @@ def _given_grid(fingerprint: Fingerprint, given: Mapping[str, Any], orientation:
     return _grid((d, h, w), spacing, orientation)
 
 
-def _extent(fingerprint: Fingerprint, given: Mapping[str, Any]) -> tuple[Triple, dict[str, Any], str]:
-    """Millimetres along (D, H, W) that the grid is to hold, the values that find them in a scan, and why."""
+def _extent(fingerprint: Fingerprint, given: Mapping[str, Any]) -> tuple[Triple, float | None]:
+    """Millimetres along (D, H, W) that the grid is to hold; and the share of air if it is cropped away."""
     field = np.array(fingerprint.field_mm.median)
     body = np.minimum(field, (1 + 2 * _MARGIN) * np.array(fingerprint.foreground_mm.high))
     air = 1 - float(np.prod(body) / np.prod(field))
     is_settled = "center" in given or given.get("region", "scan") != "scan" or given.get("fit") == "resize"
     if is_settled or air < _WORTH_CROPPING:
-        return triple(field), {}, "the scans' median field of view"
-    why = f"what is not air in 95% of the scans, with a margin; {air:.0%} of the field of view is left away"
-    return triple(body), {"center": "foreground"}, why
+        return triple(field), None
+    return triple(body), air
 
 
 def _native_spacing(fingerprint: Fingerprint, given: Mapping[str, Any]) -> Triple:
@@ -136,8 +139,3 @@ def triple(values: Any) -> Triple:
     if isinstance(values, int | float):
         return float(values), float(values), float(values)
     return float(values[0]), float(values[1]), float(values[2])
-
-
-def times(values: Any) -> str:
-    """Numbers as "1 x 2 x 3", with three digits."""
-    return " x ".join(f"{float(value):.4g}" for value in values)

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from anatogen.dataset.manifest import Grid
 from anatogen.models.denoiser import halving_strides
 from anatogen.models.vqgan import latent_shape
-from anatogen.planning.grid_rules import times
+from anatogen.planning.decisions import Decision, Why, times
 
 # By ablation (docs/decisions/0007), on a grid whose shortest latent axis has 5 cells.
 _COMPRESSION = 8
@@ -19,43 +18,45 @@ _MAX_ATTENDED_CELLS = 4096
 _MULTIPLIERS = (1, 2, 2, 4)
 
 
-def choose_networks(grid: Grid, reasons: list[str]) -> dict[str, Any]:
-    """Nested values of `Settings` for a grid; `reasons` gets a line for each decision."""
+def choose_networks(grid: Grid) -> list[Decision]:
+    """Chooses the values of `Settings` that depend on the grid alone."""
     compression = compression_of(grid)
     voxels = math.prod(compression)
-    groups = 4 if voxels > _VOXELS_OF_ONE_CODE else 1
-    wavelet = 1 if max(compression) > 1 else 0
     cells = latent_shape(grid.shape, compression)
     cell_mm = [length * factor for length, factor in zip(grid.spacing_mm, compression, strict=True)]
+    is_usual = set(compression) == {_COMPRESSION}
+    facts = {"compression": times(compression), "cell": times(cell_mm), "least": _MIN_CELLS}
+    found = [
+        Decision(
+            Why.COMPRESSION if is_usual else Why.COMPRESSION_LESS,
+            facts,
+            {"autoencoder": {"compression": list(compression)}},
+        )
+    ]
+    groups = 4 if voxels > _VOXELS_OF_ONE_CODE else 1
+    found.append(
+        Decision(
+            Why.SEVERAL_CODES if groups > 1 else Why.ONE_CODE,
+            {"codes": groups, "voxels": voxels},
+            {"autoencoder": {"num_groups": groups, "wavelet_levels": 0}},
+        )
+    )
+    if max(compression) > 1:
+        found.append(Decision(Why.WAVELET, values={"autoencoder": {"wavelet_levels": 1}}))
     # Many small cells are gathered, so that the widest convolutions run on fewer.
     patch = 2 if max(compression) == 2 and min(cells) >= 2 * _MIN_CELLS else 1
     gathered = [math.ceil(size / patch) for size in cells]
     levels = 2
     while levels < len(_MULTIPLIERS) and _attended(gathered, cell_mm, levels) > _MAX_ATTENDED_CELLS:
         levels += 1
-    if set(compression) == {_COMPRESSION}:
-        why = "8 gave the best samples for the time by ablation"
-    else:
-        why = (
-            "less than 8 along thick slices, so that cells are nearly cubes, and along short axes, which "
-            f"keep {_MIN_CELLS} cells"
-        )
-    reasons.append(f"compression {times(compression)}, cells of {times(cell_mm)} mm: {why}")
-    reasons.append(
-        f"{groups} code{'s' if groups > 1 else ''} for a cell of {voxels} voxels: "
-        + ("one holds too little of so many" if groups > 1 else "one holds so few")
-    )
-    if wavelet:
-        reasons.append("1 wavelet level at either end: ten times the steps in equal time")
-    reasons.append(
-        f"denoiser of {levels} levels{' on cells gathered by 2' if patch == 2 else ''}: the coarsest attends "
-        f"over {_attended(gathered, cell_mm, levels):,} cells, at most {_MAX_ATTENDED_CELLS:,}; widths "
-        "are the preset's, for twice as wide was worse in equal time"
-    )
-    return {
-        "autoencoder": {"compression": list(compression), "num_groups": groups, "wavelet_levels": wavelet},
-        "denoiser": {"multipliers": list(_MULTIPLIERS[:levels]), "patch": patch},
+    facts = {
+        "levels": levels,
+        "attended": _attended(gathered, cell_mm, levels),
+        "most": _MAX_ATTENDED_CELLS,
     }
+    values = {"denoiser": {"multipliers": list(_MULTIPLIERS[:levels]), "patch": patch}}
+    found.append(Decision(Why.DENOISER_GATHERED if patch == 2 else Why.DENOISER, facts, values))
+    return found
 
 
 def compression_of(grid: Grid) -> tuple[int, int, int]:

@@ -5,8 +5,9 @@ sources; change both together.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import Any
 
 from anatogen.config.presets import preset_named
@@ -14,8 +15,9 @@ from anatogen.config.resolving import merged, resolve
 from anatogen.config.settings import Settings
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Grid
+from anatogen.planning.decisions import Decision, Why, times
 from anatogen.planning.fingerprint import Fingerprint
-from anatogen.planning.grid_rules import MAX_VOXELS, choose_grid, coarser, grid_of, times
+from anatogen.planning.grid_rules import MAX_VOXELS, choose_grid, coarser, grid_of
 from anatogen.planning.network_rules import choose_networks
 
 # What a stage takes: (stage, settings, grid) -> GB at its peak, or seconds of a step.
@@ -71,23 +73,33 @@ class Budget:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What the rules came to.
+    """What the rules decided.
 
     Attributes:
         prepare: Nested values of `PrepareConfig`.
         training: Nested values of `Settings`, over the preset.
         grid: Of the prepared scans.
-        reasons: One line for each decision.
+        made: Each decision with its reason.
         steps: Of each stage; empty until `decide_budgets`.
-        warnings: What may go wrong, one line each; likewise.
+        beware: What may go wrong; likewise.
     """
 
     prepare: dict[str, Any]
     training: dict[str, Any]
     grid: Grid
-    reasons: tuple[str, ...]
+    made: tuple[Decision, ...]
     steps: Mapping[str, int] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    beware: tuple[Decision, ...] = ()
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """One line for each decision."""
+        return tuple(map(str, self.made))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each thing that may go wrong."""
+        return tuple(map(str, self.beware))
 
 
 def decide(
@@ -114,18 +126,11 @@ def decide(
         UserError: If the scans or the memory can't give a generator; one line with what would.
     """
     _require_enough(fingerprint)
-    reasons: list[str] = []
     orientation = str(given.get("orientation", fingerprint.orientation))
-    if "orientation" not in given:
-        reasons.append(f"orientation {orientation}: the slice plane of most scans")
-    prepare = {"orientation": orientation} | _intensity(fingerprint, given, reasons)
-    views = {
-        "flip": _flip(fingerprint, given_training, reasons),
-        "deformations": _deformations(fingerprint, given_training, reasons),
-    }
+    views = [_flip(fingerprint, given_training), *_deformations(fingerprint, given_training)]
 
     def values_on(grid: Grid, batches: tuple[int, int] | None = None) -> dict[str, Any]:
-        values = merged(choose_networks(grid, []), {"training": views})
+        values = merged({"training": {"deformations": 0}}, _values_of([*choose_networks(grid), *views]))
         if batches is not None:
             sizes = {f"{s}_training": {"batch_size": b} for s, b in zip(STAGES, batches, strict=True)}
             values = merged(values, sizes)
@@ -146,12 +151,16 @@ def decide(
         # Last, for it takes a second to count.
         return f"{budget.memory_gb:.3g} GB of memory" if peak(grid) > budget.usable_gb else None
 
-    grid, geometry = choose_grid(fingerprint, given, orientation, too_much, reasons)
-    choose_networks(grid, reasons)
-    batches = _batches(grid, peak, budget, reasons)
-    reasons.append(_precision(budget))
-    prepare |= geometry | _splits(fingerprint, given, reasons)
-    return Decisions(merged(prepare, given), values_on(grid, batches), grid, tuple(reasons))
+    intensity = _intensity(fingerprint, given)
+    grid, geometry = choose_grid(fingerprint, given, orientation, too_much)
+    batches = _batches(grid, peak, budget)
+    splits = _splits(fingerprint, given)
+    made = [intensity, *views, *geometry, *choose_networks(grid), _batches_decision(batches, budget)]
+    made += [_precision(budget), *splits]
+    if "orientation" not in given:
+        made.insert(0, Decision(Why.ORIENTATION, {"orientation": orientation}))
+    prepare = {"orientation": orientation} | _values_of([intensity, *geometry, *splits])
+    return Decisions(merged(prepare, given), values_on(grid, batches), grid, tuple(made))
 
 
 def decide_budgets(
@@ -172,9 +181,8 @@ def decide_budgets(
         seconds_per_step: Time of each stage's step.
         preset: Where what no rule decides comes from.
     """
-    reasons = list(decisions.reasons)
-    training, steps = decisions.training, dict[str, int]()
-    settings = settings_of(training, preset)
+    made, steps = list(decisions.made), dict[str, int]()
+    settings = settings_of(decisions.training, preset)
     spare = 0.0
     for stage in STAGES:
         name, seconds = f"{stage}_training", seconds_per_step[stage]
@@ -185,25 +193,28 @@ def decide_budgets(
         if "steps" in settled or "minutes" in settled:
             of_minutes = math.inf if own.minutes is None else 60 * own.minutes / seconds
             steps[stage] = max(1, int(min(own.steps or math.inf, of_minutes)))
-            reasons.append(f"{stage}: {steps[stage]:,} steps of {seconds:.2g} s, as settled")
+            why, values = Why.STEPS_SETTLED, {}
         else:
             steps[stage] = min(reachable, own.steps or reachable)
+            why = Why.STEPS_OF_HOURS if steps[stage] == reachable else Why.STEPS_OF_PRESET
             values = {
                 "steps": steps[stage],
                 "minutes": round(available / 60, 2),
                 "warmup_steps": min(own.warmup_steps, steps[stage] // 10),
             }
-            training = merged(training, {name: values | settled})
-            why = f"what {available / 3600:.2g} hours hold"
-            if steps[stage] < reachable:
-                why = "the preset's: longer trainings were not measured"
-            reasons.append(f"{stage}: {steps[stage]:,} steps of {seconds:.2g} s, {why}")
+        facts = {"stage": stage, "steps": steps[stage], "seconds": seconds, "hours": available / 3600}
+        made.append(Decision(why, facts, {name: values | settled}))
         spare = max(0.0, available - steps[stage] * seconds)
     if "ema_decay" not in given_training.get("diffusion", {}) and steps["diffusion"] < _LONG_TRAINING:
-        training = merged(training, {"diffusion": {"ema_decay": 0.995}})
-        reasons.append("moving average over 200 steps: over 1,000 it would hold too much of so short a start")
-    warnings = _warnings(decisions, fingerprint, budget, steps, settings)
-    return replace(decisions, training=training, steps=steps, reasons=tuple(reasons), warnings=warnings)
+        made.append(Decision(Why.SHORT_AVERAGE, values={"diffusion": {"ema_decay": 0.995}}))
+    lengths = _values_of(made[len(decisions.made) :])
+    return replace(
+        decisions,
+        training=merged(decisions.training, lengths),
+        made=tuple(made),
+        steps=steps,
+        beware=_warnings(decisions, fingerprint, budget, steps, settings),
+    )
 
 
 def settings_of(values: Mapping[str, Any], preset: str) -> Settings:
@@ -216,6 +227,11 @@ def num_training_scans(fingerprint: Fingerprint, prepare: Mapping[str, Any]) -> 
     split = prepare.get("split", {})
     share = 1 - split.get("validation", 0.1) - split.get("test", 0.1)
     return max(1, round(share * fingerprint.num_scans))
+
+
+def _values_of(decisions: Iterable[Decision]) -> dict[str, Any]:
+    """The nested values of all decisions; of two that meet, the later's."""
+    return reduce(lambda values, decision: merged(values, decision.values), decisions, {})
 
 
 def _require_enough(fingerprint: Fingerprint) -> None:
@@ -232,71 +248,49 @@ def _require_enough(fingerprint: Fingerprint) -> None:
         )
 
 
-def _intensity(fingerprint: Fingerprint, given: Mapping[str, Any], reasons: list[str]) -> dict[str, Any]:
+def _intensity(fingerprint: Fingerprint, given: Mapping[str, Any]) -> Decision:
     modality = given.get("modality", "auto")
     modality = fingerprint.modality if modality == "auto" else modality
     if modality == "MR":
-        differs = fingerprint.spread_of_high
-        reasons.append(
-            "each MR scan's own percentiles become -1 and +1: its unit is arbitrary"
-            + (f" (here tissue differs up to {differs:,.0f}-fold)" if differs > 2 else "")
-        )
-        return {"modality": modality}
-    window = given.get("window_hu", _CT_WINDOW)
-    why = (
-        "as settled" if "window_hu" in given else "air to bone; one for all, so that synthetic scans have HU"
-    )
-    reasons.append(f"window {window[0]:g} to {window[1]:g} HU: {why}")
-    return {"modality": modality, "window_hu": list(window)}
+        spread = fingerprint.spread_of_high
+        why = Why.PERCENTILES_DIFFER if spread > 2 else Why.PERCENTILES
+        return Decision(why, {"spread": spread}, {"modality": modality})
+    low, high = given.get("window_hu", _CT_WINDOW)
+    why = Why.WINDOW_SETTLED if "window_hu" in given else Why.WINDOW
+    return Decision(why, {"low": low, "high": high}, {"modality": modality, "window_hu": [low, high]})
 
 
-def _flip(fingerprint: Fingerprint, given_training: Mapping[str, Any], reasons: list[str]) -> str:
+def _flip(fingerprint: Fingerprint, given_training: Mapping[str, Any]) -> Decision:
     settled = given_training.get("training", {}).get("flip")
     if settled is not None:
-        reasons.append(f"flip {settled}, as settled")
-        return str(settled)
+        return Decision(Why.FLIP_SETTLED, {"flip": settled}, {"training": {"flip": str(settled)}})
     straight, mirrored = fingerprint.likeness, fingerprint.mirrored_likeness
-    found = f"correlation of two scans {straight:.2f}, with one mirrored {mirrored:.2f}"
+    facts = {"straight": straight, "mirrored": mirrored}
     if straight - mirrored > _MIRROR_GAP + 2 * fingerprint.mirror_error:
-        reasons.append(f"no flips, for left and right differ: {found}")
-        return "none"
-    reasons.append(f"half of the scans are mirrored, for left and right are alike: {found}")
-    return "left_right"
+        return Decision(Why.NO_FLIP, facts, {"training": {"flip": "none"}})
+    return Decision(Why.FLIP, facts, {"training": {"flip": "left_right"}})
 
 
-def _deformations(fingerprint: Fingerprint, given_training: Mapping[str, Any], reasons: list[str]) -> int:
+def _deformations(fingerprint: Fingerprint, given_training: Mapping[str, Any]) -> list[Decision]:
     settled = given_training.get("training", {}).get("deformations")
-    if settled is not None:
-        reasons.append(f"{settled} deformed copies of each scan, as settled")
-        return int(settled)
-    if fingerprint.num_scans >= _FEW_SCANS:
-        return 0
-    reasons.append(
-        f"{_DEFORMATIONS} deformed copies of each scan for stage two: it would store "
-        f"{fingerprint.num_scans} scans alone"
-    )
-    return _DEFORMATIONS
+    if settled is None and fingerprint.num_scans >= _FEW_SCANS:
+        return []
+    copies = _DEFORMATIONS if settled is None else int(settled)
+    why = Why.DEFORMATIONS if settled is None else Why.DEFORMATIONS_SETTLED
+    facts = {"copies": copies, "num_scans": fingerprint.num_scans}
+    return [Decision(why, facts, {"training": {"deformations": copies}})]
 
 
 def _batches(
-    grid: Grid,
-    peak: Callable[[Grid, tuple[int, int] | None], float],
-    budget: Budget,
-    reasons: list[str],
+    grid: Grid, peak: Callable[[Grid, tuple[int, int] | None], float], budget: Budget
 ) -> tuple[int, int] | None:
     """Batches of the two stages; None for the preset's.
 
     Raises:
         UserError: If the grid does not fit at batch 1, with one that does.
     """
-    if peak(grid, None) <= budget.usable_gb:
-        reasons.append("the preset's batches: small ones with large steps learned faster in equal time")
-        return None
-    for batches in _SMALLER_BATCHES:
+    for batches in (None, *_SMALLER_BATCHES):
         if peak(grid, batches) <= budget.usable_gb:
-            reasons.append(
-                f"batches of {batches[0]} and {batches[1]}: more do not fit into {budget.memory_gb:.3g} GB"
-            )
             return batches
     d, h, w = (size * step for size, step in zip(grid.shape, grid.spacing_mm, strict=True))
     needed = peak(grid, (1, 1)) / _USABLE_MEMORY
@@ -306,7 +300,7 @@ def _batches(
     )
     smaller = grid
     while max(smaller.shape) > 8:
-        smaller = grid_of((d, h, w), coarser(smaller.spacing_mm), grid_codes(grid))
+        smaller = grid_of((d, h, w), coarser(smaller.spacing_mm), "".join(grid.axis_codes))
         if peak(smaller, (1, 1)) <= budget.usable_gb:
             spacing, shape = (
                 ",".join(f"{value:g}" for value in values) for values in (smaller.spacing_mm, smaller.shape)
@@ -315,27 +309,27 @@ def _batches(
     raise UserError(f"{problem}, in which no grid fits: use a machine with more")
 
 
-def grid_codes(grid: Grid) -> str:
-    """Directions in which (D, H, W) of a grid grow."""
-    return "".join(grid.axis_codes)
+def _batches_decision(batches: tuple[int, int] | None, budget: Budget) -> Decision:
+    if batches is None:
+        return Decision(Why.BATCHES)
+    facts = {"first": batches[0], "second": batches[1], "memory": budget.memory_gb}
+    return Decision(Why.BATCHES_LESS, facts)
 
 
-def _precision(budget: Budget) -> str:
+def _precision(budget: Budget) -> Decision:
     if budget.bf16:
-        return "bfloat16 where it is safe: the GPU has it"
-    if budget.on_gpu:
-        return "full precision: the GPU has no bfloat16"
-    return "full precision: on most CPUs bfloat16 convolutions are hundreds of times slower"
+        return Decision(Why.BFLOAT16)
+    return Decision(Why.NO_BFLOAT16 if budget.on_gpu else Why.CPU_PRECISION)
 
 
-def _splits(fingerprint: Fingerprint, given: Mapping[str, Any], reasons: list[str]) -> dict[str, Any]:
+def _splits(fingerprint: Fingerprint, given: Mapping[str, Any]) -> list[Decision]:
     if "split" in given:
-        return {}
+        return []
     share = _WANTED_TEST_PATIENTS / fingerprint.num_patients
     test = math.floor(100 * min(_MAX_TEST_SHARE, max(0.1, share))) / 100
-    why = f": the audit for copies wants about {_WANTED_TEST_PATIENTS} unseen ones" if test > 0.1 else ""
-    reasons.append(f"{test:.0%} of the patients for the test and 10% for validation{why}")
-    return {"split": {"validation": 0.1, "test": test}}
+    why = Why.SPLIT_FOR_AUDIT if test > 0.1 else Why.SPLIT
+    facts = {"test": test, "wanted": _WANTED_TEST_PATIENTS}
+    return [Decision(why, facts, {"split": {"validation": 0.1, "test": test}})]
 
 
 def _warnings(
@@ -344,32 +338,23 @@ def _warnings(
     budget: Budget,
     steps: Mapping[str, int],
     settings: Settings,
-) -> tuple[str, ...]:
-    warnings = []
+) -> tuple[Decision, ...]:
+    found = []
     scans = num_training_scans(fingerprint, decisions.prepare)
     passes = steps["diffusion"] * settings.diffusion_training.batch_size / scans
     if scans < _FEW_SCANS or passes >= _PASSES_THAT_COPIED:
-        warnings.append(
-            f"it may store its {scans} training scans: stage two sees each {passes:,.0f} times, and with 108 "
-            f"scans {_PASSES_THAT_COPIED} times were too many; release nothing before `anatogen evaluate` "
-            "has looked for copies"
-        )
-    warnings += [
-        f"{budget.hours:g} hours hold {steps[stage]:,} steps of stage {stage}; with less than "
-        f"{MIN_STEPS[stage]:,} no anatomy was ever seen: give more --hours, or a coarser grid"
-        for stage in STAGES
-        if steps[stage] < MIN_STEPS[stage]
-    ]
+        facts = {"scans": scans, "passes": passes, "copied": _PASSES_THAT_COPIED}
+        found.append(Decision(Why.MAY_STORE, facts))
+    for stage in STAGES:
+        if steps[stage] < MIN_STEPS[stage]:
+            lengths = {"steps": steps[stage], "least": MIN_STEPS[stage]}
+            found.append(Decision(Why.TOO_SHORT, {"hours": budget.hours, "stage": stage, **lengths}))
     told = {"patient_pattern", "patient_csv"} & decisions.prepare.keys()
     is_any_folder = decisions.prepare.get("recipe", "folder") == "folder"
     if fingerprint.num_patients == fingerprint.num_scans and is_any_folder and not told:
-        warnings.append(
-            "each scan counts as a patient: if one has several, set patient_pattern or patient_csv, or they "
-            "leak from training into the test"
-        )
-    if fingerprint.num_left_out:
-        warnings.append(
-            f"{fingerprint.num_left_out} scans of {fingerprint.num_left_out + fingerprint.num_measured} that "
-            "were looked at can't be used: `anatogen doctor` says why"
-        )
-    return tuple(warnings)
+        found.append(Decision(Why.PATIENTS_UNKNOWN))
+    left_out = fingerprint.num_left_out
+    if left_out:
+        looked_at = left_out + fingerprint.num_measured
+        found.append(Decision(Why.LEFT_OUT, {"left_out": left_out, "looked_at": looked_at}))
+    return tuple(found)

@@ -1,0 +1,126 @@
+"""The decisions of a plan: what each sets, and the line that tells why, in one table."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, unique
+from typing import Any
+
+
+@unique
+class Why(Enum):
+    """Why a setting is what it is: the line of the plan, with places for the facts of a decision."""
+
+    ORIENTATION = "orientation {orientation}: the slice plane of most scans"
+    PERCENTILES = "each MR scan's own percentiles become -1 and +1: its unit is arbitrary"
+    PERCENTILES_DIFFER = (
+        "each MR scan's own percentiles become -1 and +1: its unit is arbitrary (here tissue differs up to "
+        "{spread:,.0f}-fold)"
+    )
+    WINDOW_SETTLED = "window {low:g} to {high:g} HU: as settled"
+    WINDOW = "window {low:g} to {high:g} HU: air to bone; one for all, so that synthetic scans have HU"
+    FLIP_SETTLED = "flip {flip}, as settled"
+    NO_FLIP = (
+        "no flips, for left and right differ: correlation of two scans {straight:.2f}, with one mirrored "
+        "{mirrored:.2f}"
+    )
+    FLIP = (
+        "half of the scans are mirrored, for left and right are alike: correlation of two scans "
+        "{straight:.2f}, with one mirrored {mirrored:.2f}"
+    )
+    DEFORMATIONS_SETTLED = "{copies} deformed copies of each scan, as settled"
+    DEFORMATIONS = (
+        "{copies} deformed copies of each scan for stage two: it would store {num_scans} scans alone"
+    )
+    SPLIT = "{test:.0%} of the patients for the test and 10% for validation"
+    SPLIT_FOR_AUDIT = (
+        "{test:.0%} of the patients for the test and 10% for validation: the audit for copies wants about "
+        "{wanted} unseen ones"
+    )
+
+    GRID_SETTLED = "grid {shape} voxels of {spacing} mm, as settled"
+    SPACING_SETTLED = "spacing {spacing} mm: as settled"
+    SPACING_ALIKE = "spacing {spacing} mm: the scans' median; one spacing for all axes"
+    SPACING_THICK = "spacing {spacing} mm: the scans' median; plane first: slices stay thick"
+    COARSER_ALIKE = (
+        "spacing {spacing} mm: coarser than the scans' {native} mm to fit {limits}; one spacing for all axes"
+    )
+    COARSER_THICK = (
+        "spacing {spacing} mm: coarser than the scans' {native} mm to fit {limits}; plane first: slices stay "
+        "thick"
+    )
+    GRID_OF_FIELD = (
+        "grid {shape} voxels: the scans' median field of view, rounded up to multiples of {multiple}"
+    )
+    GRID_OF_FOREGROUND = (
+        "grid {shape} voxels: what is not air in 95% of the scans, with a margin; {air:.0%} of the field of "
+        "view is left away, rounded up to multiples of {multiple}"
+    )
+
+    COMPRESSION = (
+        "compression {compression}, cells of {cell} mm: 8 gave the best samples for the time by ablation"
+    )
+    COMPRESSION_LESS = (
+        "compression {compression}, cells of {cell} mm: less than 8 along thick slices, so that cells are "
+        "nearly cubes, and along short axes, which keep {least} cells"
+    )
+    ONE_CODE = "1 code for a cell of {voxels} voxels: one holds so few"
+    SEVERAL_CODES = "{codes} codes for a cell of {voxels} voxels: one holds too little of so many"
+    WAVELET = "1 wavelet level at either end: ten times the steps in equal time"
+    DENOISER = (
+        "denoiser of {levels} levels: the coarsest attends over {attended:,} cells, at most {most:,}; widths "
+        "are the preset's, for twice as wide was worse in equal time"
+    )
+    DENOISER_GATHERED = (
+        "denoiser of {levels} levels on cells gathered by 2: the coarsest attends over {attended:,} cells, "
+        "at most {most:,}; widths are the preset's, for twice as wide was worse in equal time"
+    )
+
+    BATCHES = "the preset's batches: small ones with large steps learned faster in equal time"
+    BATCHES_LESS = "batches of {first} and {second}: more do not fit into {memory:.3g} GB"
+    BFLOAT16 = "bfloat16 where it is safe: the GPU has it"
+    NO_BFLOAT16 = "full precision: the GPU has no bfloat16"
+    CPU_PRECISION = "full precision: on most CPUs bfloat16 convolutions are hundreds of times slower"
+    STEPS_SETTLED = "{stage}: {steps:,} steps of {seconds:.2g} s, as settled"
+    STEPS_OF_HOURS = "{stage}: {steps:,} steps of {seconds:.2g} s, what {hours:.2g} hours hold"
+    STEPS_OF_PRESET = (
+        "{stage}: {steps:,} steps of {seconds:.2g} s, the preset's: longer trainings were not measured"
+    )
+    SHORT_AVERAGE = "moving average over 200 steps: over 1,000 it would hold too much of so short a start"
+
+    # What may go wrong.
+    MAY_STORE = (
+        "it may store its {scans} training scans: stage two sees each {passes:,.0f} times, and with 108 "
+        "scans {copied} times were too many; release nothing before `anatogen evaluate` has looked for copies"
+    )
+    TOO_SHORT = (
+        "{hours:g} hours hold {steps:,} steps of stage {stage}; with less than {least:,} no anatomy was ever "
+        "seen: give more --hours, or a coarser grid"
+    )
+    PATIENTS_UNKNOWN = (
+        "each scan counts as a patient: if one has several, set patient_pattern or patient_csv, or they leak "
+        "from training into the test"
+    )
+    LEFT_OUT = "{left_out} scans of {looked_at} that were looked at can't be used: `anatogen doctor` says why"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a rule sets, and why.
+
+    Attributes:
+        why: The reason.
+        facts: What its line tells, by name.
+        values: Nested values of a configuration; empty where the rule only remarks.
+    """
+
+    why: Why
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.why.value.format(**self.facts)
+
+
+def times(values: Any) -> str:
+    """Numbers as "1 x 2 x 3", with four digits."""
+    return " x ".join(f"{float(value):.4g}" for value in values)
