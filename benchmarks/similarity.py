@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from anatogen.evaluation.fidelity.ssim import ssim
+from anatogen.evaluation.ssim import ssim
 from benchmarks.steps import in_inference_mode, volumes
 from benchmarks.task import Part, Sizes, Task
 

@@ -25,8 +25,8 @@ from anatogen.core.weights import WEIGHTS_NAME, load_weights
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.scan_sets import ScanSet, load_scans
 from anatogen.dataset.volumes import VolumeDataset
+from anatogen.evaluation.diversity import measure_diversity
 from anatogen.evaluation.fidelity.measure import measure_fidelity
-from anatogen.evaluation.fidelity.similarity import measure_diversity
 from anatogen.generators.sampling import sample
 from anatogen.models.vqgan import VQGAN
 from anatogen.report.progress import silent

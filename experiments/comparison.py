@@ -118,7 +118,9 @@ def _table(chosen: list[Generator], data: Path, out: Path) -> None:
     for generator in chosen:
         rows = _evaluated(generator, data, out)
         timing = json.loads((out / "timing" / f"{generator.name}.json").read_text(encoding="utf-8"))
-        rows.append(Row("", "seconds", "Sampling, s a scan", timing["seconds_per_scan"], better="none"))
+        rows.append(
+            Row("fidelity", "seconds", "Sampling, s a scan", timing["seconds_per_scan"], better="none")
+        )
         columns[generator.label] = {row.name: row for row in rows}
     labels = {row.name: row for column in columns.values() for row in column.values()}
     lines = [

@@ -21,8 +21,8 @@ from scipy.ndimage import gaussian_filter
 from anatogen.core.files import write_json, write_text
 from anatogen.core.weights import load_weights
 from anatogen.dataset.scan_sets import ScanSet, load_scans
+from anatogen.evaluation.diversity import measure_diversity
 from anatogen.evaluation.fidelity.measure import measure_fidelity
-from anatogen.evaluation.fidelity.similarity import measure_diversity
 from anatogen.generators.latent_diffusion import DESCRIPTION_NAME, load_diffusion_bundle
 from anatogen.models.vqgan import VQGAN
 from anatogen.report.rows import Row

@@ -28,7 +28,7 @@ from anatogen.downstream.inpainting import (
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.pretrain import pretrain
 from anatogen.downstream.settings import MaskingSettings, PretrainConfig
-from anatogen.evaluation.fidelity.similarity import ms_ssim
+from anatogen.evaluation.diversity import ms_ssim
 from anatogen.training import loop as loop_module
 from anatogen.training.loop import read_log
 

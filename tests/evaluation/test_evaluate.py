@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from synthetic_dataset import write_dataset
 
 from anatogen.cli import app as cli
@@ -16,6 +17,7 @@ from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import load_manifest
 from anatogen.evaluation import evaluate as evaluation
 from anatogen.evaluation.evaluate import describe_roles, evaluate
+from anatogen.evaluation.fidelity.measure import measure_fidelity
 from anatogen.evaluation.privacy.audit import audit
 from anatogen.evaluation.privacy.contrastive import ContrastiveSettings
 from anatogen.evaluation.reconstruction.report import report_reconstruction
@@ -181,7 +183,7 @@ def test_a_gan_s_bundle_has_no_loss_and_its_rows_say_so(
     shutil.copytree(report, out)
     found = evaluate(data, made, out, bundle=tmp_path / "bundle", num_pairs=1)
     (row,) = [row for row in found.rows if row.name == "membership_denoiser_auc"]
-    assert row.value is None and "GAN" in row.note
+    assert row.value is None and "GAN" in "; ".join(row.notes)
 
 
 def test_what_no_audit_can_be_made_of_is_told_before_anything_is_measured(
@@ -192,6 +194,24 @@ def test_what_no_audit_can_be_made_of_is_told_before_anything_is_measured(
     with pytest.raises(UserError, match="3 holdout scans: give at least 4"):
         evaluate(Path(f"{data}:test"), made, tmp_path / "report", train=Path(f"{data}:train"), holdout=few)
     assert not (tmp_path / "report").exists()
+
+
+def test_networks_compute_on_the_device_asked_for(
+    data: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {}
+    for name, stage in (("measure_fidelity", measure_fidelity), ("audit", evaluation.audit)):
+
+        def noted(*sets, name=name, stage=stage, device, **options):
+            asked[name] = device
+            return stage(*sets, device=device, **options)
+
+        monkeypatch.setattr(evaluation, name, noted)
+    evaluate(data, made, tmp_path / "report", num_pairs=1, device="cpu")
+    assert asked == dict.fromkeys(("measure_fidelity", "audit"), torch.device("cpu"))
+    with pytest.raises(UserError, match="device 'tpu' is unknown"):
+        evaluate(data, made, tmp_path / "none", device="tpu")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(
@@ -261,7 +281,7 @@ def test_reconstructions_get_the_same_page(tmp_path: Path, monkeypatch: pytest.M
     from anatogen.evaluation.reconstruction.measure import ReconstructionReport
     from anatogen.report.figures import planes_figure
 
-    def measured(data, bundles, out, *, seed, progress) -> ReconstructionReport:
+    def measured(data, bundles, out, *, seed, device, progress) -> ReconstructionReport:
         rows = {
             bundle.name: [Row("reconstruction", "psnr", "PSNR", 20.0 + index, 19, 25, unit="dB")]
             for index, bundle in enumerate(bundles)

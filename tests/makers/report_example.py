@@ -29,7 +29,7 @@ FIDELITY = [
         0.003,
     ),
     Row("fidelity", "precision", "Precision", 0.7, 0.6, 0.8, 0.75, 0.7, 0.8, better="higher"),
-    Row("fidelity", "frechet_volumes", "Fréchet distance, volumes", None, note="no MedicalNet weights"),
+    Row("fidelity", "frechet_volumes", "Fréchet distance, volumes", None, notes=("no MedicalNet weights",)),
 ]
 DIVERSITY = [
     Row("diversity", "ms_ssim", "MS-SSIM", 0.6, 0.58, 0.62, 0.5, 0.48, 0.52, better="reference"),

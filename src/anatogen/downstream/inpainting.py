@@ -19,7 +19,7 @@ from anatogen.core.files import write_json
 from anatogen.core.seeding import derived_generator
 from anatogen.downstream.patches import Shape, crop, random_corner
 from anatogen.downstream.settings import MaskingSettings
-from anatogen.evaluation.fidelity.ssim import choose_scales, ms_ssim
+from anatogen.evaluation.ssim import choose_scales, ms_ssim
 
 INPAINTING_QUALITY_NAME = "inpainting_quality.json"
 # Halfway between the darkest and the brightest: no tissue and no background of its own.

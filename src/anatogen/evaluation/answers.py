@@ -1,12 +1,14 @@
 """What a report's numbers say, in plain sentences: do scans look real, are they diverse, do they leak?"""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from anatogen.evaluation.privacy.verdict import Verdict
-from anatogen.report.numbers import number_text
+from anatogen.evaluation.fidelity.measure import CONSTANT_SCANS, HEADLINES
+from anatogen.evaluation.privacy.finding import Copying, PrivacyFinding
+from anatogen.evaluation.privacy.neighbours import RATE
+from anatogen.evaluation.privacy.planted import KIND_TEXTS
+from anatogen.report.numbers import interval_text, joined, number_text, p_text
 from anatogen.report.rows import (
     Row,
-    is_detail,
     label_text,
     overlap_floor,
     ratio_to_floor,
@@ -14,8 +16,7 @@ from anatogen.report.rows import (
 )
 from anatogen.report.verdicts import Answer, Tone
 
-# The answer quotes the first of these that was measured: features that see anatomy come first.
-_FIDELITY_HEADLINES = ("frechet_volumes", "frechet_slices", "frechet")
+_NO_GUARANTEE = "An audit is no guarantee: a patient may be recognised by other means."
 HOW_TO_AUDIT = (
     "To make one, give the generator's training scans and scans that it has not seen: --train and --holdout; "
     "a prepared dataset as REAL gives both by itself."
@@ -31,7 +32,8 @@ def fidelity_answer(rows: Sequence[Row]) -> Answer:
             question, Tone.OPEN, "This was not measured.", "No distance has a floor to compare with."
         )
     apart = [row for row in judged if tells_apart(row)]
-    headline = _first(_FIDELITY_HEADLINES, [row for row in judged if (ratio_to_floor(row) or 0) > 0])
+    with_ratio = {row.name: row for row in judged if (ratio_to_floor(row) or 0) > 0}
+    headline = next((with_ratio[name] for name in HEADLINES if name in with_ratio), None)
     count = f"{len(apart)} of {len(judged)} measures tell synthetic from real scans"
     tone = Tone.GOOD if not apart else Tone.MIXED if 2 * len(apart) <= len(judged) else Tone.BAD
     if headline is None:
@@ -75,22 +77,68 @@ def diversity_answer(rows: Sequence[Row]) -> Answer:
     return Answer(question, Tone.BAD if lost > 0.5 else Tone.MIXED, headline, detail)
 
 
-def privacy_answer(verdict: Verdict | None) -> Answer:
-    """Do the scans leak patients? The audit's verdict, or how to make one where none was made."""
+def privacy_answer(finding: PrivacyFinding | None) -> Answer:
+    """Do the scans leak patients? What the audit found, or how to make one where none was made."""
     question = "Do they leak patients?"
-    if verdict is None:
+    if finding is None:
         return Answer(question, Tone.OPEN, "No privacy audit was made.", HOW_TO_AUDIT)
-    headline, _, detail = verdict.text.partition(". ")
-    return Answer(question, verdict.tone, f"{headline}.", detail)
+    details = () if finding.copying is Copying.CANNOT_SEE else _privacy_details(finding)
+    return Answer(question, finding.tone, _privacy_headline(finding), " ".join([*details, _NO_GUARANTEE]))
+
+
+def _privacy_headline(finding: PrivacyFinding) -> str:
+    flagged = (
+        f"{finding.num_flagged} of {finding.num_synthetic} synthetic scans are closer to a training scan "
+        f"than {1 - RATE:.0%} of unseen scans are"
+    )
+    match finding.copying:
+        case Copying.CANNOT_SEE:
+            missed = joined(
+                [
+                    f"{finding.recall[kind]:.0%} of planted {kind} copies"
+                    for kind in ("exact", "flipped")
+                    if kind in finding.missed
+                ]
+            )
+            return f"This audit proves nothing: it finds only {missed}, so it is not able to see copies here."
+        case Copying.COPIED if finding.num_identical:
+            return (
+                f"Synthetic scans copy training patients: {finding.num_identical} of {finding.num_synthetic} "
+                f"are training scans, voxel for voxel; {flagged}."
+            )
+        case Copying.COPIED:
+            return f"Synthetic scans copy training patients: {flagged}, where {RATE:.0%} are expected."
+        case Copying.CANNOT_TELL:
+            return (
+                f"Too few scans to say whether patients are copied: {flagged}, where {RATE:.0%} are expected."
+            )
+        case Copying.NOT_FOUND:
+            found = (
+                "No copies found, but a sign of a leak" if finding.leans_to_train else "No sign of copying"
+            )
+            return f"{found}: {flagged}, and {RATE:.0%} are expected."
+
+
+def _privacy_details(finding: PrivacyFinding) -> Iterator[str]:
+    """What else is known where the audit is able to see copies."""
+    if finding.copying is Copying.CANNOT_TELL:
+        yield f"The threshold is too uncertain to tell that from chance ({p_text(finding.flagged_p)})."
+    if finding.leans_to_train:
+        yield (
+            f"{finding.closer_share:.0%} of them are closer to training than to held-out scans "
+            f"({p_text(finding.closer_p)}); look at the closest pairs."
+        )
+    if finding.missed and finding.copying is not Copying.COPIED:
+        yield f"It would miss many {joined([KIND_TEXTS[kind] for kind in finding.missed])}."
+    if finding.membership_auc is not None:
+        yield (
+            f"The bundle's loss tells who was in the training set (AUC {finding.membership_auc:.2f}): keep "
+            "the bundle, and share scans only."
+        )
 
 
 def _is_judged(row: Row) -> bool:
-    return not is_detail(row) and row.name != "constant_scans" and None not in (row.value, row.reference)
-
-
-def _first(prefixes: Sequence[str], rows: Sequence[Row]) -> Row | None:
-    """The first row whose name starts with the first prefix that fits any."""
-    return next((row for prefix in prefixes for row in rows if row.name.startswith(prefix)), None)
+    return not row.is_detail and row.name != CONSTANT_SCANS and None not in (row.value, row.reference)
 
 
 def _worst_ratio(rows: Sequence[Row]) -> str:
@@ -102,6 +150,5 @@ def _worst_ratio(rows: Sequence[Row]) -> str:
 
 
 def _interval(row: Row) -> str:
-    if row.low is None or row.high is None:
-        return "no interval"
-    return f"95% interval {number_text(row.low)} to {number_text(row.high)}"
+    ends = interval_text(row.low, row.high)
+    return f"95% interval {ends}" if ends else "no interval"

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file
 from anatogen.dataset.manifest import MANIFEST_NAME, Split, load_manifest
 from anatogen.dataset.scan_sets import ScanSet, identical_scans, load_scans
 from anatogen.evaluation.answers import diversity_answer, fidelity_answer, privacy_answer
+from anatogen.evaluation.diversity import measure_diversity
 from anatogen.evaluation.fidelity.measure import measure_fidelity
-from anatogen.evaluation.fidelity.similarity import measure_diversity
 from anatogen.evaluation.privacy.audit import audit, check_inputs
 from anatogen.evaluation.report import (
     AUDIT,
@@ -70,6 +71,7 @@ def evaluate(
     medicalnet: Path | str | None = None,
     num_pairs: int = 1000,
     seed: int = 0,
+    device: str = "auto",
     progress: Progress = silent,
 ) -> Evaluation:
     """Measures fidelity, diversity and privacy of synthetic scans, and writes a report.
@@ -89,15 +91,18 @@ def evaluate(
         medicalnet: Weights file of a MedicalNet ResNet, for features of whole volumes.
         num_pairs: Random pairs of scans for MS-SSIM.
         seed: Of everything random.
+        device: Where networks compute: "auto" for a GPU where there is one, "cpu", "cuda" or "cuda:1".
         progress: Told (what, done, total).
 
     Raises:
         UserError: If a folder holds no scans, scans differ in grid or modality, sets that must be apart share
-            scans, there are fewer than 4 scans, or the report's folder holds something else.
+            scans, there are fewer than 4 scans, there is no such device, or the report's folder holds
+            something else.
     """
     out = Path(out)
     if num_pairs < 1:
         raise UserError(f"pairs is {num_pairs}: it must be at least 1")
+    where = device_named(device)
     roles = _roles(Path(real), _path(train), _path(holdout))
     if bundle is not None and roles.train is None:
         raise UserError(f"the bundle {bundle} is for the privacy audit: give --train and --holdout too")
@@ -108,7 +113,7 @@ def evaluate(
     train_scans = None if roles.train is None else load_scans(roles.train, "train", real_scans)
     holdout_scans = None if roles.holdout is None else load_scans(roles.holdout, "holdout", real_scans)
     _check_sets(real_scans, synthetic_scans, train_scans, holdout_scans)
-    generator = None if bundle is None else load_bundle(bundle)
+    generator = None if bundle is None else load_bundle(bundle).to(where)
     if train_scans is not None and holdout_scans is not None:  # here, before minutes of other work
         check_inputs(train_scans, holdout_scans, synthetic_scans, generator)
     open_report_folder(out)
@@ -119,6 +124,7 @@ def evaluate(
         seed=seed,
         cache=out / CACHE,
         medicalnet=_path(medicalnet),
+        device=where,
         progress=progress,
     )
     diversity, details = measure_diversity(
@@ -134,6 +140,7 @@ def evaluate(
             seed=seed,
             out=out / AUDIT,
             cache=out / CACHE,
+            device=where,
             progress=progress,
         )
     diversity = [*diversity, _repeated_row(synthetic_scans)]
@@ -141,7 +148,7 @@ def evaluate(
     answers = [
         fidelity_answer(fidelity),
         diversity_answer(diversity),
-        privacy_answer(found.verdict if found else None),
+        privacy_answer(found.finding if found else None),
     ]
     figures = clear_report(out, keep=(AUDIT,) if found else ())
     sections = [
@@ -218,9 +225,9 @@ def _check_sets(real: ScanSet, synthetic: ScanSet, train: ScanSet | None, holdou
 
 def _repeated_row(synthetic: ScanSet) -> Row:
     repeated = len(synthetic) - len(set(synthetic.hashes))
-    note = "voxel for voxel; they count in every other number" if repeated else "voxel for voxel"
+    notes = ("voxel for voxel", *(["they count in every other number"] if repeated else []))
     return Row(
-        "diversity", "repeated_scans", "Synthetic scans that repeat another", float(repeated), note=note
+        "diversity", "repeated_scans", "Synthetic scans that repeat another", float(repeated), notes=notes
     )
 
 
@@ -231,7 +238,7 @@ def _identical_row(real: ScanSet, synthetic: ScanSet, train: ScanSet | None) -> 
         "identical_scans",
         "Synthetic scans that are a real scan",
         float(number),
-        note="voxel for voxel; a real scan lies among the synthetic ones" if number else "voxel for voxel",
+        notes=("voxel for voxel", *(["a real scan lies among the synthetic ones"] if number else [])),
     )
 
 

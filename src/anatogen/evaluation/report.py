@@ -20,7 +20,7 @@ from anatogen.core.version import __version__
 from anatogen.dataset.scan_sets import ScanSet
 from anatogen.report.numbers import interval_text, number_text
 from anatogen.report.page import data_url, write_page
-from anatogen.report.rows import Row, is_detail, label_text, ratio_to_floor, tells_apart
+from anatogen.report.rows import Row, label_text, ratio_to_floor, tells_apart
 from anatogen.report.verdicts import Answer
 
 PAGE_NAME = "report.html"
@@ -212,30 +212,30 @@ def _versions() -> dict[str, str]:
 def _tables(rows: Sequence[Row]) -> list[list[dict[str, Any]]]:
     """The rows that say most, then their details."""
     shared = _shared_notes(rows)
-    parts = [[row for row in rows if is_detail(row) is detail] for detail in (False, True)]
+    parts = [[row for row in rows if row.is_detail is detail] for detail in (False, True)]
     return [[_cells(row, shared) for row in part] for part in parts if part]
 
 
 def _shared_notes(rows: Sequence[Row]) -> list[str]:
-    """Parts of notes that most rows have, to be said once."""
-    counts = Counter(part for row in rows for part in dict.fromkeys(row.note.split("; ")) if part)
-    # Short ones, such as "40 of 50", are numbers of their row.
-    return [
-        part for part, count in counts.items() if count >= 3 and 2 * count >= len(rows) and len(part) > 20
-    ]
+    """Notes that most rows have, to be said once."""
+    counts = Counter(note for row in rows for note in row.notes)
+    return [note for note, count in counts.items() if count >= 3 and 2 * count >= len(rows)]
 
 
 def _cells(row: Row, shared: Sequence[str] = ()) -> dict[str, Any]:
     """A row as the table shows it, without the notes that the whole table shares."""
     judged = row.group == "fidelity" and row.better != "none" and None not in (row.value, row.reference)
     # An extrapolation has no interval: chance can't be ruled out.
-    apart = judged and tells_apart(row) and not (is_detail(row) and row.low is None)
+    apart = judged and tells_apart(row) and not (row.is_detail and row.low is None)
     # A longer unit would push the numbers out of their column.
     is_short = len(row.unit) <= 5
-    remarks = ["" if is_short else row.unit, *(part for part in row.note.split("; ") if part not in shared)]
+    remarks = [] if is_short else [row.unit]
+    if row.count is not None:
+        remarks.append(f"{row.count[0]} of {row.count[1]}")
+    remarks += [note for note in row.notes if note not in shared]
     return {
         "label": label_text(row),
-        "note": "; ".join(remark for remark in remarks if remark),
+        "note": "; ".join(remarks),
         "unit": row.unit if is_short else "",
         "value": number_text(row.value),
         "interval": interval_text(row.low, row.high),

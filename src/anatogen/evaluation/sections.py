@@ -10,11 +10,12 @@ from anatogen.dataset.scan_sets import ScanSet
 from anatogen.evaluation.answers import HOW_TO_AUDIT
 from anatogen.evaluation.charts import bars_figure, forest_figure, histogram_figure, spectra_figure
 from anatogen.evaluation.fidelity.descriptors import intensity_histograms, radial_power
+from anatogen.evaluation.fidelity.measure import CONSTANT_SCANS
 from anatogen.evaluation.privacy.audit import Audit
 from anatogen.evaluation.privacy.closest_pairs import FIGURE_NAME
 from anatogen.evaluation.report import Picture, Section
 from anatogen.report.figures import planes_figure
-from anatogen.report.rows import Row, is_detail, label_text
+from anatogen.report.rows import Row, label_text
 
 NO_GUARANTEE = (
     "The privacy audit is no guarantee: it finds copies like those that it planted, and a patient may be "
@@ -62,7 +63,7 @@ def fidelity_section(rows: Sequence[Row], real: ScanSet, synthetic: ScanSet, fig
     drawn = [
         row
         for row in rows
-        if None not in (row.value, row.reference) and row.name != "constant_scans" and not is_detail(row)
+        if None not in (row.value, row.reference) and row.name != CONSTANT_SCANS and not row.is_detail
     ]
     if drawn:
         path = figures / "fidelity.png"
@@ -141,9 +142,8 @@ def privacy_section(rows: Sequence[Row], found: Audit | None, figures: Path) -> 
         label="correlation of embeddings (1: the same scan)",
         threshold=(found.detector.threshold, "threshold: 95% of unseen scans are below"),
     )
-    planted = [row for row in rows if row.name.startswith("planted_")]
     bars_figure(
-        {label_text(row): row.value for row in planted if row.value is not None},
+        {label_text(row): row.value for row in rows if row.is_detail and row.value is not None},
         recall,
         title="What the audit flags",
     )

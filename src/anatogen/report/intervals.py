@@ -1,11 +1,10 @@
-"""Intervals of what was resampled or counted."""
+"""Numbers with intervals."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 
 class Estimate(NamedTuple):
@@ -27,9 +26,3 @@ def percentile_interval(
     """
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def binomial_estimate(successes: int, number: int) -> Estimate:
-    """A share with its exact 95% interval (Clopper and Pearson 1934)."""
-    interval = binomtest(successes, number).proportion_ci()
-    return Estimate(successes / number, float(interval.low), float(interval.high))

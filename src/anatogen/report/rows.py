@@ -1,16 +1,16 @@
 """Row: one measured number with all it takes to judge it; what tables, report.json and report.html are of."""
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rich.table import Table
 
+from anatogen.report.intervals import Estimate
 from anatogen.report.numbers import capitalised, interval_text, number_text
 
 Better = Literal["lower", "higher", "reference", "none"]
-_DETAIL = re.compile("^planted_|_(axial|coronal|sagittal|all|extrapolated)(_|$)")
+Group = Literal["fidelity", "diversity", "privacy", "reconstruction"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Row:
     """One measured number.
 
     Attributes:
-        group: "fidelity", "diversity", "privacy" or "reconstruction".
+        group: What the number is about.
         name: For machines, e.g. "frechet_slices_axial".
         label: For people, e.g. "Fréchet distance, axial slices".
-        value: The number; None where it could not be measured, and `note` says why.
+        value: The number; None where it could not be measured, and a note says why.
         low: Lower end of its 95% interval.
         high: Upper end.
         reference: The same number of real scans against other real scans (the floor), or the real set's own.
@@ -29,10 +29,12 @@ class Row:
         reference_high: Upper end.
         better: Which way is good: "lower", "higher", closest to "reference", or "none".
         unit: Of value and reference; empty for pure numbers.
-        note: What a reader must know: too few scans (and how many would do), constant scans, ...
+        count: How many of how many, where the value is such a share.
+        notes: What a reader must know: too few scans (and how many would do), constant scans, ...
+        is_detail: Whether another row says the same in short: planes, other numbers of scans, planted copies.
     """
 
-    group: str
+    group: Group
     name: str
     label: str
     value: float | None
@@ -43,7 +45,25 @@ class Row:
     reference_high: float | None = None
     better: Better = "lower"
     unit: str = ""
-    note: str = ""
+    count: tuple[int, int] | None = None
+    notes: tuple[str, ...] = ()
+    is_detail: bool = False
+
+    def measured(
+        self, value: Estimate, reference: Estimate | None = None, notes: Sequence[str] = ()
+    ) -> "Row":
+        """The row with its numbers, and with these notes."""
+        low, high = (None, None) if reference is None else reference[1:]
+        return replace(
+            self,
+            value=value.value,
+            low=value.low,
+            high=value.high,
+            reference=self.reference if reference is None else reference.value,
+            reference_low=low,
+            reference_high=high,
+            notes=tuple(notes),
+        )
 
 
 def ratio_to_floor(row: Row) -> float | None:
@@ -58,10 +78,14 @@ def tells_apart(row: Row) -> bool:
     """Whether the row's interval lies wholly on the worse side of the floor's; on any side where none is."""
     if row.better == "reference":
         return not overlap_floor(row)
-    assert row.value is not None and row.reference is not None
-    low, high = _or(row.low, row.value), _or(row.high, row.value)
-    floor_low, floor_high = _or(row.reference_low, row.reference), _or(row.reference_high, row.reference)
+    (low, high), (floor_low, floor_high) = _intervals(row)
     return low > floor_high if row.better == "lower" else high < floor_low
+
+
+def overlap_floor(row: Row) -> bool:
+    """Whether the row's interval and that of its reference overlap; a number without one is a point."""
+    (low, high), (floor_low, floor_high) = _intervals(row)
+    return low <= floor_high and high >= floor_low
 
 
 def label_text(row: Row) -> str:
@@ -69,20 +93,16 @@ def label_text(row: Row) -> str:
     return capitalised(row.label)
 
 
-def is_detail(row: Row) -> bool:
-    """Whether another row says the same in short: planes, other numbers of scans, planted copies."""
-    return _DETAIL.search(row.name) is not None
-
-
-def overlap_floor(row: Row) -> bool:
-    """Whether the row's interval and that of its reference overlap; a number without one is a point."""
+def _intervals(row: Row) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Those of a measured row and of its reference."""
     assert row.value is not None and row.reference is not None
-    low, high = _or(row.low, row.value), _or(row.high, row.value)
-    return low <= _or(row.reference_high, row.reference) and high >= _or(row.reference_low, row.reference)
-
-
-def _or(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
+    return (
+        (row.value if row.low is None else row.low, row.value if row.high is None else row.high),
+        (
+            row.reference if row.reference_low is None else row.reference_low,
+            row.reference if row.reference_high is None else row.reference_high,
+        ),
+    )
 
 
 def rows_table(rows: Sequence[Row]) -> Table:
@@ -93,7 +113,7 @@ def rows_table(rows: Sequence[Row]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     group = None
     for row in rows:
-        if is_detail(row) and row.group == "fidelity":
+        if row.is_detail and row.group == "fidelity":
             continue
         if row.group != group:
             group = row.group

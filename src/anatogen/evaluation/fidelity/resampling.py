@@ -20,7 +20,7 @@ _NORMAL_95 = 1.96
 _NUM_SIZES = 6
 
 
-class Estimate(NamedTuple):
+class Estimates(NamedTuple):
     """K numbers, each with a 95% interval if there is one; all (K,)."""
 
     value: Array
@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
     high: Array | None = None
 
 
-class Split(NamedTuple):
+class Halves(NamedTuple):
     """One random draw of disjoint halves of the real scans, and of as many synthetic ones."""
 
     real: Indices
@@ -36,7 +36,7 @@ class Split(NamedTuple):
     synthetic: Indices
 
 
-def random_splits(num_real: int, num_synthetic: int, num_splits: int, seed: int) -> list[Split]:
+def random_splits(num_real: int, num_synthetic: int, num_splits: int, seed: int) -> list[Halves]:
     """Draws n real scans, n other real ones, and n synthetic ones; n as large as can be.
 
     Args:
@@ -51,11 +51,11 @@ def random_splits(num_real: int, num_synthetic: int, num_splits: int, seed: int)
         generator = np.random.default_rng([seed, number])
         real = generator.permutation(num_real)
         synthetic = num_real + generator.permutation(num_synthetic)
-        splits.append(Split(real[:n], real[n : 2 * n], synthetic[:n]))
+        splits.append(Halves(real[:n], real[n : 2 * n], synthetic[:n]))
     return splits
 
 
-def over_splits(measure: Measure, splits: Sequence[Split]) -> tuple[Estimate, Estimate]:
+def over_splits(measure: Measure, splits: Sequence[Halves]) -> tuple[Estimates, Estimates]:
     """Synthetic against real, and real against other real scans, both at the same n.
 
     Returns:
@@ -67,7 +67,7 @@ def over_splits(measure: Measure, splits: Sequence[Split]) -> tuple[Estimate, Es
     return spread(values), spread(floors)
 
 
-def spread(draws: Array) -> Estimate:
+def spread(draws: Array) -> Estimates:
     """The mean of draws (R, K), with the interval in which 95% of single draws fall.
 
     Args:
@@ -75,10 +75,10 @@ def spread(draws: Array) -> Estimate:
     """
     mean = draws.mean(axis=0)
     reach = _NORMAL_95 * (draws.std(axis=0, ddof=1) if len(draws) > 1 else np.zeros_like(mean))
-    return Estimate(mean, mean - reach, mean + reach)
+    return Estimates(mean, mean - reach, mean + reach)
 
 
-def jackknife(measure: Measure, real: Indices, other: Indices, seed: int, num_groups: int = 20) -> Estimate:
+def jackknife(measure: Measure, real: Indices, other: Indices, seed: int, num_groups: int = 20) -> Estimates:
     """A measure with its 95% confidence interval, by leaving out a group of scans at a time.
 
     Delete-a-group jackknife (Shao and Wu 1989) of each set in turn: with G groups and theta_g the value
@@ -104,7 +104,7 @@ def jackknife(measure: Measure, real: Indices, other: Indices, seed: int, num_gr
         deviations = np.stack(thetas) - np.mean(thetas, axis=0)
         variance += (len(groups) - 1) / len(groups) * np.square(deviations).sum(axis=0)
     reach = _NORMAL_95 * np.sqrt(variance)
-    return Estimate(value, value - reach, value + reach)
+    return Estimates(value, value - reach, value + reach)
 
 
 def extrapolated(measure: Measure, real: Indices, other: Indices, seed: int, num_draws: int = 8) -> Array:

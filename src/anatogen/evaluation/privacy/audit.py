@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
@@ -29,12 +28,11 @@ from anatogen.evaluation.privacy.copy_detector import (
     AUDIT_NAME,
     FORMAT_VERSION,
     CopyDetector,
-    load_detector,
-    read_audit,
 )
+from anatogen.evaluation.privacy.finding import PrivacyFinding, privacy_finding
 from anatogen.evaluation.privacy.membership import membership_rows
+from anatogen.evaluation.privacy.neighbours import RATE
 from anatogen.evaluation.privacy.rows import closest_rows, copies_rows, memorised_row, planted_rows, ratio_row
-from anatogen.evaluation.privacy.verdict import RATE, Verdict, privacy_verdict
 from anatogen.generators.latent_diffusion import Bundle
 from anatogen.generators.wgan_gp import GANBundle
 from anatogen.report.progress import Progress, silent
@@ -49,7 +47,7 @@ class Audit:
 
     Attributes:
         rows: The numbers, of group "privacy".
-        verdict: What they say, in plain words, and how it sounds.
+        finding: What they amount to.
         pairs: The synthetic scans most like a training scan, the likest first.
         detector: Flags scans; what `anatogen sample --reject-copies` uses.
         nearest: "synthetic" and "holdout": each scan's correlation with its nearest training scan.
@@ -57,7 +55,7 @@ class Audit:
     """
 
     rows: list[Row]
-    verdict: Verdict
+    finding: PrivacyFinding
     pairs: list[Pair]
     detector: CopyDetector
     nearest: dict[str, list[float]]
@@ -128,9 +126,7 @@ def audit(
     ]
     if bundle is not None:
         rows += membership_rows(bundle, train.arrays, holdout.arrays, seed=seed, progress=progress)
-    verdict = privacy_verdict(
-        rows, int((nearest > threshold).sum()), len(synthetic), identical_scans(synthetic, train)
-    )
+    finding = privacy_finding(rows, identical_scans(synthetic, train))
     pairs = [
         Pair(
             int(index), int(to_train[index].argmax()), float(nearest[index]), bool(nearest[index] > threshold)
@@ -149,35 +145,12 @@ def audit(
         "hashes": {scans.role: scans.sha256 for scans in (train, holdout, synthetic)}
         | ({"bundle": bundle.sha256} if bundle is not None else {}),
         "rows": [asdict(row) for row in rows],
-        "verdict": verdict._asdict(),
+        "finding": asdict(finding) | {"tone": finding.tone},
         "pairs": [asdict(pair) for pair in pairs],
         "nearest": found,
     }
     write_json(out / AUDIT_NAME, content)
-    return Audit(rows, verdict, pairs, detector, found, out)
-
-
-def load_audit(folder: Path | str) -> Audit:
-    """Reads what `audit` wrote.
-
-    Raises:
-        UserError: If the folder holds no audit, or a damaged one.
-    """
-    folder = Path(folder)
-    content, detector = read_audit(folder), load_detector(folder)
-    try:
-        return Audit(
-            [Row(**row) for row in content["rows"]],
-            Verdict(**content["verdict"]),
-            [Pair(**pair) for pair in content["pairs"]],
-            detector,
-            content["nearest"],
-            folder,
-        )
-    except (KeyError, TypeError, ValidationError) as error:
-        raise UserError(
-            f"{folder / AUDIT_NAME} is damaged ({type(error).__name__}): make the audit again."
-        ) from error
+    return Audit(rows, finding, pairs, detector, found, out)
 
 
 def check_inputs(

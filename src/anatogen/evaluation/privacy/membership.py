@@ -16,6 +16,7 @@ from torch import Tensor
 from anatogen.core.seeding import derived_generator
 from anatogen.diffusion.process import denoising_loss
 from anatogen.generators.latent_diffusion import Bundle, build_schedule
+from anatogen.report.intervals import percentile_interval
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
 
@@ -24,6 +25,8 @@ Array = npt.NDArray[np.float32]
 
 TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 NUM_DRAWS = 2
+SOURCES = {"denoiser": "the denoiser's loss", "autoencoder": "the autoencoder's error"}
+AUC_NAMES = {source: f"membership_{source}_auc" for source in SOURCES}
 _NUM_BOOTSTRAPS = 500
 _ENOUGH_SCANS = 200
 
@@ -93,23 +96,22 @@ def membership_rows(
         seed: Of noises and bootstrap.
         progress: Told (what, done, total).
     """
-    sources = {"denoiser": "the denoiser's loss", "autoencoder": "the autoencoder's error"}
     if not isinstance(bundle, Bundle):
         note = "this bundle is a GAN: it has no loss, and its critic stays with the training run"
-        return [row for name, text in sources.items() for row in _rows(name, text, None, None, seed, note)]
+        return [row for source in SOURCES for row in _rows(source, None, None, seed, note)]
     model = bundle
     scores: dict[str, Callable[[Array], float]] = {
         "denoiser": lambda array: -denoiser_loss(model, array, seed),
         "autoencoder": lambda array: -float(np.abs(decoded(model, array) - array).mean()),
     }
     rows = []
-    for name, score in scores.items():
+    for source, score in scores.items():
         found: list[list[float]] = [[], []]
         total = len(train) + len(holdout)
         for number, array in enumerate((*train, *holdout)):
             found[number >= len(train)].append(score(array))
-            progress(f"membership by {sources[name]}", number + 1, total)
-        rows += _rows(name, sources[name], np.array(found[0]), np.array(found[1]), seed, "")
+            progress(f"membership by {SOURCES[source]}", number + 1, total)
+        rows += _rows(source, np.array(found[0]), np.array(found[1]), seed)
     return rows
 
 
@@ -117,15 +119,14 @@ def _batch(bundle: Bundle, array: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))[None, None].to(bundle.device)
 
 
-def _rows(
-    name: str, text: str, members: Values | None, others: Values | None, seed: int, note: str
-) -> list[Row]:
+def _rows(source: str, members: Values | None, others: Values | None, seed: int, note: str = "") -> list[Row]:
+    text = SOURCES[source]
     labels = (f"Membership by {text}: AUC", f"Membership by {text}: true positives at 1% false ones")
-    names = (f"membership_{name}_auc", f"membership_{name}_tpr")
+    names = (AUC_NAMES[source], f"membership_{source}_tpr")
     references = (0.5, 0.01)
     if members is None or others is None:
         return [
-            Row("privacy", row, label, None, reference=reference, note=note)
+            Row("privacy", row, label, None, reference=reference, notes=(note,))
             for row, label, reference in zip(names, labels, references, strict=True)
         ]
     generator = np.random.default_rng([seed, 7])
@@ -137,12 +138,12 @@ def _rows(
             measure(generator.choice(members, len(members)), generator.choice(others, len(others)))
             for _ in range(_NUM_BOOTSTRAPS)
         ]
-        low, high = np.quantile(draws, [0.025, 0.975])
-        few = ""
+        low, high = percentile_interval(draws)
+        notes: tuple[str, ...] = ()
         if measure is true_positive_rate and len(others) < _ENOUGH_SCANS:
-            few = f"{len(others)} held-out scans hardly define 1%: {_ENOUGH_SCANS} would do"
+            notes = (f"{len(others)} held-out scans hardly define 1%: {_ENOUGH_SCANS} would do",)
         value = measure(members, others)
         # Repeated values lower the highest scores of others, and no draw shows fewer true positives.
-        ends = min(float(low), value), max(float(high), value)
-        rows.append(Row("privacy", row, label, value, *ends, reference, note=few))
+        ends = min(low, value), max(high, value)
+        rows.append(Row("privacy", row, label, value, *ends, reference, notes=notes))
     return rows

@@ -5,26 +5,26 @@ sets of candidates that are compared have the same size.
 """
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import betabinom, binomtest
 
+from anatogen.report.intervals import Estimate, percentile_interval
+
 Values = npt.NDArray[np.floating]
 
+RATE = 0.05
 _NUM_DRAWS = 200
 
 
-class Share(NamedTuple):
-    """A share or mean, with its 95% interval."""
-
-    value: float
-    low: float
-    high: float
+def binomial_estimate(successes: int, number: int) -> Estimate:
+    """A share with its exact 95% interval (Clopper and Pearson 1934)."""
+    interval = binomtest(successes, number).proportion_ci()
+    return Estimate(successes / number, float(interval.low), float(interval.high))
 
 
-def upper_threshold(null: Values, rate: float = 0.05) -> float:
+def upper_threshold(null: Values, rate: float = RATE) -> float:
     """The value that a further draw from the null's distribution exceeds with probability `rate` at most.
 
     The ceil((n + 1) (1 - rate))-th smallest value: for exchangeable draws the bound is exact at any n
@@ -43,7 +43,7 @@ def _rank(number: int, rate: float) -> int:
     return min(math.ceil(round((number + 1) * (1 - rate), 9)), number)
 
 
-def exceedance_p_value(num_above: int, num_values: int, num_null: int, rate: float = 0.05) -> float:
+def exceedance_p_value(num_above: int, num_values: int, num_null: int, rate: float = RATE) -> float:
     """The chance that as many further draws from the null's distribution, or more, exceed its threshold.
 
     The k-th smallest of n values leaves a share of the distribution above it that is itself random, a
@@ -60,7 +60,7 @@ def exceedance_p_value(num_above: int, num_values: int, num_null: int, rate: flo
     return float(betabinom(num_values, num_null + 1 - rank, rank).sf(num_above - 1))
 
 
-def share_above(values: Values, null: Values, seed: int, rate: float = 0.05) -> Share:
+def share_above(values: Values, null: Values, seed: int, rate: float = RATE) -> Estimate:
     """The share of values above the null's threshold; the bootstrap draws both sets anew.
 
     Args:
@@ -75,13 +75,13 @@ def share_above(values: Values, null: Values, seed: int, rate: float = 0.05) -> 
         drawn = generator.choice(values, len(values))
         threshold = upper_threshold(generator.choice(null, len(null)), rate)
         draws.append(float((drawn > threshold).mean()))
-    low, high = np.quantile(draws, [0.025, 0.975])
+    low, high = percentile_interval(draws)
     # Repeated values lower a bootstrapped maximum, and no draw shows more than the sample.
     value = float((values > upper_threshold(null, rate)).mean())
-    return Share(value, min(float(low), value), max(float(high), value))
+    return Estimate(value, min(low, value), max(high, value))
 
 
-def cross_fitted_share(null: Values, seed: int, rate: float = 0.05, num_folds: int = 5) -> float:
+def cross_fitted_share(null: Values, seed: int, rate: float = RATE, num_folds: int = 5) -> float:
     """The share of null values above a threshold that was set without them.
 
     Args:
@@ -112,15 +112,14 @@ def distance_ratios(similarities: Values) -> Values:
     return np.where(second > 0, first / np.where(second > 0, second, 1), 1.0)
 
 
-def bootstrapped_median(values: Values, seed: int) -> Share:
+def bootstrapped_median(values: Values, seed: int) -> Estimate:
     """The median of values (M,), with its 95% bootstrap interval."""
     generator = np.random.default_rng([seed, 3])
     draws = np.median(generator.choice(values, (_NUM_DRAWS * 5, len(values))), axis=1)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Share(float(np.median(values)), float(low), float(high))
+    return Estimate(float(np.median(values)), *percentile_interval(draws))
 
 
-def closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> tuple[Share, float]:
+def closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> tuple[Estimate, float]:
     """How often a scan's closest record is a training scan, when both sets of records have one size.
 
     The larger set is drawn down to the smaller one's size, again and again. The p-value is that of the
@@ -144,11 +143,10 @@ def closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> tuple[Sh
         wins += (train > holdout) / _NUM_DRAWS
         p_values.append(binomtest(int((train > holdout).sum()), number, 0.5, "greater").pvalue)
     means = generator.choice(wins, (_NUM_DRAWS * 5, number)).mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Share(float(wins.mean()), float(low), float(high)), min(1.0, 2 * float(np.median(p_values)))
+    return Estimate(float(wins.mean()), *percentile_interval(means)), min(1.0, 2 * float(np.median(p_values)))
 
 
-def unseen_closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> Share:
+def unseen_closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> Estimate:
     """The same share for held-out scans themselves: one half asks, the other is the unseen records.
 
     About 1/2 unless the two sets differ in themselves.
@@ -171,11 +169,10 @@ def unseen_closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> S
         records = records[: len(train)]
         closer = to_train[np.ix_(asking, train)].max(1) > to_holdout[np.ix_(asking, records)].max(1)
         shares.append(float(closer.mean()))
-    low, high = np.quantile(shares, [0.025, 0.975])
-    return Share(float(np.mean(shares)), float(low), float(high))
+    return Estimate(float(np.mean(shares)), *percentile_interval(shares))
 
 
-def memorised_share(train_to_synthetic: Values, train_to_holdout: Values, seed: int) -> Share:
+def memorised_share(train_to_synthetic: Values, train_to_holdout: Values, seed: int) -> Estimate:
     """The share of training scans with a synthetic scan closer than unseen scans come (Dar et al. 2025).
 
     The threshold is the 95th percentile of the training scans' nearest held-out correlations; as many
@@ -199,5 +196,4 @@ def memorised_share(train_to_synthetic: Values, train_to_holdout: Values, seed: 
         holdout = train_to_holdout[:, generator.permutation(train_to_holdout.shape[1])[:size]]
         threshold = np.quantile(holdout[rows].max(axis=1), 0.95)
         shares.append(float((synthetic[rows].max(axis=1) > threshold).mean()))
-    low, high = np.quantile(shares, [0.025, 0.975])
-    return Share(float(np.mean(shares)), float(low), float(high))
+    return Estimate(float(np.mean(shares)), *percentile_interval(shares))

@@ -11,6 +11,7 @@ Array = npt.NDArray[np.float32]
 
 BLUR_SIGMA = 1.0
 NOISE_DEVIATION = 0.1
+DECODED = "decoded"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,13 @@ KINDS = (
     PlantedKind("blurred", f"copies blurred (Gaussian, sigma {BLUR_SIGMA:g} voxel)", _blurred),
     PlantedKind("noised", f"copies with noise ({NOISE_DEVIATION / 2:.0%} of the intensity range)", _noised),
 )
+# The copies that the audit plants, for people; those of the autoencoder need a bundle that has one.
+KIND_TEXTS = {kind.name: kind.text for kind in KINDS} | {DECODED: "copies out of the bundle's autoencoder"}
+
+
+def row_name(kind: str) -> str:
+    """Name of the row with the recall of this kind."""
+    return f"planted_{kind}"
 
 
 def plant(kind: PlantedKind, arrays: Array, seed: int) -> Array:

@@ -2,13 +2,12 @@
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binomtest
 
 from anatogen.dataset.scan_sets import ScanSet
 from anatogen.evaluation.privacy import neighbours, planted
 from anatogen.evaluation.privacy.copy_detector import CopyDetector
 from anatogen.evaluation.privacy.membership import decoded
-from anatogen.evaluation.privacy.verdict import RATE
+from anatogen.evaluation.privacy.neighbours import RATE
 from anatogen.generators.latent_diffusion import Bundle
 from anatogen.generators.wgan_gp import GANBundle
 from anatogen.report.progress import Progress
@@ -17,9 +16,14 @@ from anatogen.report.rows import Row
 Array = npt.NDArray[np.float32]
 Values = npt.NDArray[np.floating]
 
+# Names of rows.
+COPIES, COPIES_P = "copies", "copies_p"
+CLOSER, CLOSER_P = "closer_to_train", "closer_to_train_p"
+
 ENOUGH_HOLDOUT = 40
 ENOUGH_SYNTHETIC = 50
 _NUM_PLANTED = 50
+_REFERENCE = "the reference is that of held-out scans"
 
 
 def copies_rows(nearest: Values, null: Values, seed: int) -> list[Row]:
@@ -39,23 +43,23 @@ def copies_rows(nearest: Values, null: Values, seed: int) -> list[Row]:
     if len(nearest) < ENOUGH_SYNTHETIC:
         notes.append(f"{len(nearest)} synthetic scans are few: {ENOUGH_SYNTHETIC} would do")
     flagged = int((nearest > neighbours.upper_threshold(null, RATE)).sum())
-    notes.append(f"{flagged} of {len(nearest)}")
     return [
         Row(
             "privacy",
-            "copies",
+            COPIES,
             "Synthetic scans closer to a training scan than 95% of unseen scans are",
             *share,
             reference=RATE,
-            note="; ".join(notes),
+            count=(flagged, len(nearest)),
+            notes=tuple(notes),
         ),
         Row(
             "privacy",
-            "copies_p",
+            COPIES_P,
             "The same: p-value, the chance of as many if they were unseen scans",
             neighbours.exceedance_p_value(flagged, len(nearest), len(null), RATE),
             better="higher",
-            note="beta-binomial: the threshold's own uncertainty is in it",
+            notes=("beta-binomial: the threshold's own uncertainty is in it",),
         ),
     ]
 
@@ -69,7 +73,7 @@ def memorised_row(known: Array, made: Array, unseen: Array, seed: int) -> Row:
         "Training scans with a synthetic scan closer than 95% of unseen scans come",
         *share,
         reference=RATE,
-        note=f"sets of {min(len(made), len(unseen))} synthetic and held-out scans",
+        notes=(f"sets of {min(len(made), len(unseen))} synthetic and held-out scans",),
     )
 
 
@@ -94,16 +98,19 @@ def closest_rows(
     return [
         Row(
             "privacy",
-            "closer_to_train",
+            CLOSER,
             "Synthetic scans whose closest record is a training scan, not a held-out one",
             *share,
             *floor,
-            note=f"by correlations of coarse voxels, sets of {size} records each; one half is expected where "
-            "nothing leaks; the reference is that of held-out scans",
+            notes=(
+                f"by correlations of coarse voxels, sets of {size} records each",
+                "one half is expected where nothing leaks",
+                _REFERENCE,
+            ),
         ),
         Row(
             "privacy",
-            "closer_to_train_p",
+            CLOSER_P,
             "The same: p-value, one-sided binomial against one half",
             p_value,
             better="higher",
@@ -120,7 +127,7 @@ def ratio_row(to_train: Values, null_to_train: Values, seed: int) -> Row:
         *neighbours.bootstrapped_median(neighbours.distance_ratios(to_train), seed),
         *neighbours.bootstrapped_median(neighbours.distance_ratios(null_to_train), seed),
         better="higher",
-        note="the reference is that of held-out scans; a copy of one scan is near 0",
+        notes=(_REFERENCE, "a copy of one scan is near 0"),
     )
 
 
@@ -146,45 +153,42 @@ def planted_rows(
     """
     chosen = np.random.default_rng([seed, 8]).permutation(len(train))[:_NUM_PLANTED]
     originals = train.arrays[chosen]
-    sets = [(kind.name, kind.text, planted.plant(kind, originals, seed)) for kind in planted.KINDS]
+    sets = {kind.name: planted.plant(kind, originals, seed) for kind in planted.KINDS}
     if isinstance(bundle, Bundle):
-        text = "copies out of the bundle's autoencoder"
-        sets.append(("decoded", text, np.stack([decoded(bundle, scan) for scan in originals])))
+        sets[planted.DECODED] = np.stack([decoded(bundle, scan) for scan in originals])
     rows = []
-    for number, (name, text, copies) in enumerate(sets):
-        found = detector.nearest(copies) > detector.threshold
+    for number, (kind, copies) in enumerate(sets.items(), 1):
+        count = int((detector.nearest(copies) > detector.threshold).sum()), len(copies)
         rows.append(
             Row(
                 "privacy",
-                f"planted_{name}",
-                f"Found of planted {text}",
-                *_binomial_share(found),
+                planted.row_name(kind),
+                f"Found of planted {planted.KIND_TEXTS[kind]}",
+                *neighbours.binomial_estimate(*count),
                 reference=1.0,
                 better="higher",
-                note=f"{int(found.sum())} of {len(found)}",
+                count=count,
+                is_detail=True,
             )
         )
-        progress("planting copies", number + 1, len(sets))
+        progress("planting copies", number, len(sets))
     cleared = [("", "", neighbours.cross_fitted_share(null, seed, RATE))]
     if isinstance(bundle, Bundle):
         through = np.stack([decoded(bundle, scan) for scan in holdout.arrays])
         share = float((detector.nearest(through) > detector.threshold).mean())
         cleared.append(("_decoded", " out of the bundle's autoencoder", share))
     for name, text, share in cleared:
+        count = round(share * len(holdout)), len(holdout)
         rows.append(
             Row(
                 "privacy",
-                f"planted_independent{name}",
+                planted.row_name(f"independent{name}"),
                 f"Flagged of held-out scans{text}, which are no copies",
-                *_binomial_share(np.arange(len(holdout)) < round(share * len(holdout))),
+                *neighbours.binomial_estimate(*count),
                 reference=RATE,
-                note="" if name else "each judged by a threshold that was set without it",
+                count=count,
+                notes=() if name else ("each judged by a threshold that was set without it",),
+                is_detail=True,
             )
         )
     return rows
-
-
-def _binomial_share(found: npt.NDArray[np.bool_]) -> neighbours.Share:
-    """A share with its exact 95% interval (Clopper and Pearson 1934)."""
-    interval = binomtest(int(found.sum()), len(found)).proportion_ci()
-    return neighbours.Share(float(found.mean()), float(interval.low), float(interval.high))

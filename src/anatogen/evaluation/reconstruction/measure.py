@@ -21,13 +21,13 @@ from anatogen.core.files import sha256_file, write_json
 from anatogen.dataset.scan_sets import ScanSet
 from anatogen.evaluation.fidelity.distances import polynomial_gram, unbiased_mmd
 from anatogen.evaluation.fidelity.features import Features, foreground_box, slice_features
-from anatogen.evaluation.fidelity.resampling import Split as Halves
-from anatogen.evaluation.fidelity.resampling import over_splits
-from anatogen.evaluation.fidelity.ssim import Scales, choose_scales, ms_ssim, ssim
+from anatogen.evaluation.fidelity.resampling import Estimates, Halves, over_splits
 from anatogen.evaluation.reconstruction.autoencoders import bundle_names, held_out_scans, load_autoencoder
+from anatogen.evaluation.ssim import Scales, choose_scales, ms_ssim, ssim
 from anatogen.models.perceptual import PerceptualDistance, load_slice_features
 from anatogen.models.vqgan import VQGAN
 from anatogen.report.figures import zoom_figure
+from anatogen.report.intervals import Estimate, percentile_interval
 from anatogen.report.progress import Progress
 from anatogen.report.rows import Better, Row
 from anatogen.training.autoencoder_check import psnr_db
@@ -114,7 +114,7 @@ def evaluate_reconstruction(
     perceptual, real_slices = None, None
     with suppress(UserError):  # without the weights: both rows say so
         perceptual = PerceptualDistance(load_slice_features(None)).to(device)
-        real_slices = slice_features(scans, foreground_box(scans), progress=progress)
+        real_slices = slice_features(scans, foreground_box(scans), progress=progress, device=device)
     rows_by_bundle: dict[str, list[Row]] = {}
     shown: list[int] = []
     columns: list[tuple[str, list[npt.NDArray[np.float32]], list[str]]] = []
@@ -129,7 +129,7 @@ def evaluate_reconstruction(
         decoded_slices = None
         if real_slices is not None:
             decoded = scans.with_arrays(done.arrays)
-            decoded_slices = slice_features(decoded, foreground_box(scans), progress=progress)
+            decoded_slices = slice_features(decoded, foreground_box(scans), progress=progress, device=device)
         kernel = _kernel_row(real_slices, decoded_slices, seed)
         rows_by_bundle[name] = _rows(scans, done, kernel, seed)
         record["bundles"][name] = {
@@ -211,39 +211,47 @@ def _rows(scans: ScanSet, done: _Reconstruction, kernel: Row, seed: int) -> list
     scales = _scales(scans)
     flat = "the grid is too flat for a window of 5 voxels"
     window = flat if scales is None else f"window {scales.window}, sigma {scales.sigma:.2f}"
-    no_weights = "" if "perceptual" in done.per_scan else _NO_WEIGHTS
+    no_weights = () if "perceptual" in done.per_scan else (_NO_WEIGHTS,)
     rows = [
-        _row("psnr", "PSNR", "higher", unit="dB", note="range [-1, 1]"),
-        _row("ssim", "SSIM", "higher", note=window),
-        _row("ms_ssim", "MS-SSIM", "higher", note=flat if scales is None else str(scales)),
-        _row("perceptual", "Perceptual distance of slices to their originals", note=no_weights),
+        _row("psnr", "PSNR", "higher", unit="dB", notes=("range [-1, 1]",)),
+        _row("ssim", "SSIM", "higher", notes=(window,)),
+        _row("ms_ssim", "MS-SSIM", "higher", notes=(flat if scales is None else str(scales),)),
+        _row("perceptual", "Perceptual distance of slices to their originals", notes=no_weights),
         kernel,
     ]
     if scans.modality == "CT":
         rows.append(_row("hu_error", "Mean absolute error", unit="HU"))
     rows += [
         *_code_rows(done.code_counts, len(scans)),
-        _row("seconds", "Seconds per scan", unit="s", note="encoding and decoding, on this machine"),
+        _row("seconds", "Seconds per scan", unit="s", notes=("encoding and decoding, on this machine",)),
     ]
-    return [_measured(row, done.per_scan.get(row.name), seed) for row in rows]
+    return [
+        _measured(row, done.per_scan[row.name], seed) if row.name in done.per_scan else row for row in rows
+    ]
 
 
 def _code_rows(counts: npt.NDArray[np.int64], num_scans: int) -> list[Row]:
     """Use of the codes, from how often each was chosen."""
     if not len(counts):
-        note = "this autoencoder's latent is continuous"
+        notes = ("this autoencoder's latent is continuous",)
         return [
-            _row("codes_used", "Share of codes used", "higher", note=note),
-            _row("perplexity", "Perplexity of the codes", "higher", note=note),
+            _row("codes_used", "Share of codes used", "higher", notes=notes),
+            _row("perplexity", "Perplexity of the codes", "higher", notes=notes),
         ]
     chosen = counts[counts > 0]
     share = chosen / chosen.sum()
-    count = f"{len(chosen)} of {len(counts)} on {num_scans} scans; more scans use more"
+    count = f"{len(chosen)} of {len(counts)} on {num_scans} scans"
     perplexity = float(np.exp(-(share * np.log(share)).sum()))
     limit = f"at most {len(counts)}"
     return [
-        _row("codes_used", "Share of codes used", "higher", value=len(chosen) / len(counts), note=count),
-        _row("perplexity", "Perplexity of the codes", "higher", value=perplexity, note=limit),
+        _row(
+            "codes_used",
+            "Share of codes used",
+            "higher",
+            value=len(chosen) / len(counts),
+            notes=(count, "more scans use more"),
+        ),
+        _row("perplexity", "Perplexity of the codes", "higher", value=perplexity, notes=(limit,)),
     ]
 
 
@@ -254,21 +262,19 @@ def _row(
     *,
     value: float | None = None,
     unit: str = "",
-    note: str = "",
+    notes: tuple[str, ...] = (),
 ) -> Row:
-    return Row("reconstruction", name, label, value, better=better, unit=unit, note=note)
+    return Row("reconstruction", name, label, value, better=better, unit=unit, notes=notes)
 
 
-def _measured(row: Row, values: Floats | None, seed: int) -> Row:
+def _measured(row: Row, values: Floats, seed: int) -> Row:
     """The row with the mean over scans and its 95% interval, scans drawn with replacement."""
-    if values is None:
-        return row
     number = len(values)
     if number < 2:
         return replace(row, value=float(values.mean()))
     draws = np.random.default_rng(seed).integers(number, size=(_NUM_BOOTSTRAPS, number))
-    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
-    return replace(row, value=float(values.mean()), low=float(low), high=float(high))
+    interval = percentile_interval(values[draws].mean(axis=1))
+    return row.measured(Estimate(float(values.mean()), *interval), notes=row.notes)
 
 
 def _kernel_row(real: dict[str, Features] | None, decoded: dict[str, Features] | None, seed: int) -> Row:
@@ -278,11 +284,11 @@ def _kernel_row(real: dict[str, Features] | None, decoded: dict[str, Features] |
     """
     row = _row("kid_slices", "Kernel distance of slices (KID)")
     if real is None or decoded is None:
-        return replace(row, note=_NO_WEIGHTS)
+        return replace(row, notes=(_NO_WEIGHTS,))
     number = len(next(iter(real.values())))
     n = number // 2
     if n < 2:
-        return replace(row, note="needs 4 scans")
+        return replace(row, notes=("needs 4 scans",))
     grams = [polynomial_gram(np.concatenate((real[plane], decoded[plane]))) for plane in real]
 
     def distance(x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> Floats:
@@ -290,18 +296,14 @@ def _kernel_row(real: dict[str, Features] | None, decoded: dict[str, Features] |
 
     orders = (np.random.default_rng([seed, draw]).permutation(number) for draw in range(_NUM_SPLITS))
     halves = [Halves(order[:n], order[n : 2 * n], number + order[n : 2 * n]) for order in orders]
-    found, floor = (
-        [float(numbers[0]) for numbers in estimate if numbers is not None]
-        for estimate in over_splits(distance, halves)
-    )
-    return replace(
-        row,
-        value=found[0],
-        low=found[1],
-        high=found[2],
-        reference=floor[0],
-        reference_low=floor[1],
-        reference_high=floor[2],
-        note=f"mean of three planes; {n} scans against the reconstructions of {n} others"
-        + (f"; few scans: {_ENOUGH_SCANS} would do" if number < _ENOUGH_SCANS else ""),
-    )
+    found, floor = (_only(estimates) for estimates in over_splits(distance, halves))
+    notes = [f"mean of three planes; {n} scans against the reconstructions of {n} others"]
+    if number < _ENOUGH_SCANS:
+        notes.append(f"few scans: {_ENOUGH_SCANS} would do")
+    return row.measured(found, floor, notes)
+
+
+def _only(estimates: Estimates) -> Estimate:
+    """The one number of a measure, with its interval."""
+    assert estimates.low is not None and estimates.high is not None
+    return Estimate(float(estimates.value[0]), float(estimates.low[0]), float(estimates.high[0]))

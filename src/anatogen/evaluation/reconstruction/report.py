@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anatogen.core.devices import device_named
 from anatogen.evaluation.reconstruction.measure import FIGURE_NAME, REPORT_NAME, evaluate_reconstruction
 from anatogen.evaluation.report import (
     Picture,
@@ -44,6 +45,7 @@ def report_reconstruction(
     out: Path | str,
     *,
     seed: int = 0,
+    device: str = "auto",
     progress: Progress = silent,
 ) -> ReconstructionEvaluation:
     """Measures how well autoencoders give held-out scans back, and writes a report.
@@ -53,16 +55,18 @@ def report_reconstruction(
         bundles: Model bundles, folders of runs, or names of models that come with the package.
         out: Folder of the report; may hold an earlier one, which is replaced.
         seed: Of the intervals.
+        device: Where autoencoders compute: "auto" for a GPU where there is one, "cpu", "cuda" or "cuda:1".
         progress: Told (what, done, total).
 
     Raises:
-        UserError: If a bundle can't be read or does not fit the scans, there are no scans, or the
-            report's folder holds something else.
+        UserError: If a bundle can't be read or does not fit the scans, there are no scans, there is no such
+            device, or the report's folder holds something else.
     """
+    where = device_named(device)
     out = Path(out)
     folders = [bundle_folder(bundle) for bundle in bundles]
     open_report_folder(out)
-    found = evaluate_reconstruction(Path(data), folders, out, seed=seed, progress=progress)
+    found = evaluate_reconstruction(Path(data), folders, out, seed=seed, device=where, progress=progress)
     clear_report(out, keep=(REPORT_NAME, FIGURE_NAME))
     record = json.loads((out / REPORT_NAME).read_text(encoding="utf-8"))
     scans = record["scans"]

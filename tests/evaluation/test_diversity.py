@@ -6,7 +6,7 @@ from scipy.ndimage import gaussian_filter
 
 from anatogen.dataset.manifest import Grid, Intensity
 from anatogen.dataset.scan_sets import ScanSet, content_hash
-from anatogen.evaluation.fidelity.similarity import (
+from anatogen.evaluation.diversity import (
     bootstrap_means,
     foreground,
     measure_diversity,
@@ -96,8 +96,10 @@ def test_a_seed_gives_one_result_and_the_record_is_json():
     assert rows == again and record == record_again
     assert json.loads(json.dumps(record)) == record
     assert {name: len(v) for name, v in record["pairs"]["standard"].items()} == {"real": 15, "synthetic": 10}
-    assert "10 synthetic and 15 real pairs; 1 scale (12 x 13 x 12), window 11" in rows["ms_ssim"].note
-    assert "few scans (6 real, 5 synthetic)" in rows["ms_ssim"].note
+    assert "10 synthetic and 15 real pairs; 1 scale (12 x 13 x 12), window 11" in "; ".join(
+        rows["ms_ssim"].notes
+    )
+    assert "few scans (6 real, 5 synthetic)" in "; ".join(rows["ms_ssim"].notes)
     assert measure(real, synthetic, seed=1)[0] != rows
 
 
@@ -118,7 +120,9 @@ def test_the_foreground_is_that_of_real_scans_alone():
 def test_real_scans_without_foreground_are_compared_whole():
     rows, record = measure(scan_set(np.full((4, *SHAPE), -1.0)), scan_set(population(4, 1), "synthetic"))
     assert record["foreground"] is None
-    assert "no foreground" in rows["ms_ssim"].note and rows["ms_ssim"].reference == pytest.approx(1)
+    assert "no foreground" in "; ".join(rows["ms_ssim"].notes) and rows["ms_ssim"].reference == pytest.approx(
+        1
+    )
 
 
 def test_what_cannot_be_measured_says_why():
@@ -126,10 +130,10 @@ def test_what_cannot_be_measured_says_why():
     rows, record = measure(real, scan_set(population(1, 1), "synthetic"))
     assert record == {} and all(row.value is None for row in rows.values())
     assert list(rows) == ["ms_ssim", "ms_ssim_gap", "ms_ssim_reference_compatible"]
-    assert "3 real, 1 synthetic" in rows["ms_ssim"].note
+    assert "3 real, 1 synthetic" in "; ".join(rows["ms_ssim"].notes)
     flat = (4, 12, 12)
     rows, _ = measure(scan_set(population(3, 0, flat)), scan_set(population(3, 1, flat), "synthetic"))
-    assert "at least 5 voxels" in rows["ms_ssim"].note
+    assert "at least 5 voxels" in "; ".join(rows["ms_ssim"].notes)
     # Three real scans have no two halves with a pair each.
     rows, _ = measure(real, scan_set(population(3, 1), "synthetic"))
-    assert rows["ms_ssim_gap"].reference is None and "4 real scans" in rows["ms_ssim_gap"].note
+    assert rows["ms_ssim_gap"].reference is None and "4 real scans" in "; ".join(rows["ms_ssim_gap"].notes)

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import structural_similarity
 
-from anatogen.evaluation.fidelity.ssim import (
+from anatogen.evaluation.ssim import (
     WEIGHTS,
     choose_scales,
     gaussian,

@@ -1,4 +1,4 @@
-"""SSIM and MS-SSIM of volumes, fast on a CPU; what `similarity` and `reconstruction` measure with.
+"""SSIM and MS-SSIM of volumes, fast on a CPU; what diversity and reconstructions are measured with.
 
 All volumes are float32 or float64 tensors (B, D, H, W).
 """

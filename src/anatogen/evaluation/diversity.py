@@ -6,7 +6,7 @@ what counts is the distance to the real set's own mean.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from anatogen.dataset.scan_sets import ScanSet
-from anatogen.evaluation.fidelity.ssim import (
+from anatogen.evaluation.ssim import (
     Scales,
     choose_scales,
     ms_ssim,
     num_reference_scales,
     reference_compatible_ms_ssim,
 )
+from anatogen.report.intervals import Estimate, percentile_interval
 from anatogen.report.progress import Progress
 from anatogen.report.rows import Row
 
@@ -35,10 +36,16 @@ _FOREGROUND = -0.9
 _NUM_BOOTSTRAPS = 1000
 # With fewer scans than this the interval is wider than most differences between generators.
 _ENOUGH_SCANS = 50
-_LABEL = "MS-SSIM within pairs"
-_GAP_LABEL = "|MS-SSIM synthetic − real|"
-_PUBLISHED_LABEL = "MS-SSIM within pairs, as published (reference_compatible)"
-_PUBLISHED = "As the paper's published code computes it: not a standard MS-SSIM"
+# The rows, but for their numbers and notes.
+_PAIRS = Row("diversity", "ms_ssim", "MS-SSIM within pairs", None, better="reference")
+_GAP = Row("diversity", "ms_ssim_gap", "|MS-SSIM synthetic − real|", None)
+_PUBLISHED = Row(
+    "diversity",
+    "ms_ssim_reference_compatible",
+    "MS-SSIM within pairs, as published (reference_compatible)",
+    None,
+    better="reference",
+)
 
 
 @dataclass(frozen=True)
@@ -56,14 +63,9 @@ class PairValues:
     bootstrapped: Floats
 
     @property
-    def mean(self) -> float:
+    def mean(self) -> Estimate:
         """Over all pairs."""
-        return float(self.values.mean())
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95% of the mean."""
-        return _interval(self.bootstrapped)
+        return Estimate(float(self.values.mean()), *percentile_interval(self.bootstrapped))
 
 
 def measure_diversity(
@@ -133,17 +135,14 @@ def measure_diversity(
         notes.append("a floor needs 4 real scans")
 
     count = f"{len(inside_synthetic.values)} synthetic and {len(inside_real.values)} real pairs"
-    shown = [f"{count}; {scales}", *notes]
+    published_scales = (
+        "as the paper's published code computes it: not a standard MS-SSIM, "
+        f"{num_reference_scales(real.grid.shape)} scales"
+    )
     rows = [
-        _mean_row("ms_ssim", _LABEL, inside_synthetic, inside_real, shown),
-        _gap_row(_gap(inside_synthetic, inside_real), floor, notes),
-        _mean_row(
-            "ms_ssim_reference_compatible",
-            _PUBLISHED_LABEL,
-            published_synthetic,
-            published_real,
-            [f"{_PUBLISHED}, {num_reference_scales(real.grid.shape)} scales", *notes],
-        ),
+        _PAIRS.measured(inside_synthetic.mean, inside_real.mean, [f"{count}; {scales}", *notes]),
+        _GAP.measured(_gap(inside_synthetic, inside_real), floor, notes),
+        _PUBLISHED.measured(published_synthetic.mean, published_real.mean, [published_scales, *notes]),
     ]
     record = {
         "scales": str(scales),
@@ -238,61 +237,15 @@ def _usable_foreground(real: ScanSet, scales: Scales) -> tuple[Tensor | None, li
     return mask, []
 
 
-def _interval(draws: Floats) -> tuple[float, float]:
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _gap(a: PairValues, b: PairValues) -> tuple[float, float, float]:
+def _gap(a: PairValues, b: PairValues) -> Estimate:
     """Distance of the means, with a 95% interval: that of the signed difference, folded at 0."""
-    low, high = _interval(a.bootstrapped - b.bootstrapped)
-    sides = sorted((abs(low), abs(high)))
-    return abs(a.mean - b.mean), 0.0 if low <= 0 <= high else sides[0], sides[1]
-
-
-def _mean_row(name: str, label: str, synthetic: PairValues, real: PairValues, notes: list[str]) -> Row:
-    (low, high), (reference_low, reference_high) = synthetic.interval, real.interval
-    return Row(
-        "diversity",
-        name,
-        label,
-        synthetic.mean,
-        low,
-        high,
-        real.mean,
-        reference_low,
-        reference_high,
-        better="reference",
-        note="; ".join(notes),
-    )
-
-
-def _gap_row(
-    gap: tuple[float, float, float], floor: tuple[float, float, float] | None, notes: list[str]
-) -> Row:
-    (value, low, high), (reference, reference_low, reference_high) = gap, floor or (None, None, None)
-    return Row(
-        "diversity",
-        "ms_ssim_gap",
-        _GAP_LABEL,
-        value,
-        low,
-        high,
-        reference,
-        reference_low,
-        reference_high,
-        note="; ".join(notes),
-    )
+    low, high = percentile_interval(a.bootstrapped - b.bootstrapped)
+    least, most = sorted((abs(low), abs(high)))
+    return Estimate(abs(a.mean.value - b.mean.value), 0.0 if low <= 0 <= high else least, most)
 
 
 def _unmeasured(why: str) -> list[Row]:
-    return [
-        Row("diversity", "ms_ssim", _LABEL, None, better="reference", note=why),
-        Row("diversity", "ms_ssim_gap", _GAP_LABEL, None, note=why),
-        Row(
-            "diversity", "ms_ssim_reference_compatible", _PUBLISHED_LABEL, None, better="reference", note=why
-        ),
-    ]
+    return [replace(row, notes=(why,)) for row in (_PAIRS, _GAP, _PUBLISHED)]
 
 
 def _sizes(real: ScanSet, synthetic: ScanSet) -> str:
