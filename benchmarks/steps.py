@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.config.presets import preset_named
-from anatogen.config.resolving import resolve
+from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.config.settings import Settings
 from anatogen.dataset.manifest import Grid, Intensity
 from anatogen.diffusion.process import denoising_loss
@@ -68,7 +68,9 @@ def settings_of(row: str) -> Settings:
     ]
     if row == "default_adversarial":
         overrides += _ADVERSARIAL
-    return resolve(Settings, preset_named(row.partition("_")[0]), overrides=overrides)
+    return resolve(
+        Settings, preset_named(row.partition("_")[0]), overrides=parse_overrides(overrides, Settings)
+    )
 
 
 def count_parameters(module: nn.Module) -> int:

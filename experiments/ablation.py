@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 from anatogen.config.presets import training_settings
-from anatogen.config.settings import Sampler
+from anatogen.config.resolving import parse_overrides
+from anatogen.config.settings import Sampler, Settings
 from anatogen.core.files import write_json, write_text
 from anatogen.core.weights import WEIGHTS_NAME, load_weights
 from anatogen.dataset.manifest import Split
@@ -308,11 +309,15 @@ def run(data: Path, out: Path, minutes: tuple[float, float], number: int, only: 
     ]
     for a in AUTOENCODERS:
         if not only or a.name in only:
-            settings = training_settings("paper", [*a.settings, *common], minutes=minutes[0])
+            settings = training_settings(
+                "paper", parse_overrides([*a.settings, *common], Settings), minutes=minutes[0]
+            )
             train(data, out / "autoencoders" / a.name, settings, stages=("autoencoder",))
     for d in DIFFUSIONS:
         if not only or d.name in only:
-            settings = training_settings("paper", [*d.settings, *common], minutes=minutes[1])
+            settings = training_settings(
+                "paper", parse_overrides([*d.settings, *common], Settings), minutes=minutes[1]
+            )
             source = out / "autoencoders" / d.autoencoder
             folder = out / "diffusion" / d.name
             train(data, folder, settings, stages=("diffusion",), autoencoder_run=source)

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import torch
 
-from anatogen.config.presets import gan_settings, training_settings
+from anatogen.config.presets import budget, gan_settings, training_settings
+from anatogen.config.resolving import merged, parse_overrides
+from anatogen.config.settings import GANConfig, Settings
 from anatogen.core.files import write_json, write_text
 from anatogen.dataset.manifest import load_manifest
 from anatogen.dataset.scan_sets import load_scans
@@ -96,15 +98,13 @@ def _run(
     run = out / "runs" / generator.name
     overrides = [*generator.overrides, *further]
     if generator.preset is None:
-        bundle = train_gan(data, run, gan_settings(overrides, minutes=minutes))
+        chosen = gan_settings(parse_overrides(overrides, GANConfig), minutes=minutes)
+        bundle = train_gan(data, run, chosen)
     else:
         first = _AUTOENCODER_SHARE * minutes
-        budgets = [
-            f"{stage}_training.{key}"
-            for stage, value in (("autoencoder", first), ("diffusion", minutes - first))
-            for key in (f"minutes={value}", "steps=null")
-        ]
-        bundle = train(data, run, training_settings(generator.preset, [*budgets, *overrides]))
+        budgets = budget(("autoencoder",), first, None) | budget(("diffusion",), minutes - first, None)
+        given = merged(budgets, parse_overrides(overrides, Settings))
+        bundle = train(data, run, training_settings(generator.preset, given))
     timing = out / "timing" / f"{generator.name}.json"
     if not timing.exists():
         started = time.perf_counter()

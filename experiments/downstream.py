@@ -46,7 +46,8 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "small_larger_cubes": merged(_SMALL, {"pretraining": {"masking": {"patch_voxels": 16}}}),
     "small_encoder_only": merged(_SMALL, {"finetuning": {"transfer": "encoder"}}),
 }
-_GRID = ["shape=[40,56,40]", "spacing_mm=1"]
+_GRID = {"shape": (40, 56, 40), "spacing_mm": 1}
+_SPLIT = {"validation": 0.1, "test": 0.4}
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def make_ready(hippocampus: Path, work: Path, number: int) -> None:
     """Writes WORK/source and WORK/target (prepared), WORK/synthetic, WORK/plan.yaml and WORK/VARIANT.yaml."""
     images = sorted((hippocampus / "images").iterdir())
     # The split that the shipped model was trained with; its card has this command.
-    prepare(hippocampus / "images", work / "generator_data", ["split.validation=0.1", "split.test=0.4"])
+    prepare(hippocampus / "images", work / "generator_data", overrides={"split": _SPLIT})
     seen = {case.source_sha256 for case in load_manifest(work / "generator_data").split(Split.TRAIN)}
     for folder in ("source_scans", "target_scans/images", "target_scans/labels"):
         (work / folder).mkdir(parents=True, exist_ok=True)
@@ -81,11 +82,12 @@ def make_ready(hippocampus: Path, work: Path, number: int) -> None:
         else:
             shutil.copy2(image, work / "target_scans/images")
             shutil.copy2(hippocampus / "labels" / image.name, work / "target_scans/labels")
-    prepare(work / "source_scans", work / "source", [*_GRID, "split.validation=0", "split.test=0"])
+    training_only = {"validation": 0, "test": 0}
+    prepare(work / "source_scans", work / "source", overrides=_GRID | {"split": training_only})
     prepare(
         work / "target_scans",
         work / "target",
-        [*_GRID, "split.validation=0.1", "split.test=0.4"],
+        overrides=_GRID | {"split": _SPLIT},
         recipe="folder_with_masks",
     )
     sample("hippocampus-mr", work / "synthetic", num_samples=number, file_format="npy")

@@ -18,6 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from anatogen.config.presets import training_settings
+from anatogen.config.resolving import parse_overrides
+from anatogen.config.settings import Settings
 from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
 from anatogen.io.geometry import centred_affine
 from anatogen.training.cost.memory import peak_memory_gb
@@ -123,14 +125,15 @@ def measured_bytes(row: Row, folder: Path) -> dict[str, int]:
     for stage in ("autoencoder", "diffusion"):
         arguments = [
             "train",
-            stage,
             data,
             run,
+            "--stages",
+            stage,
             "--preset",
             row.preset,
             "--steps",
             _STEPS,
-            "--accelerator",
+            "--device",
             "cpu",
         ]
         command = [sys.executable, "-c", _MEASURED, *map(str, arguments), *overrides_of(row)]
@@ -156,7 +159,7 @@ def print_table(out: Path) -> None:
     print("|---|---|---|---|---|---|")
     peaks = json.loads(out.read_text(encoding="utf-8"))
     for row in ROWS:
-        settings = training_settings(row.preset, overrides_of(row), steps=_STEPS)
+        settings = training_settings(row.preset, parse_overrides(overrides_of(row), Settings), steps=_STEPS)
         for (stage, peak), batch in zip(peaks.get(row.name, {}).items(), row.batches, strict=False):
             estimate = peak_memory_gb(STAGES[stage], settings, grid_of(row))
             shape = " x ".join(map(str, row.shape))

@@ -2,8 +2,9 @@
 
 The short way: `doctor` looks at a folder of scans, `plan` decides what to make of it, `prepare` makes a
 dataset, `train` a generator, `load_bundle(...).sample(...)` or `sample` to disk, `evaluate` what came out;
-`run` does all of it. `reconstruct` writes what an autoencoder gives back, `new_study` makes a reader study.
-Each name is imported when it is first used, so that `import anatogen` stays light.
+`run` does all of it. `Settings`, `GANConfig` and `PrepareConfig` hold all that can be set; a `Volume` is a
+scan, a `VolumeDataset` the scans of a prepared dataset. Each name is imported when it is first used, so that
+`import anatogen` stays light.
 """
 
 from importlib import import_module
@@ -12,43 +13,70 @@ from typing import TYPE_CHECKING, Any
 from anatogen.core.version import __version__
 
 if TYPE_CHECKING:
-    from anatogen.api import doctor, evaluate, plan, prepare, run, train, train_gan
-    from anatogen.evaluation.reconstruction.export import reconstruct
+    from anatogen.api.downstream import finetune, measure_segmenter, predict, pretrain, run_experiment
+    from anatogen.api.generators import (
+        compare_autoencoders,
+        evaluate,
+        reconstruct,
+        sample,
+        train,
+        train_gan,
+    )
+    from anatogen.api.scans import doctor, plan, prepare, run
+    from anatogen.api.study import analyse_study, export_study, import_study, new_study
+    from anatogen.config.settings import GANConfig, Settings
+    from anatogen.core.errors import UserError
+    from anatogen.dataset.prepare_config import PrepareConfig
+    from anatogen.dataset.volumes import VolumeDataset
     from anatogen.generators.latent_diffusion import load_bundle
-    from anatogen.generators.sampling import sample
-    from anatogen.study.design import new_study
+    from anatogen.io.volume import Volume
 
 __all__ = [
+    "GANConfig",
+    "PrepareConfig",
+    "Settings",
+    "UserError",
+    "Volume",
+    "VolumeDataset",
     "__version__",
+    "analyse_study",
+    "compare_autoencoders",
     "doctor",
     "evaluate",
+    "export_study",
+    "finetune",
+    "import_study",
     "load_bundle",
+    "measure_segmenter",
     "new_study",
     "plan",
+    "predict",
     "prepare",
+    "pretrain",
     "reconstruct",
     "run",
+    "run_experiment",
     "sample",
     "train",
     "train_gan",
 ]
 
 _HOMES = {
-    "doctor": "anatogen.api",
-    "evaluate": "anatogen.api",
-    "load_bundle": "anatogen.generators.latent_diffusion",
-    "new_study": "anatogen.study.design",
-    "plan": "anatogen.api",
-    "prepare": "anatogen.api",
-    "reconstruct": "anatogen.evaluation.reconstruction.export",
-    "run": "anatogen.api",
-    "sample": "anatogen.generators.sampling",
-    "train": "anatogen.api",
-    "train_gan": "anatogen.api",
+    "api.downstream": ("finetune", "measure_segmenter", "predict", "pretrain", "run_experiment"),
+    "api.generators": ("compare_autoencoders", "evaluate", "reconstruct", "sample", "train", "train_gan"),
+    "api.scans": ("doctor", "plan", "prepare", "run"),
+    "api.study": ("analyse_study", "export_study", "import_study", "new_study"),
+    "config.settings": ("GANConfig", "Settings"),
+    "core.errors": ("UserError",),
+    "dataset.prepare_config": ("PrepareConfig",),
+    "dataset.volumes": ("VolumeDataset",),
+    "generators.latent_diffusion": ("load_bundle",),
+    "io.volume": ("Volume",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'anatogen' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"anatogen.{home}"), name)
+    raise AttributeError(f"module 'anatogen' has no attribute {name!r}")

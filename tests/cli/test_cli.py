@@ -36,7 +36,7 @@ def _heavy_modules_after(*arguments: str) -> tuple[str, str]:
         "from anatogen.cli.app import main\n"
         "try:\n    main()\n"
         "finally:\n"
-        "    heavy = ['torch', 'numpy', 'nibabel', 'pydicom', 'matplotlib', 'lightning_fabric']\n"
+        "    heavy = 'torch numpy pydantic yaml rich nibabel pydicom matplotlib monai fastapi'.split()\n"
         "    print('LOADED', [name for name in heavy if name in sys.modules])\n"
     )
     found = subprocess.run(
@@ -47,7 +47,7 @@ def _heavy_modules_after(*arguments: str) -> tuple[str, str]:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["sample", "--help"], ["evaluate", "scans", "--help"], ["--version"]],
+    [["--help"], ["train", "--help"], ["sample", "--help"], ["study", "new", "--help"], ["--version"]],
 )
 def test_help_imports_nothing_heavy(arguments):
     loaded, shown = _heavy_modules_after(*arguments)
@@ -80,16 +80,20 @@ def test_an_error_of_the_user_is_one_line_and_with_debug_a_traceback(tmp_path, d
         (["train", "OUT", "DATA"], "is not a prepared dataset"),
         (["prepare", "DATA", "OUT", "--recipe", "mrnett"], "recipe 'mrnett' is unknown: known are folder, "),
         (["prepare", "DATA", "OUT", "--limit", "0"], "limit: "),
-        (["train", "DATA", "OUT", "--accelerator", "tpu"], "accelerator 'tpu' is unknown"),
+        (["train", "DATA", "OUT", "--device", "tpu"], "device 'tpu' is unknown"),
         (["train", "DATA", "OUT", "--steps", "0"], "autoencoder_training.steps"),
-        (["train", "diffusion", "DATA", "OUT", "--autoencoder", "DATA"], "holds no autoencoder"),
+        (
+            ["train", "DATA", "OUT", "--stages", "diffusion", "--autoencoder-run", "DATA"],
+            "holds no autoencoder",
+        ),
+        (["train", "DATA", "OUT", "--stages", "gan"], "stage 'gan' is unknown"),
         (["train", "DATA", "OUT", "--dry-run", "denoiser.widht=3"], "did you mean denoiser.width?"),
         (
             ["train", "DATA", "OUT", "--dry-run", "autoencoder_training.steps=null"],
             "autoencoder_training has no budget",
         ),
         (["sample", "DATA", "OUT", "--sampler", "plms"], "sampler 'plms' is unknown"),
-        (["sample", "DATA", "OUT", "--format", "mp4"], "format 'mp4' is unknown"),
+        (["sample", "DATA", "OUT", "--file-format", "mp4"], "format 'mp4' is unknown"),
         (["sample", "DATA", "OUT", "-n", "0"], "number is 0"),
     ],
 )
@@ -121,14 +125,16 @@ def _train_calls(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list:
 def test_training_without_a_stage_trains_both(data, tmp_path, monkeypatch, options):
     places = [data, tmp_path, "training.seed=5"]
     plain = _train_calls(monkeypatch, *places, *options)
-    assert plain == _train_calls(monkeypatch, "both", *places, *options)
+    assert plain == _train_calls(monkeypatch, *places, *options, "--stages", "autoencoder,diffusion")
     assert plain == _train_calls(monkeypatch, *options, *places), "options may come first"
     assert plain[0][1]["stages"] == ("autoencoder", "diffusion") and plain[0][0][2].training.seed == 5
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_one_stage_is_trained_by_its_name_with_its_own_budget(data, tmp_path, monkeypatch, stage):
-    (((_, _, settings), options),) = _train_calls(monkeypatch, stage, data, tmp_path, "--minutes", "7")
+    (((_, _, settings), options),) = _train_calls(
+        monkeypatch, data, tmp_path, "--stages", stage, "--minutes", "7"
+    )
     other = {"autoencoder": "diffusion", "diffusion": "autoencoder"}[stage]
     assert options["stages"] == (stage,)
     budget = getattr(settings, f"{stage}_training")
@@ -178,7 +184,7 @@ def test_the_counts_of_a_dry_run_are_those_of_the_networks(data):
 
 def test_train_and_sample_from_the_command_line(data, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
-    arguments = ["--preset", "tiny", "--accelerator", "cpu", "--steps", 2, *TINY]
+    arguments = ["--preset", "tiny", "--device", "cpu", "--steps", 2, *TINY]
     assert _call(monkeypatch, "train", data, run, *arguments) == 0
     assert f"finished: {run / 'bundle'}" in capsys.readouterr().out
     assert _call(monkeypatch, "sample", run / "bundle", tmp_path / "out", "-n", 2, "--device", "cpu") == 0
@@ -223,11 +229,11 @@ def test_doctor_tells_what_to_type_and_its_exit_code_whether_anything_can_be_pre
         Volume(np.random.default_rng(0).normal(size=(8, 8, 8)).astype(np.float32), np.eye(4)), scans / "a.nii"
     )
     shutil.copy(scans / "a.nii", scans / "b[1].nii")
-    assert _call(monkeypatch, "doctor", scans, "--out", tmp_path / "out") == 0
+    assert _call(monkeypatch, "doctor", scans, tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert "'exclude=[\"b[[]1].nii\"]'" in shown and "doctor.html" in shown
     assert (tmp_path / "out" / "doctor.html").is_file()
-    assert _call(monkeypatch, "doctor", scans, "exclude=*.nii", "--out", tmp_path / "none") == 1
+    assert _call(monkeypatch, "doctor", scans, tmp_path / "none", "exclude=*.nii") == 1
     assert "nothing can be prepared" in capsys.readouterr().out
-    assert _call(monkeypatch, "doctor", scans / "absent", "--out", tmp_path / "none") == 1
+    assert _call(monkeypatch, "doctor", scans / "absent", tmp_path / "none") == 1
     assert "is no folder and no archive of scans" in capsys.readouterr().err

@@ -8,19 +8,26 @@ import pytest
 from itk_reference import near_tie, resampled
 from scan_makers import head, oblique_affine, tree_bytes, world
 
+from anatogen.config.resolving import parse_overrides
 from anatogen.core.errors import ScanError
 from anatogen.core.files import sha256_json
 from anatogen.dataset.manifest import Manifest
 from anatogen.dataset.masks import nearest, on_grid_of
 from anatogen.dataset.prepare import PrepareSummary, prepare
-from anatogen.dataset.prepare_config import prepare_settings
+from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
 from anatogen.io.formats import read_scan, write_nifti, write_npy
 from anatogen.io.geometry import axis_codes, orient
 from anatogen.io.volume import Volume
 
 
 def run(scans: Path, out: Path, *overrides: str, recipe: str = "folder_with_masks") -> PrepareSummary:
-    return prepare(scans, out, prepare_settings(overrides, recipe=recipe), workers=1, progress=False)
+    return prepare(
+        scans,
+        out,
+        prepare_settings(parse_overrides(overrides, PrepareConfig), recipe=recipe),
+        workers=1,
+        progress=False,
+    )
 
 
 def octants(volume: Volume) -> Volume:

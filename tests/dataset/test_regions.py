@@ -141,7 +141,7 @@ def test_half_the_work_is_not_done_twice(
         mask = (volume.array > 200) + (volume.array > 1000.0)
         write_nifti(Volume(mask.astype(np.float32), volume.affine), scans / f"{seed}_seg.nii.gz")
     settings = prepare_settings(
-        ["region=breasts", "fit=resize", "shape=[16,16,16]"], recipe="folder_with_masks"
+        {"region": "breasts", "fit": "resize", "shape": (16, 16, 16)}, recipe="folder_with_masks"
     )
     prepare(scans, tmp_path / "whole", settings, workers=1, progress=False)
     expected = tree_bytes(tmp_path / "whole")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from scan_makers import head, tree_bytes
 
 import anatogen
-from anatogen.config.resolving import ConfigError
+from anatogen.config.resolving import ConfigError, parse_overrides
 from anatogen.core.errors import UserError
 from anatogen.dataset.cases import deal_patients
 from anatogen.dataset.discover import Source
@@ -106,7 +106,9 @@ def test_where_keeps_the_wanted_and_counts_the_others(monkeypatch: pytest.Monkey
     )
 
     def chosen(*overrides: str) -> tuple[list[str], tuple[str, ...]]:
-        selection = select_scans(FOLDER, [], prepare_settings(overrides, recipe="known"))
+        selection = select_scans(
+            FOLDER, [], prepare_settings(parse_overrides(overrides, PrepareConfig), recipe="known")
+        )
         assert not selection.left_out
         return [scan.source.name for scan in selection.scans], selection.notes
 
@@ -137,7 +139,7 @@ def test_ages_over_89_are_one_category(monkeypatch: pytest.MonkeyPatch) -> None:
     selection = select_scans(FOLDER, [], PrepareConfig(recipe="known"))
     assert [scan.conditions["age"] for scan in selection.scans] == [71.5, 89, 90, 90, 90, "about 50"]
     assert all(scan.conditions["stage"] == 95 for scan in selection.scans)
-    notes = select_scans(FOLDER, [], prepare_settings(["where.age=89"], recipe="known")).notes
+    notes = select_scans(FOLDER, [], prepare_settings({"where": {"age": 89}}, recipe="known")).notes
     assert notes == ("1 of 6 scans have age 89.0; the others: 1 71.5, 3 90.0, 1 about 50",)
 
 
@@ -163,12 +165,12 @@ def test_recipe_file_and_overrides_are_merged_in_that_order(
     with_recipe(monkeypatch)
     file = tmp_path / "config.yaml"
     file.write_text("recipe: known\nsplit:\n  validation: 0.2\nlimit: 9\n")
-    settings = prepare_settings(["limit=8"], config=file)
+    settings = prepare_settings({"limit": 8}, config=file)
     assert (settings.recipe, settings.seed, settings.limit) == ("known", 3, 8)
     assert (settings.split.validation, settings.split.test) == (0.2, 0.3)
-    assert prepare_settings(["limit=8"], config=file, limit=7).limit == 7
-    assert prepare_settings(["recipe=mrnet"], config=file).shape == (32, 256, 256)
-    assert prepare_settings([], config=file, recipe="folder").recipe == "folder"
+    assert prepare_settings({"limit": 8}, config=file, limit=7).limit == 7
+    assert prepare_settings({"recipe": "mrnet"}, config=file).shape == (32, 256, 256)
+    assert prepare_settings(config=file, recipe="folder").recipe == "folder"
     assert prepare_settings().model_dump() == PrepareConfig().model_dump()
 
 
@@ -176,7 +178,7 @@ def test_unknown_recipes_are_refused_with_the_known_ones(tmp_path: Path) -> None
     write_nifti(head(0), tmp_path / "scans" / "a.nii")
     for call in (
         lambda: recipe_named("mrnett"),
-        lambda: prepare_settings(["recipe=mrnett"]),
+        lambda: prepare_settings({"recipe": "mrnett"}),
         lambda: anatogen.prepare(tmp_path / "scans", tmp_path / "out", recipe="mrnett"),
         lambda: prepare(tmp_path / "scans", tmp_path / "out", PrepareConfig(recipe="mrnett"), workers=1),
     ):
@@ -186,7 +188,7 @@ def test_unknown_recipes_are_refused_with_the_known_ones(tmp_path: Path) -> None
             call()
         assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="limit"):
-        prepare_settings([], limit=0)
+        prepare_settings(limit=0)
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "known"])

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from scan_makers import ct_head, head
 
 from anatogen.api import doctor
-from anatogen.config.resolving import resolve
+from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.core.errors import UserError
 from anatogen.dataset.discover import Source
 from anatogen.dataset.examination import look
@@ -48,7 +48,7 @@ def fill(folder: Path, number: int = 6, pattern: str = "scan{:c}.nii.gz") -> Pat
 
 
 def found(folder: Path, *overrides: str, headers_only: bool = False) -> dict[str, Finding]:
-    config = resolve(PrepareConfig, overrides=overrides)
+    config = resolve(PrepareConfig, overrides=parse_overrides(overrides, PrepareConfig))
     diagnosis = examine(folder, config, workers=1, progress=False, headers_only=headers_only)
     return {finding.code: finding for finding in diagnosis.findings if finding.code != "few_scans"}
 
@@ -193,7 +193,7 @@ def test_what_is_planted_is_found(
     assert finding.title and finding.advice
     for word in shlex.split(option):
         # What it says to type is what `prepare` takes.
-        resolve(PrepareConfig, overrides=[word])
+        resolve(PrepareConfig, overrides=parse_overrides([word], PrepareConfig))
 
 
 def test_what_the_user_excludes_stays_excluded(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_what_a_recipe_leaves_out_is_told_with_its_reason(tmp_path: Path) -> Non
     assert (finding.names, finding.title) == (("c2.nii.gz", "c3.nii.gz"), "2 left out: it has no mask")
     table = tmp_path / "patients.csv"
     table.write_text("file,patient\nc0.nii.gz,a\n")
-    config = resolve(PrepareConfig, overrides=["recipe=folder_with_masks", f"patient_csv={table}"])
+    config = resolve(PrepareConfig, overrides={"recipe": "folder_with_masks", "patient_csv": table})
     diagnosis = examine(tmp_path, config, workers=1, progress=False)
     told = {finding.title: finding.names for finding in diagnosis.findings if finding.code == "left_out"}
     assert told == {

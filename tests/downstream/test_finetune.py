@@ -12,7 +12,7 @@ from labelled_dataset import write_labelled
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from anatogen.config.resolving import resolve
+from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.core.errors import ConfigError, UserError
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import save_weights
@@ -35,17 +35,13 @@ NOTHING = dict.fromkeys(KINDS, 0.0)
 
 
 def tiny(*overrides: str, steps: int = 4) -> FinetuneConfig:
-    return resolve(
-        FinetuneConfig,
-        overrides=[
-            "network.feature_size=12",
-            "segmenter_training.batch_size=1",
-            f"segmenter_training.steps={steps}",
-            "validate_every=2",
-            "training.checkpoint_minutes=0",
-            *overrides,
-        ],
-    )
+    base = {
+        "network": {"feature_size": 12},
+        "segmenter_training": {"batch_size": 1, "steps": steps},
+        "validate_every": 2,
+        "training": {"checkpoint_minutes": 0},
+    }
+    return resolve(FinetuneConfig, base, overrides=parse_overrides(overrides, FinetuneConfig))
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +168,7 @@ def test_a_killed_finetuning_goes_on_to_the_same_weights(data, tmp_path, monkeyp
     torch.manual_seed(5)
     save_weights(PaddedSwinUNETR(SwinUNETRSettings(feature_size=12), 1), pretrained)
     settings = tiny("fraction=0.5", "training.flip=left_right")
-    whole = finetune(data, tmp_path / "whole", settings, init=pretrained, accelerator="cpu")
+    whole = finetune(data, tmp_path / "whole", settings, init=pretrained, device="cpu")
     assert "157 of 159 tensors from the pre-trained network" in capsys.readouterr().out
     assert len(json.loads((whole / "transfer.json").read_text())["loaded"]) == 157
     save, killed = loop_module.save_checkpoint, []
@@ -185,13 +181,13 @@ def test_a_killed_finetuning_goes_on_to_the_same_weights(data, tmp_path, monkeyp
 
     monkeypatch.setattr(loop_module, "save_checkpoint", killing)
     with pytest.raises(KeyboardInterrupt):
-        finetune(data, tmp_path / "resumed", settings, init=pretrained, accelerator="cpu")
-    resumed = finetune(data, tmp_path / "resumed", settings, init=pretrained, accelerator="cpu")
+        finetune(data, tmp_path / "resumed", settings, init=pretrained, device="cpu")
+    resumed = finetune(data, tmp_path / "resumed", settings, init=pretrained, device="cpu")
     expected, found = (load_file(folder / "weights.safetensors") for folder in (whole, resumed))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert load_segmenter(tmp_path / "whole").description.labels == (0, 1, 2)
     with pytest.raises(UserError, match="other data"):
-        finetune(data, tmp_path / "whole", settings, accelerator="cpu")
+        finetune(data, tmp_path / "whole", settings, device="cpu")
 
 
 def rewrite_masks(data: Path, folder: Path, change) -> Path:
@@ -271,17 +267,17 @@ def test_bad_masks_are_named(data, tmp_path):
 def test_bad_settings_are_named_before_anything_is_written(data, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(UserError, match=r"fraction 0.1 of 4 training patients is none"):
-        finetune(data, run, tiny("fraction=0.1"), accelerator="cpu")
+        finetune(data, run, tiny("fraction=0.1"), device="cpu")
     with pytest.raises(UserError, match="holds no finished pre-training"):
-        finetune(data, run, tiny(), init=tmp_path, accelerator="cpu")
+        finetune(data, run, tiny(), init=tmp_path, device="cpu")
     with pytest.raises(UserError, match="larger than the scans"):
-        finetune(data, run, tiny("patch_shape=[64,16,16]"), accelerator="cpu")
+        finetune(data, run, tiny("patch_shape=[64,16,16]"), device="cpu")
     with pytest.raises(ConfigError, match=r"network.feature_size: .*12, 24 or 48"):
         tiny("network.feature_size=13")
     other = tmp_path / "weights.safetensors"
     save_file({"network.something": torch.zeros(1)}, other)
     with pytest.raises(UserError, match="is not of this network"):
-        finetune(data, run, tiny(), init=other, accelerator="cpu")
+        finetune(data, run, tiny(), init=other, device="cpu")
     assert not run.exists()
 
 
@@ -291,14 +287,14 @@ def test_patience_ends_the_training_with_a_whole_log_and_a_kill_after_it_changes
     scores = iter([0.5, 0.4, 0.3, 0.2])
     monkeypatch.setattr(finetune_module, "_mean_dice", lambda *_: next(scores))
     settings = tiny("validate_every=1", "patience=2", steps=50)
-    folder = finetune(data, tmp_path / "run", settings, accelerator="cpu")
+    folder = finetune(data, tmp_path / "run", settings, device="cpu")
     records = read_log(folder)
     assert [record["step"] for record in records][-1] == 3
     best = load_file(folder / "weights.safetensors")
     # As if killed between the last checkpoint and the weights: no step more, no further look.
     (folder / "weights.safetensors").unlink()
     (folder / "segmenter.json").unlink()
-    finetune(data, tmp_path / "run", settings, accelerator="cpu")
+    finetune(data, tmp_path / "run", settings, device="cpu")
     again = load_file(folder / "weights.safetensors")
     assert all(torch.equal(best[name], again[name]) for name in best)
     assert read_log(folder)[-1]["step"] == 3

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from synthetic_dataset import write_dataset
 from torch import Tensor, nn
 
-from anatogen.config.resolving import resolve
+from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.core.errors import UserError
 from anatogen.core.seeding import derived_generator
 from anatogen.dataset.scan_sets import load_scans
@@ -34,17 +34,13 @@ from anatogen.training.loop import read_log
 
 
 def tiny(*overrides: str, steps: int = 4) -> PretrainConfig:
-    return resolve(
-        PretrainConfig,
-        overrides=[
-            "network.feature_size=12",
-            "masking.patch_voxels=4",
-            "inpainter_training.batch_size=1",
-            f"inpainter_training.steps={steps}",
-            "training.checkpoint_minutes=0",
-            *overrides,
-        ],
-    )
+    base = {
+        "network": {"feature_size": 12},
+        "masking": {"patch_voxels": 4},
+        "inpainter_training": {"batch_size": 1, "steps": steps},
+        "training": {"checkpoint_minutes": 0},
+    }
+    return resolve(PretrainConfig, base, overrides=parse_overrides(overrides, PretrainConfig))
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
@@ -194,7 +190,7 @@ def data(tmp_path_factory) -> Path:
 
 def test_a_killed_pretraining_goes_on_to_the_same_weights(data, tmp_path, monkeypatch, one_thread):
     settings = tiny("training.flip=left_right", "patch_shape=[16,16,16]")
-    whole = pretrain([f"{data}:train"], tmp_path / "whole", settings, accelerator="cpu")
+    whole = pretrain([f"{data}:train"], tmp_path / "whole", settings, device="cpu")
     save, killed = loop_module.save_checkpoint, []
 
     def killing(path, parts, counters):
@@ -205,23 +201,23 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(data, tmp_path, monkey
 
     monkeypatch.setattr(loop_module, "save_checkpoint", killing)
     with pytest.raises(KeyboardInterrupt):
-        pretrain([f"{data}:train"], tmp_path / "resumed", settings, accelerator="cpu")
+        pretrain([f"{data}:train"], tmp_path / "resumed", settings, device="cpu")
     assert not (tmp_path / "resumed" / "inpainter" / "weights.safetensors").exists()
-    resumed = pretrain([f"{data}:train"], tmp_path / "resumed", settings, accelerator="cpu")
+    resumed = pretrain([f"{data}:train"], tmp_path / "resumed", settings, device="cpu")
     expected, found = load_file(whole), load_file(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert read_log(whole.parent)[-1]["step"] == 4
     with pytest.raises(UserError, match="other settings"):
-        pretrain([f"{data}:train"], tmp_path / "whole", tiny("masking.share=0.3"), accelerator="cpu")
+        pretrain([f"{data}:train"], tmp_path / "whole", tiny("masking.share=0.3"), device="cpu")
     with pytest.raises(UserError, match="other data"):
-        pretrain([data], tmp_path / "whole", settings, accelerator="cpu")
+        pretrain([data], tmp_path / "whole", settings, device="cpu")
 
 
 def test_how_well_a_network_fills_in_is_kept_beside_it_and_judged_on_the_target(data, tmp_path):
     other = write_dataset(tmp_path / "other", num_train=2, seed=5)
     settings = tiny(steps=1)
-    pretrain([f"{data}:train"], tmp_path / "own", settings, accelerator="cpu")
-    pretrain([f"{data}:train"], tmp_path / "target", settings, like=other, accelerator="cpu")
+    pretrain([f"{data}:train"], tmp_path / "own", settings, device="cpu")
+    pretrain([f"{data}:train"], tmp_path / "target", settings, like=other, device="cpu")
     own, target = (load_inpainting_quality(tmp_path / name) for name in ("own", "target"))
     network = PaddedSwinUNETR(settings.network, out_channels=1)
     network.load_state_dict(load_file(tmp_path / "target" / "inpainter" / "weights.safetensors"))

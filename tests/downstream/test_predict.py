@@ -10,12 +10,13 @@ from labelled_dataset import balls
 from scan_makers import head, oblique_affine, pattern_volume
 from torch import Tensor, nn
 
+from anatogen.config.resolving import parse_overrides
 from anatogen.core.errors import ScanError, UserError
 from anatogen.dataset.conversion import Placement
 from anatogen.dataset.discover import Source, discover
 from anatogen.dataset.manifest import Intensity
 from anatogen.dataset.prepare import prepare
-from anatogen.dataset.prepare_config import prepare_settings
+from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
 from anatogen.downstream.finetune import _start
 from anatogen.downstream.labelled import load_labelled
 from anatogen.downstream.network import PaddedSwinUNETR
@@ -145,7 +146,7 @@ def write_heads(folder: Path, modality: str) -> list[str]:
 def test_a_scan_reaches_the_network_as_its_prepared_array_did(tmp_path, modality, settings):
     names = write_heads(tmp_path / "scans", modality)
     overrides = ["split.validation=0.34", "split.test=0.34", *settings.split()]
-    config = prepare_settings(overrides, recipe="folder_with_masks")
+    config = prepare_settings(parse_overrides(overrides, PrepareConfig), recipe="folder_with_masks")
     prepare(tmp_path / "scans", tmp_path / "data", config, workers=1, progress=False)
     splits = load_labelled(tmp_path / "data")
     assert splits.manifest.intensity.modality == modality

@@ -76,7 +76,7 @@ def _row(content: dict, name: str) -> dict:
 
 
 def _call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["anatogen", "evaluate", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["anatogen", *map(str, arguments)])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     return int(stopped.value.code or 0)
@@ -230,7 +230,7 @@ def test_networks_compute_on_the_device_asked_for(
         (["ABSENT", "MADE"], "is not a folder"),
         (["DATA:tset", "MADE"], "there is no split 'tset'"),
         (["DATA:validation", "MADE"], "is empty"),
-        (["DATA", "MADE", "--pairs", "0"], "pairs is 0"),
+        (["DATA", "MADE", "--num-pairs", "0"], "pairs is 0"),
         (["DATA", "MADE", "--medicalnet", "ABSENT"], "is no file"),
         (["FEW", "MADE"], "there are 3 real scans"),
     ],
@@ -250,7 +250,7 @@ def test_what_is_wrong_is_one_line(
         return f"{places[name]}{colon}{split}" if name in places else word
 
     out = tmp_path / "out"
-    assert _call(monkeypatch, *map(place, arguments), "--out", out) == 1
+    assert _call(monkeypatch, "evaluate", *map(place, arguments[:2]), out, *map(place, arguments[2:])) == 1
     errors = capsys.readouterr().err
     assert errors.startswith("anatogen: ") and errors.count("\n") == 1 and message in errors
     assert not out.exists()
@@ -260,7 +260,7 @@ def test_a_folder_of_something_else_is_refused(
     data: Path, made: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
-    assert _call(monkeypatch, data, made, "--out", tmp_path) == 1
+    assert _call(monkeypatch, "evaluate", data, made, tmp_path) == 1
     assert "no report's folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -268,7 +268,7 @@ def test_a_folder_of_something_else_is_refused(
 def test_the_command_prints_numbers_answers_and_the_page(
     data: Path, made: Path, report: Path, monkeypatch, capsys
 ) -> None:
-    assert _call(monkeypatch, data, made, "--pairs", 5, "--out", report) == 0
+    assert _call(monkeypatch, "evaluate", data, made, report, "--num-pairs", 5) == 0
     shown = capsys.readouterr().out
     assert f"real and held-out scans: {data}:test" in shown
     assert "Kernel distance" in shown and "MS-SSIM within pairs" in shown and "planted exact copies" in shown
@@ -295,7 +295,7 @@ def test_reconstructions_get_the_same_page(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(reconstruction_report, "evaluate_reconstruction", measured)
     out = tmp_path / "report"
     one, two = tmp_path / "one<b>", tmp_path / "two"
-    assert _call(monkeypatch, "reconstruction", "data", one, two, "--out", out) == 0
+    assert _call(monkeypatch, "compare-autoencoders", "data", out, one, two) == 0
     assert f"report: {out / 'report.html'}" in capsys.readouterr().out
     text = (out / "report.html").read_text(encoding="utf-8")
     assert "one&lt;b&gt;</th>" in text and "20 dB" in text and "21 dB" in text
@@ -308,6 +308,6 @@ def test_reconstructions_get_the_same_page(tmp_path: Path, monkeypatch: pytest.M
         "reconstruction.png",
     }
     # A name that is no folder is looked for among the models that come with the package.
-    assert _call(monkeypatch, "reconstruction", "data", "no-such-model", "--out", tmp_path / "none") == 1
+    assert _call(monkeypatch, "compare-autoencoders", "data", tmp_path / "none", "no-such-model") == 1
     assert "models that come with anatogen" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()

@@ -10,7 +10,7 @@ from chromium import Page, browser_page
 from report_example import example_report
 from scipy import ndimage
 
-from anatogen.api import doctor
+from anatogen.api.scans import doctor
 from anatogen.io.formats import write_nifti
 from anatogen.io.volume import Volume
 

@@ -44,7 +44,7 @@ def bundle(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("shipped")
     data = write_dataset(folder / "data")
     settings = tiny_settings("autoencoder_training.steps=2", "diffusion_training.steps=2")
-    return train(data, folder / "run", settings, accelerator="cpu")
+    return train(data, folder / "run", settings, device="cpu")
 
 
 @pytest.fixture(scope="module")

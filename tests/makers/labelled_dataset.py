@@ -38,7 +38,7 @@ def write_labelled(root: Path, number: int = 8) -> Path:
             write_nifti(volume, root / "scans" / folder / f"p{seed}.nii.gz")
     share = 2 / number
     settings = prepare_settings(
-        ["spacing_mm=1", f"split.validation={share}", f"split.test={share}", "shape=[16,16,16]"],
+        {"spacing_mm": 1, "split": {"validation": share, "test": share}, "shape": (16, 16, 16)},
         recipe="folder_with_masks",
     )
     prepare(root / "scans", root / "data", settings, workers=1)

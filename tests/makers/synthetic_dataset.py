@@ -7,7 +7,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from anatogen.config.presets import preset_named
-from anatogen.config.resolving import resolve
+from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.config.settings import Settings
 from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
 from anatogen.generators.latent_diffusion import Bundle, BundleDescription, build_denoiser
@@ -51,7 +51,7 @@ ADVERSARIAL = (
 
 def tiny_settings(*overrides: str, preset: str = "tiny") -> Settings:
     """Settings of networks with a few thousand weights."""
-    return resolve(Settings, preset_named(preset), overrides=[*TINY, *overrides])
+    return resolve(Settings, preset_named(preset), overrides=parse_overrides([*TINY, *overrides], Settings))
 
 
 def write_dataset(

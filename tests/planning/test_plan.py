@@ -13,14 +13,14 @@ from scan_makers import ct_head, head
 import anatogen
 from anatogen.cli.app import main
 from anatogen.config.presets import training_settings
-from anatogen.config.resolving import resolve
+from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.config.settings import Settings
 from anatogen.core.errors import ConfigError, UserError
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
 from anatogen.io.formats import write_nifti
 from anatogen.planning.fingerprint import take_fingerprint
-from anatogen.planning.plan import Plan, make_plan, parse_memory
+from anatogen.planning.plan import Plan, make_plan
 from anatogen.training.autoencoder import AUTOENCODER
 from anatogen.training.cost.estimate import estimate_stage
 from anatogen.training.cost.probe import Measurement
@@ -37,6 +37,7 @@ SMALL = (
     "diffusion.sampling_steps=2",
     "training.require_fit_autoencoder=false",
 )
+OVERRIDES = parse_overrides(SMALL, Settings)
 NUM_SCANS = 12
 
 
@@ -61,7 +62,7 @@ def made(scans) -> Plan:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("anatogen.planning.plan.probe", lambda *_, **__: quick)
         return make_plan(
-            scans, memory_gb=4, hours=0.01, overrides=SMALL, accelerator="cpu", workers=1, progress=False
+            scans, memory_gb=4, hours=0.01, overrides=OVERRIDES, device="cpu", workers=1, progress=False
         )
 
 
@@ -118,7 +119,7 @@ def test_scans_are_prepared_and_trained_by_the_plan(scans, made, folder, tmp_pat
     np.testing.assert_allclose(manifest.grid.affine, made.grid.affine)
     # Three patients of twelve are enough for the audit, one for validation.
     assert len(manifest.split(Split.TEST)) == round(0.3 * NUM_SCANS)
-    bundle = anatogen.train(data, run, config=folder / "train.yaml", steps=2, accelerator="cpu")
+    bundle = anatogen.train(data, run, config=folder / "train.yaml", steps=2, device="cpu")
     assert anatogen.load_bundle(bundle).generate([0]).shape == (1, *made.grid.shape)
 
 
@@ -127,7 +128,7 @@ def test_a_plan_depends_on_nothing_but_scans_settings_and_what_was_timed(scans, 
     for module in ("anatogen.planning.plan", "anatogen.training.cost.estimate"):
         monkeypatch.setattr(f"{module}.probe", lambda *_, **__: measured)
     first, second = (
-        make_plan(scans, memory_gb=4, hours=1, overrides=SMALL, accelerator="cpu", workers=1, progress=False)
+        make_plan(scans, memory_gb=4, hours=1, overrides=OVERRIDES, device="cpu", workers=1, progress=False)
         for _ in range(2)
     )
     assert first == second and first.prepare == made.prepare
@@ -136,29 +137,7 @@ def test_a_plan_depends_on_nothing_but_scans_settings_and_what_was_timed(scans, 
 def test_a_prepared_dataset_is_not_planned(tmp_path):
     (tmp_path / "dataset.json").write_text("{}")
     with pytest.raises(UserError, match="is a prepared dataset: plan the scans"):
-        make_plan(tmp_path, accelerator="cpu")
-
-
-@pytest.mark.parametrize(
-    ("text", "gigabytes"),
-    [
-        ("24G", 24),
-        ("24", 24),
-        ("24GB", 24),
-        ("800M", 0.8),
-        ("1.5 TB", 1500),
-        ("2GiB", 2 * 1.024**3),
-        ("8g", 8),
-    ],
-)
-def test_memory_is_read(text, gigabytes):
-    assert parse_memory(text) == pytest.approx(gigabytes)
-
-
-@pytest.mark.parametrize("text", ["", "much", "24X", "-3G", "0", "24 G B", "1e3G"])
-def test_memory_that_is_none_is_refused(text):
-    with pytest.raises(UserError, match="write it like 24G"):
-        parse_memory(text)
+        make_plan(tmp_path, device="cpu")
 
 
 def test_scans_that_cannot_work_are_told_in_one_line(tmp_path):
@@ -178,34 +157,35 @@ def test_scans_that_cannot_work_are_told_in_one_line(tmp_path):
         (tmp_path / "nowhere", "no folder and no archive"),
     ):
         with pytest.raises(UserError, match=message) as error:
-            make_plan(folder, accelerator="cpu", workers=1, progress=False)
+            make_plan(folder, device="cpu", workers=1, progress=False)
         assert "\n" not in str(error.value)
 
 
 def test_settings_that_are_wrong_are_told_before_scans_are_read(tmp_path):
     for overrides, message in (
-        (("spacing_m=3",), "did you mean spacing_mm"),
-        (("denoiser.widht=3",), "did you mean denoiser.width"),
-        (("recipe=none",), "recipe 'none' is unknown"),
+        ({"spacing_m": 3}, "did you mean spacing_mm"),
+        ({"denoiser": {"widht": 3}}, "did you mean denoiser.width"),
+        ({"recipe": "none"}, "recipe 'none' is unknown"),
     ):
         with pytest.raises((ConfigError, UserError), match=message):
             make_plan(tmp_path / "nowhere", overrides=overrides)
-    for values in ({"hours": 0}, {"memory_gb": -1}, {"accelerator": "tpu"}, {"recipe": "nothing"}):
+    for values in ({"hours": 0}, {"memory_gb": -1}, {"device": "tpu"}, {"recipe": "nothing"}):
         with pytest.raises(UserError, match=next(iter(values)).removesuffix("_gb")):
             make_plan(tmp_path / "nowhere", **values)
 
 
 def test_the_command_prints_and_saves_the_plan(scans, made, tmp_path, monkeypatch, capsys):
     calls = []
-    monkeypatch.setattr("anatogen.api.plan", lambda *a, **k: calls.append((a, k)) or made)
+    monkeypatch.setattr("anatogen.planning.plan.make_plan", lambda *a, **k: calls.append((a, k)) or made)
     out = tmp_path / "out"
-    arguments = ["plan", str(scans), "spacing_mm=2", "--memory", "24G", "--hours", "2", "--out", str(out)]
+    arguments = ["plan", str(scans), str(out), "spacing_mm=2", "--memory-gb", "24", "--hours", "2"]
     monkeypatch.setattr(sys, "argv", ["anatogen", *arguments])
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
     ((positional, named),) = calls
-    assert positional == (scans, ["spacing_mm=2"]) and (named["memory_gb"], named["hours"]) == (24, 2)
+    assert positional == (scans,) and named["overrides"] == {"spacing_mm": 2}
+    assert (named["memory_gb"], named["hours"]) == (24, 2)
     shown = capsys.readouterr().out
     assert made.text() in shown and f"anatogen train DATA RUN --config {out / 'train.yaml'}" in shown
     assert sorted(path.name for path in out.iterdir()) == ["plan.json", "prepare.yaml", "train.yaml"]
@@ -213,5 +193,5 @@ def test_the_command_prints_and_saves_the_plan(scans, made, tmp_path, monkeypatc
 
 def test_a_stage_that_does_not_fit_is_not_tried(made):
     huge = made.grid.model_copy(update={"shape": (640, 640, 640)})
-    estimate = estimate_stage(AUTOENCODER, made.training, huge, 10, accelerator="cpu")
+    estimate = estimate_stage(AUTOENCODER, made.training, huge, 10, device="cpu")
     assert estimate.measured is None and estimate.seconds is None and estimate.memory_gb > 10

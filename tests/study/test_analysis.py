@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from chromium import browser_page
+from click.testing import CliRunner
 from simulated_readers import simulated_rows, simulated_study
 from study_maker import answer, make_study
-from typer.testing import CliRunner
 
 from anatogen.cli.app import app
 from anatogen.core.errors import UserError
@@ -43,7 +43,7 @@ def tidy(content):
 
 
 def test_a_study_is_analysed_by_the_command(study, tmp_path):
-    result = CliRunner().invoke(app, ["study", "analyse", str(study), "--out", str(tmp_path / "out")])
+    result = CliRunner().invoke(app, ["study", "analyse", str(study), str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     assert "2 readers read 20 real, 20 reconstructed, 20 synthetic scans" in result.output
     for question in ("rated as real ones", "best answer", "tell real from", "pick the real", "readers agree"):
@@ -169,7 +169,7 @@ def test_what_can_t_be_analysed_is_said_in_one_line(study, tmp_path):
         ([str(tmp_path)], "is no study"),
         ([str(study), "--margin", "0"], "margin is 0"),
         ([str(study), "--share-margin", "15"], "share margin is 15"),
-        ([str(study), "--out", str(study / "study.yaml")], "is a file"),
+        ([str(study), str(study / "study.yaml")], "is a file"),
     ):
         result = CliRunner().invoke(app, ["study", "analyse", *options])
         assert result.exit_code != 0

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from study_maker import answer
-from typer.testing import CliRunner
 
 from anatogen.cli.app import app
 from anatogen.core.errors import UserError
@@ -30,7 +30,7 @@ def synthetic(tmp_path):
 
 def test_a_study_is_made_sent_read_and_brought_back(synthetic, tmp_path):
     study, copy = tmp_path / "study", tmp_path / "copy"
-    told = _run("new", study, "--synthetic", synthetic, "--readers", "ada, bo", "--repeat", "0")
+    told = _run("new", study, synthetic, "--readers", "ada, bo", "--repeat", "0")
     assert "4 synthetic; 4 cases for each of 2 readers" in told
     links = _run("links", study, "--url", "https://host/").splitlines()
     assert [line.split()[0] for line in links] == ["ada", "bo", "(organiser)"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from anatogen.api import prepare
+from anatogen.api.scans import prepare
 from anatogen.core.errors import UserError
 from anatogen.evaluation.reconstruction.export import reconstruct
 from anatogen.generators.sampling import sample

@@ -43,7 +43,7 @@ def data(tmp_path_factory) -> Path:
 
 
 def _train(data: Path, run: Path, *overrides: str) -> Path:
-    return train(data, run, tiny_settings("diffusion_training.steps=2", *overrides), accelerator="cpu")
+    return train(data, run, tiny_settings("diffusion_training.steps=2", *overrides), device="cpu")
 
 
 @pytest.mark.parametrize("name", QUANTISERS)
@@ -51,7 +51,7 @@ def test_training_goes_on_to_the_same_bits_and_its_bundle_makes_scans(name, data
     constant = (*QUANTISERS[name], "autoencoder_training.decay=none")
     for steps in (2, 4):
         settings = tiny_settings(*constant, f"autoencoder_training.steps={steps}")
-        train(data, tmp_path / "resumed", settings, stages=("autoencoder",), accelerator="cpu")
+        train(data, tmp_path / "resumed", settings, stages=("autoencoder",), device="cpu")
     bundle = _train(data, tmp_path / "whole", *constant, "autoencoder_training.steps=4")
     weights = [tmp_path / run / "autoencoder" / WEIGHTS_NAME for run in ("resumed", "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
@@ -72,7 +72,7 @@ def test_learning_makes_reconstructions_better(name, data, tmp_path):
         tmp_path,
         tiny_settings(*QUANTISERS[name], *steps),
         stages=("autoencoder",),
-        accelerator="cpu",
+        device="cpu",
     )
     settings = tiny_settings(*QUANTISERS[name])
     x = VolumeDataset(data, Split.VALIDATION).batch([0, 1])
@@ -93,7 +93,7 @@ def test_a_posterior_is_drawn_from_the_step_s_own_noise(data, tmp_path):
     for seed in (1, 2):
         torch.manual_seed(seed)
         settings = tiny_settings(*QUANTISERS["none"], "autoencoder_training.steps=2")
-        train(data, tmp_path / str(seed), settings, stages=("autoencoder",), accelerator="cpu")
+        train(data, tmp_path / str(seed), settings, stages=("autoencoder",), device="cpu")
         found.append((tmp_path / str(seed) / "autoencoder" / WEIGHTS_NAME).read_bytes())
     assert found[0] == found[1]
 
@@ -105,7 +105,7 @@ def test_two_processes_draw_what_one_draws(data, tmp_path):
     for devices in (1, 2):
         run = tmp_path / str(devices)
         settings = tiny_settings(*QUANTISERS["none"], *wide)
-        train(data, run, settings, stages=("autoencoder",), accelerator="cpu", devices=devices)
+        train(data, run, settings, stages=("autoencoder",), device="cpu", devices=devices)
         found[devices] = load_file(run / "autoencoder" / WEIGHTS_NAME)
     for key, one in found[1].items():
         assert torch.allclose(one.double(), found[2][key].double(), atol=3e-4, rtol=1e-3), key
@@ -136,7 +136,7 @@ def test_latents_after_quantisation_are_codes_and_are_cached_apart(data, tmp_pat
 
 def test_stage_two_s_scaling_must_fit_another_run_s_autoencoder(data, tmp_path):
     settings = tiny_settings(*QUANTISERS["none"], "autoencoder_training.steps=1")
-    train(data, tmp_path / "source", settings, stages=("autoencoder",), accelerator="cpu")
+    train(data, tmp_path / "source", settings, stages=("autoencoder",), device="cpu")
     settings = tiny_settings("diffusion.latent_scaling=codebook_range")
     with pytest.raises(UserError, match="codebook_range needs a codebook"):
         train(
@@ -145,7 +145,7 @@ def test_stage_two_s_scaling_must_fit_another_run_s_autoencoder(data, tmp_path):
             settings,
             stages=("diffusion",),
             autoencoder_run=tmp_path / "source",
-            accelerator="cpu",
+            device="cpu",
         )
 
 

@@ -47,7 +47,7 @@ def data(tmp_path_factory) -> Path:
 def finished(data: Path, one_thread: None, tmp_path_factory) -> Path:
     """A run of both stages that nobody disturbed."""
     run = tmp_path_factory.mktemp("stages") / "run"
-    train(data, run, tiny_settings(*OVERRIDES), accelerator="cpu")
+    train(data, run, tiny_settings(*OVERRIDES), device="cpu")
     return run
 
 
@@ -126,8 +126,8 @@ def test_a_run_stopped_at_any_moment_and_started_again_ends_with_the_same_bits(
     for moment, count in deaths:
         with pytest.MonkeyPatch.context() as patch, pytest.raises(_Killed):
             _die_at(patch, moment, count)
-            train(data, run, tiny_settings(*OVERRIDES), accelerator="cpu")
-    bundle = train(data, run, tiny_settings(*OVERRIDES), accelerator="cpu")
+            train(data, run, tiny_settings(*OVERRIDES), device="cpu")
+    bundle = train(data, run, tiny_settings(*OVERRIDES), device="cpu")
     assert _weights(run) == _weights(finished)
     assert (bundle / "bundle.json").read_bytes() == (finished / "bundle" / "bundle.json").read_bytes()
     assert not list(run.rglob(".part-*"))
@@ -145,7 +145,7 @@ def test_a_killed_process_resumes_to_the_same_bits(data, tmp_path):
         str(data),
         str(run),
     ]
-    command += [*longer, "training.checkpoint_minutes=0.001", "--preset", "tiny", "--accelerator", "cpu"]
+    command += [*longer, "training.checkpoint_minutes=0.001", "--preset", "tiny", "--device", "cpu"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for stage in STAGES:
         process = subprocess.Popen(
@@ -161,7 +161,7 @@ def test_a_killed_process_resumes_to_the_same_bits(data, tmp_path):
         assert process.returncode == -signal.SIGKILL, errors
         assert checkpoint.exists() and not (run / stage / WEIGHTS_NAME).exists(), "killed too late"
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
-    train(data, tmp_path / "whole", tiny_settings(*longer), accelerator="cpu")
+    train(data, tmp_path / "whole", tiny_settings(*longer), device="cpu")
     assert _weights(run) == _weights(tmp_path / "whole")
 
 
@@ -169,7 +169,7 @@ def test_a_finished_run_is_left_as_it_is(data, finished):
     before = {path: path.read_bytes() for path in finished.rglob("*.safetensors")}
     previews = sorted(finished.rglob("*.png"))
     records = (finished / "diffusion" / "log.jsonl").read_text()
-    train(data, finished, tiny_settings(*OVERRIDES), accelerator="cpu")
+    train(data, finished, tiny_settings(*OVERRIDES), device="cpu")
     assert {path: path.read_bytes() for path in finished.rglob("*.safetensors")} == before
     assert sorted(finished.rglob("*.png")) == previews
     assert (finished / "diffusion" / "log.jsonl").read_text() == records
@@ -181,7 +181,7 @@ def test_a_larger_budget_goes_on_from_where_the_run_ended(data, tmp_path):
 
     def run(folder: str, steps: int) -> bytes:
         settings = tiny_settings(*constant, f"autoencoder_training.steps={steps}")
-        train(data, tmp_path / folder, settings, stages=("autoencoder",), accelerator="cpu")
+        train(data, tmp_path / folder, settings, stages=("autoencoder",), device="cpu")
         return (tmp_path / folder / "autoencoder" / WEIGHTS_NAME).read_bytes()
 
     short = run("a", 2)
@@ -199,34 +199,34 @@ def test_a_larger_budget_goes_on_from_where_the_run_ended(data, tmp_path):
 )
 def test_a_run_with_other_settings_is_refused_by_the_key(data, finished, override, key):
     with pytest.raises(UserError, match=f"other settings.*{key} was .*, is "):
-        train(data, finished, tiny_settings(*OVERRIDES, override), accelerator="cpu")
+        train(data, finished, tiny_settings(*OVERRIDES, override), device="cpu")
 
 
 def test_a_run_on_other_data_is_refused(finished, tmp_path):
     other = write_dataset(tmp_path / "data", seed=1)
     with pytest.raises(UserError, match="other data"):
-        train(other, finished, tiny_settings(*OVERRIDES), accelerator="cpu")
+        train(other, finished, tiny_settings(*OVERRIDES), device="cpu")
 
 
 def test_a_folder_with_something_else_in_it_is_refused(data, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="not empty and holds no run"):
-        train(data, tmp_path, tiny_settings(), accelerator="cpu")
+        train(data, tmp_path, tiny_settings(), device="cpu")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_a_damaged_configuration_of_a_run_is_a_clear_error(data, finished, tmp_path):
     (tmp_path / "config.yaml").write_text("autoencoder: {no_such_key: 1}\n")
     with pytest.raises(UserError, match="no_such_key"):
-        train(data, tmp_path, tiny_settings(), accelerator="cpu")
+        train(data, tmp_path, tiny_settings(), device="cpu")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"accelerator": "tpu"}, "accelerator 'tpu' is unknown"),
-        ({"accelerator": "cpu", "devices": 0}, "devices is 0"),
-        ({"accelerator": "cpu", "devices": 3}, "batch_size 2 can't be shared evenly by 3 devices"),
+        ({"device": "tpu"}, "device 'tpu' is unknown"),
+        ({"device": "cpu", "devices": 0}, "devices is 0"),
+        ({"device": "cpu", "devices": 3}, "batch_size 2 can't be shared evenly by 3 devices"),
     ],
 )
 def test_devices_that_can_not_be_are_refused_before_anything_is_written(data, tmp_path, options, message):
@@ -238,12 +238,12 @@ def test_devices_that_can_not_be_are_refused_before_anything_is_written(data, tm
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_refused_and_not_replaced_by_the_cpu(data, tmp_path):
     with pytest.raises(UserError, match="no usable GPU"):
-        train(data, tmp_path / "run", tiny_settings(), accelerator="cuda")
+        train(data, tmp_path / "run", tiny_settings(), device="cuda")
 
 
 def test_a_training_without_a_budget_is_refused(data, tmp_path):
     with pytest.raises(UserError, match="diffusion_training has no budget"):
-        train(data, tmp_path / "run", tiny_settings("diffusion_training.steps=null"), accelerator="cpu")
+        train(data, tmp_path / "run", tiny_settings("diffusion_training.steps=null"), device="cpu")
 
 
 @pytest.mark.parametrize("devices", [1, 2])
@@ -253,7 +253,7 @@ def test_scans_that_are_not_finite_stop_the_training_before_the_step(tmp_path, d
     poisoned[3, 4, 5] = np.inf
     np.save(data / "volumes" / "case_00001.npy", poisoned)
     with pytest.raises(NonFiniteLossError, match=r"the loss .*l1.* is not finite"):
-        train(data, tmp_path / "run", tiny_settings(*OVERRIDES), accelerator="cpu", devices=devices)
+        train(data, tmp_path / "run", tiny_settings(*OVERRIDES), device="cpu", devices=devices)
     _assert_finite_checkpoint_if_any(tmp_path / "run" / "autoencoder")
 
 
@@ -269,7 +269,7 @@ def test_a_learning_rate_that_explodes_stops_with_a_finite_checkpoint(data, tmp_
         "training.checkpoint_minutes=0",
     )
     with pytest.raises(NonFiniteLossError, match="not finite"):
-        train(data, tmp_path / "run", settings, stages=("autoencoder",), accelerator="cpu")
+        train(data, tmp_path / "run", settings, stages=("autoencoder",), device="cpu")
     _assert_finite_checkpoint_if_any(tmp_path / "run" / "autoencoder")
 
 
@@ -305,7 +305,7 @@ def test_adversarial_losses_wait_for_their_start(data, tmp_path):
 
     def run(name: str, *overrides: str) -> bytes:
         settings = tiny_settings("autoencoder_training.steps=3", *overrides)
-        train(data, tmp_path / name, settings, stages=("autoencoder",), accelerator="cpu")
+        train(data, tmp_path / name, settings, stages=("autoencoder",), device="cpu")
         return (tmp_path / name / "autoencoder" / WEIGHTS_NAME).read_bytes()
 
     alone = run("alone", "training.flip=left_right")
@@ -328,7 +328,7 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
     found = {}
     for devices in (1, 2):
         run = tmp_path / str(devices)
-        train(data, run, settings, accelerator="cpu", devices=devices)
+        train(data, run, settings, device="cpu", devices=devices)
         found[devices] = {stage: load_file(run / stage / WEIGHTS_NAME) for stage in STAGES}
     for stage in STAGES:
         for name, one in found[1][stage].items():
@@ -340,11 +340,11 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
 def test_an_unfit_autoencoder_is_refused_for_stage_two_with_reasons(data, tmp_path):
     settings = tiny_settings("autoencoder_training.steps=1", "training.require_fit_autoencoder=true")
     with pytest.raises(UserError, match=r"not fit for stage two:\n  - reconstructions .*mean scan") as caught:
-        train(data, tmp_path / "run", settings, accelerator="cpu")
+        train(data, tmp_path / "run", settings, device="cpu")
     assert "training.require_fit_autoencoder=false" in str(caught.value)
     assert json.loads((tmp_path / "run" / "autoencoder_check.json").read_text())["problems"]
     settings = tiny_settings("autoencoder_training.steps=1", "diffusion_training.steps=1")
-    assert (train(data, tmp_path / "run", settings, accelerator="cpu") / "bundle.json").exists()
+    assert (train(data, tmp_path / "run", settings, device="cpu") / "bundle.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -399,7 +399,7 @@ def test_stage_two_uses_the_autoencoder_of_another_run(data, finished, tmp_path)
         settings,
         stages=("diffusion",),
         autoencoder_run=finished,
-        accelerator="cpu",
+        device="cpu",
     )
     assert json.loads((bundle / "bundle.json").read_text())["autoencoder"]["num_codes"] == 32
     same = (finished / "autoencoder" / WEIGHTS_NAME).read_bytes()
@@ -409,47 +409,47 @@ def test_stage_two_uses_the_autoencoder_of_another_run(data, finished, tmp_path)
 def test_stage_two_without_stage_one_says_what_is_missing(data, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(UserError, match="run holds no autoencoder"):
-        train(data, run, tiny_settings(), stages=("diffusion",), accelerator="cpu")
-    train(data, run, tiny_settings(), stages=("autoencoder",), accelerator="cpu")
+        train(data, run, tiny_settings(), stages=("diffusion",), device="cpu")
+    train(data, run, tiny_settings(), stages=("autoencoder",), device="cpu")
     (run / "autoencoder" / WEIGHTS_NAME).unlink()
     with pytest.raises(UserError, match="the stage that makes it has not finished"):
-        train(data, run, tiny_settings(), stages=("diffusion",), accelerator="cpu")
+        train(data, run, tiny_settings(), stages=("diffusion",), device="cpu")
 
 
 def test_the_autoencoder_stays_as_it_is_once_stage_two_has_begun(data, tmp_path, capsys):
     run = tmp_path / "run"
-    train(data, run, tiny_settings(), accelerator="cpu")
+    train(data, run, tiny_settings(), device="cpu")
     before = (run / "autoencoder" / WEIGHTS_NAME).read_bytes()
     longer = tiny_settings("autoencoder_training.steps=7", "diffusion_training.steps=7")
-    train(data, run, longer, accelerator="cpu")
+    train(data, run, longer, device="cpu")
     assert (run / "autoencoder" / WEIGHTS_NAME).read_bytes() == before
     assert "left as it is" in capsys.readouterr().out
-    train(data, run, longer, stages=("autoencoder",), accelerator="cpu")
+    train(data, run, longer, stages=("autoencoder",), device="cpu")
     assert (run / "autoencoder" / WEIGHTS_NAME).read_bytes() == before
 
 
 def test_stage_two_is_not_resumed_on_latents_of_an_autoencoder_that_trained_on(data, tmp_path):
     run = tmp_path / "run"
-    train(data, run, tiny_settings(), accelerator="cpu")
+    train(data, run, tiny_settings(), device="cpu")
     network = VQGAN(tiny_settings().autoencoder)
     save_weights(network, run / "autoencoder" / WEIGHTS_NAME)
     with pytest.raises(UserError, match="latents of another autoencoder"):
-        train(data, run, tiny_settings("diffusion_training.steps=7"), accelerator="cpu")
+        train(data, run, tiny_settings("diffusion_training.steps=7"), device="cpu")
 
 
 def test_a_finished_run_keeps_its_bundle_to_the_byte(data, finished):
     path = finished / "bundle" / "bundle.json"
     content, written = path.read_bytes(), path.stat().st_mtime_ns
-    train(data, finished, tiny_settings(*OVERRIDES), accelerator="cpu")
+    train(data, finished, tiny_settings(*OVERRIDES), device="cpu")
     assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, written)
 
 
 def test_a_damaged_bundle_is_written_anew(data, tmp_path):
     run = tmp_path / "run"
-    bundle = train(data, run, tiny_settings(), accelerator="cpu")
+    bundle = train(data, run, tiny_settings(), device="cpu")
     weights = (bundle / "denoiser.safetensors").read_bytes()
     (bundle / "denoiser.safetensors").write_bytes(weights[:100])
-    train(data, run, tiny_settings(), accelerator="cpu")
+    train(data, run, tiny_settings(), device="cpu")
     assert (bundle / "denoiser.safetensors").read_bytes() == weights
 
 
@@ -540,11 +540,11 @@ def test_a_cache_cut_short_is_never_used_and_is_removed(encoder, tmp_path, monke
 
 def test_settings_of_stage_two_may_change_until_it_has_begun(data, tmp_path):
     run = tmp_path / "run"
-    train(data, run, tiny_settings(*OVERRIDES), stages=("autoencoder",), accelerator="cpu")
+    train(data, run, tiny_settings(*OVERRIDES), stages=("autoencoder",), device="cpu")
     other = tiny_settings(*OVERRIDES, "diffusion_training.learning_rate=2e-4", "autoencoder.num_codes=7")
-    train(data, run, other, stages=("diffusion",), accelerator="cpu")
+    train(data, run, other, stages=("diffusion",), device="cpu")
     used = run_folder.read_settings(run)
     assert used.diffusion_training.learning_rate == 2e-4
     assert used.autoencoder == tiny_settings(*OVERRIDES).autoencoder
     with pytest.raises(UserError, match=r"diffusion_training\.learning_rate was 0\.0002"):
-        train(data, run, tiny_settings(*OVERRIDES), stages=("diffusion",), accelerator="cpu")
+        train(data, run, tiny_settings(*OVERRIDES), stages=("diffusion",), device="cpu")

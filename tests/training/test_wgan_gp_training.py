@@ -12,7 +12,7 @@ from synthetic_dataset import AFFINE, tiny_settings, write_dataset
 from torch import nn
 
 from anatogen.config.presets import gan_settings
-from anatogen.config.resolving import resolve
+from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.config.settings import GANConfig
 from anatogen.core.errors import ConfigError, UserError
 from anatogen.core.weights import WEIGHTS_NAME
@@ -34,7 +34,7 @@ TINY = ("gan.width=2", "gan.latent_dim=4", "gan.critic_steps=2", "training.check
 
 
 def tiny(*overrides: str, steps: int = 4) -> GANConfig:
-    return gan_settings([*TINY, *overrides], steps=steps)
+    return gan_settings(parse_overrides([*TINY, *overrides], GANConfig), steps=steps)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(data: Path, one_thread: None, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("gan") / "run"
-    train_gan(data, run, tiny("training.flip=left_right"), accelerator="cpu")
+    train_gan(data, run, tiny("training.flip=left_right"), device="cpu")
     return run
 
 
@@ -95,18 +95,20 @@ def test_the_penalty_is_taken_between_real_and_fake():
 
 
 def test_kwon_compatible_brings_that_codes_settings_and_leaves_what_is_set():
-    right, kwon = gan_settings(), gan_settings(["gan.kwon_compatible=true"])
+    right, kwon = gan_settings(), gan_settings({"gan": {"kwon_compatible": True}})
     assert (right.gan_training.betas, right.gan.ema_decay, right.gan.updates) == ((0.0, 0.9), 0.999, (5, 1))
     assert (kwon.gan_training.betas, kwon.gan.ema_decay, kwon.gan.updates) == ((0.9, 0.999), 0.0, (1, 5))
-    named = gan_settings(["gan.kwon_compatible=true", "gan_training.betas=[0.5, 0.9]", "gan.ema_decay=0.9"])
+    named = gan_settings(
+        {"gan": {"kwon_compatible": True, "ema_decay": 0.9}, "gan_training": {"betas": [0.5, 0.9]}}
+    )
     assert named.gan_training.betas == (0.5, 0.9) and named.gan.ema_decay == 0.9
     assert resolve(GANConfig, kwon.model_dump()) == kwon
     with pytest.raises(ConfigError, match=r"gan\.widht: unknown key; did you mean gan\.width"):
-        gan_settings(["gan.widht=3"])
+        gan_settings({"gan": {"widht": 3}})
     with pytest.raises(ConfigError, match=r"gan: Input should be a valid dictionary"):
-        gan_settings(["gan=3"])
+        gan_settings({"gan": 3})
     with pytest.raises(ConfigError, match=r"gan\.kwon_compatible: Input should be a valid boolean"):
-        gan_settings(["gan.kwon_compatible=1"])
+        gan_settings({"gan": {"kwon_compatible": 1}})
 
 
 @pytest.mark.parametrize("kwon", [False, True])
@@ -121,7 +123,7 @@ def test_each_network_learns_as_often_as_the_settings_say(data, tmp_path, monkey
 
         monkeypatch.setattr(WGANGPStep, name, counted)
     config = tiny(f"gan.kwon_compatible={str(kwon).lower()}", "gan.critic_steps=3", steps=2)
-    train_gan(data, tmp_path / "run", config, accelerator="cpu")
+    train_gan(data, tmp_path / "run", config, device="cpu")
     one, many = ["update_critic"], ["update_generator"] * 3
     if not kwon:
         one, many = ["update_critic"] * 3, ["update_generator"]
@@ -166,8 +168,8 @@ def test_a_run_killed_and_started_again_ends_with_the_same_bits(data, finished, 
 
         with pytest.MonkeyPatch.context() as patch, pytest.raises(_Killed):
             patch.setattr(loop_module.Loop, "record", dies)
-            train_gan(data, tmp_path / "run", tiny("training.flip=left_right"), accelerator="cpu")
-    bundle = train_gan(data, tmp_path / "run", tiny("training.flip=left_right"), accelerator="cpu")
+            train_gan(data, tmp_path / "run", tiny("training.flip=left_right"), device="cpu")
+    bundle = train_gan(data, tmp_path / "run", tiny("training.flip=left_right"), device="cpu")
     for name in ("bundle.json", "generator.safetensors"):
         assert (bundle / name).read_bytes() == (finished / "bundle" / name).read_bytes()
 
@@ -177,7 +179,7 @@ def test_a_finished_run_is_left_as_it_is_and_shows_what_it_did(data, finished):
         path for path in finished.rglob("*") if path.suffix in (".safetensors", ".png", ".jsonl", ".yaml")
     ]
     before = {path: path.read_bytes() for path in [*kept, finished / "bundle" / "bundle.json"]}
-    train_gan(data, finished, tiny("training.flip=left_right"), accelerator="cpu")
+    train_gan(data, finished, tiny("training.flip=left_right"), device="cpu")
     assert {path: path.read_bytes() for path in before} == before
     (record,) = read_log(finished / "gan")[-1:]
     assert record["step"] == 4
@@ -190,13 +192,13 @@ def test_a_finished_run_is_left_as_it_is_and_shows_what_it_did(data, finished):
 def test_a_run_with_other_settings_is_refused(data, finished, override):
     key = override.split("=")[0]
     with pytest.raises(UserError, match=f"other settings.*{key} was "):
-        train_gan(data, finished, tiny("training.flip=left_right", override), accelerator="cpu")
+        train_gan(data, finished, tiny("training.flip=left_right", override), device="cpu")
 
 
 def test_a_file_is_no_folder_for_a_run(data, tmp_path):
     (tmp_path / "run").write_text("mine")
     with pytest.raises(UserError, match="is a file"):
-        train_gan(data, tmp_path / "run", tiny(), accelerator="cpu")
+        train_gan(data, tmp_path / "run", tiny(), device="cpu")
 
 
 def test_a_batch_too_small_for_batch_normalisation_is_refused(tmp_path):
@@ -204,7 +206,7 @@ def test_a_batch_too_small_for_batch_normalisation_is_refused(tmp_path):
     config = tiny("gan_training.batch_size=1")
     message = r"gan_training\.batch_size gives each device 1 scan of .16, 16, 16"
     with pytest.raises(UserError, match=message):
-        train_gan(data, tmp_path / "run", config, accelerator="cpu")
+        train_gan(data, tmp_path / "run", config, device="cpu")
     with pytest.raises(UserError, match=message):
         describe_plan(data, config, ("gan",))
     assert not (tmp_path / "run").exists()
@@ -212,18 +214,16 @@ def test_a_batch_too_small_for_batch_normalisation_is_refused(tmp_path):
 
 def test_a_run_of_the_other_kind_is_refused_both_ways(data, finished, tmp_path):
     with pytest.raises(UserError, match="trains a GAN: choose another folder"):
-        train(data, finished, tiny_settings(), accelerator="cpu")
+        train(data, finished, tiny_settings(), device="cpu")
     settings = tiny_settings("autoencoder_training.steps=1")
-    train(data, tmp_path, settings, stages=("autoencoder",), accelerator="cpu")
+    train(data, tmp_path, settings, stages=("autoencoder",), device="cpu")
     with pytest.raises(UserError, match="trains an autoencoder or a diffusion model"):
-        train_gan(data, tmp_path, tiny(), accelerator="cpu")
+        train_gan(data, tmp_path, tiny(), device="cpu")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path):
     with pytest.raises(NonFiniteLossError, match=r"not finite.*gan_training\.learning_rate"):
-        train_gan(
-            data, tmp_path / "run", tiny("gan_training.learning_rate=1e30", steps=50), accelerator="cpu"
-        )
+        train_gan(data, tmp_path / "run", tiny("gan_training.learning_rate=1e30", steps=50), device="cpu")
     checkpoint = tmp_path / "run" / "gan" / "checkpoint.pt"
     if checkpoint.exists():
         parts = torch.load(checkpoint, weights_only=True)["parts"]
@@ -231,7 +231,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data, tmp_path
 
 
 def test_without_moving_average_the_bundle_holds_the_generator_itself(data, tmp_path):
-    train_gan(data, tmp_path, tiny("gan.ema_decay=0"), accelerator="cpu")
+    train_gan(data, tmp_path, tiny("gan.ema_decay=0"), device="cpu")
     trained = torch.load(tmp_path / "gan" / "checkpoint.pt", weights_only=True)["parts"]["generator"]
     bundled = load_file(tmp_path / "bundle" / "generator.safetensors")
     weights = [name for name in trained if "running" not in name and "num_batches" not in name]
@@ -239,7 +239,7 @@ def test_without_moving_average_the_bundle_holds_the_generator_itself(data, tmp_
 
 
 def test_the_bundle_says_that_it_was_trained_with_known_faults(data, tmp_path):
-    bundle = train_gan(data, tmp_path, tiny("gan.kwon_compatible=true", steps=1), accelerator="cpu")
+    bundle = train_gan(data, tmp_path, tiny("gan.kwon_compatible=true", steps=1), device="cpu")
     description = json.loads((bundle / "bundle.json").read_text())
     assert description["kind"] == "gan" and description["gan"]["kwon_compatible"] is True
     assert "kwon_compatible: true" in (tmp_path / "config.yaml").read_text()
@@ -297,7 +297,9 @@ def test_the_plan_counts_all_scans_of_a_step(data, tmp_path):
     with pytest.raises(UserError, match="has no training scans"):
         describe_plan(tmp_path / "none", config, ("gan",))
     with pytest.raises(UserError, match="gan_training has no budget"):
-        describe_plan(data, gan_settings([*TINY, "gan_training.steps=null"]), ("gan",))
+        describe_plan(
+            data, gan_settings(parse_overrides([*TINY, "gan_training.steps=null"], GANConfig)), ("gan",)
+        )
 
 
 def _learn_once(fabric, config, real, z, epsilon, folder):
@@ -336,5 +338,5 @@ def test_two_processes_follow_the_gradient_of_one(tmp_path):
 def test_the_faulty_variant_runs_in_two_processes(data, tmp_path):
     """Its critic has buffers that change between two passes before one way back."""
     config = tiny("gan.kwon_compatible=true", steps=2)
-    bundle = train_gan(data, tmp_path, config, accelerator="cpu", devices=2)
+    bundle = train_gan(data, tmp_path, config, device="cpu", devices=2)
     assert (bundle / "bundle.json").exists() and (tmp_path / "gan" / WEIGHTS_NAME).exists()

@@ -5,6 +5,8 @@ import importlib.util
 import pytest
 
 from anatogen.config.presets import training_settings
+from anatogen.config.resolving import merged, parse_overrides
+from anatogen.config.settings import Settings
 from anatogen.core.errors import UserError
 from anatogen.workflow import demo
 
@@ -22,9 +24,12 @@ SMALL = [
 
 
 def test_the_demo_ends_with_a_page_and_a_second_call_changes_nothing(tmp_path, monkeypatch, capsys):
+    small = parse_overrides(SMALL, Settings)
     monkeypatch.setattr(demo, "NUM_SCANS", 12)
     monkeypatch.setattr(demo, "NUM_SAMPLES", 2)
-    monkeypatch.setattr(demo, "training_settings", lambda name, own: training_settings(name, [*own, *SMALL]))
+    monkeypatch.setattr(
+        demo, "training_settings", lambda name, own: training_settings(name, merged(own, small))
+    )
     page = demo.run_demo(tmp_path, minutes=0.05)
     text = page.read_text(encoding="utf-8")
     assert page == tmp_path / "index.html"

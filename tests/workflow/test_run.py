@@ -16,35 +16,27 @@ import pytest
 from scan_makers import head
 
 import anatogen
+from anatogen.config.resolving import merged
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import load_manifest
 from anatogen.io import archives
 from anatogen.io.formats import write_nifti
 from anatogen.training.cost.probe import Measurement
-from anatogen.workflow.request import FOLDERS, Wishes
+from anatogen.workflow.request import FOLDERS, RunRequest
 from anatogen.workflow.run import run, scans_fingerprint, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OVERRIDES = (
-    "autoencoder.base_width=8",
-    "autoencoder.decoder_width=8",
-    "autoencoder.num_core_blocks=1",
-    "autoencoder.num_codes=32",
-    "denoiser.width=8",
-    "denoiser.multipliers=[1,2]",
-    "denoiser.num_heads=1",
-    "denoiser.head_dim=8",
-    "autoencoder_training.batch_size=2",
-    "diffusion_training.batch_size=2",
-    "autoencoder_training.steps=6",
-    "diffusion_training.steps=6",
-    "diffusion.sampling_steps=2",
-    "training.checkpoint_minutes=0.00001",
-    "training.require_fit_autoencoder=false",
-    "shape=[16,16,16]",
-    "split.test=0.35",
-)
+OVERRIDES: dict[str, Any] = {
+    "autoencoder": {"base_width": 8, "decoder_width": 8, "num_core_blocks": 1, "num_codes": 32},
+    "denoiser": {"width": 8, "multipliers": [1, 2], "num_heads": 1, "head_dim": 8},
+    "autoencoder_training": {"batch_size": 2, "steps": 6},
+    "diffusion_training": {"batch_size": 2, "steps": 6},
+    "diffusion": {"sampling_steps": 2},
+    "training": {"checkpoint_minutes": 0.00001, "require_fit_autoencoder": False},
+    "shape": [16, 16, 16],
+    "split": {"test": 0.35},
+}
 
 
 class Killed(BaseException):
@@ -77,15 +69,15 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def wishes(scans: Path, out: Path, **changed: Any) -> Wishes:
+def request_for(scans: Path, out: Path, **changed: Any) -> RunRequest:
     given: dict[str, Any] = {
         "overrides": OVERRIDES,
         "hours": 0.01,
-        "number": 4,
+        "num_samples": 4,
         "memory_gb": 4.0,
         "workers": 1,
     }
-    return Wishes(scans, out, accelerator="cpu", progress=False, **(given | changed))
+    return RunRequest(scans, out, device="cpu", progress=False, **(given | changed))
 
 
 def result(out: Path) -> dict[str, bytes]:
@@ -106,7 +98,7 @@ def result(out: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole") / "out"
-    page = run(wishes(scans, out))
+    page = run(request_for(scans, out))
     assert page == out / "index.html"
     return out
 
@@ -117,7 +109,9 @@ def count_work(patch: pytest.MonkeyPatch) -> list[str]:
     for name in FOLDERS:
         function = getattr(sys.modules["anatogen.workflow.run"], f"_{name}")
 
-        def work(given: Wishes, name: str = name, function: Callable[[Wishes], None] = function) -> None:
+        def work(
+            given: RunRequest, name: str = name, function: Callable[[RunRequest], None] = function
+        ) -> None:
             done.append(name)
             function(given)
 
@@ -169,7 +163,7 @@ def begun(whole: Path, out: Path, stage: str) -> list[str]:
     return before
 
 
-def run_through(asked: Wishes, stage: str) -> list[str]:
+def run_through(asked: RunRequest, stage: str) -> list[str]:
     """Runs until the stage after this one begins; returns the stages that were worked on."""
     following = [*FOLDERS, "end"][list(FOLDERS).index(stage) + 1]
     with pytest.MonkeyPatch.context() as patch:
@@ -188,7 +182,7 @@ def test_a_run_killed_within_a_stage_goes_on_and_ends_in_the_same(
     scans: Path, whole: Path, tmp_path: Path, stage: str, target: str, number: int
 ) -> None:
     out = tmp_path / "out"
-    asked = wishes(scans, out)
+    asked = request_for(scans, out)
     before = begun(whole, out, stage)
     with pytest.MonkeyPatch.context() as patch:
         done = count_work(patch)
@@ -209,7 +203,7 @@ def test_a_run_killed_before_or_after_a_stage_is_recorded(
     scans: Path, whole: Path, tmp_path: Path, stage: str
 ) -> None:
     out = tmp_path / "out"
-    asked = wishes(scans, out)
+    asked = request_for(scans, out)
     begun(whole, out, stage)
     if stage != "evaluate":  # minutes on a slow machine, and its folder is whole all the same
         with pytest.MonkeyPatch.context() as patch:
@@ -239,17 +233,17 @@ def test_a_run_killed_before_or_after_a_stage_is_recorded(
 
 
 def test_a_process_killed_in_training_goes_on(scans: Path, whole: Path, tmp_path: Path) -> None:
-    asked = wishes(scans, tmp_path / "out")
+    asked = request_for(scans, tmp_path / "out")
     with pytest.MonkeyPatch.context() as patch:
         kill_at_call(patch, "anatogen.workflow.run._train", 1)
         with pytest.raises(Killed):
             run(asked)
     code = (
         "import sys; from pathlib import Path; from anatogen.workflow.run import _train; "
-        "from anatogen.workflow.request import Wishes\n"
+        "from anatogen.workflow.request import RunRequest\n"
         "if __name__ == '__main__':\n"
         "    import torch; torch.set_num_threads(1)\n"
-        f"    _train(Wishes(Path({str(scans)!r}), Path({str(tmp_path / 'out')!r}), accelerator='cpu'))\n"
+        f"    _train(RunRequest(Path({str(scans)!r}), Path({str(tmp_path / 'out')!r}), device='cpu'))\n"
     )
     (tmp_path / "train.py").write_text(code)
     process = subprocess.Popen([sys.executable, str(tmp_path / "train.py")], stdout=subprocess.DEVNULL)
@@ -270,7 +264,7 @@ def test_only_what_depends_on_a_change_is_done_again(scans: Path, whole: Path, t
     def redone(**changed: Any) -> list[str]:
         with pytest.MonkeyPatch.context() as patch:
             done = count_work(patch)
-            run(wishes(scans, out, **changed))
+            run(request_for(scans, out, **changed))
         return done
 
     assert redone() == []
@@ -294,8 +288,8 @@ def test_a_changed_setting_of_training_sets_the_old_model_aside(
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     bundle = {path.name: path.read_bytes() for path in (out / "model" / "bundle").iterdir()}
-    changed = (*OVERRIDES, "autoencoder.base_width=16")
-    run(wishes(scans, out, overrides=changed))
+    changed = merged(OVERRIDES, {"autoencoder": {"base_width": 16}})
+    run(request_for(scans, out, overrides=changed))
     aside = {path.name: path.read_bytes() for path in (out / "model_1" / "bundle").iterdir()}
     assert aside == bundle
     now = {path.name: path.read_bytes() for path in (out / "model" / "bundle").iterdir()}
@@ -322,7 +316,7 @@ def test_the_fingerprint_sees_every_change_also_behind_links(tmp_path: Path) -> 
 
 def test_another_table_of_patients_is_another_source(scans: Path, tmp_path: Path) -> None:
     table = tmp_path / "patients.csv"
-    asked = wishes(scans, tmp_path / "out", overrides=(f"patient_csv={table}",))
+    asked = request_for(scans, tmp_path / "out", overrides={"patient_csv": table})
     with pytest.raises(UserError, match="can't be read"):
         run(asked)
     keys = set()
@@ -338,7 +332,7 @@ def test_a_table_beside_the_download_is_a_source_of_a_recipe(tmp_path: Path, nam
     archive = Path(shutil.make_archive(str(tmp_path / "scans"), "zip", tmp_path / "scans"))
 
     def inputs(scans: Path, recipe: str | None) -> Any:
-        return stages(wishes(scans, tmp_path / "out", recipe=recipe))[0].inputs()
+        return stages(request_for(scans, tmp_path / "out", recipe=recipe))[0].inputs()
 
     for scans in (tmp_path / "scans", archive):
         (tmp_path / name).unlink(missing_ok=True)
@@ -353,12 +347,12 @@ def test_a_table_beside_the_download_is_a_source_of_a_recipe(tmp_path: Path, nam
 def test_a_dry_run_shows_the_plan_and_stops(
     scans: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(wishes(scans, tmp_path / "out"), dry_run=True) is None
+    assert run(request_for(scans, tmp_path / "out"), dry_run=True) is None
     assert "12 MR scans of 12 patients" in capsys.readouterr().out
     assert not (tmp_path / "out" / "data").exists()
     with pytest.MonkeyPatch.context() as patch:
         done = count_work(patch)
-        run(wishes(scans, tmp_path / "out"), dry_run=True)
+        run(request_for(scans, tmp_path / "out"), dry_run=True)
     assert done == []
     assert "12 MR scans of 12 patients" in capsys.readouterr().out
 
@@ -381,10 +375,10 @@ def test_the_page_tells_what_was_decided_and_judged(whole: Path) -> None:
 def test_what_can_not_be_judged_is_told_and_the_run_ends(scans: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    run(wishes(scans, out, number=2))
+    run(request_for(scans, out, number=2))
     assert "4 are needed at least" in (out / "report" / "not_evaluated.txt").read_text(encoding="utf-8")
     assert "4 are needed at least" in (out / "index.html").read_text(encoding="utf-8")
-    run(wishes(scans, out))
+    run(request_for(scans, out))
     assert not (out / "report" / "not_evaluated.txt").exists()
     assert result(out) == result(whole)
 
@@ -393,7 +387,7 @@ def test_an_archive_is_unpacked_once_and_gives_what_its_folder_gives(
     scans: Path, whole: Path, tmp_path: Path
 ) -> None:
     archive = Path(shutil.make_archive(str(tmp_path / "scans"), "zip", scans))
-    asked = wishes(archive, tmp_path / "out")
+    asked = request_for(archive, tmp_path / "out")
     with pytest.MonkeyPatch.context() as patch:
         unpacked: list[Path] = []
         real = archives._unpack
@@ -416,13 +410,13 @@ def test_masks_are_outputs_of_prepare(scans: Path, whole: Path, tmp_path: Path) 
     cases = [manifest.cases[0].model_copy(update={"mask": mask}), *manifest.cases[1:]]
     (tmp_path / "data").mkdir()
     manifest.model_copy(update={"cases": cases}).save(tmp_path / "data")
-    prepare = next(stage for stage in stages(wishes(scans, tmp_path)) if stage.name == "prepare")
+    prepare = next(stage for stage in stages(request_for(scans, tmp_path)) if stage.name == "prepare")
     assert tmp_path / "data" / mask in prepare.outputs()
 
 
 @pytest.mark.parametrize("stage", ["anatogen.doctor.examine.look", "anatogen.planning.plan.take_fingerprint"])
 def test_no_unpacked_scans_stay_when_a_run_ends(scans: Path, tmp_path: Path, stage: str) -> None:
-    asked = wishes(Path(shutil.make_archive(str(tmp_path / "scans"), "zip", scans)), tmp_path / "out")
+    asked = request_for(Path(shutil.make_archive(str(tmp_path / "scans"), "zip", scans)), tmp_path / "out")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         kill_at_call(patch, stage, 1)
         run(asked)
@@ -437,19 +431,22 @@ def test_what_can_not_be_is_refused_before_anything_is_made(scans: Path, tmp_pat
     (tmp_path / "flat").mkdir()
     np.save(tmp_path / "flat" / "a.npy", np.zeros((2, 8, 8), np.float32))
     for asked, message in (
-        (wishes(tmp_path / "none", tmp_path / "out"), "is no folder and no archive"),
-        (wishes(scans, tmp_path / "mine"), "not empty and holds no run"),
-        (wishes(scans, scans / "out"), "lie inside one another"),
-        (wishes(scans, tmp_path / "out", number=0), "number is 0"),
-        (wishes(scans, tmp_path / "out", hours=0), "hours is 0"),
-        (wishes(scans, tmp_path / "out", overrides=("spacing=1",)), "unknown key"),
-        (wishes(scans, tmp_path / "out", overrides=("denoiser.widht=1",)), "did you mean denoiser.width"),
+        (request_for(tmp_path / "none", tmp_path / "out"), "is no folder and no archive"),
+        (request_for(scans, tmp_path / "mine"), "not empty and holds no run"),
+        (request_for(scans, scans / "out"), "lie inside one another"),
+        (request_for(scans, tmp_path / "out", num_samples=0), "num_samples is 0"),
+        (request_for(scans, tmp_path / "out", hours=0), "hours is 0"),
+        (request_for(scans, tmp_path / "out", overrides={"spacing": 1}), "unknown key"),
+        (
+            request_for(scans, tmp_path / "out", overrides={"denoiser": {"widht": 1}}),
+            "did you mean denoiser.width",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             run(asked)
         assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match=r"nothing in .* can be prepared"):
-        run(wishes(tmp_path / "flat", tmp_path / "out"))
+        run(request_for(tmp_path / "flat", tmp_path / "out"))
     assert (tmp_path / "out" / "doctor" / "doctor.html").is_file()
 
 
@@ -457,12 +454,12 @@ def test_the_python_call_is_the_same(scans: Path, whole: Path) -> None:
     page = anatogen.run(
         scans,
         whole,
-        OVERRIDES,
+        overrides=OVERRIDES,
         hours=0.01,
-        number=4,
+        num_samples=4,
         memory_gb=4.0,
         workers=1,
-        accelerator="cpu",
+        device="cpu",
         progress=False,
     )
     assert page == whole / "index.html"

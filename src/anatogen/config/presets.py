@@ -4,11 +4,11 @@
 `default` is what we recommend. `tiny` is `default` sized for tests and for the demo on a CPU.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from anatogen.config.resolving import resolve
+from anatogen.config.resolving import merged, resolve
 from anatogen.config.settings import GANConfig, Settings
 from anatogen.core.errors import ConfigError
 
@@ -158,9 +158,10 @@ def preset_named(name: str) -> dict[str, Any]:
 
 
 def training_settings(
-    preset: str,
-    overrides: Iterable[str] = (),
+    preset: str = "default",
+    overrides: Mapping[str, Any] | None = None,
     *,
+    settings: Settings | None = None,
     config: Path | None = None,
     minutes: float | None = None,
     steps: int | None = None,
@@ -170,7 +171,8 @@ def training_settings(
 
     Args:
         preset: Name of a preset.
-        overrides: Strings "key.sub=value".
+        overrides: Nested values, e.g. {"denoiser": {"width": 96}}.
+        settings: Stands in the preset's place.
         config: YAML file.
         minutes: Budget of each stage in minutes.
         steps: Budget of each stage in steps.
@@ -179,13 +181,14 @@ def training_settings(
     Raises:
         ConfigError: Listing all that is wrong.
     """
-    budgets = budget_overrides(stages, minutes, steps)
-    return resolve(Settings, preset_named(preset), config, [*budgets, *overrides])
+    base = preset_named(preset) if settings is None else settings.model_dump()
+    return resolve(Settings, base, config, merged(budget(stages, minutes, steps), overrides or {}))
 
 
 def gan_settings(
-    overrides: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
     *,
+    settings: GANConfig | None = None,
     config: Path | None = None,
     minutes: float | None = None,
     steps: int | None = None,
@@ -193,7 +196,8 @@ def gan_settings(
     """The settings of a WGAN-GP: the defaults, then YAML file, then the budget, then overrides.
 
     Args:
-        overrides: Strings "key.sub=value".
+        overrides: Nested values, e.g. {"gan": {"width": 32}}.
+        settings: Stand in the defaults' place.
         config: YAML file.
         minutes: Budget in minutes.
         steps: Budget in steps.
@@ -201,22 +205,25 @@ def gan_settings(
     Raises:
         ConfigError: Listing all that is wrong.
     """
-    return resolve(GANConfig, {}, config, [*budget_overrides(("gan",), minutes, steps), *overrides])
+    base = {} if settings is None else settings.model_dump()
+    return resolve(GANConfig, base, config, merged(budget(("gan",), minutes, steps), overrides or {}))
 
 
-def budget_overrides(stages: Iterable[str], minutes: float | None, steps: int | None) -> list[str]:
+def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Nested values of `prepare` and those of `train`, which are the ones of a section of `Settings`."""
+    sections = Settings.model_fields
+    training = {key: value for key, value in overrides.items() if key in sections}
+    return {key: value for key, value in overrides.items() if key not in sections}, training
+
+
+def budget(stages: Iterable[str], minutes: float | None, steps: int | None) -> dict[str, Any]:
     """Overrides by which a budget that is given stands for the preset's, whichever kind that was.
 
     Args:
-        stages: Whose.
+        stages: Names of the stages.
         minutes: Budget of each in minutes.
         steps: Budget of each in steps.
     """
     if minutes is None and steps is None:
-        return []
-    given = {"minutes": minutes, "steps": steps}
-    return [
-        f"{stage}_training.{kind}={'null' if value is None else value}"
-        for stage in stages
-        for kind, value in given.items()
-    ]
+        return {}
+    return {f"{stage}_training": {"minutes": minutes, "steps": steps} for stage in stages}

@@ -1,16 +1,17 @@
-"""Configuration: pydantic models from a preset, a YAML file and ``key.sub=value`` overrides, in that order.
+"""Configuration: pydantic models from a preset, a YAML file and overrides, in that order.
 
 Every stage describes its options as a subclass of `Section`; `resolve` merges the sources, shows all
-errors at once, and `save_yaml` writes what was used beside the results.
+errors at once, and `save_yaml` writes what was used beside the results. `parse_overrides` reads what is
+typed on the command line.
 """
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from anatogen.core.errors import ConfigError
 from anatogen.core.files import write_text
@@ -29,7 +30,7 @@ def resolve(
     model: type[SectionT],
     preset: Mapping[str, Any] | None = None,
     file: Path | None = None,
-    overrides: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
 ) -> SectionT:
     """Merges preset, YAML file and overrides (later wins) and validates the result.
 
@@ -37,21 +38,16 @@ def resolve(
         model: The configuration to build.
         preset: Nested values to start from.
         file: A YAML file with nested keys.
-        overrides: Strings ``key.sub=value``; the value is read as YAML.
+        overrides: Nested values that change those before, e.g. {"denoiser": {"width": 96}}.
 
     Raises:
-        ConfigError: Listing every unreadable override, unknown key and invalid value.
+        ConfigError: Listing every unknown key and invalid value.
     """
-    values: dict[str, Any] = _copy(preset or {})
-    if file is not None:
-        _merge(values, read_yaml(file))
-    problems = _add_overrides(values, overrides)
+    values = merged(preset or {}, {} if file is None else read_yaml(file))
     try:
-        resolved = model.model_validate(values)
+        return model.model_validate(merged(values, overrides or {}))
     except ValidationError as error:
-        problems.extend(_describe(error, model))
-    _raise_if_any(problems)
-    return resolved
+        raise _config_error(_describe(error, model)) from error
 
 
 def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,15 +57,37 @@ def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """Nested values of strings ``key.sub=value``.
+def parse_overrides(texts: Iterable[str], *models: type[Section]) -> dict[str, Any]:
+    """Nested values of texts ``key.sub=value``, as they are typed on the command line.
+
+    A value is read as YAML. Where the key's type is text and YAML would make something else of the value,
+    it is taken as it stands: globs, regular expressions, names that are digits.
+
+    Args:
+        texts: What was typed.
+        models: The configurations that the keys may be of.
 
     Raises:
         ConfigError: Listing those that can't be read.
     """
     values: dict[str, Any] = {}
-    problems = _add_overrides(values, overrides)
-    _raise_if_any(problems)
+    problems = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        path = key.split(".")
+        if not equals or not all(path):
+            problems.append(f"'{text}': an override is written key.sub=value")
+            continue
+        try:
+            branch = _parse_value(value, _annotation(path, models))
+        except yaml.YAMLError:
+            problems.append(f"'{text}': the value is not valid YAML")
+            continue
+        for name in reversed(path):
+            branch = {name: branch}
+        _merge(values, branch)
+    if problems:
+        raise _config_error(problems)
     return values
 
 
@@ -102,35 +120,46 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _add_overrides(values: dict[str, Any], overrides: Iterable[str]) -> list[str]:
-    """Merges overrides into nested values; returns what is wrong with those that can't be read."""
-    problems = []
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            problems.append(f"'{override}': an override is written key.sub=value")
-            continue
-        try:
-            # A glob is a string, not YAML's alias.
-            value = text if text.startswith("*") else yaml.safe_load(text)
-        except yaml.YAMLError:
-            problems.append(f"'{override}': the value is not valid YAML")
-            continue
-        branch: dict[str, Any] = {}
-        leaf = branch
-        *parents, last = key.split(".")
-        for name in parents:
-            leaf[name] = {}
-            leaf = leaf[name]
-        leaf[last] = value
-        _merge(values, branch)
-    return problems
+def _annotation(path: list[str], models: Iterable[type[BaseModel]]) -> Any:
+    """The type of the value of a key; None of an unknown one."""
+    for model in models:
+        found: Any = model
+        for name in path:
+            is_section = isinstance(found, type) and issubclass(found, BaseModel)
+            field = found.model_fields.get(name) if is_section else None
+            found = None if field is None else field.annotation
+        if found is not None:
+            return found
+    return None
 
 
-def _raise_if_any(problems: list[str]) -> None:
-    if problems:
-        listing = "\n".join(f"  - {problem}" for problem in problems)
-        raise ConfigError(f"the configuration is wrong:\n{listing}")
+def _parse_value(text: str, annotation: Any) -> Any:
+    takes_text = _takes_text(annotation)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        if takes_text:
+            return text
+        raise
+    if not takes_text or isinstance(value, str):
+        return value
+    try:
+        TypeAdapter(annotation).validate_python(value)
+    except ValidationError:
+        return text
+    return value
+
+
+def _takes_text(annotation: Any) -> bool:
+    """Whether a value of the type may be a text, or hold one."""
+    if get_origin(annotation) is Literal:
+        return any(isinstance(choice, str) for choice in get_args(annotation))
+    return annotation in (str, Path) or any(map(_takes_text, get_args(annotation)))
+
+
+def _config_error(problems: Iterable[str]) -> ConfigError:
+    listing = "\n".join(f"  - {problem}" for problem in problems)
+    return ConfigError(f"the configuration is wrong:\n{listing}")
 
 
 def _copy(values: Mapping[str, Any]) -> dict[str, Any]:

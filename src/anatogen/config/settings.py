@@ -10,12 +10,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from anatogen.config.resolving import Section
+from anatogen.core.choices import Sampler
 
 Positive = Annotated[int, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
 PowerOfTwo = Literal[1, 2, 4, 8, 16]
-Sampler = Literal["ddpm", "ddim", "dpm_solver_pp", "euler", "heun"]
 
 
 class AutoencoderSettings(Section):

@@ -1,4 +1,4 @@
-"""The device that a name means, for what runs a trained network; imports little: sampling starts at once."""
+"""The device that a name means; imports little: sampling starts at once."""
 
 import torch
 
@@ -10,7 +10,7 @@ def device_named(name: str, number: int = 0) -> torch.device:
 
     Args:
         name: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-        number: Of the process, each of which takes the next GPU.
+        number: Number of the process, each of which takes the next GPU.
 
     Raises:
         UserError: If there is no such device.

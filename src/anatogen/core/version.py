@@ -1,5 +1,3 @@
-"""The version of the installed package."""
+"""The version of the package; pyproject.toml reads it from here."""
 
-from importlib.metadata import version
-
-__version__ = version("anatogen")
+__version__ = "0.1.0"

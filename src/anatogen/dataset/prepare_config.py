@@ -1,7 +1,7 @@
 """The options of `prepare`."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -201,8 +201,9 @@ def stored_settings(portable: Mapping[str, Any]) -> PrepareConfig:
 
 
 def prepare_settings(
-    overrides: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
     *,
+    settings: PrepareConfig | None = None,
     config: Path | None = None,
     recipe: str | None = None,
     limit: int | None = None,
@@ -210,7 +211,8 @@ def prepare_settings(
     """The settings of a recipe, changed by a YAML file, then by overrides.
 
     Args:
-        overrides: Strings "key.sub=value".
+        overrides: Nested values, e.g. {"spacing_mm": 1}.
+        settings: Stand in the place of the recipe's.
         config: YAML file of settings.
         recipe: Name of the recipe; default what overrides or file say, else "folder".
         limit: Number of scans, to try; default all.
@@ -218,12 +220,10 @@ def prepare_settings(
     Raises:
         UserError: If the recipe is unknown or a setting is wrong.
     """
-    overrides = list(overrides)
-    if recipe is None:
-        recipe = str(read_yaml(config).get("recipe", "folder")) if config is not None else "folder"
-        for override in overrides:
-            recipe = override.removeprefix("recipe=") if override.startswith("recipe=") else recipe
-    overrides.append(f"recipe={recipe}")
-    if limit is not None:
-        overrides.append(f"limit={limit}")
-    return resolve(PrepareConfig, recipe_named(recipe).defaults, config, overrides)
+    named = {"recipe": recipe, "limit": limit}
+    given = dict(overrides or {}) | {key: value for key, value in named.items() if value is not None}
+    if settings is not None:
+        return resolve(PrepareConfig, settings.model_dump(), config, given)
+    in_file = {} if config is None else read_yaml(config)
+    given.setdefault("recipe", str(in_file.get("recipe", "folder")))
+    return resolve(PrepareConfig, recipe_named(str(given["recipe"])).defaults, config, given)

@@ -29,7 +29,7 @@ def check_out(scans: Path, out: Path) -> None:
     if out.is_file():
         raise UserError(f"{out} is a file: name a folder for doctor.html")
     if out.resolve().is_relative_to(scans.resolve()):
-        raise UserError(f"{out} lies inside {scans}, which is left as it is: choose another --out")
+        raise UserError(f"{out} lies inside {scans}, which is left as it is: choose another folder")
 
 
 def write_doctor_page(diagnosis: Diagnosis, out: Path, *, progress: bool = True) -> Path:

@@ -39,7 +39,7 @@ def finetune(
     config: FinetuneConfig,
     *,
     init: Path | str | None = None,
-    accelerator: str = "auto",
+    device: str = "auto",
     devices: int = 1,
 ) -> Path:
     """Trains Swin UNETR to segment, or goes on with a run that was stopped.
@@ -49,7 +49,7 @@ def finetune(
         run: Folder of the run; the finished segmenter is `segmenter/`.
         config: Its settings.
         init: What `pretrain` made: its run or its file of weights; None for a random start.
-        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         devices: Number of GPUs, or of processes on a CPU.
 
     Returns:
@@ -61,7 +61,7 @@ def finetune(
     """
     data, run = Path(data), Path(run)
     check_budgets(config, (FINETUNING,))
-    check_devices(config, (FINETUNING,), accelerator, devices)
+    check_devices(config, (FINETUNING,), device, devices)
     splits = load_labelled(data)
     check_patch(config.patch_shape, splits.manifest.grid.shape)
     labelled_subset(splits.train.cases, config.fraction, config.training.seed)
@@ -72,7 +72,7 @@ def finetune(
     inputs = [splits.manifest.sha256(), None if weights is None else sha256_file(weights)]
     claim_run(run, sha256_json(inputs), config, config.training.seed)
     folder = run / FINETUNING
-    fabric = build_fabric(accelerator, devices)
+    fabric = build_fabric(device, devices)
     launch(fabric, partial(_stage, data=data, folder=folder, config=config, weights=weights))
     return folder
 

@@ -44,7 +44,7 @@ def pretrain(
     config: PretrainConfig,
     *,
     like: Path | str | None = None,
-    accelerator: str = "auto",
+    device: str = "auto",
     devices: int = 1,
 ) -> Path:
     """Pre-trains Swin UNETR on scans without labels, or goes on with a run that was stopped.
@@ -59,7 +59,7 @@ def pretrain(
             segmented. MR scans get a window each, as those of a prepared dataset have. None of its
             validation and test scans may be among them. How well the network fills in scans is measured on
             its training scans, else on those that are learned from.
-        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         devices: Number of GPUs, or of processes on a CPU.
 
     Returns:
@@ -71,7 +71,7 @@ def pretrain(
     """
     run = Path(run)
     check_budgets(config, (PRETRAINING,))
-    check_devices(config, (PRETRAINING,), accelerator, devices)
+    check_devices(config, (PRETRAINING,), device, devices)
     sets = unlabelled_scans(scans, like)
     grid = sets[0].grid
     check_patch(config.patch_shape, grid.shape)
@@ -81,7 +81,7 @@ def pretrain(
     del sets
     judged = arrays[:_NUM_JUDGED] if like is None else _training_scans(Path(like))
     write_json(run / NUM_SCANS_NAME, {"num_scans": len(arrays)})
-    fabric = build_fabric(accelerator, devices)
+    fabric = build_fabric(device, devices)
     launch(fabric, partial(_stage, arrays=arrays, judged=judged, grid=grid, run=run, config=config))
     return run / PRETRAINING / WEIGHTS_NAME
 

@@ -236,7 +236,7 @@ def load_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundl
         device: Where to sample.
 
     Returns:
-        A `Bundle`, or a `GANBundle` if the folder is one of `anatogen train gan`.
+        A `Bundle`, or a `GANBundle` if the folder is one of `anatogen train-gan`.
 
     Raises:
         UserError: If the folder is no bundle, of another format version, or damaged.

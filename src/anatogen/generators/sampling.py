@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from anatogen.config.settings import Sampler
+from anatogen.core.choices import FileFormat
 from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, write_json
@@ -29,7 +30,6 @@ from anatogen.io.formats import write_nifti, write_npy
 from anatogen.io.volume import Volume
 from anatogen.report.progress import shown_progress
 
-Format = Literal["nifti", "dicom", "npy"]
 _ENOUGH_CANDIDATES = 50
 _MOST_REJECTED = 0.9
 _SUFFIX = {"nifti": ".nii.gz", "dicom": "", "npy": ".npy"}
@@ -67,7 +67,7 @@ def sample(
     sampler: Sampler | None = None,
     steps: int | None = None,
     batch_size: int = 4,
-    file_format: Format = "nifti",
+    file_format: FileFormat = "nifti",
     device: str = "auto",
     processes: int | None = None,
     reject_copies: CopyFilter | None = None,
@@ -160,9 +160,9 @@ def sampler_named(name: str) -> Sampler:
     return cast(Sampler, _known(name, "sampler", get_args(Sampler)))
 
 
-def format_named(name: str) -> Format:
+def format_named(name: str) -> FileFormat:
     """The file format of this name; a UserError if there is none."""
-    return cast(Format, _known(name, "format", get_args(Format)))
+    return cast(FileFormat, _known(name, "format", get_args(FileFormat)))
 
 
 def _known(name: str, kind: str, names: tuple[str, ...]) -> str:
@@ -186,7 +186,7 @@ def _about(
     bundle: Bundle | GANBundle,
     seed: int,
     options: dict[str, str | int],
-    file_format: Format,
+    file_format: FileFormat,
     reject_copies: CopyFilter | None,
 ) -> dict[str, str | int | bool]:
     release = bundle.description.release
@@ -214,7 +214,7 @@ def _options(about: dict[str, str | int | bool]) -> dict[str, Any]:
     return {name: about[name] for name in ("sampler", "steps") if name in about}
 
 
-def _scan_path(out: Path, index: int, file_format: Format) -> Path:
+def _scan_path(out: Path, index: int, file_format: FileFormat) -> Path:
     return out / f"synthetic_{index:06d}{_SUFFIX[file_format]}"
 
 
@@ -276,7 +276,7 @@ def _write_batch(
     out: Path,
     indices: list[int],
     about: dict[str, str | int | bool],
-    file_format: Format,
+    file_format: FileFormat,
     find_copy: FindCopy | None,
 ) -> list[int]:
     """Makes scans, and returns the numbers of those that were kept."""
@@ -300,7 +300,7 @@ def _write_batch(
 
 
 def _write(
-    volume: Volume, path: Path, index: int, about: dict[str, str | int | bool], file_format: Format
+    volume: Volume, path: Path, index: int, about: dict[str, str | int | bool], file_format: FileFormat
 ) -> None:
     match file_format:
         case "nifti":
@@ -338,7 +338,7 @@ def _start_worker(bundle: Path, device: str, reject_copies: CopyFilter | None, c
 
 
 def _work(
-    out: Path, indices: list[int], about: dict[str, str | int | bool], file_format: Format
+    out: Path, indices: list[int], about: dict[str, str | int | bool], file_format: FileFormat
 ) -> tuple[list[int], list[int]]:
     assert _worker_bundle is not None
     return indices, _write_batch(_worker_bundle, out, indices, about, file_format, _worker_find_copy)
@@ -349,7 +349,7 @@ def _in_this_process(
     out: Path,
     batches: list[list[int]],
     about: dict[str, str | int | bool],
-    file_format: Format,
+    file_format: FileFormat,
     find_copy: FindCopy | None,
 ) -> Iterator[tuple[list[int], list[int]]]:
     """Yields the numbers of each finished batch, and those of them that were kept."""
@@ -364,7 +364,7 @@ def _in_processes(
     out: Path,
     batches: list[list[int]],
     about: dict[str, str | int | bool],
-    file_format: Format,
+    file_format: FileFormat,
     device: str,
     processes: int,
     reject_copies: CopyFilter | None,

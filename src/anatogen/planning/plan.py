@@ -3,7 +3,6 @@
 fingerprint of the scans -> speed of this machine -> rules -> a short probe of what was decided -> plan
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,8 +12,8 @@ from typing import Any
 
 import torch
 
-from anatogen.config.presets import preset_named
-from anatogen.config.resolving import merged, parse_overrides, resolve, save_yaml, to_yaml
+from anatogen.config.presets import preset_named, split_overrides
+from anatogen.config.resolving import merged, resolve, save_yaml, to_yaml
 from anatogen.config.settings import Settings
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
@@ -142,9 +141,9 @@ def make_plan(
     memory_gb: float | None = None,
     hours: float = 24.0,
     recipe: str | None = None,
-    overrides: Iterable[str] = (),
+    overrides: Mapping[str, Any] | None = None,
     preset: str = "default",
-    accelerator: str = "auto",
+    device: str = "auto",
     workers: int | None = None,
     progress: bool = True,
 ) -> Plan:
@@ -155,9 +154,9 @@ def make_plan(
         memory_gb: Of the GPU, or of the machine without one, in 10^9 bytes; default what this one has.
         hours: For everything, on this machine.
         recipe: Name of a recipe, whose settings are kept.
-        overrides: Strings "key.sub=value" of `prepare` or `train`, which are kept.
+        overrides: Nested values of the settings of `prepare` or `train`, which are kept.
         preset: Where what no rule decides comes from.
-        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         workers: Processes that look at the scans; default one per core.
         progress: Whether to show progress bars on the terminal.
 
@@ -165,7 +164,7 @@ def make_plan(
         UserError: If settings are wrong, or scans or budget can't give a generator.
     """
     given, given_training = _settled(recipe, overrides, preset)
-    budget = _budget(memory_gb, hours, accelerator)
+    budget = _budget(memory_gb, hours, device)
     if (scans / MANIFEST_NAME).exists():
         raise UserError(
             f"{scans} is a prepared dataset: plan the scans that it was made of, or ask "
@@ -174,7 +173,7 @@ def make_plan(
     fingerprint = take_fingerprint(scans, resolve(PrepareConfig, given), workers=workers, progress=progress)
     with shown_progress(progress) as display:
         display("timing this machine", 0, 1)
-        return _planned(fingerprint, budget, given, given_training, preset, accelerator)
+        return _planned(fingerprint, budget, given, given_training, preset, device)
 
 
 def _planned(
@@ -183,7 +182,7 @@ def _planned(
     given: dict[str, Any],
     given_training: dict[str, Any],
     preset: str,
-    accelerator: str,
+    device: str,
 ) -> Plan:
     @cache
     def speed(stage: str) -> float:
@@ -193,7 +192,7 @@ def _planned(
             shape=shape, spacing_mm=(1, 1, 1), affine=centred_affine("SPL", shape, (1, 1, 1)).tolist()
         )
         settings = resolve(Settings, preset_named("default"))
-        measured = probe(STAGES[stage], settings, grid, accelerator=accelerator)
+        measured = probe(STAGES[stage], settings, grid, device=device)
         if measured is None:
             raise UserError("this machine has too little free memory to time a small training step")
         return measured.seconds_per_step / STAGES[stage].work(settings, grid)
@@ -222,7 +221,7 @@ def _planned(
             settings,
             decisions.grid,
             num_scans,
-            accelerator=accelerator,
+            device=device,
             measure=seconds[stage] < _LONGEST_STEP,
         )
         for stage in seconds
@@ -244,19 +243,6 @@ def _planned(
     )
 
 
-def parse_memory(text: str) -> float:
-    """Gigabytes (10^9 bytes) of a text such as "24G", "24 GB", "22.5GiB", "800M" or "24".
-
-    Raises:
-        UserError: If it is none.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(?:([kKmMgGtT])(i?)[bB]?)?\s*", text)
-    if found is None or not float(found[1]) > 0:
-        raise UserError(f"memory {text!r} is not understood: write it like 24G or 800M")
-    power = {"k": 1, "m": 2, "g": 3, "t": 4}[(found[2] or "G").lower()]
-    return float(found[1]) * (1024 if found[3] else 1000) ** power / 1e9
-
-
 def next_commands(scans: Path, folder: Path) -> list[str]:
     """What to run once a plan was saved in a folder."""
     return [
@@ -267,13 +253,10 @@ def next_commands(scans: Path, folder: Path) -> list[str]:
 
 
 def _settled(
-    recipe: str | None, overrides: Iterable[str], preset: str
+    recipe: str | None, overrides: Mapping[str, Any] | None, preset: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Nested values of `PrepareConfig` and of `Settings` that recipe and overrides settle, all valid."""
-    values = parse_overrides(overrides)
-    sections = Settings.model_fields
-    given = {key: value for key, value in values.items() if key not in sections}
-    given_training = {key: value for key, value in values.items() if key in sections}
+    given, given_training = split_overrides(overrides or {})
     name = recipe or str(given.get("recipe", "folder"))
     given = merged(merged(recipe_named(name).defaults, given), {"recipe": name})
     resolve(PrepareConfig, given)
@@ -281,15 +264,15 @@ def _settled(
     return given, given_training
 
 
-def _budget(memory_gb: float | None, hours: float, accelerator: str) -> Budget:
-    check_devices(Settings(), (), accelerator, 1)
+def _budget(memory_gb: float | None, hours: float, device: str) -> Budget:
+    check_devices(Settings(), (), device, 1)
     if not hours > 0:
         raise UserError(f"hours is {hours:g}: it must be more than 0")
     if memory_gb is not None and not memory_gb > 0:
         raise UserError(f"memory is {memory_gb:g} GB: it must be more than 0")
-    on_gpu = build_fabric(accelerator, 1).device.type == "cuda"
+    on_gpu = build_fabric(device, 1).device.type == "cuda"
     return Budget(
-        memory_gb=available_memory_gb(accelerator) if memory_gb is None else memory_gb,
+        memory_gb=available_memory_gb(device) if memory_gb is None else memory_gb,
         hours=hours,
         on_gpu=on_gpu,
         bf16=on_gpu and torch.cuda.is_bf16_supported(),

@@ -229,7 +229,7 @@ def _load(
     for source, count in counts.items():
         if count < wanted:
             raise UserError(
-                f"{paths[source]} holds {count} {source} scans, and {wanted} are asked for: lower --number"
+                f"{paths[source]} holds {count} {source} scans, and {wanted} are asked for: lower num_samples"
             )
     scans: dict[Source, ScanSet] = {}
     for source, path in paths.items():

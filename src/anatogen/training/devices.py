@@ -11,6 +11,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch.multiprocessing import ProcessRaisedException
 
 from anatogen.config.resolving import Section
+from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.training.loop import NonFiniteLossError
 
@@ -18,37 +19,39 @@ _MOST_LOADING_PROCESSES = 8
 
 
 def build_fabric(
-    accelerator: str, devices: int, *, mixed_precision: bool = True, broadcast_buffers: bool = True
+    device: str, devices: int, *, mixed_precision: bool = True, broadcast_buffers: bool = True
 ) -> Fabric:
     """Devices and processes of one stage, yet to be launched.
 
     Args:
-        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         devices: Number of GPUs, or of processes on a CPU.
         mixed_precision: Whether GPUs that have bfloat16 may use it.
         broadcast_buffers: Whether each pass begins with the first process's buffers. Not for a network that
             is run several times before its way back: its buffers change under the first run's feet.
     """
-    on_gpu = accelerator in ("auto", "cuda") and torch.cuda.is_available()
+    place = device_named(device)
+    on_gpu = place.type == "cuda"
     # bfloat16 convolutions are hundreds of times slower on CPUs without native support.
     is_mixed = mixed_precision and on_gpu and torch.cuda.is_bf16_supported()
     strategy = DDPStrategy(start_method="spawn", broadcast_buffers=broadcast_buffers)
     return Fabric(
-        accelerator="cuda" if on_gpu else "cpu",
-        devices=devices,
+        accelerator=place.type,
+        devices=[place.index] if on_gpu and devices == 1 else devices,
         strategy="auto" if devices == 1 else strategy,
         precision="bf16-mixed" if is_mixed else "32-true",
     )
 
 
-def available_memory_gb(accelerator: str) -> float:
-    """Memory that a training could have, in 10^9 bytes: of the first GPU, or free in RAM.
+def available_memory_gb(device: str) -> float:
+    """Memory that a training could have, in 10^9 bytes: free on the GPU, or in RAM.
 
     Args:
-        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
     """
-    if accelerator in ("auto", "cuda") and torch.cuda.is_available():
-        return torch.cuda.mem_get_info(0)[0] / 1e9
+    place = device_named(device)
+    if place.type == "cuda":
+        return torch.cuda.mem_get_info(place)[0] / 1e9
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="ascii"))
@@ -68,16 +71,14 @@ def loading_processes(fabric: Fabric) -> int:
     return min(torch.get_num_threads() - 1, _MOST_LOADING_PROCESSES)
 
 
-def check_devices(settings: Section, stages: Sequence[str], accelerator: str, devices: int) -> None:
+def check_devices(settings: Section, stages: Sequence[str], device: str, devices: int) -> None:
     """Raises a UserError if the machine lacks the devices, or a stage's batch can't be shared by them."""
-    if accelerator not in ("auto", "cpu", "cuda"):
-        raise UserError(f"accelerator {accelerator!r} is unknown: use auto, cpu or cuda")
-    if accelerator == "cuda" and not torch.cuda.is_available():
-        raise UserError("accelerator cuda: this machine has no usable GPU; use --accelerator cpu")
-    on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    on_gpu = device_named(device).type == "cuda"
     if devices < 1 or (on_gpu and devices > torch.cuda.device_count()):
         available = f"; this machine has {torch.cuda.device_count()} GPUs" if on_gpu else ""
         raise UserError(f"devices is {devices}: it must be at least 1{available}")
+    if devices > 1 and ":" in device:
+        raise UserError(f"device {device} is one GPU, and devices is {devices}: use --device cuda")
     for stage in stages:
         batch_size = getattr(settings, f"{stage}_training").batch_size
         if batch_size % devices:

@@ -2,12 +2,13 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 
 from anatogen.config.settings import Settings
+from anatogen.core.choices import Stage
+from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file, write_json
 from anatogen.core.weights import WEIGHTS_NAME, load_weights
@@ -26,13 +27,12 @@ from anatogen.generators.latent_diffusion import (
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.autoencoder import AUTOENCODER, train_autoencoder
 from anatogen.training.autoencoder_check import AutoencoderCheck, check_autoencoder
-from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
+from anatogen.training.devices import check_budgets, check_devices, launch
 from anatogen.training.diffusion import DIFFUSION, train_diffusion
 from anatogen.training.latent_cache import cached_latents
 from anatogen.training.loop import CHECKPOINT_NAME, read_log
 from anatogen.training.run_folder import claim_latents, claim_run, count_training_scans, with_autoencoder_of
 
-Stage = Literal["autoencoder", "diffusion"]
 AUTOENCODER_CHECK_NAME = "autoencoder_check.json"
 _MAX_VARIANCE_SCANS = 16
 
@@ -44,7 +44,7 @@ def train(
     *,
     stages: tuple[Stage, ...] = ("autoencoder", "diffusion"),
     autoencoder_run: Path | str | None = None,
-    accelerator: str = "auto",
+    device: str = "auto",
     devices: int = 1,
 ) -> Path:
     """Trains a generator, or goes on with a training that was stopped; a finished one is left as it is.
@@ -55,7 +55,7 @@ def train(
         settings: From `presets` and `config.resolve`.
         stages: Which stages.
         autoencoder_run: The run whose autoencoder stage two uses; default this run's own.
-        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         devices: Number of GPUs, or of processes on a CPU.
 
     Returns:
@@ -69,27 +69,27 @@ def train(
     source = run if autoencoder_run is None else Path(autoencoder_run)
     manifest = load_manifest(data)
     check_budgets(settings, stages)
-    check_devices(settings, stages, accelerator, devices)
+    check_devices(settings, stages, device, devices)
     count_training_scans(data, manifest)
     if "autoencoder" not in stages:
         settings = with_autoencoder_of(source, settings)
     claim_run(run, manifest.sha256(), settings, settings.training.seed)
     if "autoencoder" in stages and not _is_settled(run):
-        fabric = AUTOENCODER.build_fabric(accelerator, devices)
+        fabric = AUTOENCODER.build_fabric(device, devices)
         launch(fabric, partial(train_autoencoder, data=data, folder=run / "autoencoder", settings=settings))
     if "diffusion" not in stages:
         return run / "autoencoder"
-    device = build_fabric(accelerator, 1).device
-    network = _load_autoencoder(source, settings, device)
-    check = _require_fit(network, data, run, settings, device)
+    place = device_named(device)
+    network = _load_autoencoder(source, settings, place)
+    check = _require_fit(network, data, run, settings, place)
     weights = source / "autoencoder" / WEIGHTS_NAME
     dataset = VolumeDataset(data, Split.TRAIN)
-    latents = cached_latents(network, weights, dataset, settings, run / "latents", device)
+    latents = cached_latents(network, weights, dataset, settings, run / "latents", place)
     scaling = _scaling(settings, network, latents)
     description = _describe(settings, manifest, latents.shape[3:], scaling)
     claim_latents(run / "diffusion", latents)
     launch(
-        DIFFUSION.build_fabric(accelerator, devices),
+        DIFFUSION.build_fabric(device, devices),
         partial(
             train_diffusion,
             latents=Path(str(latents.filename)),
@@ -99,7 +99,7 @@ def train(
             description=description,
         ),
     )
-    return _write_bundle(run, data, network, description, check, device, settings)
+    return _write_bundle(run, data, network, description, check, place, settings)
 
 
 def _is_settled(run: Path) -> bool:

@@ -52,7 +52,8 @@ def with_autoencoder_of(source: Path, settings: Settings) -> Settings:
     """The settings with all that concerns stage one as the run that trained the autoencoder had it."""
     if not (source / "autoencoder").is_dir():
         raise UserError(
-            f"{source} holds no autoencoder: train one first, with `anatogen train autoencoder DATA {source}`"
+            f"{source} holds no autoencoder: train one first, with "
+            f"`anatogen train DATA {source} --stages autoencoder`"
         )
     trained = read_settings(source)
     kept = {name: getattr(trained, name) for name in ("autoencoder", "losses", "autoencoder_training")}

@@ -69,10 +69,10 @@ class Stage(Generic[ConfigT]):
         found: OptimiserSettings = getattr(settings, f"{self.name}_training")
         return found
 
-    def build_fabric(self, accelerator: str, devices: int = 1) -> Fabric:
+    def build_fabric(self, device: str, devices: int = 1) -> Fabric:
         """Its devices and processes, yet to be launched; see `devices.build_fabric`."""
         return build_fabric(
-            accelerator,
+            device,
             devices,
             mixed_precision=self.mixed_precision,
             broadcast_buffers=self.broadcast_buffers,

@@ -1,4 +1,4 @@
-"""`anatogen train gan`: the WGAN-GP baseline from prepared dataset to bundle, resumed where it stopped."""
+"""`anatogen train-gan`: the WGAN-GP baseline from prepared dataset to bundle, resumed where it stopped."""
 
 import math
 from functools import partial
@@ -33,7 +33,7 @@ _NUM_STATISTICS_BATCHES = 32
 
 
 def train_gan(
-    data: Path | str, run: Path | str, config: GANConfig, *, accelerator: str = "auto", devices: int = 1
+    data: Path | str, run: Path | str, config: GANConfig, *, device: str = "auto", devices: int = 1
 ) -> Path:
     """Trains a WGAN-GP, or goes on with a training that was stopped; a finished one is left as it is.
 
@@ -41,7 +41,7 @@ def train_gan(
         data: A prepared dataset.
         run: Folder of the run: checkpoint, log, previews in `gan/`, and at the end `bundle/`.
         config: From `presets.gan_settings`.
-        accelerator: "cpu", "cuda", or "auto" for a GPU where there is one.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         devices: Number of GPUs, or of processes on a CPU.
 
     Returns:
@@ -54,13 +54,13 @@ def train_gan(
     data, run = Path(data), Path(run)
     manifest = load_manifest(data)
     check_budgets(config, ("gan",))
-    check_devices(config, ("gan",), accelerator, devices)
+    check_devices(config, ("gan",), device, devices)
     count_training_scans(data, manifest)
     GAN.check(config, manifest.grid, devices)
     claim_run(run, manifest.sha256(), config, config.training.seed)
     description = _describe(config, manifest)
     launch(
-        GAN.build_fabric(accelerator, devices),
+        GAN.build_fabric(device, devices),
         partial(train_wgan_gp, data=data, folder=run / "gan", config=config, description=description),
     )
     return _write_bundle(run, description)

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from anatogen.config.presets import training_settings
+from anatogen.config.presets import budget, training_settings
+from anatogen.config.resolving import merged
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.dataset.prepare import PrepareConfig, prepare
@@ -52,18 +53,13 @@ def run_demo(folder: Path, minutes: float = 10.0) -> Path:
     run = folder / f"run_{minutes:g}min"
     settings = training_settings(
         "tiny",
-        [
-            f"autoencoder_training.minutes={first}",
-            "autoencoder_training.steps=null",
-            f"diffusion_training.minutes={second}",
-            "diffusion_training.steps=null",
-        ],
+        merged(budget(("autoencoder",), first, None), budget(("diffusion",), second, None)),
     )
     commands = [
         f"# {NUM_SCANS} brains, made by deforming the MNI152 template; they stand in for real scans",
         f"anatogen prepare {scans} {data}",
-        f"anatogen train autoencoder {data} {run} --preset tiny --minutes {first:g}",
-        f"anatogen train diffusion {data} {run} --preset tiny --minutes {second:g}",
+        f"anatogen train {data} {run} --stages autoencoder --preset tiny --minutes {first:g}",
+        f"anatogen train {data} {run} --stages diffusion --preset tiny --minutes {second:g}",
         f"anatogen sample {run / 'bundle'} {synthetic} -n {NUM_SAMPLES} --seed 0",
     ]
     timings: dict[str, float] = {}

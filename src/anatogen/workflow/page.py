@@ -13,7 +13,7 @@ from anatogen.io.formats import read_nifti
 from anatogen.report.figures import planes_figure
 from anatogen.report.numbers import duration_text
 from anatogen.report.page import data_url, write_page
-from anatogen.workflow.request import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, Wishes
+from anatogen.workflow.request import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, RunRequest
 
 _NUM_SHOWN = 6
 _ABOUT = {
@@ -27,14 +27,14 @@ _ABOUT = {
 _LINKS = {"doctor": "doctor/doctor.html", "plan": "plan/plan.txt", "evaluate": "report/report.html"}
 
 
-def write_index(wishes: Wishes, finished: Mapping[str, Mapping[str, Any]]) -> None:
+def write_index(request: RunRequest, finished: Mapping[str, Mapping[str, Any]]) -> None:
     """Writes the page of what is finished so far, atomically.
 
     Args:
-        wishes: What was asked for.
+        request: What was asked for.
         finished: By stage, as `run.json` has it.
     """
-    out = wishes.out
+    out = request.out
     write_page(
         out / INDEX_NAME,
         "run.html",
@@ -51,9 +51,9 @@ def write_index(wishes: Wishes, finished: Mapping[str, Mapping[str, Any]]) -> No
         ],
         findings=_json(out / "doctor" / "doctor.json").get("findings", []) if "doctor" in finished else [],
         plan=_json(out / "plan" / "plan.json") if "plan" in finished else {},
-        counts=_counts(wishes) if "prepare" in finished else {},
-        number=wishes.number if "sample" in finished else 0,
-        planes=_planes(wishes) if "sample" in finished else "",
+        counts=_counts(request) if "prepare" in finished else {},
+        number=request.num_samples if "sample" in finished else 0,
+        planes=_planes(request) if "sample" in finished else "",
         answers=_json(out / "report" / "report.json").get("answers", []) if "evaluate" in finished else [],
         not_evaluated=_text(out / "report" / NOT_EVALUATED_NAME) if "evaluate" in finished else "",
     )
@@ -70,8 +70,8 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
-def _counts(wishes: Wishes) -> dict[str, str]:
-    manifest = load_manifest(wishes.folder("prepare"))
+def _counts(request: RunRequest) -> dict[str, str]:
+    manifest = load_manifest(request.folder("prepare"))
     counts = {f"{split} scans": str(len(manifest.split(split))) for split in Split if manifest.split(split)}
     return counts | {
         "voxels": " × ".join(map(str, manifest.grid.shape)),
@@ -79,14 +79,14 @@ def _counts(wishes: Wishes) -> dict[str, str]:
     }
 
 
-def _planes(wishes: Wishes) -> str:
+def _planes(request: RunRequest) -> str:
     """Real and synthetic scans in their three planes, as the address of a picture."""
-    data = wishes.folder("prepare")
+    data = request.folder("prepare")
     manifest = load_manifest(data)
     # Scans that were not trained on, where there are some.
     shown = manifest.split(Split.TEST) or manifest.split(Split.TRAIN)
     real = [np.load(data / case.file, mmap_mode="r") for case in shown[:_NUM_SHOWN]]
-    paths = sorted(wishes.folder("sample").glob("synthetic_*.nii.gz"))[:_NUM_SHOWN]
+    paths = sorted(request.folder("sample").glob("synthetic_*.nii.gz"))[:_NUM_SHOWN]
     synthetic = [manifest.intensity.normalise(read_nifti(path).array) for path in paths]
     with tempfile.TemporaryDirectory() as scratch:
         picture = Path(scratch) / "planes.png"

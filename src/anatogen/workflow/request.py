@@ -1,9 +1,11 @@
 """What `anatogen run` was asked for, and where its stages put what they make."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from anatogen.config.settings import Settings
+from anatogen.config.presets import split_overrides
 
 INDEX_NAME = "index.html"
 # Stands in the report's place where there are too few scans for one, and says so.
@@ -19,34 +21,34 @@ FOLDERS = {
 
 
 @dataclass(frozen=True)
-class Wishes:
+class RunRequest:
     """What the user asked for; what is None is decided by the plan.
 
     Attributes:
         scans: Folder or archive of scans.
         out: Folder of everything.
-        overrides: Strings "key.sub=value" of `prepare` or `train`.
-        hours: For planning and training, about.
-        memory_gb: Of the GPU, or of the machine without one, in 10^9 bytes.
-        number: Of synthetic scans.
-        seed: Of the set of synthetic scans.
-        recipe: Of `prepare`.
-        preset: Of `train`, for what the plan does not decide.
-        accelerator: "auto", "cpu" or "cuda".
-        workers: Processes that look at scans; default one per core.
+        overrides: Nested values of the settings of `prepare` or `train` that differ.
+        hours: Time for planning and training, about.
+        memory_gb: Memory of the GPU, or of the machine without one, in 10^9 bytes.
+        num_samples: Number of synthetic scans.
+        seed: Random seed of the set of synthetic scans.
+        recipe: Name of the recipe of `prepare`.
+        preset: Preset of `train`, for what the plan does not decide.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+        workers: Number of processes that look at scans; default one per core.
         progress: Whether to show progress bars.
     """
 
     scans: Path
     out: Path
-    overrides: tuple[str, ...] = ()
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     hours: float = 24.0
     memory_gb: float | None = None
-    number: int = 100
+    num_samples: int = 100
     seed: int = 0
     recipe: str | None = None
     preset: str = "default"
-    accelerator: str = "auto"
+    device: str = "auto"
     workers: int | None = None
     progress: bool = True
 
@@ -54,7 +56,7 @@ class Wishes:
         """Where a stage's output lies."""
         return self.out / FOLDERS[stage]
 
-    def prepare_overrides(self) -> list[str]:
-        """Those of the overrides that `prepare` takes; the others are for `train`."""
-        sections = Settings.model_fields
-        return [text for text in self.overrides if text.partition("=")[0].split(".")[0] not in sections]
+    @property
+    def prepare_overrides(self) -> dict[str, Any]:
+        """Those of the overrides that are for `prepare`."""
+        return split_overrides(self.overrides)[0]

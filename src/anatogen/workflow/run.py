@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anatogen.config.presets import preset_named
+from anatogen.config.presets import preset_named, split_overrides
 from anatogen.config.resolving import resolve
 from anatogen.config.settings import Settings
 from anatogen.core.errors import UserError
@@ -27,7 +27,7 @@ from anatogen.dataset.prepared_folder import array_names
 from anatogen.dataset.recipes.tables import tables_beside
 from anatogen.io.archives import is_archive, scans_folder
 from anatogen.workflow.page import write_index
-from anatogen.workflow.request import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, Wishes
+from anatogen.workflow.request import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, RunRequest
 
 STATE_NAME = "run.json"
 _UNPACKED_NAME = ".unpacked"
@@ -90,11 +90,11 @@ class State:
         return {name: file.stat().st_size for name, file in files.items() if file.is_file()}
 
 
-def run(wishes: Wishes, *, dry_run: bool = False) -> Path | None:
+def run(request: RunRequest, *, dry_run: bool = False) -> Path | None:
     """Goes the whole way from a folder of scans to evaluated synthetic ones, or goes on where it was stopped.
 
     Args:
-        wishes: What was asked for.
+        request: What was asked for.
         dry_run: Stops when the plan is shown.
 
     Returns:
@@ -103,47 +103,47 @@ def run(wishes: Wishes, *, dry_run: bool = False) -> Path | None:
     Raises:
         UserError: If settings or folders are wrong, nothing can be prepared, or a stage can't be done.
     """
-    way = stages(wishes)
-    state = _open(wishes)
+    way = stages(request)
+    state = _open(request)
     try:
-        return _go(wishes, way, state, dry_run)
+        return _go(request, way, state, dry_run)
     finally:
-        _remove_unpacked(wishes)
+        _remove_unpacked(request)
 
 
-def _go(wishes: Wishes, way: Iterable[Stage], state: State, dry_run: bool) -> Path | None:
+def _go(request: RunRequest, way: Iterable[Stage], state: State, dry_run: bool) -> Path | None:
     for stage in way:
         if dry_run and stage.name == "prepare":
             return None
         if state.is_finished(stage):
-            print(f"{stage.name}: finished before, in {wishes.folder(stage.name)}", flush=True)
+            print(f"{stage.name}: finished before, in {request.folder(stage.name)}", flush=True)
         else:
-            print(f"{stage.name}: into {wishes.folder(stage.name)}", flush=True)
+            print(f"{stage.name}: into {request.folder(stage.name)}", flush=True)
             started = time.perf_counter()
             stage.work()
             state.finish(stage, time.perf_counter() - started)
-            write_index(wishes, state.finished)
+            write_index(request, state.finished)
         if stage.name == "prepare":
             # Nothing after this stage looks at scans.
-            _remove_unpacked(wishes)
+            _remove_unpacked(request)
         if stage.name == "plan":
-            print((wishes.folder("plan") / "plan.txt").read_text(encoding="utf-8"), flush=True)
-    write_index(wishes, state.finished)
-    return wishes.out / INDEX_NAME
+            print((request.folder("plan") / "plan.txt").read_text(encoding="utf-8"), flush=True)
+    write_index(request, state.finished)
+    return request.out / INDEX_NAME
 
 
-def stages(wishes: Wishes) -> list[Stage]:
+def stages(request: RunRequest) -> list[Stage]:
     """The way, in order. A stage's inputs can be told once those before it are finished."""
     # The table of patients is one of the sources, too, and so are those that a recipe reads.
-    scans = [scans_fingerprint(wishes.scans), _table_sha256(wishes), _tables_beside(wishes)]
-    asked = {"overrides": wishes.overrides, "recipe": wishes.recipe}
-    doctor, plan, data, model, synthetic, report = (wishes.folder(name) for name in FOLDERS)
+    scans = [scans_fingerprint(request.scans), _table_sha256(request), _tables_beside(request)]
+    asked = {"overrides": request.overrides, "recipe": request.recipe}
+    doctor, plan, data, model, synthetic, report = (request.folder(name) for name in FOLDERS)
     bundle = model / "bundle"
     return [
         Stage(
             "doctor",
-            lambda: {"scans": scans, "settings": [wishes.prepare_overrides(), wishes.recipe]},
-            lambda: _doctor(wishes),
+            lambda: {"scans": scans, "settings": [request.prepare_overrides, request.recipe]},
+            lambda: _doctor(request),
             lambda: [doctor / "doctor.html", doctor / "doctor.json"],
         ),
         Stage(
@@ -152,17 +152,17 @@ def stages(wishes: Wishes) -> list[Stage]:
                 asked
                 | {
                     "scans": scans,
-                    "budget": [wishes.hours, wishes.memory_gb, wishes.accelerator],
-                    "preset": wishes.preset,
+                    "budget": [request.hours, request.memory_gb, request.device],
+                    "preset": request.preset,
                 }
             ),
-            lambda: _plan(wishes),
+            lambda: _plan(request),
             lambda: [plan / name for name in ("prepare.yaml", "train.yaml", "plan.json", "plan.txt")],
         ),
         Stage(
             "prepare",
             lambda: {"scans": scans, "settings": sha256_file(plan / "prepare.yaml")},
-            lambda: _prepare(wishes),
+            lambda: _prepare(request),
             lambda: [data / MANIFEST_NAME, *(data / name for name in array_names(load_manifest(data)))],
         ),
         Stage(
@@ -171,13 +171,13 @@ def stages(wishes: Wishes) -> list[Stage]:
                 "data": load_manifest(data).sha256(),
                 "settings": sha256_file(plan / "train.yaml"),
             },
-            lambda: _train(wishes),
+            lambda: _train(request),
             lambda: _files(bundle),
         ),
         Stage(
             "sample",
-            lambda: {"bundle": _hashes(bundle), "number": wishes.number, "seed": wishes.seed},
-            lambda: _sample(wishes),
+            lambda: {"bundle": _hashes(bundle), "num_samples": request.num_samples, "seed": request.seed},
+            lambda: _sample(request),
             lambda: _files(synthetic),
         ),
         Stage(
@@ -185,10 +185,10 @@ def stages(wishes: Wishes) -> list[Stage]:
             lambda: {
                 "data": load_manifest(data).sha256(),
                 "bundle": _hashes(bundle),
-                "number": wishes.number,
-                "seed": wishes.seed,
+                "num_samples": request.num_samples,
+                "seed": request.seed,
             },
-            lambda: _evaluate(wishes),
+            lambda: _evaluate(request),
             lambda: [path for path in _files(report) if path.parent == report],
         ),
     ]
@@ -220,32 +220,31 @@ def scans_fingerprint(scans: Path) -> str:
     return sha256_json(sorted(found))
 
 
-def _table_sha256(wishes: Wishes) -> str | None:
-    table = prepare_settings(wishes.prepare_overrides(), recipe=wishes.recipe).patient_csv
+def _table_sha256(request: RunRequest) -> str | None:
+    table = prepare_settings(request.prepare_overrides, recipe=request.recipe).patient_csv
     try:
         return None if table is None else sha256_file(table)
     except OSError as error:
         raise UserError(f"the patient table {table} can't be read ({error.strerror})") from error
 
 
-def _tables_beside(wishes: Wishes) -> list[tuple[str, int, int]]:
+def _tables_beside(request: RunRequest) -> list[tuple[str, int, int]]:
     """Names, sizes and times of the tables beside the download, which a recipe may read."""
-    if prepare_settings(wishes.prepare_overrides(), recipe=wishes.recipe).recipe == "folder":
+    if prepare_settings(request.prepare_overrides, recipe=request.recipe).recipe == "folder":
         return []
-    stats = [(path.name, path.stat()) for path in tables_beside(wishes.scans)]
+    stats = [(path.name, path.stat()) for path in tables_beside(request.scans)]
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
-def _open(wishes: Wishes) -> State:
+def _open(request: RunRequest) -> State:
     """The state of what was done in the folder, if it may be used."""
-    out, scans = wishes.out, wishes.scans
-    if wishes.number < 1:
-        raise UserError(f"number is {wishes.number}: it must be at least 1")
-    if not wishes.hours > 0:
-        raise UserError(f"hours is {wishes.hours:g}: it must be above 0")
+    out, scans = request.out, request.scans
+    if request.num_samples < 1:
+        raise UserError(f"num_samples is {request.num_samples}: it must be at least 1")
+    if not request.hours > 0:
+        raise UserError(f"hours is {request.hours:g}: it must be above 0")
     # Mistakes in settings are told before anything is made; `stages` has looked at those of `prepare`.
-    for_training = set(wishes.overrides) - set(wishes.prepare_overrides())
-    resolve(Settings, preset_named(wishes.preset), overrides=sorted(for_training))
+    resolve(Settings, preset_named(request.preset), overrides=split_overrides(request.overrides)[1])
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the run")
     if out.resolve().is_relative_to(scans.resolve()) or scans.resolve().is_relative_to(out.resolve()):
@@ -263,74 +262,74 @@ def _open(wishes: Wishes) -> State:
     return state
 
 
-def _unpacked(wishes: Wishes) -> AbstractContextManager[Path]:
+def _unpacked(request: RunRequest) -> AbstractContextManager[Path]:
     """The folder of scans; an archive is unpacked once for all stages that look at them."""
-    return scans_folder(wishes.scans, wishes.out / _UNPACKED_NAME, progress=wishes.progress)
+    return scans_folder(request.scans, request.out / _UNPACKED_NAME, progress=request.progress)
 
 
-def _remove_unpacked(wishes: Wishes) -> None:
-    shutil.rmtree(wishes.out / _UNPACKED_NAME, ignore_errors=True)
+def _remove_unpacked(request: RunRequest) -> None:
+    shutil.rmtree(request.out / _UNPACKED_NAME, ignore_errors=True)
 
 
-def _doctor(wishes: Wishes) -> None:
+def _doctor(request: RunRequest) -> None:
     from anatogen.doctor.examine import examine
     from anatogen.doctor.page import write_doctor_page
     from anatogen.doctor.table import print_diagnosis
 
-    out = wishes.folder("doctor")
-    settings = prepare_settings(wishes.prepare_overrides(), recipe=wishes.recipe)
-    with _unpacked(wishes) as folder:
+    out = request.folder("doctor")
+    settings = prepare_settings(request.prepare_overrides, recipe=request.recipe)
+    with _unpacked(request) as folder:
         diagnosis = examine(
-            folder, settings, records=out / ".examined", workers=wishes.workers, progress=wishes.progress
+            folder, settings, records=out / ".examined", workers=request.workers, progress=request.progress
         )
-        write_doctor_page(diagnosis, out, progress=wishes.progress)
+        write_doctor_page(diagnosis, out, progress=request.progress)
     print_diagnosis(diagnosis, out)
     if not diagnosis.is_usable:
-        raise UserError(f"nothing in {wishes.scans} can be prepared: {out / 'doctor.html'} says why")
+        raise UserError(f"nothing in {request.scans} can be prepared: {out / 'doctor.html'} says why")
 
 
-def _plan(wishes: Wishes) -> None:
+def _plan(request: RunRequest) -> None:
     from anatogen.planning.plan import make_plan
 
-    with _unpacked(wishes) as scans:
+    with _unpacked(request) as scans:
         plan = make_plan(
             scans,
-            memory_gb=wishes.memory_gb,
-            hours=wishes.hours,
-            recipe=wishes.recipe,
-            overrides=wishes.overrides,
-            preset=wishes.preset,
-            accelerator=wishes.accelerator,
-            workers=wishes.workers,
-            progress=wishes.progress,
+            memory_gb=request.memory_gb,
+            hours=request.hours,
+            recipe=request.recipe,
+            overrides=request.overrides,
+            preset=request.preset,
+            device=request.device,
+            workers=request.workers,
+            progress=request.progress,
         )
-    folder = wishes.folder("plan")
+    folder = request.folder("plan")
     plan.save(folder)
     write_text(folder / "plan.txt", plan.text() + "\n")
 
 
-def _prepare(wishes: Wishes) -> None:
+def _prepare(request: RunRequest) -> None:
     from anatogen.dataset.prepare import prepare
 
-    settings = resolve(PrepareConfig, file=wishes.folder("plan") / "prepare.yaml")
-    with _unpacked(wishes) as scans:
+    settings = resolve(PrepareConfig, file=request.folder("plan") / "prepare.yaml")
+    with _unpacked(request) as scans:
         summary = prepare(
             scans,
-            wishes.folder("prepare"),
+            request.folder("prepare"),
             settings,
-            workers=wishes.workers,
-            progress=wishes.progress,
+            workers=request.workers,
+            progress=request.progress,
         )
     counts = ", ".join(f"{count} {split}" for split, count in summary.num_cases.items())
     print(f"  {counts}, {len(summary.left_out)} left out", flush=True)
 
 
-def _train(wishes: Wishes) -> None:
+def _train(request: RunRequest) -> None:
     from anatogen.training.latent_diffusion import train
     from anatogen.training.run_folder import claim_run
 
-    settings = resolve(Settings, file=wishes.folder("plan") / "train.yaml")
-    data, model = wishes.folder("prepare"), wishes.folder("train")
+    settings = resolve(Settings, file=request.folder("plan") / "train.yaml")
+    data, model = request.folder("prepare"), request.folder("train")
     try:
         claim_run(model, load_manifest(data).sha256(), settings, settings.training.seed)
     except UserError:
@@ -340,46 +339,46 @@ def _train(wishes: Wishes) -> None:
         )
         print(f"  a model of other scans or settings is there: it is kept as {aside}", flush=True)
         model.rename(aside)
-    train(data, model, settings, accelerator=wishes.accelerator)
+    train(data, model, settings, device=request.device)
 
 
-def _sample(wishes: Wishes) -> None:
+def _sample(request: RunRequest) -> None:
     from anatogen.generators.sampling import sample
 
-    out, bundle = wishes.folder("sample"), wishes.folder("train") / "bundle"
-    of_set = sha256_json([_hashes(bundle), wishes.seed])
+    out, bundle = request.folder("sample"), request.folder("train") / "bundle"
+    of_set = sha256_json([_hashes(bundle), request.seed])
     marker = out / SET_NAME
     if not marker.is_file() or marker.read_text(encoding="utf-8") != of_set:
         # Of another model: what can be made again in minutes is not kept.
         shutil.rmtree(out, ignore_errors=True)
         write_text(marker, of_set)
     for path in out.glob("synthetic_*"):
-        if int(path.name.removeprefix("synthetic_").partition(".")[0]) >= wishes.number:
+        if int(path.name.removeprefix("synthetic_").partition(".")[0]) >= request.num_samples:
             path.unlink()
     sample(
         bundle,
         out,
-        num_samples=wishes.number,
-        seed=wishes.seed,
-        device=wishes.accelerator,
-        processes=wishes.workers,
+        num_samples=request.num_samples,
+        seed=request.seed,
+        device=request.device,
+        processes=request.workers,
     )
 
 
-def _evaluate(wishes: Wishes) -> None:
+def _evaluate(request: RunRequest) -> None:
 
     from anatogen.evaluation.evaluate import describe_roles, evaluate
     from anatogen.evaluation.report import clear_report, open_report_folder
     from anatogen.report.progress import shown_progress
 
-    data, out = wishes.folder("prepare"), wishes.folder("evaluate")
+    data, out = request.folder("prepare"), request.folder("evaluate")
     # Without test scans there is no audit, which the bundle is for.
-    bundle = wishes.folder("train") / "bundle" if describe_roles(data) else None
+    bundle = request.folder("train") / "bundle" if describe_roles(data) else None
     (out / NOT_EVALUATED_NAME).unlink(missing_ok=True)
     try:
-        with shown_progress(wishes.progress) as progress:
+        with shown_progress(request.progress) as progress:
             evaluation = evaluate(
-                data, wishes.folder("sample"), out, bundle=bundle, seed=wishes.seed, progress=progress
+                data, request.folder("sample"), out, bundle=bundle, seed=request.seed, progress=progress
             )
     except UserError as error:
         # Scans that are too few to be judged are made all the same; the page says that they were not.

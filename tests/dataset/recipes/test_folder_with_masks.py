@@ -8,16 +8,19 @@ import numpy as np
 import pytest
 from scan_makers import head, tree_bytes
 
+from anatogen.config.resolving import parse_overrides
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.prepare import PrepareSummary, prepare
-from anatogen.dataset.prepare_config import prepare_settings
+from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
 from anatogen.io.formats import write_dicom, write_nifti
 from anatogen.io.volume import Volume
 
 
 def run(scans: Path, out: Path, *overrides: str) -> PrepareSummary:
-    settings = prepare_settings(["percentiles=[0,100]", *overrides], recipe="folder_with_masks")
+    settings = prepare_settings(
+        parse_overrides(["percentiles=[0,100]", *overrides], PrepareConfig), recipe="folder_with_masks"
+    )
     return prepare(scans, out, settings, workers=1, progress=False)
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from anatogen.config.resolving import parse_overrides
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Case, Split
 from anatogen.dataset.prepare import PrepareSummary, prepare
-from anatogen.dataset.prepare_config import prepare_settings
+from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
 from anatogen.io.geometry import axis_codes
 
 TRAIN = {0: 17, 1: 61, 2: 32, 3: 24}  # slices by number
@@ -45,7 +46,7 @@ def mrnet(tmp_path: Path) -> Path:
 
 
 def run(download: Path, out: Path, *overrides: str) -> PrepareSummary:
-    settings = prepare_settings(overrides, recipe="mrnet")
+    settings = prepare_settings(parse_overrides(overrides, PrepareConfig), recipe="mrnet")
     return prepare(download, out, settings, workers=1, progress=False)
 
 

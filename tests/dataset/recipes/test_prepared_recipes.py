@@ -21,11 +21,12 @@ from download_makers import (
     torso,
 )
 
+from anatogen.config.resolving import parse_overrides
 from anatogen.core.errors import UserError
 from anatogen.dataset.breasts import breast_halves
 from anatogen.dataset.manifest import Case, load_manifest
 from anatogen.dataset.prepare import PrepareSummary, prepare
-from anatogen.dataset.prepare_config import prepare_settings
+from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
 from anatogen.io.formats import read_scan, write_dicom, write_nifti
 from anatogen.io.geometry import orient
 from anatogen.io.volume import Volume
@@ -40,7 +41,7 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def run(download: Path, out: Path, recipe: str, *overrides: str) -> PrepareSummary:
-    settings = prepare_settings(overrides, recipe=recipe)
+    settings = prepare_settings(parse_overrides(overrides, PrepareConfig), recipe=recipe)
     return prepare(download, out, settings, workers=1, progress=False)
 
 

@@ -1,4 +1,4 @@
-"""How well autoencoders give held-out scans back: `anatogen evaluate reconstruction`.
+"""How well autoencoders give held-out scans back: `anatogen compare-autoencoders`.
 
 No diffusion model can draw better than its autoencoder decodes: this bounds what a bundle can do, and tells a
 blurred autoencoder from a bad denoiser.

@@ -1,4 +1,4 @@
-"""`anatogen evaluate reconstruction`: autoencoders measured side by side, as a page."""
+"""`anatogen compare-autoencoders`: autoencoders measured side by side, as a page."""
 
 import json
 from collections.abc import Sequence

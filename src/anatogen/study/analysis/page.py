@@ -93,7 +93,7 @@ def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: Bli
         UserError: If `out` is a file.
     """
     if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file: name a folder with --out")
+        raise UserError(f"{out} is a file: name a folder")
     (out / FIGURES).mkdir(parents=True, exist_ok=True)
     remove_parts(out)
     remove_parts(out / FIGURES)

@@ -45,7 +45,7 @@ def estimate_stage(
     grid: Grid,
     num_scans: int,
     *,
-    accelerator: str = "auto",
+    device: str = "auto",
     measure: bool = True,
 ) -> StageEstimate:
     """What a stage takes; a few steps of it are made in a process of its own.
@@ -55,15 +55,15 @@ def estimate_stage(
         settings: The whole configuration.
         grid: Of the scans.
         num_scans: Training scans.
-        accelerator: "cpu", "cuda" or "auto".
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         measure: Whether to make those steps.
     """
-    on_gpu = stage.build_fabric(accelerator).device.type == "cuda"
+    on_gpu = stage.build_fabric(device).device.type == "cuda"
     bf16 = on_gpu and stage.mixed_precision and torch.cuda.is_bf16_supported()
     memory_gb = peak_memory_gb(stage, settings, grid, on_gpu=on_gpu, bf16=bf16)
     # What does not fit is not tried: the system might end other programs for it.
-    fits = measure and memory_gb < available_memory_gb(accelerator)
-    measured = probe(stage, settings, grid, accelerator=accelerator) if fits else None
+    fits = measure and memory_gb < available_memory_gb(device)
+    measured = probe(stage, settings, grid, device=device) if fits else None
     budget = stage.optimisation(settings)
     steps = float("inf") if budget.steps is None else float(budget.steps)
     if budget.minutes is not None and measured is not None:

@@ -45,7 +45,7 @@ class Measurement(BaseModel):
 
 
 def probe(
-    stage: Stage[ConfigT], settings: ConfigT, grid: Grid, *, accelerator: str = "auto"
+    stage: Stage[ConfigT], settings: ConfigT, grid: Grid, *, device: str = "auto"
 ) -> Measurement | None:
     """Runs a few steps of a stage on made-up scans in a fresh process.
 
@@ -53,7 +53,7 @@ def probe(
         stage: Which to try.
         settings: The whole configuration.
         grid: Of the scans.
-        accelerator: "cpu", "cuda" or "auto".
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
 
     Returns:
         What was measured; None if the process died, most likely for want of memory.
@@ -62,7 +62,7 @@ def probe(
         "stage": stage.name,
         "settings": settings.model_dump(mode="json"),
         "grid": grid.model_dump(mode="json"),
-        "accelerator": accelerator,
+        "device": device,
         "threads": torch.get_num_threads(),
     }
     result = subprocess.run(
@@ -80,8 +80,8 @@ def probe(
     return Measurement.model_validate_json(result.stdout.splitlines()[-1])
 
 
-def _measure(stage: Stage[ConfigT], settings: ConfigT, grid: Grid, accelerator: str) -> Measurement:
-    fabric = stage.build_fabric(accelerator)
+def _measure(stage: Stage[ConfigT], settings: ConfigT, grid: Grid, device: str) -> Measurement:
+    fabric = stage.build_fabric(device)
     on_gpu = fabric.device.type == "cuda"
     trial = stage.dry_run(fabric, settings, grid)
 
@@ -129,7 +129,7 @@ def main() -> None:
     torch.set_num_threads(task["threads"])
     stage = STAGES[task["stage"]]
     settings, grid = stage.config.model_validate(task["settings"]), Grid.model_validate(task["grid"])
-    found = _measure(stage, settings, grid, task["accelerator"])
+    found = _measure(stage, settings, grid, task["device"])
     print(found.model_dump_json())
 
 

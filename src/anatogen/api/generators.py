@@ -1,0 +1,327 @@
+"""From a prepared dataset: train a generator, sample it, judge what came out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from anatogen.core.choices import FileFormat, Sampler, Stage
+from anatogen.core.errors import UserError
+
+if TYPE_CHECKING:
+    from anatogen.config.settings import GANConfig, Settings
+    from anatogen.evaluation.evaluate import Evaluation
+    from anatogen.evaluation.reconstruction.report import ReconstructionEvaluation
+
+
+def train(
+    data: Path | str,
+    run: Path | str,
+    settings: "Settings | None" = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    preset: str = "default",
+    config: Path | str | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    stages: Sequence[Stage] = ("autoencoder", "diffusion"),
+    autoencoder_run: Path | str | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    dry_run: bool = False,
+) -> Path | None:
+    """Trains a generator, or resumes its training: the autoencoder, then the diffusion model on its latents.
+
+    Args:
+        data: Prepared dataset.
+        run: Folder of the run; the same call again resumes it.
+        settings: Settings, in place of the preset's.
+        overrides: Settings that differ, e.g. denoiser.width=96, in Python {"denoiser": {"width": 96}};
+            docs/training.md lists them all.
+        preset: Preset to start from: paper, default or tiny.
+        config: YAML file of settings.
+        minutes: Budget of each stage in minutes, over all resumptions.
+        steps: Budget of each stage in steps.
+        stages: Stages to train.
+        autoencoder_run: Run whose autoencoder stage two uses; default this run's own.
+        device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
+        devices: Number of GPUs, or of processes on a CPU. With more than one, a script must be guarded by
+            `if __name__ == "__main__"`.
+        dry_run: Show settings, sizes and budget; train nothing.
+
+    Returns:
+        The folder of the bundle, or of the autoencoder if stage two was not asked for; None for a dry run.
+
+    Raises:
+        UserError: If settings, data and run don't fit, or the autoencoder is not fit for stage two.
+    """
+    from anatogen.config.presets import training_settings
+
+    stages = tuple(stages)
+    for stage in stages:
+        if stage not in get_args(Stage):
+            raise UserError(f"stage {stage!r} is unknown: use {', '.join(get_args(Stage))}")
+    chosen = training_settings(
+        preset,
+        overrides,
+        settings=settings,
+        config=None if config is None else Path(config),
+        minutes=minutes,
+        steps=steps,
+        stages=stages,
+    )
+    if dry_run:
+        from anatogen.training.cost.estimate import describe_plan
+        from anatogen.training.run_folder import with_autoencoder_of
+
+        if autoencoder_run is not None:
+            chosen = with_autoencoder_of(Path(autoencoder_run), chosen)
+        print(describe_plan(Path(data), chosen, stages))
+        return None
+    from anatogen.training.latent_diffusion import train as train_stages
+
+    return train_stages(
+        data, run, chosen, stages=stages, autoencoder_run=autoencoder_run, device=device, devices=devices
+    )
+
+
+def train_gan(
+    data: Path | str,
+    run: Path | str,
+    settings: "GANConfig | None" = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    config: Path | str | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    dry_run: bool = False,
+) -> Path | None:
+    """Trains the baseline, a WGAN-GP, or resumes its training.
+
+    Args:
+        data: Prepared dataset.
+        run: Folder of the run; the same call again resumes it.
+        settings: Settings, in place of the defaults.
+        overrides: Settings that differ, e.g. gan.width=32, in Python {"gan": {"width": 32}}.
+        config: YAML file of settings.
+        minutes: Budget in minutes, over all resumptions; default 200,000 steps.
+        steps: Budget in steps.
+        device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
+        devices: Number of GPUs, or of processes on a CPU. With more than one, a script must be guarded by
+            `if __name__ == "__main__"`.
+        dry_run: Show settings, sizes and budget; train nothing.
+
+    Returns:
+        The folder of the bundle; None for a dry run.
+
+    Raises:
+        UserError: If settings, data and run don't fit.
+    """
+    from anatogen.config.presets import gan_settings
+
+    file = None if config is None else Path(config)
+    chosen = gan_settings(overrides, settings=settings, config=file, minutes=minutes, steps=steps)
+    if dry_run:
+        from anatogen.training.cost.estimate import describe_plan
+
+        print(describe_plan(Path(data), chosen, ("gan",)))
+        return None
+    from anatogen.training.wgan_gp import train_gan as train_generator
+
+    return train_generator(data, run, chosen, device=device, devices=devices)
+
+
+def models() -> str:
+    """Lists the models that come with anatogen; `sample` takes their names.
+
+    Returns:
+        A line for each.
+    """
+    from anatogen.generators.shipped import describe_models
+
+    return describe_models()
+
+
+def sample(
+    bundle: Path | str,
+    out: Path | str,
+    *,
+    num_samples: int = 1,
+    seed: int = 0,
+    sampler: Sampler | None = None,
+    steps: int | None = None,
+    batch_size: int = 4,
+    file_format: FileFormat = "nifti",
+    device: str = "auto",
+    processes: int | None = None,
+    reject_copies: Path | str | None = None,
+) -> list[Path]:
+    """Writes synthetic scans; a call that was stopped makes what is missing.
+
+    Each scan is a file (a folder for DICOM) with a JSON beside it that says it is synthetic and how it was
+    made. Scan k depends on (seed, k) alone: to the bit on a CPU, where every process has one thread, and up
+    to rounding on a GPU.
+
+    Args:
+        bundle: Model bundle, e.g. RUN/bundle, or a name that `anatogen models` lists.
+        out: Folder for the synthetic scans; may hold some of the same set already.
+        num_samples: Number of scans of the set.
+        seed: Random seed of the set.
+        sampler: Sampler; default the bundle's own. A GAN has none.
+        steps: Number of sampling steps; default the bundle's own. A GAN has none.
+        batch_size: Number of scans made at once on a GPU; on a CPU one is made after the other.
+        file_format: Format: nifti (.nii.gz), dicom (a folder of slices) or npy.
+        device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
+        processes: Number of processes that share the work; default one per core, or per GPU. With more than
+            one, a script must be guarded by `if __name__ == "__main__"`.
+        reject_copies: Privacy audit, e.g. REPORT/audit. Scans that it flags are left out, and later numbers
+            take their place; a JSON `rejected_...` stands for each.
+
+    Returns:
+        Paths of all scans of the set, in order.
+
+    Raises:
+        UserError: If the bundle is none, a number can't be, the folder holds scans of another set, the audit
+            is of another grid, or it flags nearly all scans.
+    """
+    from anatogen.evaluation.privacy.copy_detector import AuditFilter
+    from anatogen.generators.sampling import sample as write_samples
+
+    return write_samples(
+        bundle,
+        out,
+        num_samples=num_samples,
+        seed=seed,
+        sampler=sampler,
+        steps=steps,
+        batch_size=batch_size,
+        file_format=file_format,
+        device=device,
+        processes=processes,
+        reject_copies=None if reject_copies is None else AuditFilter(Path(reject_copies)),
+    )
+
+
+def reconstruct(
+    bundle: Path | str,
+    scans: Path | str,
+    out: Path | str,
+    *,
+    num_samples: int | None = None,
+    seed: int = 0,
+    file_format: FileFormat = "nifti",
+    device: str = "auto",
+) -> list[Path]:
+    """Writes what the autoencoder gives back of real scans: the best that the generator could do.
+
+    They are scans of patients still, with the details that latents can't hold taken away: as private as the
+    scans themselves. Each has a JSON beside it.
+
+    Args:
+        bundle: Model bundle or run, or a name that `anatogen models` lists.
+        scans: Prepared dataset (its test split, or validation where that is empty), one split of it such as
+            DATASET:train, or a folder of scans on the bundle's grid.
+        out: Folder to be made.
+        num_samples: Number of scans, chosen at random; default all.
+        seed: Random seed of the choice.
+        file_format: Format: nifti (.nii.gz) or npy.
+        device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
+
+    Returns:
+        Paths of the files.
+
+    Raises:
+        UserError: If the bundle has no autoencoder, scans don't fit it or are too few, or the folder exists.
+    """
+    from anatogen.evaluation.reconstruction.export import reconstruct as write_reconstructions
+
+    return write_reconstructions(
+        bundle, scans, out, number=num_samples, seed=seed, file_format=file_format, device=device
+    )
+
+
+def evaluate(
+    real: Path | str,
+    synthetic: Path | str,
+    out: Path | str,
+    *,
+    train: Path | str | None = None,
+    holdout: Path | str | None = None,
+    bundle: Path | str | None = None,
+    medicalnet: Path | str | None = None,
+    num_pairs: int = 1000,
+    seed: int = 0,
+) -> "Evaluation":
+    """Says whether synthetic scans look real, are diverse and leak patients; writes a report.
+
+    Where REAL is a prepared dataset without a split, its test scans are the real and the held-out ones, and
+    copies of its training scans are looked for.
+
+    Args:
+        real: Real scans that the generator was not trained on: folder, prepared dataset, or one split of it
+            such as DATASET:test.
+        synthetic: Folder of synthetic scans on the same grid.
+        out: Folder of the report; may hold an earlier one, which is replaced.
+        train: Scans that the generator was trained on; with a holdout, the privacy audit is made.
+        holdout: Scans of other patients, that it was not trained on; may be the real ones.
+        bundle: Generator, for membership inference on its denoiser.
+        medicalnet: Weights file of a MedicalNet ResNet, for features of whole volumes.
+        num_pairs: Number of random pairs of scans for MS-SSIM.
+        seed: Random seed of everything.
+
+    Returns:
+        Every number, the answers to the report's questions, and its page.
+
+    Raises:
+        UserError: If a folder holds no scans, scans differ in grid or modality, sets that must be apart share
+            scans, there are too few scans, or the report's folder holds something else.
+    """
+    from anatogen.evaluation.evaluate import describe_roles
+    from anatogen.evaluation.evaluate import evaluate as evaluate_scans
+    from anatogen.report.progress import shown_progress
+
+    train = None if train is None else Path(train)
+    holdout = None if holdout is None else Path(holdout)
+    assumed = describe_roles(Path(real), train, holdout)
+    if assumed is not None:
+        print(assumed)
+    with shown_progress() as progress:
+        return evaluate_scans(
+            real,
+            synthetic,
+            out,
+            train=train,
+            holdout=holdout,
+            bundle=bundle,
+            medicalnet=medicalnet,
+            num_pairs=num_pairs,
+            seed=seed,
+            progress=progress,
+        )
+
+
+def compare_autoencoders(
+    data: Path | str, out: Path | str, bundles: Sequence[Path | str], *, seed: int = 0
+) -> "ReconstructionEvaluation":
+    """Measures how well autoencoders give held-out scans back, side by side; writes a report.
+
+    Args:
+        data: Held-out scans: prepared dataset (its test scans), one split such as DATASET:validation, or a
+            folder.
+        out: Folder of the report; may hold an earlier one, which is replaced.
+        bundles: Model bundles, runs with an autoencoder, or names that `anatogen models` lists.
+        seed: Random seed of the intervals.
+
+    Returns:
+        Every number by bundle, and the report's page.
+
+    Raises:
+        UserError: If a bundle can't be read or does not fit the scans, there are no scans, or the report's
+            folder holds something else.
+    """
+    from anatogen.evaluation.reconstruction.report import report_reconstruction
+    from anatogen.report.progress import shown_progress
+
+    with shown_progress() as progress:
+        return report_reconstruction(data, bundles, out, seed=seed, progress=progress)

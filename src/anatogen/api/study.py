@@ -1,0 +1,199 @@
+"""Reader studies: blinded scans, read in the browser, and what the answers show."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from anatogen.study.analysis.analyse import Analysis
+    from anatogen.study.design import NewStudy
+    from anatogen.study.exchange import Exchanged
+    from anatogen.study.store import ReaderProgress
+
+
+def new_study(
+    study: Path | str,
+    synthetic: Path | str,
+    *,
+    real: Path | str | None = None,
+    reconstructed: Path | str | None = None,
+    readers: Sequence[str] = ("reader",),
+    protocols: Sequence[str] = ("paper",),
+    num_samples: int | None = None,
+    repeat: float = 0.15,
+    seed: int | None = None,
+    title: str = "Reader study",
+    allow_leaks: bool = False,
+) -> "NewStudy":
+    """Makes a study: chooses scans, makes them alike, checks that only the picture tells sources apart.
+
+    Scans are a folder in any format, a prepared dataset, or one split of it such as DATASET:test.
+
+    Args:
+        study: Folder to be made.
+        synthetic: Synthetic scans.
+        real: Real scans on the same grid.
+        reconstructed: Real scans that went through an autoencoder.
+        readers: Names of the readers.
+        protocols: Protocols, in the order in which readers go through them: paper, turing, 2afc or YAML
+            files.
+        num_samples: Number of cases of each source; default 50, or as many as every source has.
+        repeat: Fraction of cases that every reader is shown twice, from 0 to 0.5.
+        seed: Random seed of choice and orders; who knows it can work out the answers. Default one that nobody
+            knows beforehand.
+        title: Title that readers see.
+        allow_leaks: Make the study even if storage gives sources away.
+
+    Returns:
+        What was made, and what is known of its blinding.
+
+    Raises:
+        UserError: If settings are wrong, scans can't be read or are not on one grid, or storage gives sources
+            away and nothing could be done about it.
+    """
+    from rich.console import Console
+
+    from anatogen.study.design import new_study as make_study
+
+    with Console(stderr=True).status("Making the study") as status_line:
+        return make_study(
+            study,
+            synthetic,
+            real=real,
+            reconstructed=reconstructed,
+            readers=readers,
+            protocols=protocols,
+            number=num_samples,
+            repeat=repeat,
+            seed=seed,
+            title=title,
+            allow_leaks=allow_leaks,
+            progress=lambda text: status_line.update(text[:1].upper() + text[1:]),
+        )
+
+
+def study_links(study: Path | str, *, url: str = "http://127.0.0.1:8000") -> str:
+    """Shows each reader's link, and the organiser's.
+
+    Args:
+        study: Folder of the study.
+        url: Address where readers reach the server.
+
+    Returns:
+        A line for each link.
+
+    Raises:
+        UserError: If the folder is no study, or the url no address of a server.
+    """
+    from anatogen.study.links import describe_links
+    from anatogen.study.store import open_study
+
+    return describe_links(open_study(Path(study)), url)
+
+
+def study_status(study: Path | str) -> "list[ReaderProgress]":
+    """Shows how far each reader is; never what they answered.
+
+    Args:
+        study: Folder of the study.
+
+    Returns:
+        The readers, in order.
+
+    Raises:
+        UserError: If the folder is no study.
+    """
+    from anatogen.study.store import open_study, progress
+
+    return progress(open_study(Path(study)))
+
+
+def serve_study(
+    study: Path | str, *, host: str = "127.0.0.1", port: int = 8000, url: str | None = None
+) -> None:
+    """Serves the readers' pages and the organiser's until Ctrl-C; shows their links.
+
+    Args:
+        study: Folder of the study.
+        host: Address to listen on; 0.0.0.0 lets others in the network in.
+        port: Port to listen on; 0 takes a free one.
+        url: Address where readers reach the server, if elsewhere, such as a proxy with HTTPS.
+
+    Raises:
+        UserError: If the folder is no study, the viewer is missing, or host, port or url can't be used.
+    """
+    from anatogen.study.serve import serve
+
+    serve(Path(study), host, port, url)
+
+
+def export_study(study: Path | str, file: Path | str, *, reader: str | None = None) -> "Exchanged":
+    """Packs a study; of a reader's copy the answers alone, to be imported where the study was made.
+
+    Args:
+        study: Folder of the study.
+        file: The .zip to be written.
+        reader: Reader for whose machine it is: without the key and others' answers.
+
+    Returns:
+        What was packed.
+
+    Raises:
+        UserError: If the folder is no study, or has no such reader.
+    """
+    from anatogen.study.exchange import export_study as export
+
+    return export(Path(study), Path(file), reader=reader)
+
+
+def import_study(study: Path | str, file: Path | str) -> "Exchanged":
+    """Unpacks a study, or adds the answers of a copy to it; importing twice does no harm.
+
+    Args:
+        study: Folder of the study, or one to be made.
+        file: A .zip that `anatogen study export` wrote.
+
+    Returns:
+        What was unpacked or added.
+
+    Raises:
+        UserError: If the file is damaged, or of another study.
+    """
+    from anatogen.study.exchange import import_study as add
+
+    return add(Path(study), Path(file))
+
+
+def analyse_study(
+    study: Path | str,
+    out: Path | str | None = None,
+    *,
+    margin: float = 0.5,
+    share_margin: float = 0.15,
+    unfinished: bool = False,
+) -> "tuple[Analysis, Path]":
+    """Says what the answers show: ratings, equivalence, agreement, who can tell real from synthetic, times.
+
+    Args:
+        study: Folder of the study, with its key.
+        out: Folder for page, JSON and CSV; default STUDY/analysis.
+        margin: Difference of mean answers, in points, below which they are equivalent.
+        share_margin: Difference of shares of best answers, as a fraction, below which they are equivalent.
+        unfinished: Analyse what there is though readers have cases left.
+
+    Returns:
+        The analysis, and the path of the page.
+
+    Raises:
+        UserError: If the folder is no study or a reader's copy, nothing was answered, readers are not done,
+            or a margin is wrong.
+    """
+    from anatogen.study.analysis.page import analyse_study as analyse
+
+    return analyse(
+        Path(study),
+        None if out is None else Path(out),
+        margin=margin,
+        share_margin=share_margin,
+        unfinished=unfinished,
+    )

@@ -1,0 +1,7 @@
+"""Names that users choose from, where a type says them once; without imports of weight."""
+
+from typing import Literal
+
+Stage = Literal["autoencoder", "diffusion"]
+Sampler = Literal["ddpm", "ddim", "dpm_solver_pp", "euler", "heun"]
+FileFormat = Literal["nifti", "dicom", "npy"]
