@@ -94,7 +94,7 @@ def test_an_error_of_the_user_is_one_line_and_with_debug_a_traceback(tmp_path, d
         ),
         (["sample", "DATA", "OUT", "--sampler", "plms"], "sampler 'plms' is unknown"),
         (["sample", "DATA", "OUT", "--file-format", "mp4"], "format 'mp4' is unknown"),
-        (["sample", "DATA", "OUT", "-n", "0"], "number is 0"),
+        (["sample", "DATA", "OUT", "-n", "0"], "num_samples is 0"),
     ],
 )
 def test_what_is_wrong_is_said_without_a_traceback(arguments, message, data, tmp_path, monkeypatch, capsys):

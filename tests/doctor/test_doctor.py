@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 from scan_makers import ct_head, head
 
-from anatogen.api import doctor
+from anatogen.api.scans import doctor
 from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.core.errors import UserError
 from anatogen.dataset.discover import Source
