@@ -206,7 +206,7 @@ def test_the_folder_holds_what_the_documents_say(folders, tmp_path):
 def test_real_reconstructed_and_synthetic_hippocampi_can_be_blinded(shared_data, tmp_path):
     """Real scans of several sizes are padded by `prepare`; synthetic ones have what a network makes of it."""
     images = shared_data / "hippocampus" / "images"
-    prepare(images, tmp_path / "data", ["shape=[40,56,40]", "spacing_mm=1"], limit=12)
+    prepare(images, tmp_path / "data", overrides={"shape": (40, 56, 40), "spacing_mm": 1}, limit=12)
     reconstruct("hippocampus-mr", f"{tmp_path / 'data'}:train", tmp_path / "reconstructed", number=6)
     sample("hippocampus-mr", tmp_path / "synthetic", num_samples=6, steps=2, processes=1, file_format="npy")
     made = new_study(
