@@ -203,3 +203,10 @@ def test_a_kill_while_the_checkpoint_is_written_leaves_the_old_one(tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, {"network": network}, {"step": 2.0})
     assert path.read_bytes() == before
+
+
+def test_without_tensorboard_the_log_is_kept_and_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "missing_modules", lambda extra: [extra])
+    assert module._tensorboard(tmp_path / "diffusion", 0) is None
+    assert "pip install 'anatogen[tensorboard]'" in capsys.readouterr().out

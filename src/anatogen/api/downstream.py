@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anatogen.core.extras import require_extra
+
 if TYPE_CHECKING:
     from anatogen.dataset.discover import LeftOut
     from anatogen.downstream.metrics import CaseMetrics
@@ -48,6 +50,7 @@ def pretrain(
     Raises:
         UserError: If scans and settings don't fit each other or the run.
     """
+    require_extra("downstream")
     from anatogen.config.presets import budget
     from anatogen.config.resolving import merged, resolve
     from anatogen.downstream.pretrain import pretrain as run_pretraining
@@ -95,6 +98,7 @@ def finetune(
     Raises:
         UserError: If masks, settings and pre-trained weights don't fit each other or the run.
     """
+    require_extra("downstream")
     from anatogen.config.presets import budget
     from anatogen.config.resolving import merged, resolve
     from anatogen.downstream.finetune import finetune as run_finetuning
@@ -128,6 +132,7 @@ def predict(
         UserError: If the segmenter, the scans or the device are missing, or masks would come among the scans
             or among those of another segmenter.
     """
+    require_extra("downstream")
     from anatogen.downstream.predict import predict as run_prediction
     from anatogen.report.progress import shown_progress
 
@@ -155,6 +160,7 @@ def measure_segmenter(
         UserError: If there are no test cases with masks, they differ from what the segmenter learned from,
             or there is no such device.
     """
+    require_extra("downstream")
     from anatogen.downstream.measure import measure_on_test_split
 
     return measure_on_test_split(data, segmenter, tolerance_mm=tolerance_mm, device=device)
@@ -181,6 +187,7 @@ def run_experiment(
     Raises:
         UserError: If the plan does not fit the data or the folder, or a trial fails.
     """
+    require_extra("downstream")
     from anatogen.config.resolving import resolve
     from anatogen.downstream.experiment.plan import ExperimentPlan
     from anatogen.downstream.experiment.run import run_experiment as make_trials

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anatogen.core.extras import require_extra
+
 if TYPE_CHECKING:
     from anatogen.study.analysis.analyse import Analysis
     from anatogen.study.design import NewStudy
@@ -51,6 +53,7 @@ def new_study(
         UserError: If settings are wrong, scans can't be read or are not on one grid, or storage gives sources
             away and nothing could be done about it.
     """
+    require_extra("study")
     from rich.console import Console
 
     from anatogen.study.design import new_study as make_study
@@ -85,6 +88,7 @@ def study_links(study: Path | str, *, url: str = "http://127.0.0.1:8000") -> str
     Raises:
         UserError: If the folder is no study, or the url no address of a server.
     """
+    require_extra("study")
     from anatogen.study.links import describe_links
     from anatogen.study.store import open_study
 
@@ -103,6 +107,7 @@ def study_status(study: Path | str) -> "list[ReaderProgress]":
     Raises:
         UserError: If the folder is no study.
     """
+    require_extra("study")
     from anatogen.study.store import open_study, progress
 
     return progress(open_study(Path(study)))
@@ -122,6 +127,7 @@ def serve_study(
     Raises:
         UserError: If the folder is no study, the viewer is missing, or host, port or url can't be used.
     """
+    require_extra("study")
     from anatogen.study.serve import serve
 
     serve(Path(study), host, port, url)
@@ -141,6 +147,7 @@ def export_study(study: Path | str, file: Path | str, *, reader: str | None = No
     Raises:
         UserError: If the folder is no study, or has no such reader.
     """
+    require_extra("study")
     from anatogen.study.exchange import export_study as export
 
     return export(Path(study), Path(file), reader=reader)
@@ -159,6 +166,7 @@ def import_study(study: Path | str, file: Path | str) -> "Exchanged":
     Raises:
         UserError: If the file is damaged, or of another study.
     """
+    require_extra("study")
     from anatogen.study.exchange import import_study as add
 
     return add(Path(study), Path(file))
@@ -188,6 +196,7 @@ def analyse_study(
         UserError: If the folder is no study or a reader's copy, nothing was answered, readers are not done,
             or a margin is wrong.
     """
+    require_extra("study")
     from anatogen.study.analysis.page import analyse_study as analyse
 
     return analyse(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from anatogen.config.settings import LoopSettings, OptimiserSettings
 from anatogen.core.errors import UserError
+from anatogen.core.extras import missing_modules
 from anatogen.core.files import remove_parts, write_text
 from anatogen.report.progress import shown_progress
 from anatogen.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
@@ -263,6 +264,13 @@ def _forget_records_after(path: Path, step: int) -> None:
 
 
 def _tensorboard(folder: Path, step: int):  # type: ignore[no-untyped-def]
+    if missing_modules("tensorboard"):
+        print(
+            f"{folder.name}: no curves for TensorBoard, which is not installed (pip install "
+            f"'anatogen[tensorboard]'); {LOG_NAME} has the numbers",
+            flush=True,
+        )
+        return None
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
