@@ -3,17 +3,18 @@
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
-from torch.multiprocessing import ProcessRaisedException
+from torch.multiprocessing import ProcessRaisedException, get_context
 
 from anatogen.config.resolving import Section
 from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
-from anatogen.training.loop import NonFiniteLossError
 
 _MOST_LOADING_PROCESSES = 8
 
@@ -90,15 +91,23 @@ def check_devices(settings: Section, stages: Sequence[str], device: str, devices
 
 def launch(fabric: Fabric, stage: Callable[[Fabric], None]) -> None:
     """Runs a stage in the processes of a fabric; an error of the user's is raised here as what it was."""
+    errors: SimpleQueue[UserError] = get_context("spawn").SimpleQueue()
     try:
-        fabric.launch(stage)
+        fabric.launch(partial(_run_stage, stage=stage, errors=errors))
     except ProcessRaisedException as error:
-        # A spawned process hands back the text of its traceback, which ends with the error.
-        found = re.findall(r"^anatogen\.[\w.]*?(\w+Error): (.*)", str(error), re.MULTILINE | re.DOTALL)
-        if not found:
+        if errors.empty():
             raise
-        kind, message = found[-1]
-        raise (NonFiniteLossError if kind == "NonFiniteLossError" else UserError)(message.strip()) from error
+        raise errors.get() from error
+
+
+def _run_stage(fabric: Fabric, stage: Callable[[Fabric], None], errors: "SimpleQueue[UserError]") -> None:
+    try:
+        stage(fabric)
+    except UserError as error:
+        # The processes' launcher hands on text only.
+        if fabric.world_size > 1:
+            errors.put(error)
+        raise
 
 
 def check_budgets(settings: Section, stages: Sequence[str]) -> None:
