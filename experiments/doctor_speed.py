@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from anatogen.doctor.examine import examine
-from anatogen.io.formats import write_dicom, write_nifti
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 SLICES_A_SERIES = 20

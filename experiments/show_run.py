@@ -15,7 +15,7 @@ import torch
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.generators.latent_diffusion import load_diffusion_bundle
-from anatogen.io.formats import read_nifti
+from anatogen.io.nifti import read_nifti
 from anatogen.report.figures import planes_figure
 from anatogen.training.autoencoder_check import psnr_db
 

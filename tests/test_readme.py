@@ -11,7 +11,7 @@ import pytest
 
 from anatogen.config.resolving import parse_overrides
 from anatogen.config.settings import Settings
-from anatogen.io.formats import write_nifti
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 README = Path(__file__).parents[1] / "README.md"

@@ -11,7 +11,7 @@ from synthetic_dataset import TINY, write_dataset
 
 from anatogen.cli import app as cli
 from anatogen.core.errors import UserError
-from anatogen.io.formats import write_nifti
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -197,7 +197,7 @@ def test_recipes_are_listed_and_used_by_name(tmp_path, monkeypatch, capsys):
     from scan_makers import head
 
     from anatogen.dataset.recipes import RECIPES
-    from anatogen.io.formats import write_nifti
+    from anatogen.io.nifti import write_nifti
     from anatogen.io.volume import Volume
 
     assert _call(monkeypatch, "recipes") == 0

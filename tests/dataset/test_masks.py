@@ -15,8 +15,10 @@ from anatogen.dataset.manifest import Manifest
 from anatogen.dataset.masks import nearest, on_grid_of
 from anatogen.dataset.prepare import PrepareSummary, prepare
 from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
-from anatogen.io.formats import read_scan, write_nifti, write_npy
+from anatogen.io.formats import read_scan
 from anatogen.io.geometry import axis_codes, orient
+from anatogen.io.nifti import write_nifti
+from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 
 

@@ -23,8 +23,11 @@ from anatogen.dataset.discover import Source
 from anatogen.dataset.manifest import Intensity, Split, load_manifest
 from anatogen.dataset.prepare import PrepareConfig, PrepareSummary, SplitConfig, prepare
 from anatogen.dataset.regions import Region
-from anatogen.io.formats import AS_IT_IS, read_scan, write_dicom, write_nifti, write_npy
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.formats import AS_IT_IS, read_scan
 from anatogen.io.geometry import axis_codes, orient
+from anatogen.io.nifti import write_nifti
+from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 
 

@@ -15,8 +15,11 @@ from anatogen.dataset import conversion
 from anatogen.dataset.prepare import PrepareConfig, PrepareSummary, prepare
 from anatogen.dataset.prepare_config import prepare_settings
 from anatogen.dataset.regions import Region, cube_shape, cut, find_regions, oriented_box
-from anatogen.io.formats import read_nifti, read_scan, write_dicom, write_nifti, write_npy
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.formats import read_scan
 from anatogen.io.geometry import axis_codes, orient
+from anatogen.io.nifti import read_nifti, write_nifti
+from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 
 

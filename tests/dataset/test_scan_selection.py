@@ -19,7 +19,7 @@ from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
 from anatogen.dataset.recipes import RECIPES, recipe_named
 from anatogen.dataset.recipes.recipe import Recipe, Scan, Selection
 from anatogen.dataset.selection import select_scans
-from anatogen.io.formats import write_nifti
+from anatogen.io.nifti import write_nifti
 
 FOLDER = Path("/download")
 

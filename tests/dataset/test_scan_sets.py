@@ -18,8 +18,10 @@ from anatogen.dataset.scan_sets import (
     load_scans,
     num_constant,
 )
-from anatogen.io.formats import write_dicom, write_nifti, write_npy
+from anatogen.io.dicom.writing import write_dicom
 from anatogen.io.geometry import centred_affine, orient
+from anatogen.io.nifti import write_nifti
+from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 
 

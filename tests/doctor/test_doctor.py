@@ -22,7 +22,9 @@ from anatogen.dataset.inspection import InspectionTask
 from anatogen.dataset.prepare import PrepareConfig, prepare
 from anatogen.doctor.diagnosis import Diagnosis, Finding, far_from_median
 from anatogen.doctor.examine import as_json, examine
-from anatogen.io.formats import write_dicom, write_nifti, write_npy
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.nifti import write_nifti
+from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 
 SHAPE = (16, 20, 18)

@@ -23,7 +23,9 @@ from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.predict import _read, mask_names, predict, segment_scan
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
 from anatogen.downstream.settings import FinetuneConfig, SwinUNETRSettings
-from anatogen.io.formats import AS_IT_IS, read_scan, write_dicom, write_nifti
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.formats import AS_IT_IS, read_scan
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 

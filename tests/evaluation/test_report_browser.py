@@ -11,7 +11,7 @@ from report_example import example_report
 from scipy import ndimage
 
 from anatogen.api.scans import doctor
-from anatogen.io.formats import write_nifti
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 IMAGES = "Array.from(document.images, image => [image.complete, image.naturalWidth, image.naturalHeight])"

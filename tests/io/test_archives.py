@@ -16,7 +16,8 @@ from anatogen.core.errors import UserError
 from anatogen.dataset.prepare import PrepareConfig, prepare
 from anatogen.io import archives
 from anatogen.io.archives import scans_folder
-from anatogen.io.formats import write_dicom, write_nifti
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.nifti import write_nifti
 
 FILES = {"a/one.bin": b"1" * 5000, "a/b/two.bin": os.urandom(3000), "three.bin": b""}
 

@@ -11,8 +11,11 @@ import SimpleITK as sitk
 from scan_makers import head, oblique_affine, pattern_volume, same_place, world
 
 from anatogen.core.errors import ScanError, UserError
-from anatogen.io.formats import Reading, data_files, read_scan, write_nifti, write_npy
+from anatogen.io.formats import Reading, read_scan
 from anatogen.io.geometry import axis_codes
+from anatogen.io.itk import data_files
+from anatogen.io.nifti import write_nifti
+from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 
 SHAPE = (6, 9, 7)
@@ -280,3 +283,26 @@ def test_impossible_voxel_sizes_are_damage(tmp_path: Path) -> None:
     write_nifti(Volume(volume.array, affine), tmp_path / "scan.nii")
     with pytest.raises(ScanError, match="can't be right"):
         read_scan(tmp_path / "scan.nii")
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_what_a_volume_saves_it_loads(tmp_path: Path, ending: str) -> None:
+    volume = pattern_volume(oblique_affine(1), SHAPE)
+    volume.save(tmp_path / f"scan{ending}")
+    assert [path.name for path in tmp_path.iterdir()] == [f"scan{ending}"]
+    back = Volume.load(str(tmp_path / f"scan{ending}"))
+    assert np.array_equal(back.array, volume.array)
+    assert same_place(back, volume) < 1e-3
+
+
+def test_npy_keeps_the_array_alone(tmp_path: Path) -> None:
+    volume = pattern_volume(oblique_affine(1), SHAPE)
+    volume.save(tmp_path / "scan.npy")
+    back = Volume.load(tmp_path / "scan.npy")
+    assert np.array_equal(back.array, volume.array)
+    assert axis_codes(back.affine) == "SPL" and back.spacing_mm == (1, 1, 1)
+
+
+def test_other_endings_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"must end in .nii, .nii.gz, .nrrd, .mha or .npy"):
+        head().save(tmp_path / "scan.jpg")

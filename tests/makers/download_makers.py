@@ -11,8 +11,9 @@ import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from anatogen.io.formats import write_dicom, write_nifti
+from anatogen.io.dicom.writing import write_dicom
 from anatogen.io.geometry import centred_affine, orient
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 

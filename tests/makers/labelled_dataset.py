@@ -6,7 +6,7 @@ import numpy as np
 
 from anatogen.dataset.prepare import prepare
 from anatogen.dataset.prepare_config import prepare_settings
-from anatogen.io.formats import write_nifti
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 SHAPE = (16, 16, 16)

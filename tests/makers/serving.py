@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from study_maker import make_study
 
-from anatogen.io.formats import write_nifti
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 from anatogen.study.spec import VOLUMES, volume_path
 from anatogen.study.store import Study, all_readers, items_of, organiser_token

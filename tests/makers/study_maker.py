@@ -7,7 +7,7 @@ import numpy as np
 
 from anatogen.config.resolving import save_yaml
 from anatogen.core.files import write_json
-from anatogen.io.formats import write_nifti
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 from anatogen.study.questions import load_protocols
 from anatogen.study.spec import KEY_NAME, SPEC_NAME, StudySpec, volume_path

@@ -18,7 +18,7 @@ from anatogen.config.settings import Settings
 from anatogen.core.errors import ConfigError, UserError
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
-from anatogen.io.formats import write_nifti
+from anatogen.io.nifti import write_nifti
 from anatogen.planning.fingerprint import take_fingerprint
 from anatogen.planning.plan import Plan, make_plan
 from anatogen.training.autoencoder import AUTOENCODER

@@ -14,7 +14,8 @@ from anatogen.api.scans import prepare
 from anatogen.core.errors import UserError
 from anatogen.evaluation.reconstruction.export import reconstruct
 from anatogen.generators.sampling import sample
-from anatogen.io.formats import write_nifti, write_npy
+from anatogen.io.nifti import write_nifti
+from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 from anatogen.study.analysis.answers import read_answers, read_key
 from anatogen.study.blinding import padded_borders

@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import ks_2samp
 
-from anatogen.io.formats import write_nifti
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 from anatogen.study.design import check_files
 from anatogen.study.leaks import SIGNIFICANCE, SUSPICION, BlindingStatus, _distances, check, differing

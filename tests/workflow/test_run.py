@@ -20,7 +20,7 @@ from anatogen.config.resolving import merged
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import load_manifest
 from anatogen.io import archives
-from anatogen.io.formats import write_nifti
+from anatogen.io.nifti import write_nifti
 from anatogen.training.cost.probe import Measurement
 from anatogen.workflow.request import FOLDERS, RunRequest
 from anatogen.workflow.run import run, scans_fingerprint, stages

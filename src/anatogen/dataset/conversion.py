@@ -16,7 +16,7 @@ from anatogen.dataset.inspection import read_mask, read_source
 from anatogen.dataset.manifest import Intensity
 from anatogen.dataset.masks import nearest, on_grid_of
 from anatogen.dataset.regions import Region, cut, oriented_box
-from anatogen.io.formats import Reading, write_array
+from anatogen.io.formats import Reading
 from anatogen.io.geometry import (
     Interpolation,
     crop_or_pad,
@@ -25,6 +25,7 @@ from anatogen.io.geometry import (
     orient,
     resample,
 )
+from anatogen.io.npy import write_array
 from anatogen.io.volume import Volume
 
 

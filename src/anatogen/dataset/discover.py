@@ -18,7 +18,8 @@ from anatogen.io.dicom.headers import (
     name_pattern,
     read_header,
 )
-from anatogen.io.formats import SCAN_ENDINGS, data_files, ending
+from anatogen.io.formats import SCAN_ENDINGS, ending
+from anatogen.io.itk import data_files
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ from anatogen.dataset.inspection import (
 )
 from anatogen.dataset.near_duplicates import COARSE_SIZE, FINE_SIZE, describe
 from anatogen.io.checks import ConstantScanError
-from anatogen.io.formats import Reading, write_array
+from anatogen.io.formats import Reading
 from anatogen.io.geometry import orient, slice_plane
+from anatogen.io.npy import write_array
 from anatogen.io.volume import Volume
 
 # Sides of the pictures on the page, in pixels.

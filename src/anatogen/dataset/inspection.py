@@ -16,7 +16,8 @@ from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.masks import as_labels, check_labels, on_grid_of
 from anatogen.dataset.regions import Region, RegionKind, find_regions
 from anatogen.io.checks import ConstantScanError
-from anatogen.io.formats import AS_IT_IS, Reading, ending, read_dicom, read_scan
+from anatogen.io.dicom.reading import read_dicom
+from anatogen.io.formats import AS_IT_IS, Reading, ending, read_scan
 from anatogen.io.geometry import orient, otsu_threshold
 from anatogen.io.volume import Volume
 

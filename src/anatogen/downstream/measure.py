@@ -12,7 +12,7 @@ from anatogen.dataset.volumes import LabelledDataset
 from anatogen.downstream.labelled import labels_in
 from anatogen.downstream.metrics import CaseMetrics, case_metrics
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
-from anatogen.io.formats import write_array
+from anatogen.io.npy import write_array
 
 
 def measure_on_test_split(

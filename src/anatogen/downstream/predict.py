@@ -18,7 +18,8 @@ from anatogen.dataset.inspection import count_labels, looks_like_ct, own_window,
 from anatogen.dataset.manifest import Intensity
 from anatogen.dataset.regions import find_regions
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
-from anatogen.io.formats import ending, write_nifti
+from anatogen.io.formats import ending
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 RECORD_NAME = "predicted_by.json"

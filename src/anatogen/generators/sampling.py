@@ -26,7 +26,8 @@ from anatogen.generators.description import Release
 from anatogen.generators.latent_diffusion import Bundle, load_bundle
 from anatogen.generators.wgan_gp import GANBundle
 from anatogen.io.dicom.writing import write_dicom
-from anatogen.io.formats import write_nifti, write_npy
+from anatogen.io.nifti import write_nifti
+from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 from anatogen.report.progress import shown_progress
 

@@ -1,6 +1,7 @@
-"""Volume: the one in-memory form of a scan, between `formats` and everything else."""
+"""Volume: the one in-memory form of a scan, between file formats and everything else."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -37,3 +38,34 @@ class Volume:
         """Distance in millimetres between neighbouring voxels along (D, H, W)."""
         d, h, w = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(d), float(h), float(w)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Volume":
+        """Reads a scan of any known format; see `anatogen.io.formats.read_scan`.
+
+        Args:
+            path: A .nii, .nii.gz, .nrrd, .mha, .mhd or .npy file, a DICOM file, or a folder that holds one
+                DICOM series.
+
+        Raises:
+            ScanError: If it can't be read or can't be right.
+        """
+        # The formats make volumes themselves.
+        from anatogen.io.formats import read_scan
+
+        return read_scan(Path(path))
+
+    def save(self, path: Path | str) -> None:
+        """Writes the scan, float32, atomically, in the format of the path's ending.
+
+        A DICOM series needs more than a path: see `anatogen.io.dicom.writing.write_dicom`.
+
+        Args:
+            path: Ends in .nii, .nii.gz, .nrrd or .mha, or in .npy, which holds no affine.
+
+        Raises:
+            UserError: If it has another ending.
+        """
+        from anatogen.io.formats import write_scan
+
+        write_scan(self, Path(path))

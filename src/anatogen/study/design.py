@@ -13,8 +13,8 @@ from anatogen.core.errors import UserError
 from anatogen.core.files import atomic_folder, write_json
 from anatogen.core.seeding import derived_generator
 from anatogen.dataset.scan_sets import ScanSet, count_scans, identical_scans, load_scans
-from anatogen.io.formats import write_nifti
 from anatogen.io.geometry import centred_affine
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 from anatogen.study import leaks
 from anatogen.study.blinding import MR_LEVELS, Blinding, blinded, blindings, window_hu

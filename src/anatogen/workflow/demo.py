@@ -16,7 +16,7 @@ from anatogen.dataset.prepare import PrepareConfig, prepare
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.generators.latent_diffusion import load_diffusion_bundle
 from anatogen.generators.sampling import sample
-from anatogen.io.formats import read_nifti
+from anatogen.io.nifti import read_nifti
 from anatogen.training.autoencoder_check import AutoencoderCheck
 from anatogen.training.latent_diffusion import AUTOENCODER_CHECK_NAME, train
 from anatogen.training.loop import read_log

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from anatogen.dataset.manifest import Split, load_manifest
-from anatogen.io.formats import read_nifti
+from anatogen.io.nifti import read_nifti
 from anatogen.report.figures import planes_figure
 from anatogen.report.numbers import duration_text
 from anatogen.report.page import data_url, write_page

@@ -11,8 +11,8 @@ from scan_makers import head
 
 from anatogen.dataset.prepare import prepare
 from anatogen.dataset.prepare_config import prepare_settings
-from anatogen.io.formats import read_nifti, write_nifti
 from anatogen.io.geometry import orient
+from anatogen.io.nifti import read_nifti, write_nifti
 from anatogen.io.volume import Volume
 
 

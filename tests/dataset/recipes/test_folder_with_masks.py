@@ -13,7 +13,8 @@ from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.prepare import PrepareSummary, prepare
 from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
-from anatogen.io.formats import write_dicom, write_nifti
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 

@@ -27,8 +27,10 @@ from anatogen.dataset.breasts import breast_halves
 from anatogen.dataset.manifest import Case, load_manifest
 from anatogen.dataset.prepare import PrepareSummary, prepare
 from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
-from anatogen.io.formats import read_scan, write_dicom, write_nifti
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.formats import read_scan
 from anatogen.io.geometry import orient
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 # For tests of what does not depend on the grid.

@@ -27,7 +27,8 @@ from anatogen.dataset.recipes import lidc as lidc_recipe
 from anatogen.dataset.recipes.adni import is_skull_stripped
 from anatogen.dataset.recipes.recipe import Recipe, Selection
 from anatogen.dataset.recipes.tables import find_tables, number, read_csv, read_sheet
-from anatogen.io.formats import read_scan, write_nifti
+from anatogen.io.formats import read_scan
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 

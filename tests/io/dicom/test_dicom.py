@@ -14,8 +14,10 @@ from pydicom.dataset import Dataset
 from scan_makers import ct_head, head, oblique_affine, pattern_volume, same_place
 
 from anatogen.core.errors import ScanError, UserError
-from anatogen.io.formats import read_scan, write_dicom, write_nifti
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.formats import read_scan
 from anatogen.io.geometry import axis_codes, orient
+from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 REAL = ["hippocampus_crop", "t1_pre_axial_oblique", "t1_post_axial_oblique"]

@@ -30,7 +30,10 @@ from anatogen.core.errors import ScanError
 from anatogen.dataset.discover import discover
 from anatogen.dataset.inspection import read_source
 from anatogen.io.checks import quiet_libraries
-from anatogen.io.formats import read_scan, write_dicom, write_nifti, write_npy
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.formats import read_scan
+from anatogen.io.nifti import write_nifti
+from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 
 NUM_CASES = int(os.environ.get("ANATOGEN_CORRUPTIONS", "1000"))

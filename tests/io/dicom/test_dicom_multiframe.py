@@ -14,7 +14,8 @@ from scan_makers import ct_head, oblique_affine, pattern_volume
 
 from anatogen.core.errors import ScanError
 from anatogen.dataset.discover import discover
-from anatogen.io.formats import read_scan, write_dicom
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.formats import read_scan
 from anatogen.io.volume import Volume
 
 

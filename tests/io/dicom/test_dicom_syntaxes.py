@@ -13,7 +13,8 @@ from pydicom.encaps import encapsulate
 from scan_makers import head
 
 from anatogen.core.errors import ScanError
-from anatogen.io.formats import read_scan, write_dicom
+from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.formats import read_scan
 
 LOSSLESS = {
     "implicit": uid.ImplicitVRLittleEndian,

@@ -36,7 +36,7 @@ from anatogen.downstream.measure import measure_segmenter
 from anatogen.downstream.pretrain import pretrain
 from anatogen.downstream.segmenter import load_segmenter
 from anatogen.downstream.settings import PRETRAINING
-from anatogen.io.formats import write_npy
+from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 from anatogen.training.loop import CHECKPOINT_NAME
 

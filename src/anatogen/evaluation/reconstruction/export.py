@@ -12,7 +12,8 @@ from anatogen.core.seeding import derived_generator
 from anatogen.core.version import __version__
 from anatogen.evaluation.reconstruction.autoencoders import held_out_scans, load_autoencoder
 from anatogen.generators.shipped import bundle_folder
-from anatogen.io.formats import write_nifti, write_npy
+from anatogen.io.nifti import write_nifti
+from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 
 _WRITERS = {"nifti": (".nii.gz", write_nifti), "npy": (".npy", write_npy)}

@@ -1,14 +1,21 @@
-"""What the text headers of MetaImage and NRRD say of their voxels: where they lie, how many there must be.
+"""NRRD and MetaImage to `Volume` and back, by SimpleITK.
 
-Where a header is damaged, ITK fills up what is not there and leaves out what is too much without a word.
+Where a header is damaged, ITK fills up what is not there and leaves out what is too much without a word, so
+what the text of the header says of the voxels, where they lie and how many there are, is checked here.
 """
 
+import math
 import re
 import zlib
 from pathlib import Path
 
+import numpy as np
+
 from anatogen.core.errors import ScanError
+from anatogen.core.files import atomic_path
 from anatogen.core.reasons import Reason
+from anatogen.io.checks import check_size, checked_volume, quiet_native_code, squeezed_shape, unreadable
+from anatogen.io.volume import LPS_TO_RAS, Volume
 
 # The line that names the file of the voxels, in headers of MetaImage and NRRD.
 _DATA_FILE = re.compile(
@@ -27,6 +34,60 @@ _UNUSUAL = re.compile(
 _HEADER_BYTES = 1 << 16
 _CHUNK = 1 << 20
 _LONGEST_AXIS = 4096
+
+
+def read_itk(path: Path) -> Volume:
+    """Reads NRRD and MetaImage (.mha, .mhd) with SimpleITK.
+
+    Raises:
+        ScanError: If it is damaged, has more than 3 dimensions, or its values are no finite scalars.
+    """
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with quiet_native_code():
+            reader.ReadImageInformation()
+        size = squeezed_shape(tuple(reader.GetSize()))
+        if reader.GetNumberOfComponents() > 1:
+            raise ScanError(Reason.SEVERAL_VALUES(num=reader.GetNumberOfComponents()))
+        if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+            raise ScanError(Reason.COMPLEX())
+        check_size(math.prod(size), path, *data_files(path))
+        with quiet_native_code():
+            image = reader.Execute()
+        check_data_length(path, sitk.GetArrayViewFromImage(image).nbytes)
+    except (MemoryError, ScanError):
+        raise
+    except Exception as error:
+        raise unreadable(error) from error
+    array = sitk.GetArrayFromImage(image).reshape(size[::-1])
+    dimension = image.GetDimension()
+    direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
+    affine = np.eye(4)
+    affine[:3, :3] = direction * np.array(image.GetSpacing())[:3]
+    affine[:3, 3] = image.GetOrigin()[:3]
+    return checked_volume(array, (LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]])
+
+
+def write_itk(volume: Volume, path: Path) -> None:
+    """Writes NRRD (.nrrd) or MetaImage (.mha), compressed, float32, atomically.
+
+    Args:
+        volume: (D, H, W); W becomes the file's fastest axis.
+        path: Ends in .nrrd or .mha.
+    """
+    import SimpleITK as sitk
+
+    affine = LPS_TO_RAS @ volume.affine[:, [2, 1, 0, 3]]
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    image = sitk.GetImageFromArray(volume.array.astype(np.float32, copy=False))
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    with atomic_path(path) as temporary:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
 
 
 def data_files(path: Path) -> tuple[Path, ...]:

@@ -1,0 +1,95 @@
+"""NIfTI to `Volume` and back."""
+
+import gzip
+import math
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from anatogen.core.errors import ScanError, UserError
+from anatogen.core.files import atomic_path
+from anatogen.core.reasons import Reason
+from anatogen.io.checks import (
+    check_dtype,
+    check_size,
+    checked_volume,
+    quiet_libraries,
+    squeezed_shape,
+    unreadable,
+)
+from anatogen.io.volume import Volume
+
+
+def read_nifti(path: Path) -> Volume:
+    """Reads a NIfTI file; scaled values, affine from sform, else qform, else header, as nibabel does.
+
+    Raises:
+        ScanError: If it is damaged, has more than 3 dimensions, or its values are no finite scalars.
+    """
+    with quiet_libraries():
+        try:
+            image = nib.load(path)
+            dtype = image.get_data_dtype()
+            shape = squeezed_shape(tuple(image.shape))
+            check_dtype(dtype)
+            check_size(math.prod(shape) * dtype.itemsize, path)
+            array = _whole_nifti(image, path).reshape(shape, order="F")
+            affine = np.array(image.affine, dtype=np.float64)
+            unit = image.header.get_xyzt_units()[0]
+        except (MemoryError, ScanError):
+            raise
+        except Exception as error:  # damaged headers and streams can raise nearly anything
+            raise unreadable(error) from error
+    affine[:3] *= {"meter": 1000.0, "micron": 0.001}.get(unit, 1.0)
+    return checked_volume(array.T, affine[:, [2, 1, 0, 3]])
+
+
+def _whole_nifti(image: nib.spatialimages.SpatialImage, path: Path) -> npt.NDArray[np.float32]:
+    """The scaled values, after a look at what follows them: a checksum, or voxels that the header denies."""
+    with gzip.open(path) if _is_zipped(path) else path.open("rb") as file:
+        holder = nib.FileHolder(fileobj=file)
+        # Not mapped: a file that shrinks while the scan is in use would end the process.
+        again = type(image).from_file_map(dict.fromkeys(image.file_map, holder), mmap=False)
+        array = np.asanyarray(again.dataobj, dtype=np.float32)
+        file.seek(again.dataobj.offset + array.size * again.get_data_dtype().itemsize)
+        left = 0
+        while chunk := file.read(1 << 20):  # gzip compares its checksum at the end
+            left += len(chunk)
+    # One voxel fewer along an axis leaves at least this many.
+    if left * max(array.shape) >= array.size * again.get_data_dtype().itemsize:
+        raise ScanError(Reason.BYTES_LEFT_OVER(num_bytes=left))
+    return array
+
+
+def write_nifti(volume: Volume, path: Path, dtype: npt.DTypeLike = np.float32) -> None:
+    """Writes NIfTI-1 (.nii or .nii.gz), atomically; equal volumes give equal bytes.
+
+    Args:
+        volume: (D, H, W); W becomes the file's fastest axis.
+        path: Ends in .nii or .nii.gz.
+        dtype: Of the file's voxels; values must fit it as they are.
+
+    Raises:
+        UserError: If the path has another ending.
+    """
+    if not path.name.lower().endswith((".nii", ".nii.gz")):
+        raise UserError(f"{path} must end in .nii or .nii.gz to be written as NIfTI")
+    affine = volume.affine[:, [2, 1, 0, 3]]
+    image = nib.Nifti1Image(volume.array.astype(dtype, copy=False).T, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code="scanner")
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    # A qform can't hold shear; readers that prefer it would misplace a sheared scan, so it gets none.
+    orthogonal = np.allclose(axes.T @ axes, np.eye(3), atol=1e-5)
+    image.set_qform(affine if orthogonal else None, code="scanner" if orthogonal else "unknown")
+    content = image.to_bytes()
+    if _is_zipped(path):
+        content = gzip.compress(content, compresslevel=6, mtime=0)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _is_zipped(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
