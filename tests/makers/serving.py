@@ -5,16 +5,19 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import uvicorn
 from study_maker import make_study
 
 from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
+from anatogen.study.app import make_app
 from anatogen.study.spec import VOLUMES, volume_path
 from anatogen.study.store import Study, all_readers, items_of, organiser_token
 
@@ -66,7 +69,7 @@ def free_port() -> int:
 
 
 class Server:
-    """`anatogen study serve` in a process of its own."""
+    """`anatogen study serve` in a process of its own, for what kills it or is about the command."""
 
     def __init__(self, folder: Path, port: int) -> None:
         self.folder = folder
@@ -98,9 +101,24 @@ class Server:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
+    """A server in a process of its own."""
     server = Server(folder, free_port())
     server.start()
     try:
         yield server
     finally:
         server.kill()
+
+
+@contextmanager
+def serving_here(study: Study) -> Iterator[str]:
+    """The address of a server in a thread, which starts at once."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(make_app(study), log_level="warning", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join()

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
-from serving import NUM_SLICES, STEP_TO_RIGHT, Server, level, make_readable_study, serving, tokens
+from serving import (
+    NUM_SLICES,
+    STEP_TO_RIGHT,
+    level,
+    make_readable_study,
+    serving,
+    serving_here,
+    tokens,
+)
 
 from anatogen.study import niivue
 from anatogen.study.store import (
@@ -71,24 +80,24 @@ def _is_bad(message: Any) -> bool:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., tuple[Study, Server]]]:
-    """Makes a study of these protocols and serves it."""
-    running = []
+def serve(tmp_path: Path) -> Iterator[Callable[..., tuple[Study, str]]]:
+    """Makes a study of these protocols and serves it; gives the address too."""
+    with ExitStack() as running:
 
-    def start(*protocols: str) -> tuple[Study, Server]:
-        study = make_readable_study(tmp_path / "study", readers=("ada",), protocols=protocols)
-        manager = serving(study.folder)
-        running.append(manager)
-        return study, manager.__enter__()
+        def start(*protocols: str) -> tuple[Study, str]:
+            study = _make(tmp_path, *protocols)
+            return study, running.enter_context(serving_here(study))
 
-    yield start
-    for manager in running:
-        manager.__exit__(None, None, None)
+        yield start
 
 
-def _open(context: BrowserContext, study: Study, server: Server) -> Page:
+def _make(folder: Path, *protocols: str) -> Study:
+    return make_readable_study(folder / "study", readers=("ada",), protocols=protocols)
+
+
+def _open(context: BrowserContext, study: Study, url: str) -> Page:
     page = context.new_page()
-    page.goto(f"{server.url}/r/{tokens(study)['ada']}")
+    page.goto(f"{url}/r/{tokens(study)['ada']}")
     return page
 
 
@@ -144,8 +153,8 @@ def _rows(study: Study) -> list[tuple[str, int]]:
 
 
 def test_the_right_slice_is_drawn(context: BrowserContext, serve: Callable[..., Any]) -> None:
-    study, server = serve("paper")
-    page = _open(context, study, server)
+    study, url = serve("paper")
+    page = _open(context, study, url)
     _begin(page)
     assert _slice_seen(page) == MIDDLE
     page.keyboard.press("ArrowDown")
@@ -181,8 +190,8 @@ def test_the_right_slice_is_drawn(context: BrowserContext, serve: Callable[..., 
 
 
 def test_window_zoom_and_planes(context: BrowserContext, serve: Callable[..., Any]) -> None:
-    study, server = serve("paper")
-    page = _open(context, study, server)
+    study, url = serve("paper")
+    page = _open(context, study, url)
     _begin(page)
     before = _pixels(page)
     page.mouse.move(400, 300)
@@ -209,111 +218,111 @@ def test_window_zoom_and_planes(context: BrowserContext, serve: Callable[..., An
 
 
 def test_a_whole_study_by_keyboard_with_a_reload_and_a_lost_server(
-    context: BrowserContext, serve: Callable[..., Any]
+    context: BrowserContext, tmp_path: Path
 ) -> None:
-    study, server = serve("paper", "turing", "2afc")
-    page = _open(context, study, server)
-    _begin(page)
-    expected: dict[tuple[int, str], int] = {}
-    questions = ["realistic_image_appearance", "consistency_between_slices", "anatomic_correctness"]
-    for position in range(4):
-        _wait(page)
-        assert page.locator("#count").inner_text() == f"Case {position + 1} of 12"
-        # Enter alone does not pass over questions.
-        page.keyboard.press("Enter")
-        assert page.locator("#count").inner_text() == f"Case {position + 1} of 12"
-        for place, question in enumerate(questions):
-            if (position, question) in expected:
-                continue
-            value = (position + place) % 4 + 1
-            page.keyboard.press(str(value))
-            expected[position, question] = value
-        if position == 1:
-            # In the middle of a study, the second case answered but not left.
-            _state(page, "saved")
-            page.reload()
+    study = _make(tmp_path, "paper", "turing", "2afc")
+    with serving(study.folder) as server:
+        page = _open(context, study, server.url)
+        _begin(page)
+        expected: dict[tuple[int, str], int] = {}
+        questions = ["realistic_image_appearance", "consistency_between_slices", "anatomic_correctness"]
+        for position in range(4):
             _wait(page)
-            assert page.locator("#count").inner_text() == "Case 3 of 12"
-            page.keyboard.press("Backspace")
+            assert page.locator("#count").inner_text() == f"Case {position + 1} of 12"
+            # Enter alone does not pass over questions.
+            page.keyboard.press("Enter")
+            assert page.locator("#count").inner_text() == f"Case {position + 1} of 12"
+            for place, question in enumerate(questions):
+                if (position, question) in expected:
+                    continue
+                value = (position + place) % 4 + 1
+                page.keyboard.press(str(value))
+                expected[position, question] = value
+            if position == 1:
+                # In the middle of a study, the second case answered but not left.
+                _state(page, "saved")
+                page.reload()
+                _wait(page)
+                assert page.locator("#count").inner_text() == "Case 3 of 12"
+                page.keyboard.press("Backspace")
+                _wait(page)
+                shown = page.locator(".question").nth(2).locator("[aria-checked=true]").inner_text()
+                assert shown.split("\n")[0] == str(expected[1, questions[2]])
+                # Back, and another answer.
+                page.keyboard.press("1")
+                expected[1, questions[2]] = 1
+            if position == 2:
+                _state(page, "saved")
+                server.kill()
+                page.keyboard.press("2")
+                expected[2, questions[2]] = 2
+                _state(page, "lost")
+                assert "Not saved yet: 1 answer" in page.locator("#state").inner_text()
+            page.keyboard.press("Enter")
+            if position == 2:
+                # The next volume was there already: reading goes on without the server.
+                _wait(page)
+                page.keyboard.press("1")
+                expected[3, questions[0]] = 1
+                assert "Not saved yet: 2 answers" in page.locator("#state").inner_text()
+                # That the one after it does not come is no matter yet.
+                page.wait_for_timeout(500)
+                assert page.locator("#message").is_hidden()
+                server.start()
+                _state(page, "saved")
+        _begin(page)
+        for position in range(4, 8):
             _wait(page)
-            shown = page.locator(".question").nth(2).locator("[aria-checked=true]").inner_text()
-            assert shown.split("\n")[0] == str(expected[1, questions[2]])
-            # Back, and another answer.
-            page.keyboard.press("1")
-            expected[1, questions[2]] = 1
-        if position == 2:
-            _state(page, "saved")
-            server.kill()
+            for key in ["1", *str(70 + position)]:
+                page.keyboard.press(key)
+            expected |= {(position, "real_or_synthetic"): 1, (position, "confidence"): 70 + position}
+            if position == 5:
+                # By arrows, too.
+                page.keyboard.press("ArrowLeft")
+                expected[position, "confidence"] -= 1
+            page.keyboard.press("Enter")
+        _begin(page)
+        for position in range(8, 12):
+            _wait(page)
+            assert page.locator(".pane:visible").count() == 2
+            page.keyboard.press("ArrowDown")
+            assert _slice_seen(page, 0) == _slice_seen(page, 1) == MIDDLE + 1
             page.keyboard.press("2")
-            expected[2, questions[2]] = 2
-            _state(page, "lost")
-            assert "Not saved yet: 1 answer" in page.locator("#state").inner_text()
-        page.keyboard.press("Enter")
-        if position == 2:
-            # The next volume was there already: reading goes on without the server.
-            _wait(page)
-            page.keyboard.press("1")
-            expected[3, questions[0]] = 1
-            assert "Not saved yet: 2 answers" in page.locator("#state").inner_text()
-            # That the one after it does not come is no matter yet.
-            page.wait_for_timeout(500)
-            assert page.locator("#message").is_hidden()
-            server.start()
-            _state(page, "saved")
-    _begin(page)
-    for position in range(4, 8):
-        _wait(page)
-        for key in ["1", *str(70 + position)]:
-            page.keyboard.press(key)
-        expected |= {(position, "real_or_synthetic"): 1, (position, "confidence"): 70 + position}
-        if position == 5:
-            # By arrows, too.
-            page.keyboard.press("ArrowLeft")
-            expected[position, "confidence"] -= 1
-        page.keyboard.press("Enter")
-    _begin(page)
-    for position in range(8, 12):
-        _wait(page)
-        assert page.locator(".pane:visible").count() == 2
-        page.keyboard.press("ArrowDown")
-        assert _slice_seen(page, 0) == _slice_seen(page, 1) == MIDDLE + 1
+            expected[position, "which_is_real"] = 1
+            page.keyboard.press("Enter")
+        page.get_by_text("All cases are answered").wait_for()
+        page.get_by_text("Everything is saved").wait_for()
+        assert _stored(study) == expected
+        clients = [client for client, _ in _rows(study)]
+        assert len(clients) == len(set(clients))
+
+
+def test_answers_outlive_a_page_that_dies_without_a_server(context: BrowserContext, tmp_path: Path) -> None:
+    study = _make(tmp_path, "2afc")
+    with serving(study.folder) as server:
+        page = _open(context, study, server.url)
+        _begin(page)
+        server.kill()
         page.keyboard.press("2")
-        expected[position, "which_is_real"] = 1
-        page.keyboard.press("Enter")
-    page.get_by_text("All cases are answered").wait_for()
-    page.get_by_text("Everything is saved").wait_for()
-    assert _stored(study) == expected
-    clients = [client for client, _ in _rows(study)]
-    assert len(clients) == len(set(clients))
-
-
-def test_answers_outlive_a_page_that_dies_without_a_server(
-    context: BrowserContext, serve: Callable[..., Any]
-) -> None:
-    study, server = serve("2afc")
-    page = _open(context, study, server)
-    _begin(page)
-    server.kill()
-    page.keyboard.press("2")
-    _state(page, "lost")
-    page.close()
-    server.start()
-    page = _open(context, study, server)
-    _wait(page)
-    assert page.locator("#count").inner_text() == "Case 2 of 4"
-    _state(page, "saved")
-    assert _stored(study) == {(0, "which_is_real"): 1}
-    # What was sent is not sent again.
-    page.reload()
-    _wait(page)
-    assert len(_rows(study)) == 1
+        _state(page, "lost")
+        page.close()
+        server.start()
+        page = _open(context, study, server.url)
+        _wait(page)
+        assert page.locator("#count").inner_text() == "Case 2 of 4"
+        _state(page, "saved")
+        assert _stored(study) == {(0, "which_is_real"): 1}
+        # What was sent is not sent again.
+        page.reload()
+        _wait(page)
+        assert len(_rows(study)) == 1
 
 
 def test_an_answer_whose_acknowledgement_is_lost_is_stored_once(
     context: BrowserContext, serve: Callable[..., Any]
 ) -> None:
-    study, server = serve("2afc")
-    page = _open(context, study, server)
+    study, url = serve("2afc")
+    page = _open(context, study, url)
     _begin(page)
     swallowed = []
 
@@ -333,8 +342,8 @@ def test_an_answer_whose_acknowledgement_is_lost_is_stored_once(
 
 
 def test_only_the_study_acknowledges_an_answer(context: BrowserContext, serve: Callable[..., Any]) -> None:
-    study, server = serve("2afc")
-    page = _open(context, study, server)
+    study, url = serve("2afc")
+    page = _open(context, study, url)
     _begin(page)
     # As a proxy's page that asks to log in.
     login = {"status": 200, "content_type": "text/html", "body": "<h1>Log in</h1>"}
@@ -348,8 +357,8 @@ def test_only_the_study_acknowledges_an_answer(context: BrowserContext, serve: C
 def test_a_refused_answer_is_shown_and_does_not_hold_up_the_others(
     context: BrowserContext, serve: Callable[..., Any]
 ) -> None:
-    study, server = serve("2afc")
-    page = _open(context, study, server)
+    study, url = serve("2afc")
+    page = _open(context, study, url)
     _begin(page)
     refuse = {"status": 422, "content_type": "application/json", "body": '{"detail": "no such question"}'}
     page.route("**/api/answers", lambda route: route.fulfill(**refuse), times=1)
@@ -373,12 +382,12 @@ def _until(condition: Callable[[], bool]) -> None:
 def test_a_volume_that_stops_coming_is_asked_for_again(
     context: BrowserContext, serve: Callable[..., Any]
 ) -> None:
-    study, server = serve("turing")
+    study, url = serve("turing")
     page = context.new_page()
     page.clock.install()
     # As a connection that died while the laptop slept: no answer, and no error.
     page.route("**/api/items/**", lambda route: None, times=1)
-    page.goto(f"{server.url}/r/{tokens(study)['ada']}")
+    page.goto(f"{url}/r/{tokens(study)['ada']}")
     page.locator("dialog[open]").wait_for()
     page.keyboard.press("Enter")
     page.clock.run_for(31_000)
@@ -388,10 +397,10 @@ def test_a_volume_that_stops_coming_is_asked_for_again(
 
 
 def test_time_away_is_counted_apart(context: BrowserContext, serve: Callable[..., Any]) -> None:
-    study, server = serve("2afc")
+    study, url = serve("2afc")
     page = context.new_page()
     page.clock.install()
-    page.goto(f"{server.url}/r/{tokens(study)['ada']}")
+    page.goto(f"{url}/r/{tokens(study)['ada']}")
     page.locator("dialog[open]").wait_for()
     page.clock.run_for(60_000)
     page.keyboard.press("Enter")
@@ -427,10 +436,10 @@ def test_time_away_is_counted_apart(context: BrowserContext, serve: Callable[...
 def test_a_clock_that_is_set_back_makes_no_reading_time(
     context: BrowserContext, serve: Callable[..., Any]
 ) -> None:
-    study, server = serve("2afc")
+    study, url = serve("2afc")
     page = context.new_page()
     page.clock.install(time=1_800_000_000)
-    page.goto(f"{server.url}/r/{tokens(study)['ada']}")
+    page.goto(f"{url}/r/{tokens(study)['ada']}")
     page.locator("dialog[open]").wait_for()
     page.keyboard.press("Enter")
     page.clock.run_for(100)
@@ -445,11 +454,11 @@ def test_a_clock_that_is_set_back_makes_no_reading_time(
     assert idle == pytest.approx(90, abs=3)
 
 
-def _change_first_case_elsewhere(context: BrowserContext, study: Study, server: Any, keys: str) -> None:
+def _change_first_case_elsewhere(context: BrowserContext, study: Study, url: str, keys: str) -> None:
     """Presses keys at the first case, answered or not, on another device."""
     assert context.browser is not None
     tablet = context.browser.new_context()
-    other = _open(tablet, study, server)
+    other = _open(tablet, study, url)
     if not _rows(study):
         _begin(other)
         other.keyboard.press(keys[0])
@@ -468,12 +477,12 @@ def _change_first_case_elsewhere(context: BrowserContext, study: Study, server: 
 def test_time_at_a_case_never_undoes_a_change_that_was_made_elsewhere(
     context: BrowserContext, serve: Callable[..., Any]
 ) -> None:
-    study, server = serve("2afc")
-    page = _open(context, study, server)
+    study, url = serve("2afc")
+    page = _open(context, study, url)
     _begin(page)
     page.keyboard.press("1")
     _state(page, "saved")
-    _change_first_case_elsewhere(context, study, server, "2")
+    _change_first_case_elsewhere(context, study, url, "2")
     assert _stored(study) == {(0, "which_is_real"): 1}
     # Here the page knows the first answer alone, and sends the time since with it.
     page.wait_for_timeout(1200)
@@ -486,12 +495,12 @@ def test_time_at_a_case_never_undoes_a_change_that_was_made_elsewhere(
 def test_a_choice_counts_after_another_device_has_changed_it_twice(
     context: BrowserContext, serve: Callable[..., Any]
 ) -> None:
-    study, server = serve("2afc")
-    page = _open(context, study, server)
+    study, url = serve("2afc")
+    page = _open(context, study, url)
     _begin(page)
     page.keyboard.press("1")
     _state(page, "saved")
-    _change_first_case_elsewhere(context, study, server, "21")
+    _change_first_case_elsewhere(context, study, url, "21")
     _until(lambda: len(_rows(study)) == 3)
     # This page knows the first of these three alone.
     page.keyboard.press("2")
@@ -508,14 +517,14 @@ def test_a_choice_counts_after_another_device_has_changed_it_twice(
 
 def test_a_choice_that_waited_overrules_nothing(context: BrowserContext, serve: Callable[..., Any]) -> None:
     """Made without a server, it says nothing of what another device has changed since."""
-    study, server = serve("2afc")
-    page = _open(context, study, server)
+    study, url = serve("2afc")
+    page = _open(context, study, url)
     _begin(page)
     page.clock.install()
     page.route("**/api/answers", lambda route: route.abort("connectionfailed"))
     page.keyboard.press("1")
     _state(page, "lost")
-    _change_first_case_elsewhere(context, study, server, "12")
+    _change_first_case_elsewhere(context, study, url, "12")
     _until(lambda: _stored(study) == {(0, "which_is_real"): 1})
     page.unroute("**/api/answers")
     page.clock.fast_forward(90_000)
@@ -525,12 +534,12 @@ def test_a_choice_that_waited_overrules_nothing(context: BrowserContext, serve: 
 
 
 def test_a_link_is_read_in_one_window_at_a_time(context: BrowserContext, serve: Callable[..., Any]) -> None:
-    study, server = serve("turing")
-    page = _open(context, study, server)
+    study, url = serve("turing")
+    page = _open(context, study, url)
     _begin(page)
     page.keyboard.press("1")
     page.keyboard.press("7")
-    newer = _open(context, study, server)
+    newer = _open(context, study, url)
     page.locator("dialog[open]").get_by_text("another window").wait_for()
     # What was being typed in the older one is kept.
     _wait(newer)
@@ -543,8 +552,8 @@ def test_a_link_is_read_in_one_window_at_a_time(context: BrowserContext, serve: 
 
 
 def test_a_paused_reader_stays_paused(context: BrowserContext, serve: Callable[..., Any]) -> None:
-    study, server = serve("2afc")
-    page = _open(context, study, server)
+    study, url = serve("2afc")
+    page = _open(context, study, url)
     _begin(page)
     page.keyboard.press("p")
     page.get_by_role("heading", name="Paused").wait_for()
@@ -566,8 +575,8 @@ def _paused(study: Study) -> bool:
 def test_everything_is_reached_and_named_without_a_mouse(
     context: BrowserContext, serve: Callable[..., Any]
 ) -> None:
-    study, server = serve("turing")
-    page = _open(context, study, server)
+    study, url = serve("turing")
+    page = _open(context, study, url)
     _begin(page)
     names = []
     for _ in range(40):
@@ -609,9 +618,9 @@ def test_everything_is_reached_and_named_without_a_mouse(
 def test_everything_fits_the_screen(
     browser: Browser, serve: Callable[..., Any], width: int, height: int
 ) -> None:
-    study, server = serve("paper")
+    study, url = serve("paper")
     context = browser.new_context(viewport={"width": width, "height": height}, has_touch=width < 1280)
-    page = _open(context, study, server)
+    page = _open(context, study, url)
     _begin(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.evaluate("document.documentElement.scrollHeight") <= height
@@ -628,9 +637,9 @@ def test_everything_fits_the_screen(
 
 
 def test_the_organisers_page(context: BrowserContext, serve: Callable[..., Any]) -> None:
-    study, server = serve("2afc")
+    study, url = serve("2afc")
     page = context.new_page()
-    page.goto(f"{server.url}/o/{tokens(study)['']}")
+    page.goto(f"{url}/o/{tokens(study)['']}")
     page.get_by_text("0 of 1 readers are done.").wait_for()
     assert page.locator("#download").is_disabled()
     page.get_by_label("I want them before all readers are done").check()
