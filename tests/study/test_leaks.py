@@ -146,16 +146,16 @@ def test_too_few_scans_are_inconclusive():
 
 
 def test_false_alarms_are_as_rare_as_they_should_be():
-    """Ten features of noise, 200 studies: about one per cent name any of them, and not five."""
+    """Ten features of noise, 100 studies: about one per cent name any of them, and not five."""
     generator = np.random.default_rng(0)
     sources = ["real"] * 15 + ["reconstructed"] * 15 + ["synthetic"] * 15
     found = [
         differing({str(n): generator.standard_normal(45) for n in range(10)}, sources, seed)
-        for seed in range(200)
+        for seed in range(100)
     ]
     alarms = sum(any(d.p_value <= SIGNIFICANCE for d in differences) for differences in found)
-    assert alarms <= 200 * SIGNIFICANCE * 3
-    assert sum(map(bool, found)) <= 200 * SUSPICION * 1.7
+    assert alarms <= 100 * SIGNIFICANCE * 3
+    assert sum(map(bool, found)) <= 100 * SUSPICION * 1.7
 
 
 def test_features_that_leak_only_together_are_found():
