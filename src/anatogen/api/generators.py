@@ -252,6 +252,7 @@ def evaluate(
     medicalnet: Path | str | None = None,
     num_pairs: int = 1000,
     seed: int = 0,
+    device: str = "auto",
 ) -> "Evaluation":
     """Says whether synthetic scans look real, are diverse and leak patients; writes a report.
 
@@ -269,6 +270,7 @@ def evaluate(
         medicalnet: Weights file of a MedicalNet ResNet, for features of whole volumes.
         num_pairs: Number of random pairs of scans for MS-SSIM.
         seed: Random seed of everything.
+        device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
 
     Returns:
         Every number, the answers to the report's questions, and its page.
@@ -297,12 +299,18 @@ def evaluate(
             medicalnet=medicalnet,
             num_pairs=num_pairs,
             seed=seed,
+            device=device,
             progress=progress,
         )
 
 
 def compare_autoencoders(
-    data: Path | str, out: Path | str, bundles: Sequence[Path | str], *, seed: int = 0
+    data: Path | str,
+    out: Path | str,
+    bundles: Sequence[Path | str],
+    *,
+    seed: int = 0,
+    device: str = "auto",
 ) -> "ReconstructionEvaluation":
     """Measures how well autoencoders give held-out scans back, side by side; writes a report.
 
@@ -312,6 +320,7 @@ def compare_autoencoders(
         out: Folder of the report; may hold an earlier one, which is replaced.
         bundles: Model bundles, runs with an autoencoder, or names that `anatogen models` lists.
         seed: Random seed of the intervals.
+        device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
 
     Returns:
         Every number by bundle, and the report's page.
@@ -324,4 +333,4 @@ def compare_autoencoders(
     from anatogen.report.progress import shown_progress
 
     with shown_progress() as progress:
-        return report_reconstruction(data, bundles, out, seed=seed, progress=progress)
+        return report_reconstruction(data, bundles, out, seed=seed, device=device, progress=progress)
