@@ -15,6 +15,7 @@ from anatogen.cli import app as cli
 from anatogen.config.settings import GANSettings
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import load_manifest
+from anatogen.dataset.scan_sets import load_scans
 from anatogen.evaluation import evaluate as evaluation
 from anatogen.evaluation.evaluate import describe_roles, evaluate
 from anatogen.evaluation.fidelity.measure import measure_fidelity
@@ -275,24 +276,22 @@ def test_the_command_prints_numbers_answers_and_the_page(
     assert "Do they leak patients?" in shown and f"report: {report / 'report.html'}" in shown
 
 
-def test_reconstructions_get_the_same_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    from anatogen.core.files import write_json
+def test_reconstructions_get_the_same_page(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
     from anatogen.evaluation.reconstruction import report as reconstruction_report
-    from anatogen.evaluation.reconstruction.measure import ReconstructionReport
-    from anatogen.report.figures import planes_figure
+    from anatogen.evaluation.reconstruction.measure import MeasuredAutoencoder
 
-    def measured(data, bundles, out, *, seed, device, progress) -> ReconstructionReport:
-        rows = {
-            bundle.name: [Row("reconstruction", "psnr", "PSNR", 20.0 + index, 19, 25, unit="dB")]
-            for index, bundle in enumerate(bundles)
-        }
-        planes_figure([("real", [np.ones((4, 4, 4))])], out / "reconstruction.png")
-        scans = {"number": 5, "sha256": "0" * 64, "grid": {"shape": [4, 4, 4], "spacing_mm": [1, 1, 1]}}
-        weights = {name: {"weights_sha256": "1" * 64} for name in rows}
-        write_json(out / "reconstruction.json", {"scans": scans, "bundles": weights})
-        return ReconstructionReport(rows, out / "reconstruction.png")
+    def measured(folder, bundles, **_):
+        scans = load_scans(Path(f"{data}:test"), "held-out")
+        found = {}
+        for index, bundle in enumerate(bundles):
+            row = Row("reconstruction", "psnr", "PSNR", 20.0 + index, 19, 25, unit="dB")
+            per_scan = {"psnr": np.full(len(scans), 20.0)}
+            found[bundle.name] = MeasuredAutoencoder([row], per_scan, "1" * 64, {0: scans.arrays[0]})
+        return scans, found
 
-    monkeypatch.setattr(reconstruction_report, "evaluate_reconstruction", measured)
+    monkeypatch.setattr(reconstruction_report, "measure_autoencoders", measured)
     out = tmp_path / "report"
     one, two = tmp_path / "one<b>", tmp_path / "two"
     assert _call(monkeypatch, "compare-autoencoders", "data", out, one, two) == 0
@@ -303,10 +302,7 @@ def test_reconstructions_get_the_same_page(tmp_path: Path, monkeypatch: pytest.M
     assert _content(out)["columns"]["two"][0]["value"] == 21
     report_reconstruction("data", [one], out)
     assert list(_content(out)["columns"]) == ["one<b>"]
-    assert {path.name for path in out.glob("reconstruction.*")} == {
-        "reconstruction.json",
-        "reconstruction.png",
-    }
+    assert [path.name for path in (out / "figures").iterdir()] == ["reconstruction.png"]
     # A name that is no folder is looked for among the models that come with the package.
     assert _call(monkeypatch, "compare-autoencoders", "data", tmp_path / "none", "no-such-model") == 1
     assert "models that come with anatogen" in capsys.readouterr().err

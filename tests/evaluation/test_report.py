@@ -83,7 +83,6 @@ def test_a_new_report_replaces_the_old_one_and_keeps_the_cache(tmp_path: Path) -
     out = example_report(tmp_path / "out").parent
     (out / "cache" / "features.npy").write_bytes(b"kept")
     (out / "figures" / "stale.png").write_bytes(b"of another evaluation")
-    (out / "reconstruction.json").write_text("{}")
     (out / "audit").mkdir()
     (out / "audit" / "audit.json").write_text("{}")
     open_report_folder(out)

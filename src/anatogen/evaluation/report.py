@@ -29,7 +29,7 @@ FIGURES = "figures"
 CACHE = "cache"
 AUDIT = "audit"
 FORMAT_VERSION = 1
-_KNOWN = frozenset({PAGE_NAME, JSON_NAME, FIGURES, CACHE, AUDIT, "reconstruction.json", "reconstruction.png"})
+_KNOWN = frozenset({PAGE_NAME, JSON_NAME, FIGURES, CACHE, AUDIT})
 _REPORTED = ("numpy", "scipy", "torch")
 
 

