@@ -8,8 +8,8 @@ import pytest
 from synthetic_dataset import AFFINE, SPACING_MM, write_dataset
 
 from anatogen.core.errors import UserError
-from anatogen.dataset.inspection import own_window
 from anatogen.dataset.manifest import MANIFEST_NAME
+from anatogen.dataset.measures import own_window
 from anatogen.dataset.scan_sets import (
     ScanSet,
     content_hash,

@@ -17,9 +17,8 @@ from anatogen.api.scans import doctor
 from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.core.errors import UserError
 from anatogen.dataset.discover import Source
-from anatogen.dataset.examination import look
-from anatogen.dataset.inspection import InspectionTask
 from anatogen.dataset.prepare import PrepareConfig, prepare
+from anatogen.dataset.records import RecordTask, ScanRecord, record_scan
 from anatogen.doctor.diagnosis import Diagnosis, Finding, far_from_median
 from anatogen.doctor.examine import as_json, examine
 from anatogen.io.dicom.writing import write_dicom
@@ -235,7 +234,10 @@ def test_masks_that_a_recipe_uses_are_its_own_to_pair(tmp_path: Path) -> None:
     mask = sitk.GetImageFromArray(labels(scan(0)).array.astype(np.uint8))
     sitk.WriteImage(mask, str(duke / "Segmentation_Breast_MRI_001_Breast.seg.nrrd"))
     # Its breast masks may lie on a grid of their own.
-    assert set(found(duke, "recipe=duke", "region=breasts")) <= {"names_in_headers"}
+    findings = found(duke, "recipe=duke", "region=breasts")
+    assert set(findings) == {"names_in_headers", "nothing_usable", "unreadable"}
+    # As for `prepare`, it has no breasts.
+    assert findings["unreadable"].names == ("Breast_MRI_001",)
 
 
 def test_a_mask_off_the_grid_is_found_with_its_recipe(tmp_path: Path) -> None:
@@ -397,9 +399,10 @@ def test_what_a_worker_gives_back_does_not_grow_with_the_scan(tmp_path: Path) ->
     for number, shape in enumerate([(16, 16, 16), (64, 96, 96)]):
         path = tmp_path / f"{number}.nii.gz"
         write_nifti(scan(number, shape), path)
-        seen = look(InspectionTask(Source(path.name, (path,)), (0.5, 99.5), tmp_path / "records"))
-        assert seen.inspection is not None
-        sizes.append(len(pickle.dumps(seen)))
+        task = RecordTask(Source(path.name, (path,)), None, PrepareConfig(), tmp_path / "records")
+        record, _ = record_scan(task)
+        assert isinstance(record, ScanRecord)
+        sizes.append(len(pickle.dumps(record)))
     assert max(sizes) < 10_000 and abs(sizes[1] - sizes[0]) < 200
 
 
@@ -412,7 +415,7 @@ def test_a_second_call_reads_no_voxels_of_known_scans(
     def fail(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr("anatogen.dataset.examination.read_source", fail)
+    monkeypatch.setattr("anatogen.dataset.records.read_source", fail)
     second = examine(tmp_path / "scans", records=tmp_path / "records", workers=1, progress=False)
     assert second == first
 
@@ -453,7 +456,7 @@ def test_folders_that_can_not_be(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a prepared dataset"):
         doctor(tmp_path / "data", tmp_path / "out")
     with pytest.raises(UserError, match="did you mean exclude"):
-        doctor(tmp_path / "scans", tmp_path / "out", ["exlude=*T1*"])
+        doctor(tmp_path / "scans", tmp_path / "out", overrides={"exlude": "*T1*"})
 
 
 def test_far_from_the_median_needs_a_factor_and_rarity() -> None:

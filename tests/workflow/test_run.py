@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decodes import count_decodes
 from scan_makers import head
 
 import anatogen
@@ -137,7 +138,7 @@ def kill_at_call(patch: pytest.MonkeyPatch, target: str, number: int) -> None:
 
 # The stage that is killed, and where within it.
 KILLS = [
-    ("doctor", "anatogen.doctor.examine.look", 5),
+    ("doctor", "anatogen.dataset.survey.record_scan", 5),
     ("doctor", "anatogen.doctor.page.write_page", 1),
     ("plan", "anatogen.planning.plan.take_fingerprint", 1),
     ("plan", "anatogen.planning.plan.write_json", 1),
@@ -196,6 +197,15 @@ def test_a_run_killed_within_a_stage_goes_on_and_ends_in_the_same(
     made = result(out)
     assert made and made == {name: result(whole)[name] for name in made}
     assert made.keys() >= {name for name in result(whole) if name.startswith(FOLDERS[stage])}
+
+
+def test_scans_are_decoded_twice_on_the_whole_way(scans: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        decodes = count_decodes(patch)
+        kill_at_call(patch, "anatogen.workflow.run._train", 1)
+        with pytest.raises(Killed):
+            run(request_for(scans, tmp_path / "out"))
+    assert decodes == {path.name: 2 for path in scans.iterdir()}
 
 
 @pytest.mark.parametrize("stage", FOLDERS)
@@ -414,7 +424,9 @@ def test_masks_are_outputs_of_prepare(scans: Path, whole: Path, tmp_path: Path) 
     assert tmp_path / "data" / mask in prepare.outputs()
 
 
-@pytest.mark.parametrize("stage", ["anatogen.doctor.examine.look", "anatogen.planning.plan.take_fingerprint"])
+@pytest.mark.parametrize(
+    "stage", ["anatogen.dataset.survey.record_scan", "anatogen.planning.plan.take_fingerprint"]
+)
 def test_no_unpacked_scans_stay_when_a_run_ends(scans: Path, tmp_path: Path, stage: str) -> None:
     asked = request_for(Path(shutil.make_archive(str(tmp_path / "scans"), "zip", scans)), tmp_path / "out")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):

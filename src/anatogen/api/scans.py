@@ -53,7 +53,7 @@ def doctor(
     with scans_folder(Path(scans), progress=progress) as folder:
         diagnosis = examine(folder, chosen, headers_only=headers_only, records=records, progress=progress)
         if out is not None:
-            write_doctor_page(diagnosis, out, progress=progress)
+            write_doctor_page(diagnosis, out)
     return diagnosis
 
 

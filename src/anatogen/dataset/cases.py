@@ -1,6 +1,7 @@
-"""What becomes of the scans that are accepted: the tasks of pass 2, and the dataset's description of them."""
+"""What becomes of the usable scans: the tasks of conversion, and the dataset's description of them."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,17 @@ from anatogen.core.version import __version__
 from anatogen.dataset.common_grid import CommonGrid
 from anatogen.dataset.conversion import Conversion, ConversionTask, Placement
 from anatogen.dataset.discover import LeftOut
-from anatogen.dataset.inspection import Inspection
 from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
 from anatogen.dataset.patients import assign_splits, patient_hash, serial_names
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.prepared_folder import MASKS_FOLDER, VOLUMES_FOLDER, WORK_FOLDER
 from anatogen.dataset.recipes.recipe import Scan, Selection
 from anatogen.dataset.regions import Region
+from anatogen.dataset.survey import UsableScan
 from anatogen.io.geometry import centred_affine
 
-# A scan, what pass 1 found of it, and the part of it that becomes one case.
-Part = tuple[Scan, Inspection, Region]
+# A scan and the part of it that becomes one case.
+Part = tuple[UsableScan, Region]
 
 
 def conversion_tasks(
@@ -28,25 +29,31 @@ def conversion_tasks(
     """A task for each case, in order; cases are numbered in that order."""
     placement = placement_on(grid.codes, grid.spacing_mm, grid.shape, config)
     tasks = []
-    for number, (scan, inspection, region) in enumerate(parts):
-        low, high = (inspection.low, inspection.high) if modality == "MR" else config.window_hu
+    for number, (usable, region) in enumerate(parts):
+        scan, record = usable.scan, usable.record
+        low, high = (record.low, record.high) if modality == "MR" else config.window_hu
         name = f"case_{number:05d}"
         tasks.append(
             ConversionTask(
                 source=scan.source,
-                source_sha256=inspection.source_sha256,
+                source_sha256=record.sha256,
                 intensity=Intensity(modality=modality, low=low, high=high),
                 placement=placement,
                 reading=config.reading,
                 region=region,
                 mask=scan.mask,
-                mask_sha256=inspection.mask_sha256,
+                mask_sha256=None if usable.mask is None else usable.mask.sha256,
                 output=out / VOLUMES_FOLDER / f"{name}.npy",
                 mask_output=None if scan.mask is None else out / MASKS_FOLDER / f"{name}.npy",
                 record=out / WORK_FOLDER / "conversions" / f"{name}.json",
             )
         )
     return tasks
+
+
+def by_scan(tasks: Sequence[ConversionTask]) -> list[tuple[ConversionTask, ...]]:
+    """The tasks of each scan together, so that it is decoded once for all of its parts."""
+    return [tuple(group) for _, group in groupby(tasks, key=lambda task: task.source.name)]
 
 
 def placement_on(
@@ -84,9 +91,10 @@ def describe_cases(
         for part, task, result in zip(parts, tasks, conversions, strict=True)
         if isinstance(result, Conversion) and task.source.name not in failed
     ]
-    dealt = deal_patients([scan for (scan, *_), *_ in made], config)
+    dealt = deal_patients([usable.scan for (usable, _), *_ in made], config)
     cases = []
-    for (scan, inspection, region), task, conversion in made:
+    for (usable, region), task, conversion in made:
+        scan, record = usable.scan, usable.record
         split, patient = dealt[scan.patient]
         side = {} if region.side is None else {"side": region.side}
         cases.append(
@@ -95,10 +103,10 @@ def describe_cases(
                 file=f"{VOLUMES_FOLDER}/{task.output.name}",
                 split=split,
                 patient=patient,
-                source_sha256=inspection.source_sha256,
+                source_sha256=record.sha256,
                 intensity=task.intensity,
-                source_affine=inspection.affine,
-                source_shape=inspection.shape,
+                source_affine=record.affine,
+                source_shape=record.shape,
                 affine=conversion.affine,
                 conditions={**scan.conditions, **side},
                 mask=None if task.mask_output is None else f"{MASKS_FOLDER}/{task.mask_output.name}",
@@ -148,9 +156,9 @@ def describe_dataset(
 def mask_notes(parts: Sequence[Part], conversions: Sequence[Conversion | LeftOut]) -> list[str]:
     """What became of the labels of masks, one line each."""
     pairs = [
-        (region, inspection.labels, conversion.labels)
-        for (scan, inspection, region), conversion in zip(parts, conversions, strict=True)
-        if scan.mask is not None and isinstance(conversion, Conversion)
+        (region, usable.mask.labels, conversion.labels)
+        for (usable, region), conversion in zip(parts, conversions, strict=True)
+        if usable.mask is not None and isinstance(conversion, Conversion)
     ]
     if not pairs:
         return []

@@ -1,4 +1,4 @@
-"""What all scans of a dataset share, decided from what pass 1 measured: modality, axes, spacing, shape."""
+"""What all scans of a dataset share, decided from their records: modality, axes, spacing, shape."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from anatogen.core.errors import UserError
 from anatogen.core.reasons import Reason
-from anatogen.dataset.discover import LeftOut, Source
-from anatogen.dataset.inspection import Inspection
+from anatogen.dataset.discover import LeftOut
+from anatogen.dataset.records import ScanRecord
 from anatogen.dataset.regions import cube_shape
+from anatogen.dataset.survey import UsableScan
 from anatogen.io.geometry import body_axes, centred_affine, slice_plane
 
 # Latents are 4 or 8 times smaller along each axis.
@@ -35,13 +36,11 @@ class CommonGrid:
     decisions: tuple[str, ...]
 
 
-def choose_modality(
-    scans: Sequence[tuple[Source, Inspection]], wanted: str
-) -> tuple[str, list[LeftOut], list[str]]:
+def choose_modality(scans: Sequence[UsableScan], wanted: str) -> tuple[str, list[LeftOut], list[str]]:
     """CT or MR for the whole dataset, as told, else as DICOM tells, else from the values of most scans.
 
     Args:
-        scans: What pass 1 accepted, not empty.
+        scans: Those that can be used, not empty.
         wanted: "auto", "CT" or "MR".
 
     Returns:
@@ -50,7 +49,7 @@ def choose_modality(
     Raises:
         UserError: If "auto" finds DICOM of both.
     """
-    told = Counter(source.modality for source, _ in scans if source.modality in ("CT", "MR"))
+    told = Counter(scan.source.modality for scan in scans if scan.source.modality in ("CT", "MR"))
     if wanted != "auto":
         modality, decisions = wanted, []
     elif len(told) == 2:
@@ -62,24 +61,25 @@ def choose_modality(
         modality = next(iter(told)) or ""
         decisions = [f"modality {modality}, as DICOM headers tell"]
     else:
-        num_ct = sum(inspection.looks_like_ct for _, inspection in scans)
+        num_ct = sum(scan.record.looks_like_ct for scan in scans)
         modality = "CT" if 2 * num_ct > len(scans) else "MR"
         decisions = [f"modality {modality}: {num_ct} of {len(scans)} scans have values like Hounsfield units"]
     left_out = []
-    for source, inspection in scans:
+    for scan in scans:
+        source, record = scan.source, scan.record
         if source.modality and source.modality != modality:
             refusal = Reason.OTHER_MODALITY(modality=source.modality, whose="dataset", expected=modality)
             left_out.append(LeftOut(source.name, refusal))
-        elif wanted == "auto" and source.modality is None and inspection.looks_like_ct != (modality == "CT"):
+        elif wanted == "auto" and source.modality is None and record.looks_like_ct != (modality == "CT"):
             refusal = Reason.VALUES_OF_OTHER_MODALITY(
-                low=inspection.minimum, high=inspection.maximum, modality=modality
+                low=record.minimum, high=record.maximum, modality=modality
             )
             left_out.append(LeftOut(source.name, refusal))
     return modality, left_out, decisions
 
 
 def choose_grid(
-    inspections: Sequence[Inspection],
+    records: Sequence[ScanRecord],
     orientation: str,
     spacing_mm: tuple[float, float, float] | None,
     shape: tuple[int, int, int] | None,
@@ -92,7 +92,7 @@ def choose_grid(
     in voxels, rounded up to a multiple of 8. Medians, so that a single huge scan does not decide.
 
     Args:
-        inspections: The scans that count, not empty.
+        records: The scans that count, not empty.
         orientation: Three codes, or "auto".
         spacing_mm: Wanted along (D, H, W), or None.
         shape: Wanted (D, H, W), or None.
@@ -102,16 +102,14 @@ def choose_grid(
     decisions = []
     codes = orientation
     if orientation == "auto":
-        planes = Counter(slice_plane(np.array(inspection.affine)) for inspection in inspections)
+        planes = Counter(slice_plane(np.array(record.affine)) for record in records)
         codes = min(planes, key=lambda plane: (-planes[plane], plane))
         plane = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}[codes]
-        decisions.append(
-            f"orientation {codes} ({plane}), that of {planes[codes]} of {len(inspections)} scans"
-        )
+        decisions.append(f"orientation {codes} ({plane}), that of {planes[codes]} of {len(records)} scans")
     geometry = [
-        oriented(region.shape, np.array(inspection.affine), codes, cube)
-        for inspection in inspections
-        for region in inspection.regions
+        oriented(region.shape, np.array(record.affine), codes, cube)
+        for record in records
+        for region in record.regions
     ]
     spacings = np.array([spacing for _, spacing in geometry])
     if spacing_mm is None and not resize:

@@ -1,10 +1,11 @@
-"""Pass 2 of `prepare`: brings one scan to the common grid and range, and stores it."""
+"""Conversion in `prepare`: brings one scan to the common grid and range, and stores it."""
 
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from anatogen.core.errors import ScanError
@@ -12,9 +13,9 @@ from anatogen.core.files import sha256_json, write_text
 from anatogen.core.reasons import Reason
 from anatogen.core.version import __version__
 from anatogen.dataset.discover import LeftOut, Source
-from anatogen.dataset.inspection import read_mask, read_source
 from anatogen.dataset.manifest import Intensity
 from anatogen.dataset.masks import nearest, on_grid_of
+from anatogen.dataset.reading import read_mask, read_source
 from anatogen.dataset.regions import Region, cut, oriented_box
 from anatogen.io.formats import Reading
 from anatogen.io.geometry import (
@@ -52,17 +53,17 @@ class Placement(BaseModel):
 
 
 class ConversionTask(BaseModel):
-    """One scan for `convert_scan`, and all that decides its bytes.
+    """One part of a scan for `convert_scan`, and all that decides its bytes.
 
     Attributes:
         source: The scan.
-        source_sha256: Of its bytes, as pass 1 found it.
+        source_sha256: Of its bytes, as its record has it.
         intensity: Its map to [-1, 1].
         placement: How it is brought to the grid.
         reading: How the source is read.
         region: The part of the scan.
         mask: Label map of the scan, if there is one.
-        mask_sha256: Of its bytes, as pass 1 found it.
+        mask_sha256: Of its bytes, as its record has it.
         output: The .npy file to write.
         mask_output: The .npy file of the mask, if there is one.
         record: The JSON file that says that the outputs are done.
@@ -105,12 +106,29 @@ class Conversion(BaseModel):
     labels: tuple[int, ...] = ()
 
 
-def convert_scan(task: ConversionTask) -> Conversion | LeftOut:
-    """Writes the scan's prepared array and that of its mask, or finds that an interrupted run did.
+def convert_scan(tasks: Sequence[ConversionTask]) -> list[Conversion | LeftOut]:
+    """Writes the prepared arrays of a scan's parts and of its mask, or finds that an interrupted run did.
 
-    The array is float16, (D, H, W), in [-1, 1]; what the scan does not cover is -1. The mask is uint8 on the
-    same grid: at each voxel's centre the nearest label, 0 where the scan does not reach.
+    Arrays are float16, (D, H, W), in [-1, 1]; what the scan does not cover is -1. Masks are uint8 on the same
+    grid: at each voxel's centre the nearest label, 0 where the scan does not reach.
+
+    Args:
+        tasks: The parts, all of one scan, which is decoded once, as is its mask.
     """
+    first = tasks[0]
+    scan = cache(lambda: read_source(first.source, first.reading))
+
+    @cache
+    def mask() -> Volume | None:
+        # Breasts may be outlined on another series of the same study: their mask keeps its own grid.
+        return None if first.mask is None else on_grid_of(scan(), read_mask(first.mask, first.reading))
+
+    return [_convert_part(task, scan, mask) for task in tasks]
+
+
+def _convert_part(
+    task: ConversionTask, scan: Callable[[], Volume], mask: Callable[[], Volume | None]
+) -> Conversion | LeftOut:
     key = task.sha256()
     try:
         record = Conversion.model_validate_json(task.record.read_text(encoding="utf-8"))
@@ -122,27 +140,22 @@ def convert_scan(task: ConversionTask) -> Conversion | LeftOut:
     # A record must never stand beside another task's array, whenever the process is killed.
     task.record.unlink(missing_ok=True)
     try:
-        scan = read_source(task.source, task.reading)
-        volume = to_grid(scan, task.region, task.placement, task.intensity)
+        volume = to_grid(scan(), task.region, task.placement, task.intensity)
         array = task.intensity.normalise(volume.array).astype(np.float16)
         if array.min() == array.max():
             raise ScanError(Reason.CONSTANT_ON_GRID(value=float(array.min())))
-        labels = None if task.mask is None else _labels_on(volume, scan, task.mask, task)
+        found = mask()
     except ScanError as error:
         return LeftOut(task.source.name, error.refusal)
     write_array(array, task.output)
-    if labels is not None and task.mask_output is not None:
+    held: tuple[int, ...] = ()
+    if found is not None and task.mask_output is not None:
+        labels = nearest(found, volume)
         write_array(labels, task.mask_output)
-    held = () if labels is None else tuple(int(label) for label in np.unique(labels))
+        held = tuple(int(label) for label in np.unique(labels))
     record = Conversion(key=key, affine=volume.affine.tolist(), labels=held)
     write_text(task.record, record.model_dump_json())
     return record
-
-
-def _labels_on(grid: Volume, scan: Volume, source: Source, task: ConversionTask) -> npt.NDArray[np.uint8]:
-    mask = read_mask(source, task.reading)
-    # Breasts may be outlined on another series of the same study: pass 1 found that it shows them.
-    return nearest(on_grid_of(scan, mask, required=False), grid)
 
 
 def to_grid(scan: Volume, region: Region, placement: Placement, intensity: Intensity) -> Volume:

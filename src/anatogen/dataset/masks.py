@@ -1,11 +1,13 @@
 """Label maps that belong to scans: read and checked against their scan, and brought to its prepared grid."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
 from anatogen.core.errors import ScanError
-from anatogen.core.reasons import Reason
-from anatogen.io.geometry import axis_codes, orient
+from anatogen.core.reasons import Reason, Refusal
+from anatogen.io.geometry import axis_codes, orient, oriented_grid
 from anatogen.io.volume import Volume
 
 # Corners of the scan and of its mask may lie this far apart: headers of float32 round, as do exporters.
@@ -32,47 +34,53 @@ def as_labels(mask: Volume) -> Volume:
     return Volume(whole, mask.affine)
 
 
-def check_labels(mask: Volume, known: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The labels that a mask holds, in rising order.
+def label_refusal(labels: Iterable[int], known: Iterable[int]) -> Refusal | None:
+    """Why the labels of a mask can't be right; None where all are known.
 
     Args:
-        mask: Of `as_labels`.
-        known: The labels that the source names besides the background, 0; None where it does not tell.
-
-    Raises:
-        ScanError: If there is one that is not known.
+        labels: That the mask holds.
+        known: That the source names besides the background, 0.
     """
-    labels = tuple(int(value) for value in np.unique(mask.array))
-    unknown = sorted(set(labels) - {0, *known}) if known is not None else []
-    if unknown:
-        named = ", ".join(map(str, known or ()))
-        raise ScanError(Reason.UNKNOWN_LABEL(label=unknown[0], known=named))
-    return labels
+    unknown = sorted(set(labels) - {0, *known})
+    if not unknown:
+        return None
+    return Reason.UNKNOWN_LABEL(label=unknown[0], known=", ".join(map(str, sorted(known))))
 
 
-def on_grid_of(scan: Volume, mask: Volume, *, required: bool) -> Volume:
+def grid_refusal(
+    scan_shape: tuple[int, ...],
+    scan_affine: npt.NDArray[np.float64],
+    mask_shape: tuple[int, ...],
+    mask_affine: npt.NDArray[np.float64],
+) -> Refusal | None:
+    """Why a mask's voxels are not those of its scan, in whatever order of axes; None where they are.
+
+    Args:
+        scan_shape: (D, H, W) as read.
+        scan_affine: 4 x 4, voxel (d, h, w, 1) to RAS+ mm.
+        mask_shape: The same of the mask.
+        mask_affine: The same of the mask.
+    """
+    if not _same_grid(scan_shape, scan_affine, mask_shape, mask_affine):
+        mask_shape, mask_affine = oriented_grid(mask_shape, mask_affine, axis_codes(scan_affine))
+    if mask_shape != scan_shape:
+        return Reason.MASK_SHAPE(mask=mask_shape, scan=scan_shape)
+    distance = _largest_distance(scan_shape, scan_affine, mask_affine)
+    return Reason.MASK_GRID(distance_mm=distance) if distance > GRID_TOLERANCE_MM else None
+
+
+def on_grid_of(scan: Volume, mask: Volume) -> Volume:
     """A mask whose voxels are the scan's, in whatever order of axes, with the scan's axes and affine.
 
     Args:
         scan: The scan.
-        mask: Of `as_labels`.
-        required: Whether the grids must agree; if not, a mask on another grid is returned as it is.
-
-    Raises:
-        ScanError: If its shape is another, or its corners lie more than `GRID_TOLERANCE_MM` from the scan's.
+        mask: Of `as_labels`; on another grid it is returned as it is.
     """
-    turned = mask
-    if mask.array.shape != scan.array.shape or _largest_distance(mask, scan) > GRID_TOLERANCE_MM:
-        turned = orient(mask, axis_codes(scan.affine))
-    if turned.array.shape != scan.array.shape:
-        refusal = Reason.MASK_SHAPE(mask=turned.array.shape, scan=scan.array.shape)
-    elif (distance := _largest_distance(turned, scan)) > GRID_TOLERANCE_MM:
-        refusal = Reason.MASK_GRID(distance_mm=distance)
-    else:
-        return Volume(turned.array, scan.affine)
-    if required:
-        raise ScanError(refusal)
-    return mask
+    grids = scan.array.shape, scan.affine, mask.array.shape, mask.affine
+    if grid_refusal(*grids) is not None:
+        return mask
+    turned = mask if _same_grid(*grids) else orient(mask, axis_codes(scan.affine))
+    return Volume(turned.array, scan.affine)
 
 
 def nearest(mask: Volume, grid: Volume) -> npt.NDArray[np.uint8]:
@@ -96,8 +104,20 @@ def nearest(mask: Volume, grid: Volume) -> npt.NDArray[np.uint8]:
     return result
 
 
-def _largest_distance(first: Volume, second: Volume) -> float:
-    corners = np.array(np.meshgrid(*((0, size - 1) for size in first.array.shape), indexing="ij"))
-    difference = first.affine - second.affine
+def _same_grid(
+    scan_shape: tuple[int, ...],
+    scan_affine: npt.NDArray[np.float64],
+    mask_shape: tuple[int, ...],
+    mask_affine: npt.NDArray[np.float64],
+) -> bool:
+    same = scan_shape == mask_shape
+    return same and _largest_distance(scan_shape, scan_affine, mask_affine) <= GRID_TOLERANCE_MM
+
+
+def _largest_distance(
+    shape: tuple[int, ...], first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
+) -> float:
+    corners = np.array(np.meshgrid(*((0, size - 1) for size in shape), indexing="ij"))
+    difference = first - second
     offsets = difference[:3, :3] @ corners.reshape(3, -1) + difference[:3, 3:]
     return float(np.linalg.norm(offsets, axis=0).max())

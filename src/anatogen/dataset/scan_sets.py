@@ -26,9 +26,10 @@ import numpy.typing as npt
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.files import sha256_json
 from anatogen.dataset.discover import Source, discover
-from anatogen.dataset.inspection import looks_like_ct, own_window, read_source
 from anatogen.dataset.manifest import MANIFEST_NAME, Grid, Intensity, Split, load_manifest
+from anatogen.dataset.measures import looks_like_ct, own_window
 from anatogen.dataset.prepare_config import PrepareConfig
+from anatogen.dataset.reading import read_source
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.io.checks import ConstantScanError
 from anatogen.io.formats import ending

@@ -1,4 +1,4 @@
-"""Worker processes for `prepare`: results in order, progress with time left, and a cause when one dies."""
+"""Worker processes: results in order, progress with time left, and a cause when one dies."""
 
 import itertools
 import multiprocessing
@@ -29,11 +29,18 @@ def available_cores() -> int:
 class Workers:
     """A pool of processes that serves several passes; a context manager.
 
-    With one worker everything runs in the calling process.
+    Args:
+        num_workers: Processes; None for one per core. With 1 everything runs in the calling process.
+        progress: Whether to show it.
+
+    Raises:
+        UserError: If there would be no worker.
     """
 
-    def __init__(self, num_workers: int, progress: bool) -> None:
-        self._num_workers = num_workers
+    def __init__(self, num_workers: int | None, progress: bool) -> None:
+        if num_workers is not None and num_workers < 1:
+            raise UserError(f"workers is {num_workers}: it must be at least 1")
+        self._num_workers = num_workers or available_cores()
         self._progress = progress
         self._pool: ProcessPoolExecutor | None = None
 

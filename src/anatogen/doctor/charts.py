@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from anatogen.dataset.examination import Picture
-from anatogen.doctor.diagnosis import Diagnosis
+from anatogen.doctor.diagnosis import Diagnosis, Shown
 from anatogen.report.figures import FONT, new_figure, save_figure, style_panel
 
 _COLOUR = "#1f4e8c"
@@ -29,14 +28,14 @@ def spread_figure(diagnosis: Diagnosis, path: Path) -> bool:
     shapes = [scan.shape for scan in usable if scan.shape is not None and len(scan.shape) == 3]
     if not spacings or not shapes:
         return False
-    measured = [inspection for _, inspection in diagnosis.facts.measured()]
+    measured = [record for _, record in diagnosis.facts.measured()]
     panels: list[tuple[str, str, list[float], bool]] = [
         ("Spacing in the plane", "mm, the finer two axes", [s for t in spacings for s in t[:2]], False),
         ("Spacing of slices", "mm, the coarsest axis", [triple[2] for triple in spacings], False),
         ("Size", "voxels along all axes", [float(length) for shape in shapes for length in shape], False),
     ]
     if measured:
-        ranges = [inspection.high - inspection.low for inspection in measured]
+        ranges = [record.high - record.low for record in measured]
         is_wide = max(ranges) > 20 * min(ranges)
         panels.append(("Range of values", "of tissue, the scan's unit", ranges, is_wide))
     figure = new_figure(9, 2.2, "white")
@@ -70,25 +69,26 @@ def _draw(panel: Any, values: Sequence[float], is_log: bool) -> None:
     panel.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
-def sheet_figure(pictures: Sequence[tuple[Picture, bool]], path: Path) -> None:
-    """Draws numbered middle slices side by side, each as large as fits.
+def sheet_figure(shown: Sequence[Shown], path: Path) -> None:
+    """Draws numbered middle slices side by side, each as large as fits; special ones are marked.
 
     Args:
-        pictures: Each with whether it is marked.
+        shown: The scans, at least one.
         path: The PNG file.
     """
-    columns = min(_COLUMNS, len(pictures))
-    rows = -(-len(pictures) // columns)
+    columns = min(_COLUMNS, len(shown))
+    rows = -(-len(shown) // columns)
     cell, heading = 1.0, 0.14
     figure = new_figure(1.5 * columns, 1.5 * rows * (cell + heading), "black")
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_axis_off()
-    for number, (picture, marked) in enumerate(pictures):
+    for number, scan in enumerate(shown):
+        marked = scan.why not in ("", "median")
         left, top = number % columns * cell, number // columns * (cell + heading) + heading
-        height, width = (0.92 * side / max(picture.size_mm) for side in picture.size_mm)
+        height, width = (0.92 * side / max(scan.size_mm) for side in scan.size_mm)
         x, y = left + (cell - width) / 2, top + (cell - height) / 2
         extent = (x, x + width, y + height, y)
-        axes.imshow(picture.array, cmap="gray", vmin=0, vmax=255, interpolation="catrom", extent=extent)
+        axes.imshow(scan.picture, cmap="gray", vmin=0, vmax=255, interpolation="catrom", extent=extent)
         colour = "#ff8a80" if marked else "0.7"
         name = str(number + 1)
         axes.text(left + 0.05, top - 0.04, name, color=colour, fontsize=9, weight="bold", fontfamily=FONT)

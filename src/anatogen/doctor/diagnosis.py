@@ -6,18 +6,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from anatogen.dataset.discover import LeftOut, Source
-from anatogen.dataset.examination import Look
 from anatogen.dataset.mask_names import MaskNames, match_masks
 from anatogen.dataset.prepare_config import PrepareConfig
+from anatogen.dataset.records import MaskRecord, RefusedRecord, ScanRecord
 from anatogen.doctor.headers import Header
 from anatogen.io.geometry import slice_plane
 from anatogen.report.numbers import count_of
+
+Record = ScanRecord | MaskRecord | RefusedRecord
 
 # How `ScanFacts.plane` is called.
 PLANE_NAMES = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}
@@ -65,13 +66,13 @@ class ScanFacts:
     Attributes:
         source: Where it lies.
         header: What its header tells.
-        look: What its voxels tell; None where only headers were read.
+        record: What its voxels tell; None where only headers were read.
         patient: Who it is of as `prepare` sees it, or None where a pattern or table does not say.
     """
 
     source: Source
     header: Header
-    look: Look | None
+    record: Record | None
     patient: str | None
 
     @property
@@ -80,28 +81,35 @@ class ScanFacts:
         return self.source.name
 
     @property
-    def is_label_map(self) -> bool:
-        """Whether its voxels are labels."""
-        return self.look is not None and self.look.num_labels > 1
+    def num_labels(self) -> int | None:
+        """How many labels a label map holds, 1 where every voxel is background; 0 for what is none."""
+        if isinstance(self.record, MaskRecord):
+            return len(self.record.labels)
+        if isinstance(self.record, RefusedRecord):
+            return self.record.num_labels
+        return None if self.record is None else 0
+
+    @property
+    def affine(self) -> npt.NDArray[np.float64] | None:
+        """Voxel (d, h, w, 1) to RAS+ mm, where it could be read."""
+        return None if self.record is None or self.record.affine is None else np.array(self.record.affine)
 
     @property
     def spacing_mm(self) -> tuple[float, ...] | None:
         """Along the scan's own (D, H, W)."""
-        if self.look is not None and self.look.affine is not None:
-            return tuple(np.linalg.norm(np.array(self.look.affine)[:3, :3], axis=0).tolist())
-        return self.header.spacing_mm
+        if self.affine is None:
+            return self.header.spacing_mm
+        return tuple(np.linalg.norm(self.affine[:3, :3], axis=0).tolist())
 
     @property
     def shape(self) -> tuple[int, ...] | None:
         """Voxels along the scan's own (D, H, W)."""
-        return self.look.shape if self.look is not None and self.look.shape is not None else self.header.shape
+        return self.record.shape if self.record is not None and self.record.shape else self.header.shape
 
     @property
     def plane(self) -> str | None:
         """Directions in which its slices, rows and columns are shown, e.g. "SPL"."""
-        if self.look is None or self.look.affine is None:
-            return None
-        return slice_plane(np.array(self.look.affine))
+        return None if self.affine is None else slice_plane(self.affine)
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ class Facts:
         """Masks and their images."""
         if self.told_masks is not None:
             return self.told_masks
-        return match_masks(self.by_name, [scan.name for scan in self.scans if scan.is_label_map])
+        return match_masks(self.by_name, [scan.name for scan in self.scans if (scan.num_labels or 0) > 1])
 
     @cached_property
     def images(self) -> tuple[ScanFacts, ...]:
@@ -167,28 +175,48 @@ class Facts:
         """Scans that `prepare` can take, as far as they were looked at."""
         if not self.looked_at_pixels:
             return self.images
-        return tuple(scan for scan in self.images if scan.look is not None and scan.look.inspection)
+        return tuple(scan for scan in self.images if isinstance(scan.record, ScanRecord))
 
-    def measured(self) -> Iterator[tuple[ScanFacts, Any]]:
+    def measured(self) -> Iterator[tuple[ScanFacts, ScanRecord]]:
         """Usable scans with their measurements."""
         for scan in self.usable:
-            if scan.look is not None and scan.look.inspection is not None:
-                yield scan, scan.look.inspection
+            if isinstance(scan.record, ScanRecord):
+                yield scan, scan.record
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A scan on the page.
+
+    Attributes:
+        name: Relative path.
+        why: What is special about it: "median", "look-alike", "outlier: ..." or "".
+        picture: Its middle slice, uint8 (H, W).
+        size_mm: (height, width) of it.
+    """
+
+    name: str
+    why: str
+    picture: npt.NDArray[np.uint8]
+    size_mm: tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What `examine` comes to.
+    """Result of `examine`.
 
     Attributes:
         facts: What was gathered.
         findings: What it means, the gravest first.
         outliers: For each outlier, by name, in what it differs.
+        shown: Scans whose pictures stand for the folder; none where no voxels were read.
     """
 
     facts: Facts
     findings: tuple[Finding, ...]
     outliers: dict[str, list[str]] = field(default_factory=dict)
+    # Pictures don't make two diagnoses differ.
+    shown: tuple[Shown, ...] = field(default=(), compare=False)
 
     @property
     def is_usable(self) -> bool:

@@ -1,40 +1,34 @@
 """`anatogen doctor`: what is wrong with a folder of scans, and what to do about it.
 
-    discover -> headers -> voxels, in parallel -> near-duplicates -> `rules`
+    survey -> records of scans -> headers -> near-duplicates -> `rules`
 
 What is kept in memory of a scan is a few kilobytes, whatever its size.
 """
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anatogen.core.errors import UserError
-from anatogen.dataset.discover import LeftOut, discover
-from anatogen.dataset.examination import (
-    Look,
-    Picture,
-    PictureTask,
-    description_path,
-    look,
-    picture,
-)
-from anatogen.dataset.inspection import InspectionTask
+from anatogen.dataset.common_grid import oriented
+from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.manifest import MANIFEST_NAME
 from anatogen.dataset.mask_names import MaskNames
 from anatogen.dataset.near_duplicates import THRESHOLD, PairTask, compare_pair, likely_pairs
 from anatogen.dataset.prepare_config import PrepareConfig
-from anatogen.dataset.selection import select_scans
-from anatogen.dataset.workers import Workers, available_cores
-from anatogen.doctor.diagnosis import Alike, Diagnosis, Facts, ScanFacts
+from anatogen.dataset.records import RefusedRecord, ScanRecord, description_path, float16_cube, load_picture
+from anatogen.dataset.survey import Survey, record_scans, survey_folder
+from anatogen.dataset.workers import Workers
+from anatogen.doctor.diagnosis import Alike, Diagnosis, Facts, Record, ScanFacts, Shown
 from anatogen.doctor.headers import read_scan_header
 from anatogen.doctor.rules import conclude
 from anatogen.doctor.rules.outliers import outliers
+from anatogen.io.geometry import slice_plane
 
 NUM_PICTURES = 12
 _PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
@@ -68,71 +62,75 @@ def examine(
     config = config or PrepareConfig()
     if (scans / MANIFEST_NAME).is_file() and (scans / "volumes").is_dir():
         raise UserError(f"{scans} is a prepared dataset: name the folder of scans that it was made from")
-    if workers is not None and workers < 1:
-        raise UserError(f"workers is {workers}: it must be at least 1")
     with ExitStack() as stack:
-        pool = stack.enter_context(Workers(workers or available_cores(), progress))
+        pool = stack.enter_context(Workers(workers, progress))
         if records is None:
             records = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        sources, damaged, num_other = discover(
-            scans,
-            lambda function, files: pool.map(function, files, [file.name for file in files], "Looking"),
-            config.include,
-            config.exclude,
-        )
-        everyone = config.model_copy(update={"limit": None, "where": {}})
-        selection = select_scans(scans, sources, everyone)
-        patients = {scan.source.name: scan.patient for scan in selection.scans}
-        told_masks = None
-        left_out: tuple[LeftOut, ...] = ()
-        if config.recipe != "folder":
-            # What a recipe has no interest in is not the user's to mend; what it has a reason against is.
-            pairs = tuple(
-                (scan.source.name, scan.mask.name) for scan in selection.scans if scan.mask is not None
-            )
-            told_masks = MaskNames(pairs, frozenset(mask for _, mask in pairs), (), ())
-            left_out = selection.left_out
-            wanted = patients.keys() | told_masks.masks
-            sources = [source for source in sources if source.name in wanted]
-        names = [source.name for source in sources]
-        headers = pool.map(read_scan_header, sources, names, "Headers")
-        looks: Sequence[Look | None] = [None] * len(sources)
-        if not headers_only:
-            tasks = [
-                InspectionTask(source, config.percentiles, records, config.reading) for source in sources
-            ]
-            looks = pool.map(look, tasks, names, "Voxels")
-        facts = tuple(
-            ScanFacts(source, header, found, patients.get(source.name))
-            for source, header, found in zip(sources, headers, looks, strict=True)
-        )
-        alike = () if headers_only else _find_alike(facts, records, pool)
-    gathered = Facts(
-        facts,
-        damaged=tuple(damaged),
+        survey = survey_folder(scans, config.model_copy(update={"limit": None, "where": {}}), pool)
+        facts = gather(survey, config, None if headers_only else records, pool)
+        diagnosis = Diagnosis(facts, conclude(facts), outliers(facts))
+        return replace(diagnosis, shown=_shown(diagnosis, records))
+
+
+def gather(survey: Survey, config: PrepareConfig, records: Path | None, pool: Workers) -> Facts:
+    """Looks at every scan of a survey.
+
+    Args:
+        survey: Of the folder, without limit.
+        config: As `examine` has it.
+        records: Folder of records; None reads headers alone.
+        pool: Does the work.
+    """
+    chosen = survey.selection.scans
+    told_masks = None
+    left_out: tuple[LeftOut, ...] = ()
+    if config.recipe == "folder":
+        pairs: list[tuple[Source, Source | None]] = [(source, None) for source in survey.sources]
+    else:
+        # What a recipe has no interest in is not the user's to mend; what it has a reason against is.
+        pairs = [(scan.source, scan.mask) for scan in chosen]
+        names = tuple((scan.source.name, scan.mask.name) for scan in chosen if scan.mask is not None)
+        told_masks = MaskNames(names, frozenset(mask for _, mask in names), (), ())
+        left_out = survey.selection.left_out
+    sources = {source.name: source for pair in pairs for source in pair if source is not None}
+    found: dict[str, Record | None] = {}
+    if records is not None:
+        for (source, mask), (record, mask_record) in zip(
+            pairs, record_scans(pairs, config, records, pool), strict=True
+        ):
+            found[source.name] = record
+            if mask is not None:
+                found[mask.name] = mask_record
+    patients = {scan.source.name: scan.patient for scan in chosen}
+    headers = pool.map(read_scan_header, list(sources.values()), list(sources), "Headers")
+    facts = [
+        ScanFacts(source, header, found.get(name), patients.get(name))
+        for (name, source), header in zip(sources.items(), headers, strict=True)
+    ]
+    return Facts(
+        tuple(sorted(facts, key=lambda scan: scan.name)),
+        damaged=survey.damaged,
         left_out=left_out,
         told_masks=told_masks,
-        num_other_files=num_other,
-        num_pictures=_count_pictures(scans),
-        alike=alike,
+        num_other_files=survey.num_ignored,
+        num_pictures=_count_pictures(survey.folder),
+        alike=() if records is None else _find_alike(facts, records, pool),
         config=config,
-        looked_at_pixels=not headers_only,
+        looked_at_pixels=records is not None,
     )
-    return Diagnosis(gathered, conclude(gathered), outliers(gathered))
 
 
 def _find_alike(facts: Iterable[ScanFacts], records: Path, pool: Workers) -> tuple[Alike, ...]:
     # Copies with equal voxels are found by their hashes; one of them stands for all.
-    first: dict[str, tuple[str, Look]] = {}
+    first: dict[str, tuple[str, ScanRecord]] = {}
     for scan in facts:
-        if scan.look is not None and scan.look.inspection is not None:
-            first.setdefault(scan.look.inspection.content_sha256, (scan.name, scan.look))
+        if isinstance(scan.record, ScanRecord):
+            first.setdefault(scan.record.content_sha256, (scan.name, scan.record))
     chosen = list(first.values())
     if len(chosen) < 2:
         return ()
-    coarse = np.stack([found.description() for _, found in chosen])
-    pairs = likely_pairs(coarse)
-    files = [description_path(records, found.digest) for _, found in chosen]
+    pairs = likely_pairs(np.stack([float16_cube(record.coarse) for _, record in chosen]))
+    files = [description_path(records, record.key) for _, record in chosen]
     tasks = [PairTask(files[one], files[other], flips) for one, other, flips in pairs]
     correlations = pool.map(compare_pair, tasks, [chosen[one][0] for one, *_ in pairs], "Comparing")
     return tuple(
@@ -146,16 +144,16 @@ def _count_pictures(scans: Path) -> int:
     return sum(path.suffix.lower() in _PICTURE_ENDINGS for path in scans.rglob("*"))
 
 
-def choose_shown(diagnosis: Diagnosis) -> list[tuple[ScanFacts, str]]:
+def _shown(diagnosis: Diagnosis, records: Path) -> tuple[Shown, ...]:
     """Up to 12 scans for the page, each with what is special about it."""
     facts = diagnosis.facts
-    measured = {scan.name: inspection for scan, inspection in facts.measured()}
+    measured = {scan.name: record for scan, record in facts.measured()}
     if not measured:
-        return []
+        return ()
     # By field of view: the scan in the middle is the most usual one.
     volume = {
-        name: abs(np.linalg.det(np.array(i.affine)[:3, :3])) * np.prod(i.shape)
-        for name, i in measured.items()
+        name: abs(np.linalg.det(np.array(record.affine)[:3, :3])) * np.prod(record.shape)
+        for name, record in measured.items()
     }
     ordered = sorted(measured, key=lambda name: (volume[name], name))
     shown = {ordered[len(ordered) // 2]: "median"}
@@ -168,27 +166,18 @@ def choose_shown(diagnosis: Diagnosis) -> list[tuple[ScanFacts, str]]:
     for index in np.linspace(0, len(ordered) - 1, NUM_PICTURES).astype(int):
         if len(shown) < NUM_PICTURES:
             shown.setdefault(ordered[index], "")
-    return [(facts.by_name[name], why) for name, why in shown.items()]
+    return tuple(
+        Shown(name, why, load_picture(records, record.key), _size_mm(record))
+        for name, why in shown.items()
+        if isinstance(record := facts.by_name[name].record, ScanRecord)
+    )
 
 
-def pictures(
-    shown: Sequence[ScanFacts], config: PrepareConfig, *, progress: bool = True
-) -> list[Picture | None]:
-    """The middle slices of some scans, in order.
-
-    Args:
-        shown: Scans whose voxels were looked at and can be used.
-        config: As `examine` was told.
-        progress: Whether to show a progress bar.
-    """
-    tasks = []
-    for scan in shown:
-        assert scan.look is not None and scan.look.inspection is not None
-        window = (scan.look.inspection.low, scan.look.inspection.high)
-        tasks.append(PictureTask(scan.source, window, config.reading))
-    # One after the other: starting processes takes longer than a dozen scans.
-    with Workers(1, progress) as pool:
-        return pool.map(picture, tasks, [scan.name for scan in shown], "Pictures")
+def _size_mm(record: ScanRecord) -> tuple[float, float]:
+    """(height, width) of the record's picture."""
+    affine = np.array(record.affine)
+    shape, spacing = oriented(record.shape, affine, slice_plane(affine), cube=False)
+    return shape[1] * spacing[1], shape[2] * spacing[2]
 
 
 def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -205,9 +194,9 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
                 "shape": scan.shape,
                 "spacing_mm": scan.spacing_mm,
                 "orientation": scan.plane,
-                "labels": scan.look.num_labels if scan.look else None,
-                "range": _range(scan.look),
-                **(scan.look.refusal.as_json() if scan.look and scan.look.refusal else {}),
+                "labels": scan.num_labels,
+                "range": _range(scan.record),
+                **(scan.record.refusal.as_json() if isinstance(scan.record, RefusedRecord) else {}),
                 "outlier": diagnosis.outliers.get(scan.name, []),
             }
             for scan in facts.scans
@@ -218,7 +207,5 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
     }
 
 
-def _range(found: Look | None) -> list[float] | None:
-    if found is None or found.inspection is None:
-        return None
-    return [found.inspection.minimum, found.inspection.maximum]
+def _range(record: Record | None) -> list[float] | None:
+    return [record.minimum, record.maximum] if isinstance(record, ScanRecord) else None

@@ -12,7 +12,7 @@ from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
 from anatogen.doctor.charts import sheet_figure, spread_figure
 from anatogen.doctor.diagnosis import PLANE_NAMES, Diagnosis, Facts
-from anatogen.doctor.examine import as_json, choose_shown, pictures
+from anatogen.doctor.examine import as_json
 from anatogen.io.formats import ending
 from anatogen.report.page import data_url, write_page
 
@@ -32,26 +32,22 @@ def check_out(scans: Path, out: Path) -> None:
         raise UserError(f"{out} lies inside {scans}, which is left as it is: choose another folder")
 
 
-def write_doctor_page(diagnosis: Diagnosis, out: Path, *, progress: bool = True) -> Path:
+def write_doctor_page(diagnosis: Diagnosis, out: Path) -> Path:
     """Writes `doctor.html` and `doctor.json` into a folder, each atomically.
 
     Args:
-        diagnosis: What `examine` came to.
+        diagnosis: Result of `examine`.
         out: Made if it is missing.
-        progress: Whether to show a progress bar while the pictured scans are read.
 
     Returns:
         The page.
     """
-    chosen = choose_shown(diagnosis)
-    found = pictures([scan for scan, _ in chosen], diagnosis.facts.config, progress=progress)
-    shown = [(scan.name, why, image) for (scan, why), image in zip(chosen, found, strict=True) if image]
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / "picture.png"
         spread = data_url(file) if spread_figure(diagnosis, file) else ""
         sheet = ""
-        if shown:
-            sheet_figure([(image, bool(why) and why != "median") for _, why, image in shown], file)
+        if diagnosis.shown:
+            sheet_figure(diagnosis.shown, file)
             sheet = data_url(file)
     write_json(out / JSON_NAME, as_json(diagnosis))
     write_page(
@@ -65,7 +61,7 @@ def write_doctor_page(diagnosis: Diagnosis, out: Path, *, progress: bool = True)
         numbers=summary(diagnosis.facts),
         spread=spread,
         sheet=sheet,
-        captions=[(name, why, _times(np.array(image.size_mm[::-1]))) for name, why, image in shown],
+        captions=[(scan.name, scan.why, _times(np.array(scan.size_mm[::-1]))) for scan in diagnosis.shown],
         outliers=diagnosis.outliers,
     )
     return out / PAGE_NAME
@@ -87,7 +83,7 @@ def summary(facts: Facts) -> Mapping[str, str]:
     if modalities:
         numbers["modality, as DICOM tells"] = ", ".join(name for name, _ in modalities.most_common(3))
     elif facts.looked_at_pixels:
-        num_ct = sum(inspection.looks_like_ct for _, inspection in facts.measured())
+        num_ct = sum(record.looks_like_ct for _, record in facts.measured())
         numbers["modality, by its values"] = "CT" if 2 * num_ct > len(scans) else "MR"
     spacings = [scan.spacing_mm for scan in scans if scan.spacing_mm and len(scan.spacing_mm) == 3]
     shapes = [scan.shape for scan in scans if scan.shape is not None and len(scan.shape) == 3]

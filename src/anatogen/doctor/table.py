@@ -17,7 +17,7 @@ def print_diagnosis(diagnosis: Diagnosis, out: Path | None, console: Console | N
     """Prints what the folder holds, a table of findings, and where the page is.
 
     Args:
-        diagnosis: What `examine` came to.
+        diagnosis: Result of `examine`.
         out: Folder of the page, or None where none was written.
         console: Where to; default the terminal.
     """

@@ -14,8 +14,9 @@ from anatogen.core.files import write_json
 from anatogen.core.reasons import Reason
 from anatogen.dataset.conversion import to_grid
 from anatogen.dataset.discover import LeftOut, Source, discover
-from anatogen.dataset.inspection import count_labels, looks_like_ct, own_window, read_source
 from anatogen.dataset.manifest import Intensity
+from anatogen.dataset.measures import count_labels, looks_like_ct, own_window
+from anatogen.dataset.reading import read_source
 from anatogen.dataset.regions import find_regions
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
 from anatogen.io.formats import ending

@@ -73,11 +73,29 @@ def orient(volume: Volume, codes: str) -> Volume:
     Raises:
         UserError: If the codes do not name each body axis once.
     """
-    target = nib.orientations.axcodes2ornt(tuple(check_codes(codes)))
-    change = nib.orientations.ornt_transform(nib.orientations.io_orientation(volume.affine), target)
-    array = nib.orientations.apply_orientation(volume.array, change)
-    affine = volume.affine @ nib.orientations.inv_ornt_aff(change, volume.array.shape)
+    array = nib.orientations.apply_orientation(volume.array, _change(volume.affine, codes))
+    affine = oriented_grid(volume.array.shape, volume.affine, codes)[1]
     return Volume(np.ascontiguousarray(array), affine)
+
+
+def oriented_grid(
+    shape: tuple[int, ...], affine: npt.NDArray[np.float64], codes: str
+) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
+    """Shape and affine that `orient` gives a scan, without its voxels.
+
+    Args:
+        shape: (D, H, W).
+        affine: float64, (4, 4), voxel (d, h, w, 1) to RAS+ mm.
+        codes: As `orient` takes them.
+    """
+    change = _change(affine, codes)
+    order = np.argsort(change[:, 0])
+    return tuple(shape[axis] for axis in order), affine @ nib.orientations.inv_ornt_aff(change, shape)
+
+
+def _change(affine: npt.NDArray[np.float64], codes: str) -> npt.NDArray[np.float64]:
+    target = nib.orientations.axcodes2ornt(tuple(check_codes(codes)))
+    return nib.orientations.ornt_transform(nib.orientations.io_orientation(affine), target)
 
 
 def slice_plane(volume_affine: npt.NDArray[np.float64]) -> str:

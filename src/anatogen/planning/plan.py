@@ -144,6 +144,7 @@ def make_plan(
     overrides: Mapping[str, Any] | None = None,
     preset: str = "default",
     device: str = "auto",
+    records: Path | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Plan:
@@ -157,6 +158,7 @@ def make_plan(
         overrides: Nested values of the settings of `prepare` or `train`, which are kept.
         preset: Where what no rule decides comes from.
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+        records: Folder of records of scans, which are completed, and all scans looked at; default nowhere.
         workers: Processes that look at the scans; default one per core.
         progress: Whether to show progress bars on the terminal.
 
@@ -170,7 +172,9 @@ def make_plan(
             f"{scans} is a prepared dataset: plan the scans that it was made of, or ask "
             f"`anatogen train {scans} RUN --dry-run` what its training takes"
         )
-    fingerprint = take_fingerprint(scans, resolve(PrepareConfig, given), workers=workers, progress=progress)
+    fingerprint = take_fingerprint(
+        scans, resolve(PrepareConfig, given), records=records, workers=workers, progress=progress
+    )
     with shown_progress(progress) as display:
         display("timing this machine", 0, 1)
         return _planned(fingerprint, budget, given, given_training, preset, device)

@@ -31,6 +31,8 @@ from anatogen.workflow.request import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, R
 
 STATE_NAME = "run.json"
 _UNPACKED_NAME = ".unpacked"
+# What is learned of each scan, for doctor, plan and prepare.
+_RECORDS_NAME = ".records"
 # Says which model and seed the synthetic scans are of.
 SET_NAME = ".set"
 
@@ -280,9 +282,13 @@ def _doctor(request: RunRequest) -> None:
     settings = prepare_settings(request.prepare_overrides, recipe=request.recipe)
     with _unpacked(request) as folder:
         diagnosis = examine(
-            folder, settings, records=out / ".examined", workers=request.workers, progress=request.progress
+            folder,
+            settings,
+            records=request.out / _RECORDS_NAME,
+            workers=request.workers,
+            progress=request.progress,
         )
-        write_doctor_page(diagnosis, out, progress=request.progress)
+    write_doctor_page(diagnosis, out)
     print_diagnosis(diagnosis, out)
     if not diagnosis.is_usable:
         raise UserError(f"nothing in {request.scans} can be prepared: {out / 'doctor.html'} says why")
@@ -300,6 +306,7 @@ def _plan(request: RunRequest) -> None:
             overrides=request.overrides,
             preset=request.preset,
             device=request.device,
+            records=request.out / _RECORDS_NAME,
             workers=request.workers,
             progress=request.progress,
         )
@@ -317,6 +324,7 @@ def _prepare(request: RunRequest) -> None:
             scans,
             request.folder("prepare"),
             settings,
+            records=request.out / _RECORDS_NAME,
             workers=request.workers,
             progress=request.progress,
         )

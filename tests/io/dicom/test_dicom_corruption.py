@@ -28,7 +28,7 @@ from test_dicom_syntaxes import encode, rewrite
 
 from anatogen.core.errors import ScanError
 from anatogen.dataset.discover import discover
-from anatogen.dataset.inspection import read_source
+from anatogen.dataset.reading import read_source
 from anatogen.io.checks import quiet_libraries
 from anatogen.io.dicom.writing import write_dicom
 from anatogen.io.formats import read_scan

@@ -74,7 +74,7 @@ def test_a_series_in_two_folders_with_some_slices_in_both(series: Path) -> None:
     sources, left_out = look(series.parent)
     assert len(sources) == 1
     assert not left_out
-    from anatogen.dataset.inspection import read_source
+    from anatogen.dataset.reading import read_source
 
     assert np.array_equal(read_source(sources[0]).array, before.array)
 

@@ -24,7 +24,7 @@ import numpy as np
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut, Source
-from anatogen.dataset.inspection import read_source
+from anatogen.dataset.reading import read_source
 from anatogen.dataset.recipes.recipe import Recipe, Scan, Selection
 from anatogen.dataset.recipes.tables import find_tables, number, read_csv
 from anatogen.io.volume import Volume

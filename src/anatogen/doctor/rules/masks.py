@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-import numpy.typing as npt
-
 from anatogen.dataset.mask_names import mask_pattern
+from anatogen.dataset.masks import grid_refusal
+from anatogen.dataset.records import ScanRecord
 from anatogen.doctor.diagnosis import (
     Facts,
     Finding,
@@ -17,8 +16,6 @@ from anatogen.doctor.diagnosis import (
 )
 from anatogen.report.numbers import count_of
 
-# In voxels: farther apart than this, a mask marks another place than its image shows.
-_MOST_APART = 0.1
 _KEEP = "--recipe folder_with_masks"
 
 
@@ -51,7 +48,7 @@ def label_maps(facts: Facts) -> Iterator[Finding]:
             "Exclude them, or rename them so that each is called as its image is.",
             patterns,
         )
-    taken = [name for name in names if (found := facts.by_name[name].look) and found.inspection is not None]
+    taken = [name for name in names if isinstance(facts.by_name[name].record, ScanRecord)]
     if taken:
         yield Finding(
             "masks_as_images",
@@ -97,15 +94,14 @@ def mismatched(facts: Facts) -> Iterator[Finding]:
         # Masks of breasts only tell where to cut.
         if facts.config.region != "breasts" and not _same_grid(facts.by_name[image], facts.by_name[mask]):
             wrong += [image, mask]
-        look = facts.by_name[mask].look
-        if look is not None and look.num_labels == 1:
+        if facts.by_name[mask].num_labels == 1:
             empty.append(mask)
     if wrong:
         yield Finding(
             "mask_grid",
             Severity.WARNING,
             f"{count_of(len(wrong) // 2, 'mask')} not on the image's grid (other size, or more than 0.1 "
-            "voxel away)",
+            "mm away)",
             len(wrong) // 2,
             tuple(wrong),
             f"With {_KEEP} these pairs are left out: export the mask on the grid of its image.",
@@ -124,19 +120,8 @@ def mismatched(facts: Facts) -> Iterator[Finding]:
 
 def _same_grid(image: ScanFacts, mask: ScanFacts) -> bool:
     """Whether both have the same voxels at the same places, as far as both could be read."""
-    if image.look is None or mask.look is None:
-        return image.header.shape == mask.header.shape or None in (image.header.shape, mask.header.shape)
-    if image.look.shape is None or mask.look.shape is None:
+    if image.shape is None or mask.shape is None:
         return True
-    if image.look.shape != mask.look.shape:
-        return False
-    shape = np.array(image.look.shape)
-    first, second = np.array(image.look.affine), np.array(mask.look.affine)
-    corners = _corners(shape)
-    apart = np.abs((first - second) @ corners)[:3].max()
-    return bool(apart <= _MOST_APART * np.linalg.norm(first[:3, :3], axis=0).min())
-
-
-def _corners(shape: npt.NDArray[np.int_]) -> npt.NDArray[np.float64]:
-    """Voxel coordinates (4, 8) of a grid's corners; an affine map is farthest off at one of them."""
-    return np.vstack([np.indices((2, 2, 2)).reshape(3, -1) * (shape - 1)[:, None], np.ones(8)])
+    if image.affine is None or mask.affine is None:
+        return image.shape == mask.shape
+    return grid_refusal(image.shape, image.affine, mask.shape, mask.affine) is None

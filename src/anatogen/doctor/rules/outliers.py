@@ -22,18 +22,18 @@ def outliers(facts: Facts) -> dict[str, list[str]]:
     Spacing and size by a factor of 1.5 along an axis of the body, range of intensities by a factor of 10 (the
     unit of MR is arbitrary, and `prepare` scales each scan); see `far_from_median`.
     """
-    measured = [(scan.name, inspection) for scan, inspection in facts.measured()]
+    measured = [(scan.name, record) for scan, record in facts.measured()]
     found: dict[str, list[str]] = {}
     if len(measured) < 5:
         return found
     # Along right, anterior and superior, whatever the order of a file's axes.
-    affines = np.array([np.array(inspection.affine)[:3, :3] for _, inspection in measured])
+    affines = np.array([np.array(record.affine)[:3, :3] for _, record in measured])
     spacing = np.linalg.norm(affines, axis=1)
-    fields = spacing * np.array([inspection.shape for _, inspection in measured])
+    fields = spacing * np.array([record.shape for _, record in measured])
     body = np.argmax(np.abs(affines), axis=1)
     ordered = np.argsort(body, axis=1)
     spacing, fields = (np.take_along_axis(values, ordered, axis=1) for values in (spacing, fields))
-    contrast = np.array([inspection.high - inspection.low for _, inspection in measured])
+    contrast = np.array([record.high - record.low for _, record in measured])
     for what, values, factor in (
         ("spacing", spacing, 1.5),
         ("size", fields, 1.5),
@@ -104,8 +104,8 @@ def not_hounsfield(facts: Facts) -> Iterator[Finding]:
     told = facts.config.modality
     names = tuple(
         scan.name
-        for scan, inspection in facts.measured()
-        if (scan.source.modality or told) == "CT" and not inspection.looks_like_ct
+        for scan, record in facts.measured()
+        if (scan.source.modality or told) == "CT" and not record.looks_like_ct
     )
     if names:
         yield Finding(

@@ -122,8 +122,8 @@ def leakage(facts: Facts) -> Iterator[Finding]:
     if not _told(facts) and (guess := guess_pattern([scan.name for scan in facts.usable])):
         groups = guess[1]
     contents: dict[str, list[str]] = {}
-    for scan, inspection in facts.measured():
-        contents.setdefault(inspection.content_sha256, []).append(scan.name)
+    for scan, record in facts.measured():
+        contents.setdefault(record.content_sha256, []).append(scan.name)
     pairs = ([pair.first, pair.second] for pair in facts.alike)
     for code, noun, what, found in (
         ("leaking_patients", "patient", "with scans", _across(groups.values())),

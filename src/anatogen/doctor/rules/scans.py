@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
 from anatogen.dataset.discover import LeftOut
+from anatogen.dataset.records import RefusedRecord
 from anatogen.doctor.diagnosis import (
     Facts,
     Finding,
@@ -48,8 +49,8 @@ def nothing_usable(facts: Facts) -> Iterator[Finding]:
 def copies(facts: Facts) -> Iterator[Finding]:
     """Scans that are voxel for voxel another one."""
     groups: dict[str, list[ScanFacts]] = {}
-    for scan, inspection in facts.measured():
-        groups.setdefault(inspection.content_sha256, []).append(scan)
+    for scan, record in facts.measured():
+        groups.setdefault(record.content_sha256, []).append(scan)
     copies = [scan.name for group in groups.values() for scan in group[1:]]
     if copies:
         yield Finding(
@@ -90,11 +91,10 @@ def unreadable(facts: Facts) -> Iterator[Finding]:
     """Scans whose files or voxels can not be used, by reason."""
     # What a label map, a flat image or a localiser is told of has rules of its own.
     failed = [
-        LeftOut(scan.name, scan.look.refusal)
+        LeftOut(scan.name, scan.record.refusal)
         for scan in facts.scans
-        if scan.look
-        and scan.look.refusal
-        and not (scan.look.num_labels or _is_flat(scan) or "localiser" in scan.header.hints)
+        if isinstance(scan.record, RefusedRecord)
+        and not (scan.num_labels or _is_flat(scan) or "localiser" in scan.header.hints)
     ]
     yield from _by_reason("unreadable", [*failed, *facts.damaged])
 
@@ -156,7 +156,7 @@ def modalities(facts: Facts) -> Iterator[Finding]:
             f"modality={choose}",
         )
         return
-    like_ct = [scan.name for scan, inspection in facts.measured() if inspection.looks_like_ct]
+    like_ct = [scan.name for scan, record in facts.measured() if record.looks_like_ct]
     known = [scan.name for scan, _ in facts.measured()]
     if not told and facts.config.modality == "auto" and 0 < len(like_ct) < len(known):
         is_ct = 2 * len(like_ct) > len(known)

@@ -1,0 +1,102 @@
+"""What is measured of the voxels of one scan: values, foreground, thumbnails."""
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from anatogen.io.geometry import foreground_box, foreground_threshold, orient, otsu_threshold, slice_plane
+from anatogen.io.volume import Volume
+
+Triple = tuple[float, float, float]
+
+# Label maps have fewer values; a scan with so few would be one of 5 bits.
+MAX_LABELS = 32
+# Voxels along an axis that the body is looked for with, and of the thumbnail that mirrors are told by.
+_COARSE = 96
+_POSTURE_SIZE = 12
+# Longest side of a picture, in pixels, is below twice this.
+_PICTURE_SIZE = 192
+
+
+def looks_like_ct(minimum: float, maximum: float) -> bool:
+    """Whether a scan's lowest and highest value can be Hounsfield units of a scan with air in it."""
+    return -4096 <= minimum <= -500 and maximum <= 32767
+
+
+def own_window(array: npt.NDArray[np.float32], percentiles: tuple[float, float]) -> tuple[float, float]:
+    """The values of an MR scan that become -1 and +1.
+
+    Args:
+        array: float32, any shape, not constant.
+        percentiles: The lower one over all voxels, the upper one over those of tissue (above the Otsu
+            threshold), so that it does not depend on how much air the field of view holds.
+    """
+    low = float(np.percentile(array, percentiles[0]))
+    tissue = array[array > otsu_threshold(array)]
+    return low, float(np.percentile(tissue if tissue.size else array, percentiles[1]))
+
+
+def count_labels(array: npt.NDArray[np.float32]) -> int:
+    """How many labels a label map has: whole numbers from 0 and few of them; 0 for what is none."""
+    if array.min() != 0:
+        return 0
+    # A part tells nearly every scan, at no cost.
+    for part in (array.ravel()[:: max(1, array.size // 4096)], array):
+        values = np.unique(part)
+        if values.size > MAX_LABELS or not np.array_equal(values, np.rint(values)):
+            return 0
+    return int(values.size)
+
+
+def content_sha256(volume: Volume) -> str:
+    """Hash of the voxel values in one fixed order of axes, so that copies in other formats agree."""
+    return hashlib.sha256(orient(volume, "SPL").array.data).hexdigest()
+
+
+def measure_body(volume: Volume) -> tuple[dict[str, Triple], npt.NDArray[np.float16]]:
+    """How large the body is in a scan, and how it lies.
+
+    Args:
+        volume: Any scan.
+
+    Returns:
+        By modality, which decides what is air: the bounding box in mm of what is not air, along (R-L, A-P,
+        I-S), or that of the scan where all is. And a thumbnail that left and right are told by: float16,
+        (12, 12, 12) along the same axes, mean 0 and length 1.
+    """
+    upright = orient(volume, "RAS")
+    shape = upright.array.shape
+    steps = [max(1, size // _COARSE) for size in shape]
+    coarse = np.ascontiguousarray(upright.array[tuple(slice(step // 2, None, step) for step in steps)])
+    sizes = {}
+    for modality in ("CT", "MR"):
+        box = foreground_box(Volume(coarse, upright.affine), foreground_threshold(coarse, modality))
+        extent = coarse.shape if box is None else [part.stop - part.start for part in box]
+        x, y, z = np.minimum(np.array(extent) * steps, shape) * np.array(upright.spacing_mm)
+        sizes[modality] = (float(x), float(y), float(z))
+    clipped = np.clip(coarse, *np.percentile(coarse, (0.5, 99.5)))
+    factors = [_POSTURE_SIZE / size for size in clipped.shape]
+    blurred = ndimage.gaussian_filter(clipped, [0.4 / factor if factor < 1 else 0 for factor in factors])
+    small = ndimage.zoom(blurred, factors, order=1, mode="nearest").astype(np.float64)
+    centred = small - small.mean()
+    return sizes, (centred / max(float(np.linalg.norm(centred)), 1e-12)).astype(np.float16)
+
+
+def middle_slice(volume: Volume, window: tuple[float, float]) -> npt.NDArray[np.uint8]:
+    """The middle slice of a scan's own plane, the way radiologists look at it, thinned out.
+
+    Args:
+        volume: Any scan.
+        window: Values that become black and white.
+
+    Returns:
+        uint8, (H, W) of a few hundred pixels at most.
+    """
+    # Of its own plane: the middle of a thick stack's other planes shows little.
+    upright = orient(volume, slice_plane(volume.affine)).array
+    middle = upright[upright.shape[0] // 2]
+    step = max(1, max(middle.shape) // _PICTURE_SIZE)
+    low, high = window
+    return np.rint(255 * np.clip((middle[::step, ::step] - low) / (high - low), 0, 1)).astype(np.uint8)

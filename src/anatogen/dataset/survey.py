@@ -1,0 +1,165 @@
+"""The one survey of a folder of scans, which `doctor`, `plan` and `prepare` share.
+
+survey_folder: discover -> select by the recipe          headers and names alone
+record_scans:  decode each scan once -> records          content-addressed: see `records`
+usable_scans:  with masks, labels and grids agreeing     what `prepare` would take, and what not and why
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from anatogen.core.reasons import Reason, Refusal
+from anatogen.dataset.discover import LeftOut, Source, discover
+from anatogen.dataset.masks import grid_refusal, label_refusal
+from anatogen.dataset.prepare_config import PrepareConfig
+from anatogen.dataset.recipes.recipe import Scan, Selection
+from anatogen.dataset.records import MaskRecord, Records, RecordTask, RefusedRecord, ScanRecord, record_scan
+from anatogen.dataset.selection import select_scans
+from anatogen.dataset.workers import Workers
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder holds, before any voxel is decoded.
+
+    Attributes:
+        folder: Where the scans are.
+        sources: Every scan that was discovered, in order of name.
+        damaged: What could not even be told to be a scan.
+        num_ignored: Files that are no scans, or are not included.
+        selection: What the recipe makes of the sources.
+    """
+
+    folder: Path
+    sources: tuple[Source, ...]
+    damaged: tuple[LeftOut, ...]
+    num_ignored: int
+    selection: Selection
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """What can't be used, as far as headers, names and tables tell."""
+        return [*self.damaged, *self.selection.left_out]
+
+    @property
+    def num_unused(self) -> int:
+        """Files of scans that the recipe has no interest in."""
+        chosen = [source for scan in self.selection.scans for source in (scan.source, scan.mask) if source]
+        used = {source.name for source in chosen} | {scan.name for scan in self.selection.left_out}
+        return sum(len(source.files) for source in self.sources if source.name not in used)
+
+
+@dataclass(frozen=True)
+class UsableScan:
+    """A scan that `prepare` can take, with what was measured of it and of its mask."""
+
+    scan: Scan
+    record: ScanRecord
+    mask: MaskRecord | None
+
+    @property
+    def source(self) -> Source:
+        """Where it lies."""
+        return self.scan.source
+
+    @property
+    def name(self) -> str:
+        """Relative path."""
+        return self.scan.source.name
+
+
+def survey_folder(folder: Path, config: PrepareConfig, pool: Workers) -> Survey:
+    """Finds the scans below a folder, and selects among them.
+
+    Args:
+        folder: With scans in all formats, nested and mixed.
+        config: What narrows the scans, the recipe, and who the patients are.
+        pool: Looks into the files that have no ending of a scan.
+
+    Raises:
+        UserError: As `discover` and `select_scans`.
+    """
+    sources, damaged, num_ignored = discover(
+        folder,
+        lambda function, files: pool.map(function, files, [file.name for file in files], "Looking"),
+        config.include,
+        config.exclude,
+    )
+    selection = select_scans(folder, sources, config)
+    return Survey(folder, tuple(sources), tuple(damaged), num_ignored, selection)
+
+
+def record_scans(
+    scans: Sequence[tuple[Source, Source | None]], config: PrepareConfig, folder: Path, pool: Workers
+) -> list[Records]:
+    """The records of scans and of their masks, in order.
+
+    Args:
+        scans: Each scan with the mask that is asked for.
+        config: The settings that measurements depend on.
+        folder: Of records; what it holds is not made again.
+        pool: Decodes the others.
+    """
+    tasks = [RecordTask(source, mask, config, folder) for source, mask in scans]
+    return pool.map(record_scan, tasks, [source.name for source, _ in scans], "Checking")
+
+
+def usable_scans(
+    scans: Sequence[Scan], selection: Selection, config: PrepareConfig, folder: Path, pool: Workers
+) -> tuple[list[UsableScan], list[LeftOut]]:
+    """The scans that `prepare` can take, and the others with their reasons; see `record_scans`.
+
+    Args:
+        scans: Of the selection.
+        selection: Names the labels that masks may hold.
+        config: The settings that measurements depend on.
+        folder: Of records.
+        pool: Decodes what has no record.
+    """
+    records = record_scans([(scan.source, scan.mask) for scan in scans], config, folder, pool)
+    usable, left_out = [], []
+    for scan, (record, mask) in zip(scans, records, strict=True):
+        if isinstance(record, RefusedRecord):
+            refusal: Refusal | None = record.refusal
+        elif isinstance(mask, RefusedRecord):
+            refusal = mask.refusal
+        else:
+            refusal = _mask_refusal(record, mask, selection, config)
+            if refusal is None:
+                usable.append(UsableScan(scan, record, mask))
+        if refusal is not None:
+            left_out.append(LeftOut(scan.source.name, refusal))
+    return usable, left_out
+
+
+def _mask_refusal(
+    record: ScanRecord, mask: MaskRecord | None, selection: Selection, config: PrepareConfig
+) -> Refusal | None:
+    if mask is None:
+        return None
+    unknown = label_refusal(mask.labels, selection.labels) if selection.labels else None
+    # Masks of breasts only tell where to cut.
+    if unknown is not None or config.region == "breasts":
+        return unknown
+    return grid_refusal(record.shape, np.array(record.affine), mask.shape, np.array(mask.affine))
+
+
+def without_copies(scans: Sequence[UsableScan]) -> tuple[list[UsableScan], list[LeftOut]]:
+    """The scans, of those with equal voxels in the same place the first, and the others."""
+    kept: list[UsableScan] = []
+    left_out = []
+    # Scans with equal bytes have equal voxels too, so one index finds both kinds of copies.
+    seen: dict[str, list[UsableScan]] = {}
+    for scan in scans:
+        alike = seen.setdefault(scan.record.content_sha256, [])
+        first = next((other for other in alike if scan.record.same_scan(other.record)), None)
+        if first is not None:
+            refusal = Reason.SAME_SCAN(other=first.name)
+            left_out.append(LeftOut(scan.name, refusal))
+        else:
+            alike.append(scan)
+            kept.append(scan)
+    return kept, left_out
