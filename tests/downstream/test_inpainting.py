@@ -32,6 +32,8 @@ from anatogen.evaluation.diversity import ms_ssim
 from anatogen.training import loop as loop_module
 from anatogen.training.loop import read_log
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 
 def tiny(*overrides: str, steps: int = 4) -> PretrainConfig:
     base = {

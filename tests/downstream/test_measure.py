@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from labelled_dataset import write_labelled
 
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Intensity, Split, load_manifest
@@ -16,17 +15,18 @@ from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.segmenter import Segmenter
 from anatogen.downstream.settings import FinetuneConfig, SwinUNETRSettings
 
+pytestmark = pytest.mark.usefixtures("small_network")
 NETWORK = SwinUNETRSettings(feature_size=12)
 CT = Intensity(modality="CT", low=-160, high=240)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return write_labelled(tmp_path_factory.mktemp("measured"))
+def data(labelled) -> Path:
+    return labelled
 
 
 @pytest.fixture(scope="module")
-def segmenter(data) -> Segmenter:
+def segmenter(data, small_network) -> Segmenter:
     return _start(load_labelled(data), FinetuneConfig(network=NETWORK))
 
 

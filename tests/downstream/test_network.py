@@ -51,6 +51,15 @@ def test_what_needs_no_padding_is_monais_own_result(segmenting):
         torch.testing.assert_close(segmenting(x), segmenting.network(x))
 
 
+def test_it_draws_nothing_at_random_in_training(segmenting):
+    """So a resumed training needs no state of the global generators."""
+    x = torch.rand(1, 1, 64, 32, 32) * 2 - 1
+    with torch.no_grad():
+        first, second = (segmenting.train()(x) for _ in range(2))
+    segmenting.eval()
+    assert torch.equal(first, second)
+
+
 def test_padding_is_background_around_the_scan(segmenting):
     """The padded result is that of the scan laid into the middle of an empty one."""
     x = torch.rand(1, 1, 30, 64, 28) * 2 - 1

@@ -28,6 +28,8 @@ from anatogen.io.formats import AS_IT_IS, read_scan
 from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
+pytestmark = pytest.mark.usefixtures("small_network")
+
 
 def description(shape=(32, 32, 32), spacing_mm=(1.5, 1.5, 1.5), **changes) -> SegmenterDescription:
     placement = Placement(
@@ -170,7 +172,7 @@ def test_a_scan_reaches_the_network_as_its_prepared_array_did(tmp_path, modality
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory) -> Path:
+def saved(tmp_path_factory, small_network) -> Path:
     folder = tmp_path_factory.mktemp("segmenter")
     torch.manual_seed(0)
     network = PaddedSwinUNETR(SwinUNETRSettings(feature_size=12), 3)
