@@ -98,6 +98,7 @@ def test_a_posterior_is_drawn_from_the_step_s_own_noise(data, tmp_path):
     assert found[0] == found[1]
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_two_processes_draw_what_one_draws(data, tmp_path):
     """Each process takes its part of the noise of the whole batch."""
     wide = ("autoencoder.base_width=16", "autoencoder.decoder_width=16", "autoencoder_training.steps=2")

@@ -1,9 +1,8 @@
 """Both stages as a user runs them: resumed, refused, stopped before harm, and shared by processes."""
 
 import json
-import os
+import multiprocessing
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.precision import Precision
 from safetensors.torch import load_file
-from synthetic_dataset import ADVERSARIAL, TINY, tiny_settings, write_dataset
+from synthetic_dataset import ADVERSARIAL, tiny_settings, write_dataset
 
 from anatogen.core.errors import UserError
 from anatogen.core.seeding import derived_generator
@@ -134,33 +133,24 @@ def test_a_run_stopped_at_any_moment_and_started_again_ends_with_the_same_bits(
 
 
 def test_a_killed_process_resumes_to_the_same_bits(data, tmp_path):
-    """The real thing: SIGKILL from outside in each stage, through the command line."""
-    longer = (*TINY, *ADVERSARIAL, "autoencoder_training.steps=60", "diffusion_training.steps=150")
-    run = tmp_path / "killed"
-    command = [
-        sys.executable,
-        "-c",
-        "from anatogen.cli.app import main; main()",
-        "train",
-        str(data),
-        str(run),
-    ]
-    command += [*longer, "training.checkpoint_minutes=0.001", "--preset", "tiny", "--device", "cpu"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    """The real thing: SIGKILL from outside in each stage."""
+    longer = (*ADVERSARIAL, "autoencoder_training.steps=60", "diffusion_training.steps=150")
+    run, settings = tmp_path / "killed", tiny_settings(*longer, "training.checkpoint_minutes=0.001")
     for stage in STAGES:
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        process = multiprocessing.get_context("fork").Process(
+            target=train, args=(data, run, settings), kwargs={"device": "cpu"}
         )
+        process.start()
         checkpoint = run / stage / "checkpoint.pt"
         deadline = time.monotonic() + 90
-        while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        while not checkpoint.exists() and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate()
-        assert process.returncode == -signal.SIGKILL, errors
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
         assert checkpoint.exists() and not (run / stage / WEIGHTS_NAME).exists(), "killed too late"
-    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
+    train(data, run, settings, device="cpu")
     train(data, tmp_path / "whole", tiny_settings(*longer), device="cpu")
     assert _weights(run) == _weights(tmp_path / "whole")
 
@@ -313,6 +303,7 @@ def test_adversarial_losses_wait_for_their_start(data, tmp_path):
     assert run("pulled", *ADVERSARIAL, "losses.adversarial_start=2") != alone
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_two_processes_learn_what_one_learns(data, tmp_path):
     """The same global batch in two halves: sums in another order, else the same; codebook included."""
     settings = tiny_settings(

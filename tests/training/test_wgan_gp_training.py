@@ -322,6 +322,7 @@ def _learn_once(fabric, config, real, z, epsilon, folder):
         torch.save(gradients, folder / f"{fabric.world_size}.pt")
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_two_processes_follow_the_gradient_of_one(tmp_path):
     """The penalty's own way back, through the gradient, is averaged over processes as well."""
     torch.manual_seed(0)
@@ -335,6 +336,7 @@ def test_two_processes_follow_the_gradient_of_one(tmp_path):
         assert torch.allclose(two[name], gradient, rtol=1e-3, atol=1e-5 * float(gradient.abs().max())), name
 
 
+@pytest.mark.usefixtures("forked_processes")
 def test_the_faulty_variant_runs_in_two_processes(data, tmp_path):
     """Its critic has buffers that change between two passes before one way back."""
     config = tiny("gan.kwon_compatible=true", steps=2)

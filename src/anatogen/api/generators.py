@@ -71,7 +71,7 @@ def train(
     )
     if dry_run:
         from anatogen.training.cost.estimate import describe_plan
-        from anatogen.training.run_folder import with_autoencoder_of
+        from anatogen.training.latent_diffusion import with_autoencoder_of
 
         if autoencoder_run is not None:
             chosen = with_autoencoder_of(Path(autoencoder_run), chosen)

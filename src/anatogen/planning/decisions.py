@@ -1,6 +1,6 @@
 """The decisions of a plan: what each sets, and the line that tells why, in one table."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, unique
 from typing import Any
@@ -121,6 +121,6 @@ class Decision:
         return self.why.value.format(**self.facts)
 
 
-def times(values: Any) -> str:
+def times(values: Iterable[float]) -> str:
     """Numbers as "1 x 2 x 3", with four digits."""
-    return " x ".join(f"{float(value):.4g}" for value in values)
+    return " x ".join(f"{value:.4g}" for value in values)

@@ -3,14 +3,14 @@
 fingerprint of the scans -> speed of this machine -> rules -> a short probe of what was decided -> plan
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from anatogen.config.presets import preset_named, split_overrides
 from anatogen.config.resolving import merged, resolve, save_yaml, to_yaml
@@ -22,6 +22,7 @@ from anatogen.dataset.manifest import MANIFEST_NAME, Grid
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes import recipe_named
 from anatogen.io.geometry import centred_affine
+from anatogen.planning.decisions import times
 from anatogen.planning.fingerprint import Fingerprint, take_fingerprint
 from anatogen.planning.rules import (
     STAGE_SHARES,
@@ -48,8 +49,7 @@ _REFERENCE_SHAPE = (40, 56, 40)
 _LONGEST_STEP = 30.0
 
 
-@dataclass(frozen=True)
-class Estimates:
+class Estimates(BaseModel):
     """What a plan will take.
 
     Attributes:
@@ -59,14 +59,13 @@ class Estimates:
         sample_seconds: Of one synthetic scan; None where it could not be measured.
     """
 
-    stages: Mapping[str, StageEstimate]
+    stages: dict[str, StageEstimate]
     training_hours: float
     encode_seconds: float | None
     sample_seconds: float | None
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(BaseModel):
     """What to make of a set of scans, and why.
 
     Attributes:
@@ -91,39 +90,16 @@ class Plan:
         """Writes `prepare.yaml`, `train.yaml`, and `plan.json` with fingerprint, reasons and estimates."""
         save_yaml(self.prepare, folder / PREPARE_NAME)
         save_yaml(self.training, folder / TRAIN_NAME)
-        write_json(folder / PLAN_NAME, self.description())
-
-    def description(self) -> dict[str, Any]:
-        """Everything but the two configurations, as JSON has it."""
-        return {
-            "anatogen_version": __version__,
-            "fingerprint": self.fingerprint.model_dump(mode="json"),
-            "grid": self.grid.model_dump(mode="json"),
-            "reasons": list(self.reasons),
-            "warnings": list(self.warnings),
-            "estimates": {
-                "training_hours": round(self.estimates.training_hours, 3),
-                "encode_seconds": self.estimates.encode_seconds,
-                "sample_seconds": self.estimates.sample_seconds,
-                **{
-                    stage: {
-                        "memory_gb": round(found.memory_gb, 3),
-                        "steps": found.steps,
-                        "passes": round(found.passes, 2),
-                        "measured": None if found.measured is None else found.measured.model_dump(),
-                    }
-                    for stage, found in self.estimates.stages.items()
-                },
-            },
-        }
+        others = self.model_dump(mode="json", exclude={"prepare", "training"})
+        write_json(folder / PLAN_NAME, {"anatogen_version": __version__, **others})
 
     def text(self) -> str:
         """The plan for a reader: what the scans are like, each decision with its reason, what it takes."""
         found = self.fingerprint
         lines = [
             f"{found.num_scans} {found.modality} scans of {found.num_patients} patients: "
-            f"{_times(found.size.median)} voxels of {_times(found.spacing_mm.median)} mm, tissue over "
-            f"{_times(round(length) for length in found.foreground_mm.median)} mm (medians)",
+            f"{times(found.size.median)} voxels of {times(found.spacing_mm.median)} mm, tissue over "
+            f"{times(round(length) for length in found.foreground_mm.median)} mm (medians)",
             "",
             *(f"  {reason}" for reason in self.reasons),
             "",
@@ -235,15 +211,14 @@ def _planned(
             seconds[stage] = estimate.measured.seconds_per_step
     decisions = decide_budgets(decisions, fingerprint, budget, given_training, seconds, preset)
     training = settings_of(decisions.training, preset)
-    estimates = _estimates(tried, decisions.steps, seconds, training, num_scans)
     return Plan(
-        resolve(PrepareConfig, decisions.prepare),
-        training,
-        decisions.grid,
-        fingerprint,
-        decisions.reasons,
-        decisions.warnings,
-        estimates,
+        prepare=resolve(PrepareConfig, decisions.prepare),
+        training=training,
+        grid=decisions.grid,
+        fingerprint=fingerprint,
+        reasons=decisions.reasons,
+        warnings=decisions.warnings,
+        estimates=_estimates(tried, decisions.steps, seconds, training, num_scans),
     )
 
 
@@ -292,10 +267,8 @@ def _estimates(
 ) -> Estimates:
     stages = {}
     for stage, estimate in tried.items():
-        batch = getattr(training, f"{stage}_training").batch_size
-        stages[stage] = StageEstimate(
-            estimate.memory_gb, estimate.measured, steps[stage], steps[stage] * batch / num_scans
-        )
+        passes = steps[stage] * STAGES[stage].optimisation(training).batch_size / num_scans
+        stages[stage] = estimate.model_copy(update={"steps": steps[stage], "passes": passes})
     measured = tried["diffusion"].measured
     encode = sample = None
     if measured is not None:
@@ -304,7 +277,7 @@ def _estimates(
         encode = round(others["encode"] * views * num_scans / ENCODED_AT_ONCE, 2)
         sample = round(others["denoise"] * training.diffusion.sampling_steps + others["decode"], 3)
     hours = sum(steps[stage] * seconds[stage] for stage in steps) / 3600
-    return Estimates(stages, hours, encode, sample)
+    return Estimates(stages=stages, training_hours=hours, encode_seconds=encode, sample_seconds=sample)
 
 
 def _stage_line(stage: str, found: StageEstimate) -> str:
@@ -317,8 +290,4 @@ def _stage_line(stage: str, found: StageEstimate) -> str:
         if seconds is None
         else f"about {duration_text(seconds)}"
     )
-    return f"  {stage}: {found.steps:,} steps, {found.passes:,.0f} passes over the scans, {took}, {memory}"
-
-
-def _times(values: Iterable[float]) -> str:
-    return " x ".join(f"{value:g}" for value in values)
+    return f"  {stage}: {found.steps:,.0f} steps, {found.passes:,.0f} passes over the scans, {took}, {memory}"

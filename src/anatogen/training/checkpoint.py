@@ -2,24 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
+from torch.distributed.checkpoint.stateful import Stateful
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import atomic_path
-
-
-class Stateful(Protocol):
-    """A network or an optimiser."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Its state."""
-        ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
-        """Takes the state on."""
-        ...
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Stateful], counters: Mapping[str, float]) -> None:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
 
 from anatogen.config.settings import Settings
 from anatogen.dataset.manifest import Grid
 from anatogen.diffusion.process import denoising_loss
 from anatogen.generators.latent_diffusion import build_denoiser, build_schedule
 from anatogen.models.denoiser import Denoiser
-from anatogen.training.checkpoint import Stateful
 from anatogen.training.ema import ExponentialMovingAverage
 from anatogen.training.optimisation import adam, local_slice, take_step
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from anatogen.config.settings import Settings, TrainingSettings
-from anatogen.core.files import atomic_path, remove_parts, sha256_file, sha256_json
+from anatogen.core.errors import UserError
+from anatogen.core.files import atomic_path, remove_parts, sha256_file, sha256_json, write_text
 from anatogen.core.seeding import derived_generator
 from anatogen.dataset.volumes import VolumeDataset, flip_axis
 from anatogen.models.vqgan import VQGAN
@@ -64,6 +65,20 @@ def cached_latents(
             assert out is not None
             out.flush()
     return np.load(path, mmap_mode="r")
+
+
+def claim_latents(folder: Path, latents: np.memmap) -> None:
+    """Makes stage two's folder these latents', or checks that it is: the autoencoder may have trained on.
+
+    Raises:
+        UserError: If the denoiser there learned latents of another autoencoder.
+    """
+    path, key = folder / "latents.txt", Path(str(latents.filename)).stem
+    if path.exists() and path.read_text(encoding="utf-8").strip() != key:
+        raise UserError(
+            f"{folder} was trained on latents of another autoencoder: delete it to train the denoiser anew"
+        )
+    write_text(path, key + "\n")
 
 
 def num_views(settings: TrainingSettings) -> int:

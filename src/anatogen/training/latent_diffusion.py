@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from anatogen.config.resolving import resolve
 from anatogen.config.settings import Settings
 from anatogen.core.choices import Stage
 from anatogen.core.devices import device_named
@@ -29,12 +30,14 @@ from anatogen.training.autoencoder import AUTOENCODER, train_autoencoder
 from anatogen.training.autoencoder_check import AutoencoderCheck, check_autoencoder
 from anatogen.training.devices import check_budgets, check_devices, launch
 from anatogen.training.diffusion import DIFFUSION, train_diffusion
-from anatogen.training.latent_cache import cached_latents
+from anatogen.training.latent_cache import cached_latents, claim_latents
 from anatogen.training.loop import CHECKPOINT_NAME, read_log
-from anatogen.training.run_folder import claim_latents, claim_run, count_training_scans, with_autoencoder_of
+from anatogen.training.run_folder import claim_run, count_training_scans, read_settings
 
 AUTOENCODER_CHECK_NAME = "autoencoder_check.json"
 _MAX_VARIANCE_SCANS = 16
+# What may differ until stage two has begun.
+_STAGE_TWO = ("denoiser", "diffusion", "diffusion_training")
 
 
 def train(
@@ -73,7 +76,8 @@ def train(
     count_training_scans(data, manifest)
     if "autoencoder" not in stages:
         settings = with_autoencoder_of(source, settings)
-    claim_run(run, manifest.sha256(), settings, settings.training.seed)
+    open_sections = () if (run / "diffusion").exists() else _STAGE_TWO
+    claim_run(run, manifest.sha256(), settings, settings.training.seed, open_sections=open_sections)
     if "autoencoder" in stages and not _is_settled(run):
         fabric = AUTOENCODER.build_fabric(device, devices)
         launch(fabric, partial(train_autoencoder, data=data, folder=run / "autoencoder", settings=settings))
@@ -100,6 +104,19 @@ def train(
         ),
     )
     return _write_bundle(run, data, network, description, check, place, settings)
+
+
+def with_autoencoder_of(source: Path, settings: Settings) -> Settings:
+    """The settings with all that concerns stage one as the run that trained the autoencoder had it."""
+    if not (source / "autoencoder").is_dir():
+        raise UserError(
+            f"{source} holds no autoencoder: train one first, with "
+            f"`anatogen train DATA {source} --stages autoencoder`"
+        )
+    trained = read_settings(source)
+    kept = {name: getattr(trained, name) for name in ("autoencoder", "losses", "autoencoder_training")}
+    # Validated anew: the settings of stage two may not fit another run's autoencoder.
+    return resolve(Settings, settings.model_copy(update=kept).model_dump())
 
 
 def _is_settled(run: Path) -> bool:

@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
 
 from anatogen.config.settings import LoopSettings, OptimiserSettings
 from anatogen.core.errors import UserError
 from anatogen.core.extras import missing_modules
 from anatogen.core.files import remove_parts, write_text
 from anatogen.report.progress import shown_progress
-from anatogen.training.checkpoint import Stateful, load_checkpoint, save_checkpoint
+from anatogen.training.checkpoint import load_checkpoint, save_checkpoint
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"

@@ -6,7 +6,6 @@ from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor, nn
 
 from anatogen.config.settings import OptimiserSettings
-from anatogen.core.errors import UserError
 from anatogen.training.loop import NonFiniteLossError
 
 
@@ -47,15 +46,6 @@ def take_step(
 
 
 def local_slice(fabric: Fabric, batch_size: int) -> slice:
-    """This process's part of a batch.
-
-    Raises:
-        UserError: If the processes can't share the batch evenly.
-    """
-    share, rest = divmod(batch_size, fabric.world_size)
-    if rest:
-        raise UserError(
-            f"batch_size {batch_size} can't be shared evenly by {fabric.world_size} devices: "
-            "use a multiple of their number"
-        )
+    """This process's part of a batch, which `check_devices` found to be a multiple of the processes."""
+    share = batch_size // fabric.world_size
     return slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)

@@ -1,10 +1,8 @@
 """A run's folder belongs to one training: one dataset, one set of settings, one autoencoder."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from anatogen.config.resolving import Section, read_yaml, resolve, save_yaml
 from anatogen.config.settings import Settings
@@ -32,9 +30,6 @@ _KINDS = {
     "segmenter_training": "a segmentation network",
 }
 
-# What may also differ until stage two has begun.
-_STAGE_TWO = ("denoiser", "diffusion", "diffusion_training")
-
 
 def read_settings(run: Path) -> Settings:
     """The settings that a run was started with.
@@ -46,19 +41,6 @@ def read_settings(run: Path) -> Settings:
     if not path.is_file():
         raise UserError(f"{run} is not a training run: it has no config.yaml")
     return resolve(Settings, file=path)
-
-
-def with_autoencoder_of(source: Path, settings: Settings) -> Settings:
-    """The settings with all that concerns stage one as the run that trained the autoencoder had it."""
-    if not (source / "autoencoder").is_dir():
-        raise UserError(
-            f"{source} holds no autoencoder: train one first, with "
-            f"`anatogen train DATA {source} --stages autoencoder`"
-        )
-    trained = read_settings(source)
-    kept = {name: getattr(trained, name) for name in ("autoencoder", "losses", "autoencoder_training")}
-    # Validated anew: the settings of stage two may not fit another run's autoencoder.
-    return resolve(Settings, settings.model_copy(update=kept).model_dump())
 
 
 def count_training_scans(data: Path, manifest: Manifest) -> int:
@@ -73,7 +55,9 @@ def count_training_scans(data: Path, manifest: Manifest) -> int:
     return number
 
 
-def claim_run(run: Path, dataset_sha256: str, settings: Section, seed: int) -> None:
+def claim_run(
+    run: Path, dataset_sha256: str, settings: Section, seed: int, *, open_sections: Sequence[str] = ()
+) -> None:
     """Makes a folder this training's, or checks that it is; `config.yaml` comes last.
 
     Args:
@@ -81,6 +65,7 @@ def claim_run(run: Path, dataset_sha256: str, settings: Section, seed: int) -> N
         dataset_sha256: Hash of all that it learns from.
         settings: Of the training.
         seed: That decides its randomness.
+        open_sections: Sections of the settings that may still differ from those of the run.
 
     Raises:
         UserError: If it holds a run with other settings or on other data, or something else.
@@ -90,13 +75,12 @@ def claim_run(run: Path, dataset_sha256: str, settings: Section, seed: int) -> N
     dataset = run / _DATASET_NAME
     if (run / "config.yaml").exists():
         before, now = (_flat(value) for value in (_saved(run, settings), settings.model_dump(mode="json")))
-        begun = (run / "diffusion").exists()
         changed = [
             name
             for name in now
             if now[name] != before.get(name)
             and not name.endswith(_CHANGEABLE)
-            and (begun or name.split(".")[0] not in _STAGE_TWO)
+            and name.split(".")[0] not in open_sections
         ]
         if changed:
             listing = ", ".join(f"{name} was {before.get(name)}, is {now[name]}" for name in changed)
@@ -132,20 +116,6 @@ def _kind(keys: Iterable[str]) -> str:
 def _is_begun(entry: Path) -> bool:
     """Whether the entry of a run's folder may be there before its config.yaml, if it was killed early."""
     return entry.name in (_DATASET_NAME, _PROVENANCE_NAME) or entry.name.startswith(".part-")
-
-
-def claim_latents(folder: Path, latents: np.memmap) -> None:
-    """Makes stage two's folder these latents', or checks that it is: the autoencoder may have trained on.
-
-    Raises:
-        UserError: If the denoiser there learned latents of another autoencoder.
-    """
-    path, key = folder / "latents.txt", Path(str(latents.filename)).stem
-    if path.exists() and path.read_text(encoding="utf-8").strip() != key:
-        raise UserError(
-            f"{folder} was trained on latents of another autoencoder: delete it to train the denoiser anew"
-        )
-    write_text(path, key + "\n")
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

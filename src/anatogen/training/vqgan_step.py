@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.nn import functional
 
 from anatogen.config.settings import LossSettings, Settings
 from anatogen.models.discriminators import DiscriminatorOutputs, Discriminators, take_slices
 from anatogen.models.perceptual import PerceptualDistance, load_slice_features
 from anatogen.models.vqgan import VQGAN, latent_shape
-from anatogen.training.checkpoint import Stateful
 from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
 from anatogen.training.optimisation import adam, local_slice, take_step
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
 
 from anatogen.config.settings import GANConfig
 from anatogen.models.wgan_gp import Critic, Generator, Shape
-from anatogen.training.checkpoint import Stateful
 from anatogen.training.optimisation import adam, take_step
 
 

@@ -1,9 +1,9 @@
 """What a training will take, before it is started: parameters, memory, time, passes over the data."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import BaseModel
 
 from anatogen.config.resolving import Section, to_yaml
 from anatogen.dataset.manifest import Grid, load_manifest
@@ -16,8 +16,7 @@ from anatogen.training.stage import ConfigT, Stage
 from anatogen.training.stages import STAGES
 
 
-@dataclass(frozen=True)
-class StageEstimate:
+class StageEstimate(BaseModel):
     """What one stage takes.
 
     Attributes:
@@ -69,7 +68,9 @@ def estimate_stage(
     if budget.minutes is not None and measured is not None:
         steps = min(steps, 60 * budget.minutes / measured.seconds_per_step)
     scans_per_step = stage.batches_per_step(settings) * budget.batch_size
-    return StageEstimate(memory_gb, measured, steps, steps * scans_per_step / num_scans)
+    return StageEstimate(
+        memory_gb=memory_gb, measured=measured, steps=steps, passes=steps * scans_per_step / num_scans
+    )
 
 
 def describe_plan(data: Path, settings: Section, stages: tuple[str, ...]) -> str:
