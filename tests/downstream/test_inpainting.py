@@ -229,7 +229,7 @@ def test_how_well_a_network_fills_in_is_kept_beside_it_and_judged_on_the_target(
         assert quality.network == pytest.approx(expected.network, rel=1e-5)
         assert quality.copying == expected.copying
     assert own.copying != target.copying
-    assert str(InpaintingQuality(0.4, 0.5)) == (
+    assert str(InpaintingQuality(network=0.4, copying=0.5)) == (
         "fills in hidden voxels with a loss of 0.400 (copying the nearest seen voxel: 0.500)"
     )
     assert load_inpainting_quality(tmp_path) is None

@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from anatogen.core.errors import UserError
-from anatogen.core.reasons import Reason
+from anatogen.core.reasons import Reason, Refusal
 from anatogen.dataset.discover import LeftOut
+from anatogen.dataset.measures import looks_like_ct
 from anatogen.dataset.records import ScanRecord
 from anatogen.dataset.regions import cube_shape
 from anatogen.dataset.survey import UsableScan
@@ -66,16 +68,42 @@ def choose_modality(scans: Sequence[UsableScan], wanted: str) -> tuple[str, list
         decisions = [f"modality {modality}: {num_ct} of {len(scans)} scans have values like Hounsfield units"]
     left_out = []
     for scan in scans:
-        source, record = scan.source, scan.record
-        if source.modality and source.modality != modality:
-            refusal = Reason.OTHER_MODALITY(modality=source.modality, whose="dataset", expected=modality)
-            left_out.append(LeftOut(source.name, refusal))
-        elif wanted == "auto" and source.modality is None and record.looks_like_ct != (modality == "CT"):
-            refusal = Reason.VALUES_OF_OTHER_MODALITY(
-                low=record.minimum, high=record.maximum, modality=modality
-            )
-            left_out.append(LeftOut(source.name, refusal))
+        refusal = other_modality(
+            scan.source.modality,
+            (scan.record.minimum, scan.record.maximum),
+            modality,
+            whose="dataset",
+            is_told=wanted != "auto",
+        )
+        if refusal is not None:
+            left_out.append(LeftOut(scan.source.name, refusal))
     return modality, left_out, decisions
+
+
+def other_modality(
+    header: str | None,
+    values: tuple[float, float],
+    expected: str,
+    *,
+    whose: Literal["dataset", "segmenter"],
+    is_told: bool,
+) -> Refusal | None:
+    """Why a scan is not of the modality, by its DICOM header, else by its values; None if it is.
+
+    Args:
+        header: Modality of its DICOM header; None for other formats.
+        values: Its smallest and its largest value.
+        expected: "CT" or "MR".
+        whose: Who expects it.
+        is_told: Whether the user named the modality, so that values say nothing.
+    """
+    if header and header != expected:
+        return Reason.OTHER_MODALITY(modality=header, whose=whose, expected=expected)
+    if header is None and not is_told and looks_like_ct(*values) != (expected == "CT"):
+        is_dataset = whose == "dataset"
+        reason = Reason.VALUES_OF_OTHER_MODALITY if is_dataset else Reason.VALUES_OF_OTHER_SEGMENTER
+        return reason(low=values[0], high=values[1], modality=expected)
+    return None
 
 
 def choose_grid(

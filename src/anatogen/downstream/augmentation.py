@@ -31,7 +31,7 @@ def augmented(
         x: float32 (1, D, H, W) in [-1, 1].
         labels: uint8 (1, D, H, W).
         spacing_mm: Along (D, H, W): rotations are of the body, not of the voxel grid.
-        settings: How probable each change is.
+        settings: Probability of each change.
         generator: On the CPU.
 
     Returns:

@@ -10,8 +10,8 @@ class EarlyStopping:
     """Part of a checkpoint: a resumed training stops where an uninterrupted one does.
 
     Args:
-        network: Whose weights are kept.
-        patience: Looks without a better score that end the training; None for never.
+        network: Network whose weights are kept.
+        patience: Validations without a better score that end the training; None for never.
     """
 
     def __init__(self, network: nn.Module, patience: int | None) -> None:
@@ -27,7 +27,7 @@ class EarlyStopping:
 
     @property
     def is_over(self) -> bool:
-        """Whether the last looks were all in vain."""
+        """Whether the last validations were all in vain."""
         return self._patience is not None and self._looks_since >= self._patience
 
     def judge(self, score: float, network: nn.Module) -> None:
@@ -35,7 +35,7 @@ class EarlyStopping:
 
         Args:
             score: From 0 up.
-            network: As it was scored.
+            network: Network that was scored.
         """
         if score > self._best_score:
             self._best_score, self._looks_since = score, 0
@@ -48,10 +48,10 @@ class EarlyStopping:
         network.load_state_dict(self._best)
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
+        """State for a checkpoint."""
         return {"best_score": self._best_score, "looks_since": self._looks_since, "best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """From a checkpoint."""
+        """Takes over the state of a checkpoint."""
         self._best_score, self._looks_since = state_dict["best_score"], state_dict["looks_since"]
         self._best = state_dict["best"]

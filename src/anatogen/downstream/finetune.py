@@ -20,7 +20,7 @@ from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
 from anatogen.downstream.labelled import LabelledSplits, labelled_subset, labels_in, load_labelled
 from anatogen.downstream.metrics import dice
-from anatogen.downstream.network import PaddedSwinUNETR
+from anatogen.downstream.network import seeded_network
 from anatogen.downstream.patches import check_patch, corner_around, crop, random_corner
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription
 from anatogen.downstream.settings import FINETUNING, PRETRAINING, FinetuneConfig
@@ -48,7 +48,7 @@ def finetune(
         data: Prepared dataset with masks.
         run: Folder of the run; the finished segmenter is `segmenter/`.
         config: Its settings.
-        init: What `pretrain` made: its run or its file of weights; None for a random start.
+        init: Run of `pretrain`, or its file of weights; None for a random start.
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         devices: Number of GPUs, or of processes on a CPU.
 
@@ -188,10 +188,7 @@ def _start(splits: LabelledSplits, config: FinetuneConfig) -> Segmenter:
         percentiles=prepared.percentiles,
         reading=prepared.reading,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.training.seed)
-        network = PaddedSwinUNETR(config.network, len(splits.labels))
-    return Segmenter(description, network)
+    return Segmenter(description, seeded_network(config.network, len(splits.labels), config.training.seed))
 
 
 def _say_what_is_missing(splits: LabelledSplits, subset: Sequence[int]) -> None:

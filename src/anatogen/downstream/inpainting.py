@@ -4,9 +4,7 @@ A network that fills in hidden voxels no better than a copy of the nearest seen 
 segmenter could use.
 """
 
-import json
 import math
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor, nn
 
+from anatogen.config.resolving import Section
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
 from anatogen.core.seeding import derived_generator
@@ -122,13 +121,12 @@ def inpainting_losses(predicted: Tensor, x: Tensor) -> dict[str, Tensor]:
     return {"loss": l1 + 1 - similarity, "l1": l1, "ms_ssim": similarity}
 
 
-@dataclass(frozen=True)
-class InpaintingQuality:
+class InpaintingQuality(Section):
     """Mean losses of filling in the same hidden voxels of the same scans.
 
     Attributes:
-        network: L1 + (1 - MS-SSIM) of volumes whose hidden voxels the network filled in.
-        copying: Of giving each hidden voxel the value of the nearest seen one.
+        network: Loss, L1 + (1 - MS-SSIM), of volumes whose hidden voxels the network filled in.
+        copying: Loss of giving each hidden voxel the value of the nearest seen one.
     """
 
     network: float
@@ -154,8 +152,8 @@ def inpainting_quality(
     Args:
         network: Maps float32 (B, 1, D, H, W) to the same shape, on any device.
         volumes: float32 (N, 1, D, H, W) in [-1, 1], on the CPU.
-        patch_shape: Of the patches; None for whole volumes.
-        masking: What is hidden of them.
+        patch_shape: (D, H, W) of the patches; None for whole volumes.
+        masking: Share and size of the hidden cubes.
     """
     shape: Shape = (volumes.shape[2], volumes.shape[3], volumes.shape[4])
     draws = derived_generator("inpainting quality")
@@ -171,7 +169,7 @@ def inpainting_quality(
             filled = torch.where(mask, guess, x)
             losses.append([inpainting_losses(y, x)["loss"] for y in (filled, copied_from_nearest(x, mask))])
     by_network, by_copying = torch.tensor(losses).mean(0).tolist()
-    return InpaintingQuality(by_network, by_copying)
+    return InpaintingQuality(network=by_network, copying=by_copying)
 
 
 def copied_from_nearest(x: Tensor, mask: Tensor) -> Tensor:
@@ -190,7 +188,7 @@ def copied_from_nearest(x: Tensor, mask: Tensor) -> Tensor:
 
 def save_inpainting_quality(quality: InpaintingQuality, run: Path) -> None:
     """Writes it into the folder of a pre-training."""
-    write_json(run / INPAINTING_QUALITY_NAME, asdict(quality))
+    write_json(run / INPAINTING_QUALITY_NAME, quality.model_dump())
 
 
 def load_inpainting_quality(run: Path) -> InpaintingQuality | None:
@@ -198,4 +196,4 @@ def load_inpainting_quality(run: Path) -> InpaintingQuality | None:
     path = run / INPAINTING_QUALITY_NAME
     if not path.is_file():
         return None
-    return InpaintingQuality(**json.loads(path.read_text(encoding="utf-8")))
+    return InpaintingQuality.model_validate_json(path.read_text(encoding="utf-8"))

@@ -106,8 +106,8 @@ def labelled_subset(cases: Sequence[Case], fraction: float, seed: int) -> list[i
     """Indices of the cases of a fraction of the patients; smaller fractions lie within larger ones.
 
     Args:
-        cases: Of the training split.
-        fraction: Of its patients, in (0, 1]; rounded to whole patients.
+        cases: Cases of the training split.
+        fraction: Fraction of its patients, in (0, 1]; rounded to whole patients.
         seed: Decides their order.
 
     Raises:

@@ -25,8 +25,8 @@ def measure_on_test_split(
 
     Args:
         data: Prepared dataset with masks.
-        segmenter: What `finetune` made.
-        tolerance_mm: Distance between surfaces that counts as agreement.
+        segmenter: Run of `finetune`, or the folder of its segmenter.
+        tolerance_mm: Distance between surfaces that counts as agreement, in mm.
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
 
     Returns:
@@ -117,7 +117,7 @@ def measure_segmenter(
         dataset: Cases on its grid.
         tolerance_mm: Distance between surfaces that counts as agreement.
         keep: Folder where the masks of the first cases are written as `CASE.npy`, uint8 (D, H, W).
-        num_kept: How many of them.
+        num_kept: Number of these cases.
     """
     device = next(segmenter.network.parameters()).device
     measured = []

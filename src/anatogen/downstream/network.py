@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -45,6 +46,13 @@ class PaddedSwinUNETR(nn.Module):
         for axis, (low, _) in enumerate(widths):
             y = y.narrow(2 + axis, low, shape[axis])
         return y
+
+
+def seeded_network(settings: SwinUNETRSettings, out_channels: int, seed: int) -> PaddedSwinUNETR:
+    """A network whose random start is the seed's alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PaddedSwinUNETR(settings, out_channels)
 
 
 def padded_shape(shape: Shape) -> Shape:

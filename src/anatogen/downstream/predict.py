@@ -12,10 +12,11 @@ from anatogen.core.devices import device_named
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.files import write_json
 from anatogen.core.reasons import Reason
+from anatogen.dataset.common_grid import other_modality
 from anatogen.dataset.conversion import to_grid
 from anatogen.dataset.discover import LeftOut, Source, discover
 from anatogen.dataset.manifest import Intensity
-from anatogen.dataset.measures import count_labels, looks_like_ct, own_window
+from anatogen.dataset.measures import count_labels, own_window
 from anatogen.dataset.reading import read_source
 from anatogen.dataset.regions import find_regions
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
@@ -42,7 +43,7 @@ def predict(
 
     Args:
         scans: Folder with scans in any format that Anatogen reads.
-        segmenter: What `finetune` made: its run, or the folder of the segmenter.
+        segmenter: Run of `finetune`, or the folder of its segmenter.
         out: Folder of the masks: `a/b.nrrd` becomes `a/b.nii.gz`, a DICOM series `SERIES.nii.gz`.
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         progress: Told of every scan.
@@ -88,7 +89,7 @@ def segment_scan(scan: Volume, segmenter: Segmenter) -> Volume:
     """The label map of a scan, in its voxels; 0 where the common grid does not reach.
 
     Args:
-        scan: As it was read, in its own unit.
+        scan: Scan as it was read, in its own unit.
         segmenter: The network.
 
     Returns:
@@ -170,17 +171,19 @@ def _claim_folder(out: Path, scans: Path, names: list[str], weights_sha256: str)
 
 def _read(source: Source, description: SegmenterDescription) -> Volume:
     """Reads a scan; raises a ScanError for what `prepare` would leave out of a dataset of this modality."""
-    modality = description.intensity.modality
-    if source.modality and source.modality != modality:
-        raise ScanError(Reason.OTHER_MODALITY(modality=source.modality, whose="segmenter", expected=modality))
     scan = read_source(source, description.reading)
     num_labels = count_labels(scan.array)
     if num_labels:
         raise ScanError(Reason.LABEL_MAP(num=num_labels))
-    low, high = float(scan.array.min()), float(scan.array.max())
-    is_told = source.modality is not None or description.told_modality
-    if not is_told and looks_like_ct(low, high) != (modality == "CT"):
-        raise ScanError(Reason.VALUES_OF_OTHER_SEGMENTER(low=low, high=high, modality=modality))
+    refusal = other_modality(
+        source.modality,
+        (float(scan.array.min()), float(scan.array.max())),
+        description.intensity.modality,
+        whose="segmenter",
+        is_told=description.told_modality,
+    )
+    if refusal is not None:
+        raise ScanError(refusal)
     return scan
 
 

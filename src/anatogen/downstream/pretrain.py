@@ -24,7 +24,7 @@ from anatogen.downstream.inpainting import (
     random_masks,
     save_inpainting_quality,
 )
-from anatogen.downstream.network import PaddedSwinUNETR
+from anatogen.downstream.network import seeded_network
 from anatogen.downstream.patches import check_patch, crop, random_corner
 from anatogen.downstream.settings import PRETRAINING, PretrainConfig
 from anatogen.training.cuda_graph import set_up
@@ -133,9 +133,7 @@ def _stage(
     axis = flip_axis(config.training.flip, grid.affine)
     shape = config.patch_shape or grid.shape
     mine = local_slice(fabric, batch_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = PaddedSwinUNETR(config.network, out_channels=1)
+    network = seeded_network(config.network, 1, seed)
     optimiser = adam(network, config.inpainter_training)
     wrapped, learner = set_up(fabric, network, optimiser, (batch_size, 1, *shape))
 

@@ -29,17 +29,17 @@ class SegmenterDescription(Section):
     """What `segmenter.json` holds.
 
     Attributes:
-        format_version: Of this description.
+        format_version: Version of this description.
         network: Its size.
         labels: Value in the masks of each class, the background's 0 first.
         names: Name by label, where the dataset told.
         patch_shape: (D, H, W) that it learned from; None for whole scans.
         region: The part of each scan that it learned from.
-        placement: How that was brought to the common grid.
+        placement: Way of that part to the common grid.
         intensity: "CT" with its window, or "MR", where each scan has its own.
-        told_modality: Whether `PrepareConfig.modality` named it, so that values say nothing.
-        percentiles: Of MR scans' own windows, as `PrepareConfig.percentiles`.
-        reading: How scans are read.
+        told_modality: True where `PrepareConfig.modality` named it, so that values say nothing.
+        percentiles: Percentiles of MR scans' own windows, as `PrepareConfig.percentiles`.
+        reading: Way in which scans are read.
         weights_sha256: Hash of the weights' file.
     """
 
@@ -62,7 +62,7 @@ class Segmenter:
     """A network that labels scans on one grid.
 
     Attributes:
-        description: What it needs and means.
+        description: Needs and meaning of the network.
         network: Gives float (B, number of labels, D, H, W).
     """
 

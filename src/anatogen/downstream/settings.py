@@ -73,7 +73,7 @@ class PretrainConfig(Section):
 
     Attributes:
         network: Swin UNETR.
-        masking: What is hidden.
+        masking: Share and size of the hidden patches.
         patch_shape: (D, H, W) of the random crops that are learned from; None for whole scans.
         inpainter_training: Budget, batches and AdamW.
         training: Random seed, flips, intervals.
@@ -93,7 +93,7 @@ class FinetuneConfig(Section):
         network: Swin UNETR, as large as the pre-trained one if there is one.
         augmentation: Probabilities of the changes of a scan.
         fraction: Fraction of the training patients whose labels are used.
-        transfer: What a pre-trained network hands on: "all" but its last layer, or the "encoder" alone.
+        transfer: Part of a pre-trained network that is taken over: "all" but its last layer, or "encoder".
         patch_shape: (D, H, W) of the random crops that are learned from; None for whole scans.
         validate_every: Steps between validations.
         patience: Validations without a better Dice that end the training; None for its whole budget. The

@@ -67,7 +67,7 @@ def fractions_figure(
     which the verdict rests on. Arms are moved aside a little so that bars don't cover each other.
 
     Args:
-        estimates: Of mean Dice by (arm, fraction).
+        estimates: Mean Dice by (arm, fraction).
         comparisons: Those with `SCRATCH` as the other arm are drawn.
         arms: In order of the legend; each keeps its colour whichever others there are.
         path: The PNG file.

@@ -20,7 +20,7 @@ class ResultRow(Section):
     """How well one network segments one test case.
 
     Attributes:
-        arm: How the network was initialised, such as "scratch" or "synthetic".
+        arm: Name of the arm, such as "scratch" or "synthetic".
         fraction: Fraction of the labelled training scans that it was fine-tuned with, above 0, at most 1.
         seed: Random seed of the trial: draws the training scans and the order of steps.
         num_training_scans: Number of scans that the fraction came to.

@@ -49,7 +49,7 @@ def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1)
     """Does every pre-training and trial that is not done yet, and writes results and page.
 
     Args:
-        plan: What is compared with what.
+        plan: Plan of the experiment.
         out: Folder of the experiment; the same call again goes on. Arms, fractions and seeds may be added
             to a plan, other settings need another folder.
         processes: Number of jobs that are done at a time on this machine; they share its cores.

@@ -17,8 +17,8 @@ def random_shapes(shape: tuple[int, int, int], seed: int, number: int) -> npt.ND
 
     Args:
         shape: (D, H, W).
-        seed: Of the set.
-        number: Of the volume in the set.
+        seed: Random seed of the set.
+        number: Number of the volume in the set.
 
     Returns:
         float32 (D, H, W) in [-1, 1], on a background of -1, with a little blur and noise.

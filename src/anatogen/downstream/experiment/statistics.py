@@ -104,7 +104,7 @@ def scores_by_arm(
     Args:
         rows: Results of the experiment; trials that aren't finished are left out, since their cases may be
             the easy ones.
-        metric: Which one.
+        metric: Name of the metric.
         label: Label that is scored; None for the mean over the labels for which the metric is defined.
     """
     columns = {name: column for column, name in enumerate(sorted({row.patient for row in rows}))}
@@ -183,7 +183,7 @@ def margin_over_seeds(values: Array, level: float = 0.95) -> float | None:
     with 3 seeds: drawn again, 3 seeds have 2/3 of their variance, and no Student's t (docs/downstream.md).
 
     Args:
-        values: Of seeds and patients (S, P), all finite.
+        values: Values of seeds and patients (S, P), all finite.
         level: Level of confidence.
 
     Returns:
