@@ -226,19 +226,16 @@ def curves_figure(records: Sequence[Mapping[str, float]], path: Path, *, columns
 
 
 def new_figure(width: float, height: float, colour: str) -> "Figure":
-    """An empty figure of this size in inches, with an Agg canvas of its own.
+    """An empty figure, which no back end shows.
 
     Args:
         width: In inches.
         height: In inches.
         colour: Of the background.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), facecolor=colour)
-    FigureCanvasAgg(figure)
-    return figure
+    return Figure(figsize=(width, height), facecolor=colour)
 
 
 def save_figure(figure: "Figure", path: Path, *, dpi: int) -> None:
@@ -249,13 +246,15 @@ def save_figure(figure: "Figure", path: Path, *, dpi: int) -> None:
         path: The PNG file.
         dpi: Pixels per inch; fewer where the file would be too big.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
+    canvas = FigureCanvasAgg(figure)
     while True:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor())
+        figure.set_dpi(dpi)
+        canvas.draw()
         # Fewer colours: grey pictures need one channel, not four.
-        picture = Image.open(buffer).convert("RGB")
+        picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
         grey = picture.convert("L")
         if np.array_equal(np.asarray(grey.convert("RGB")), np.asarray(picture)):
             picture = grey
@@ -263,7 +262,8 @@ def save_figure(figure: "Figure", path: Path, *, dpi: int) -> None:
         picture.save(packed, format="PNG", optimize=True)
         if packed.tell() < MAX_PNG_BYTES or dpi <= 40:
             break
-        dpi = int(dpi * 0.85)
+        # The size goes with the number of pixels.
+        dpi = int(dpi * min(0.85, math.sqrt(MAX_PNG_BYTES / packed.tell())))
     with atomic_path(path) as temporary:
         temporary.write_bytes(packed.getvalue())
 
