@@ -46,7 +46,7 @@ def make_study(folder: Path, num_readers: int, num_cases: int) -> dict[str, str]
         folder / "synthetic",
         real=folder / "real",
         readers=names,
-        number=num_cases // 2,
+        num_cases=num_cases // 2,
         repeat=0,
         seed=0,
         allow_leaks=True,

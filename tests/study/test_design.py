@@ -88,7 +88,7 @@ def test_nothing_outside_the_key_tells_a_source(folders, tmp_path):
 
 def test_the_pictures_are_those_of_the_sources(folders, tmp_path):
     real, synthetic = folders
-    new_study(tmp_path / "study", synthetic, real=real, seed=1, number=10)
+    new_study(tmp_path / "study", synthetic, real=real, seed=1, num_cases=10)
     key = read_key(tmp_path / "study")
     scans = [np.asarray(nib.load(path).dataobj).T[3:, :, :-2] for path in sorted(real.iterdir())]
     scans += [np.load(path)[3:, :, :-2] for path in sorted(synthetic.iterdir())]
@@ -108,7 +108,7 @@ def test_every_protocol_can_be_combined_and_read_back(folders, tmp_path):
         real=real,
         readers=["ada", "bo"],
         protocols=["paper", "turing", "2afc"],
-        number=8,
+        num_cases=8,
         repeat=0.2,
         seed=1,
     )
@@ -128,7 +128,7 @@ def test_every_protocol_can_be_combined_and_read_back(folders, tmp_path):
 def test_the_seed_fixes_all_but_the_links(folders, tmp_path):
     real, synthetic = folders
     for name in ("a", "b"):
-        new_study(tmp_path / name, synthetic, real=real, number=6, seed=3)
+        new_study(tmp_path / name, synthetic, real=real, num_cases=6, seed=3)
     a, b = ({path.name: path.read_bytes() for path in (tmp_path / name / VOLUMES).iterdir()} for name in "ab")
     assert a == b
     assert read_key(tmp_path / "a") == read_key(tmp_path / "b")
@@ -142,13 +142,13 @@ def test_the_seed_fixes_all_but_the_links(folders, tmp_path):
 
 def test_without_a_seed_nobody_knows_it_beforehand(folders, tmp_path):
     _, synthetic = folders
-    seeds = {new_study(tmp_path / name, synthetic, number=2).spec.seed for name in ("a", "b")}
+    seeds = {new_study(tmp_path / name, synthetic, num_cases=2).spec.seed for name in ("a", "b")}
     assert len(seeds) == 2
 
 
 def test_synthetic_scans_alone_make_the_papers_study(folders, tmp_path):
     _, synthetic = folders
-    made = new_study(tmp_path / "study", synthetic, number=4)
+    made = new_study(tmp_path / "study", synthetic, num_cases=4)
     assert made.spec.num_cases == {"synthetic": 4}
     assert made.check.status is BlindingStatus.UNTESTED and "one source only" in made.summary
 
@@ -179,8 +179,8 @@ def test_wrong_settings_are_told_before_any_scan_is_read(folders, tmp_path):
         "'2afc' needs real": {"protocols": ["2afc"], "real": None},
         "each once": {"readers": ["ada", "ada"]},
         "printable": {"readers": ["a\nb"]},
-        "holds 10 real scans, and 11": {"number": 11},
-        "at least 1": {"number": 0},
+        "holds 10 real scans, and 11": {"num_cases": 11},
+        "at least 1": {"num_cases": 0},
         "is not a folder": {"synthetic": tmp_path / "none"},
         "voxel for voxel": {"synthetic": real},
     }.items():
@@ -194,12 +194,12 @@ def test_scans_on_other_grids_are_told(folders, tmp_path):
     real, _ = folders
     write_npy(Volume(_scan(0)[1:], AFFINE), tmp_path / "other" / "a.npy")
     with pytest.raises(UserError, match="prepare both on one grid"):
-        new_study(tmp_path / "study", tmp_path / "other", real=real, number=1)
+        new_study(tmp_path / "study", tmp_path / "other", real=real, num_cases=1)
 
 
 def test_the_folder_holds_what_the_documents_say(folders, tmp_path):
     _, synthetic = folders
-    new_study(tmp_path / "study", synthetic, number=2)
+    new_study(tmp_path / "study", synthetic, num_cases=2)
     names = {path.name for path in (tmp_path / "study").iterdir()}
     assert names == {SPEC_NAME, KEY_NAME, LEAKS_NAME, VOLUMES, DATABASE_NAME}
 

@@ -234,3 +234,12 @@ def test_a_damaged_database_is_refused_in_one_line(study):
 def test_the_database_keeps_a_write_ahead_log(study):
     with sqlite3.connect(study.folder / DATABASE_NAME) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_serving_and_reading_answers_import_no_torch():
+    code = (
+        "import sys, anatogen.study.serve, anatogen.study.exchange, anatogen.study.analysis.page\n"
+        "print('torch' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stdout == "False\n"

@@ -21,7 +21,7 @@ def new_study(
     reconstructed: Path | str | None = None,
     readers: Sequence[str] = ("reader",),
     protocols: Sequence[str] = ("paper",),
-    num_samples: int | None = None,
+    num_cases: int | None = None,
     repeat: float = 0.15,
     seed: int | None = None,
     title: str = "Reader study",
@@ -39,7 +39,7 @@ def new_study(
         readers: Names of the readers.
         protocols: Protocols, in the order in which readers go through them: paper, turing, 2afc or YAML
             files.
-        num_samples: Number of cases of each source; default 50, or as many as every source has.
+        num_cases: Number of cases of each source; default 50, or as many as every source has.
         repeat: Fraction of cases that every reader is shown twice, from 0 to 0.5.
         seed: Random seed of choice and orders; who knows it can work out the answers. Default one that nobody
             knows beforehand.
@@ -54,11 +54,10 @@ def new_study(
             away and nothing could be done about it.
     """
     require_extra("study")
-    from rich.console import Console
-
+    from anatogen.report.progress import shown_progress
     from anatogen.study.design import new_study as make_study
 
-    with Console(stderr=True).status("Making the study") as status_line:
+    with shown_progress() as progress:
         return make_study(
             study,
             synthetic,
@@ -66,12 +65,12 @@ def new_study(
             reconstructed=reconstructed,
             readers=readers,
             protocols=protocols,
-            number=num_samples,
+            num_cases=num_cases,
             repeat=repeat,
             seed=seed,
             title=title,
             allow_leaks=allow_leaks,
-            progress=lambda text: status_line.update(text[:1].upper() + text[1:]),
+            progress=progress,
         )
 
 

@@ -17,7 +17,7 @@ import click
 if TYPE_CHECKING:
     from anatogen.config.resolving import Section
 
-_SHORT = {"num_samples": "-n"}
+_SHORT = {"num_samples": "-n", "num_cases": "-n"}
 _OVERRIDES = "overrides"
 
 

@@ -8,17 +8,19 @@ import csv
 import io
 import threading
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.types import Scope
 
 from anatogen.core.errors import UserError
-from anatogen.study.guard import Guard, bearer, holder, small_json
+from anatogen.study.guard import Guard, holder, small_json
 from anatogen.study.spec import volume_path
 from anatogen.study.store import (
     AnswerInput,
@@ -37,6 +39,7 @@ from anatogen.study.store import (
 
 STATIC = Path(__file__).resolve().parent / "static"
 _Input = TypeVar("_Input", bound=BaseModel)
+Token = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 _CHUNK = 1 << 20
 _ANSWER_COLUMNS = ("question", "value", "seconds_active", "seconds_idle", "answered_at")
 _UNKNOWN_LINK = "this link is not valid: ask the organiser for yours"
@@ -54,7 +57,7 @@ class _Static(StaticFiles):
     """Our page's files, asked for anew each time: an update of Anatogen must not meet yesterday's page."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        """As the parent's."""
+        """The file, or an error."""
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = "no-cache"
         return response
@@ -64,9 +67,9 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
     """The server of one study.
 
     Args:
-        study: Opened.
-        host: On which it listens.
-        url: Where readers reach it, if that is elsewhere.
+        study: Study, opened.
+        host: Host on which the server listens.
+        url: Address where readers reach it, if that is elsewhere.
     """
     # No schema and no documentation: nobody is to try calls there.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -75,17 +78,23 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
     # SQLite has one writer at a time, and others wait by sleeping longer and longer: they queue here instead.
     writing = threading.Lock()
 
-    def reader_of(request: Request) -> Reader:
+    def find_reader(token: str) -> Reader | None:
         with study.session() as session:
-            found = _reader(bearer(request), all_readers(session))
+            return holder(token, [(reader.token, reader) for reader in all_readers(session)])
+
+    def is_organiser(token: str) -> bool:
+        with study.session() as session:
+            return holder(token, [(organiser_token(session), True)]) is not None
+
+    def reader_of(token: Token) -> Reader:
+        found = find_reader(token.credentials) if token else None
         if found is None:
             raise HTTPException(401, _UNKNOWN_LINK)
         return found
 
-    def check_organiser(request: Request) -> None:
-        with study.session() as session:
-            if holder(bearer(request), [(organiser_token(session), True)]) is None:
-                raise HTTPException(401, _UNKNOWN_LINK)
+    def check_organiser(token: Token) -> None:
+        if token is None or not is_organiser(token.credentials):
+            raise HTTPException(401, _UNKNOWN_LINK)
 
     ReaderOf = Annotated[Reader, Depends(reader_of)]
     Body = Annotated[bytes, Depends(small_json)]
@@ -97,15 +106,11 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
 
     @app.get("/r/{token}")
     def reader_page(token: str) -> FileResponse:
-        with study.session() as session:
-            found = _reader(token, all_readers(session))
-        return _page("reader.html" if found is not None else "unknown.html")
+        return _page("reader.html" if find_reader(token) else "unknown.html")
 
     @app.get("/o/{token}")
     def organiser_page(token: str) -> FileResponse:
-        with study.session() as session:
-            found = holder(token, [(organiser_token(session), True)])
-        return _page("organiser.html" if found is not None else "unknown.html")
+        return _page("organiser.html" if is_organiser(token) else "unknown.html")
 
     @app.get("/")
     def no_page() -> FileResponse:
@@ -119,7 +124,9 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
     def volume(reader: ReaderOf, item_id: str, side: Literal["left", "right"]) -> StreamingResponse:
         with study.session() as session:
             item = session.get(Item, item_id)
-        case = None if item is None or item.reader_id != reader.id else _case(item, side)
+        if item is None or item.reader_id != reader.id:
+            raise HTTPException(404, "you have no such volume")
+        case = item.case if side == "left" else item.other_case
         if case is None:
             raise HTTPException(404, "you have no such volume")
         return _stream(volume_path(study.folder, case))
@@ -146,14 +153,7 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
         return {
             "title": study.spec.title,
             "readers": [
-                {
-                    "name": reader.name,
-                    "num_items": reader.num_items,
-                    "num_done": reader.num_done,
-                    "seconds_active": round(reader.seconds_active),
-                    "last_answer_at": reader.last_answer_at,
-                    "paused": reader.paused,
-                }
+                asdict(reader) | {"seconds_active": round(reader.seconds_active)}
                 for reader in progress(study)
             ],
         }
@@ -165,10 +165,6 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
         return Response(_answers_csv(study), media_type="text/csv; charset=utf-8")
 
     return app
-
-
-def _reader(token: str, readers: list[Reader]) -> Reader | None:
-    return holder(token, [(reader.token, reader) for reader in readers])
 
 
 def _page(name: str) -> FileResponse:
@@ -185,12 +181,8 @@ def _for_reader(study: Study, reader: Reader) -> dict[str, Any]:
         answers = answers_of(session, reader)
     given: dict[str, dict[str, Any]] = {item.id: {} for item in items}
     for (item_id, question), answer in answers.items():
-        given[item_id][question] = {
-            "value": answer.value,
-            "revision": answer.revision,
-            "seconds_active": answer.seconds_active,
-            "seconds_idle": answer.seconds_idle,
-        }
+        shown = {"value", "revision", "seconds_active", "seconds_idle"}
+        given[item_id][question] = answer.model_dump(include=shown)
     return {
         # Under this name the browser keeps what is not saved yet; readers may share a computer.
         "study": spec.id,
@@ -202,10 +194,6 @@ def _for_reader(study: Study, reader: Reader) -> dict[str, Any]:
         "protocols": [protocol.model_dump() for protocol in spec.protocols],
         "items": [{"id": item.id, "protocol": item.protocol, "answers": given[item.id]} for item in items],
     }
-
-
-def _case(item: Item, side: Literal["left", "right"]) -> str | None:
-    return item.case if side == "left" else item.other_case
 
 
 def _stream(path: Path) -> StreamingResponse:

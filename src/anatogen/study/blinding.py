@@ -49,10 +49,10 @@ class Blinding:
     """How scans are made alike.
 
     Attributes:
-        shape: Of the whole grid, (D, H, W).
-        box: The part of it that is kept.
-        clipped: Of each MR scan's voxels, the shares that become black and white.
-        window: Of CT, what is kept of [-1, 1].
+        shape: Shape of the whole grid, (D, H, W).
+        box: Part of the grid that is kept.
+        clipped: Fractions of each MR scan's voxels that become black and white.
+        window: Part of [-1, 1] that is kept of CT.
         floor: Part of the range above its lower end that becomes black too.
         clears_background: Whether dark surroundings become black throughout.
     """
@@ -144,9 +144,9 @@ def blinded(
 
     Args:
         array: float32 (D, H, W) in [-1, 1].
-        how: The same for all.
-        intensity: Modality, and what [-1, 1] is in Hounsfield units.
-        generator: Of the noise that fills gaps between grey levels of MR.
+        how: Way in which all scans are made alike.
+        intensity: Modality, and the Hounsfield units of [-1, 1].
+        generator: Generator of the noise that fills gaps between grey levels of MR.
 
     Returns:
         int16: 0 to 255 for MR, Hounsfield units for CT.
@@ -203,7 +203,7 @@ def spread_levels(array: npt.NDArray[np.float32], generator: np.random.Generator
 
     Args:
         array: float32, any shape, in [-1, 1], of values that float16 holds.
-        generator: Where in its gap each voxel comes to lie.
+        generator: Generator of each voxel's place in its gap.
     """
     # A table over all numbers of 16 bits takes a tenth of the time of sorting voxels. Adding 0 makes -0 to 0.
     codes = (array.astype(np.float16) + np.float16(0)).view(np.uint16)

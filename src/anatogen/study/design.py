@@ -2,8 +2,9 @@
 
 import os
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from anatogen.dataset.scan_sets import ScanSet, count_scans, identical_scans, lo
 from anatogen.io.geometry import centred_affine
 from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
+from anatogen.report.progress import Progress, silent
 from anatogen.study import leaks
 from anatogen.study.blinding import MR_LEVELS, Blinding, blinded, blindings, window_hu
 from anatogen.study.orders import random_names, reader_items, shuffled
@@ -32,7 +34,7 @@ from anatogen.study.spec import (
 from anatogen.study.store import Reader, create_study, new_token
 
 # As many as the paper showed of each dataset.
-USUAL_NUMBER = 50
+USUAL_NUM_CASES = 50
 MAX_REPEAT = 0.5
 
 
@@ -41,11 +43,11 @@ class NewStudy:
     """A study that was made.
 
     Attributes:
-        folder: Where it lies.
-        spec: What study.yaml says.
-        num_items: What each reader is shown, repeats included.
-        how: How scans were made alike.
-        check: What still tells sources apart.
+        folder: Folder of the study.
+        spec: Content of study.yaml.
+        num_items: Number of items that each reader is shown, repeats included.
+        how: Way in which scans were made alike.
+        check: Result of the search for what still tells sources apart.
     """
 
     folder: Path
@@ -94,28 +96,29 @@ def new_study(
     reconstructed: Path | str | None = None,
     readers: Sequence[str] = ("reader",),
     protocols: Sequence[str] = ("paper",),
-    number: int | None = None,
+    num_cases: int | None = None,
     repeat: float = 0.15,
     seed: int | None = None,
     title: str = "Reader study",
     allow_leaks: bool = False,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
 ) -> NewStudy:
     """Makes a blinded reader study.
 
     Args:
         study: Folder to be made.
-        synthetic: Folder of scans in any format that Anatogen reads, prepared dataset, or one split of it.
-        real: The same of real scans, on the same grid.
-        reconstructed: The same of scans that went through an autoencoder.
-        readers: Their names.
+        synthetic: Folder of synthetic scans in any format that Anatogen reads, prepared dataset, or one
+            split of it.
+        real: Real scans, on the same grid.
+        reconstructed: Scans that went through an autoencoder.
+        readers: Names of the readers.
         protocols: "paper", "turing", "2afc" or YAML files, in the order in which readers go through them.
-        number: Cases of each source; default 50, or as many as every source has.
-        repeat: Share of cases that every reader is shown twice, from 0 to 0.5.
-        seed: Of choice and orders; default one that nobody knows beforehand.
-        title: What readers see.
+        num_cases: Number of cases of each source; default 50, or as many as every source has.
+        repeat: Fraction of cases that every reader is shown twice, from 0 to 0.5.
+        seed: Random seed of choice and orders; default one that nobody knows beforehand.
+        title: Title that readers see.
         allow_leaks: Makes the study even if something but the picture gives sources away.
-        progress: Is told what is being done.
+        progress: Called with what is being done, and how far it is.
 
     Raises:
         UserError: If settings are wrong, scans can't be read or are not on one grid, or storage gives sources
@@ -130,21 +133,19 @@ def new_study(
     names = _reader_names(readers)
     _check_settings(folder, chosen_protocols, paths, repeat)
     seed = secrets.randbelow(1 << 62) if seed is None else seed
-    scans = _load(paths, number, seed, progress)
+    scans = _load(paths, num_cases, seed, progress)
     sources = [source for source, scan_set in scans.items() for _ in range(len(scan_set))]
     arrays = np.concatenate([scan_set.arrays for scan_set in scans.values()])
     first = next(iter(scans.values()))
-    progress("making the scans alike")
-    how = _mildest_blinding(arrays, sources, first, seed)
+    how = _mildest_blinding(arrays, sources, first, seed, progress)
     cases = random_names(len(arrays), seed, "cases")
     # Files lie in the order of their names on the disk too, which must not be that of the sources.
     with atomic_folder(folder) as part:
-        progress("writing blinded volumes")
-        shape = _write_volumes(part, dict(zip(cases, arrays, strict=True)), how, first, seed)
+        shape = _write_volumes(part, dict(zip(cases, arrays, strict=True)), how, first, seed, progress)
         key = dict(zip(cases, sources, strict=True))
         hashes = [digest for scan_set in scans.values() for digest in scan_set.hashes]
-        progress("checking that nothing but the picture gives sources away")
-        check = check_files(part, key, at_percentiles=_at_percentiles(how, first), seed=seed)
+        at_percentiles = _at_percentiles(how, first)
+        check = check_files(part, key, at_percentiles=at_percentiles, seed=seed, progress=progress)
         if not check.passed and not allow_leaks:
             raise UserError(
                 f"sources can be told apart without looking at the picture, by {check.finding}: prepare all "
@@ -176,22 +177,24 @@ def new_study(
 
 
 def check_files(
-    folder: Path, key: Mapping[str, Source], *, at_percentiles: bool, seed: int
+    folder: Path, key: Mapping[str, Source], *, at_percentiles: bool, seed: int, progress: Progress = silent
 ) -> leaks.LeakCheck:
     """Tests whether a study's volumes, as readers get them, tell their sources apart by how they are stored.
 
     Args:
-        folder: Of the study.
-        key: What each case is.
+        folder: Folder of the study.
+        key: Source of each case.
         at_percentiles: Whether scans were clipped at percentiles of their own.
-        seed: Of the relabelling.
+        seed: Random seed of the relabelling.
+        progress: Called with what is being done, and how far it is.
     """
     storage, picture = [], []
-    for case in key:
+    for number, case in enumerate(key, 1):
         path = volume_path(folder, case)
         stored, seen = leaks.features(leaks.read_voxels(path), at_percentiles=at_percentiles)
         storage.append(leaks.file_features(path) | stored)
         picture.append(seen)
+        progress("Checking that only the picture tells sources apart", number, len(key))
     return leaks.check(leaks.table_of(storage), leaks.table_of(picture), list(key.values()), seed)
 
 
@@ -219,31 +222,30 @@ def _check_settings(
 
 
 def _load(
-    paths: Mapping[Source, Path], number: int | None, seed: int, progress: Callable[[str], None]
+    paths: Mapping[Source, Path], num_cases: int | None, seed: int, progress: Progress
 ) -> dict[Source, ScanSet]:
     """The chosen scans of every source, the real ones first: others are brought to their axes and window."""
     counts = {source: count_scans(path, source) for source, path in paths.items()}
-    wanted = min(USUAL_NUMBER, *counts.values()) if number is None else number
+    wanted = min(USUAL_NUM_CASES, *counts.values()) if num_cases is None else num_cases
     if wanted < 1:
-        raise UserError(f"number is {wanted}: it must be at least 1")
+        raise UserError(f"num_cases is {wanted}: it must be at least 1")
     for source, count in counts.items():
         if count < wanted:
             raise UserError(
-                f"{paths[source]} holds {count} {source} scans, and {wanted} are asked for: lower num_samples"
+                f"{paths[source]} holds {count} {source} scans, and {wanted} are asked for: lower num_cases"
             )
     scans: dict[Source, ScanSet] = {}
-    for source, path in paths.items():
-        progress(f"reading {wanted} of {counts[source]} {source} scans")
+    for number, (source, path) in enumerate(paths.items()):
+        progress("Reading scans", number * wanted, len(paths) * wanted)
         indices = sorted(shuffled(counts[source], seed, "choice", source)[:wanted])
         scans[source] = load_scans(path, source, next(iter(scans.values()), None), indices)
-    known = list(scans.items())
-    for index, (source, scan_set) in enumerate(known):
-        for other, other_set in known[:index]:
-            if same := identical_scans(scan_set, other_set):
-                raise UserError(
-                    f"{same} of the {source} scans are {other} ones, voxel for voxel: {paths[source]} and "
-                    f"{paths[other]} must hold different scans"
-                )
+    progress("Reading scans", len(paths) * wanted, len(paths) * wanted)
+    for other, source in combinations(scans, 2):
+        if same := identical_scans(scans[source], scans[other]):
+            raise UserError(
+                f"{same} of the {source} scans are {other} ones, voxel for voxel: {paths[source]} and "
+                f"{paths[other]} must hold different scans"
+            )
     return scans
 
 
@@ -251,7 +253,9 @@ def _at_percentiles(how: Blinding, scans: ScanSet) -> bool:
     return scans.modality == "MR" and how.floor == 0
 
 
-def _mildest_blinding(arrays: np.ndarray, sources: Sequence[Source], scans: ScanSet, seed: int) -> Blinding:
+def _mildest_blinding(
+    arrays: np.ndarray, sources: Sequence[Source], scans: ScanSet, seed: int, progress: Progress
+) -> Blinding:
     """The mildest blinding that leaves no suspicion of a difference in storage, else the fewest."""
     found: list[tuple[int, int, Blinding]] = []
     for how in blindings(arrays):
@@ -259,6 +263,7 @@ def _mildest_blinding(arrays: np.ndarray, sources: Sequence[Source], scans: Scan
         for index, array in enumerate(arrays):
             volume = blinded(array, how, scans.intensity, _noise(seed, index))
             rows.append(leaks.features(volume, at_percentiles=_at_percentiles(how, scans))[0])
+            progress("Making scans alike", index + 1, len(arrays))
         differences = leaks.differing(leaks.table_of(rows), sources, seed)
         if not differences:
             return how
@@ -271,17 +276,23 @@ def _noise(seed: int, index: int) -> np.random.Generator:
 
 
 def _write_volumes(
-    folder: Path, arrays: Mapping[str, np.ndarray], how: Blinding, scans: ScanSet, seed: int
+    folder: Path,
+    arrays: Mapping[str, np.ndarray],
+    how: Blinding,
+    scans: ScanSet,
+    seed: int,
+    progress: Progress,
 ) -> tuple[int, int, int]:
     """Writes the volumes in the order of their names, with one header and time; returns their shape."""
     d, h, w = (part.stop - part.start for part in how.box)
     affine = centred_affine("".join(scans.grid.axis_codes), (d, h, w), scans.grid.spacing_mm)
-    numbers = {case: index for index, case in enumerate(arrays)}
-    for case in sorted(arrays):
-        volume = blinded(arrays[case], how, scans.intensity, _noise(seed, numbers[case]))
+    indices = {case: index for index, case in enumerate(arrays)}
+    for number, case in enumerate(sorted(arrays), 1):
+        volume = blinded(arrays[case], how, scans.intensity, _noise(seed, indices[case]))
         path = volume_path(folder, case)
         write_nifti(Volume(volume.astype(np.float32), affine), path, np.int16)
         os.utime(path, (VOLUME_TIME, VOLUME_TIME))
+        progress("Writing blinded volumes", number, len(arrays))
     return d, h, w
 
 

@@ -108,9 +108,9 @@ class Exchanged:
     """What an export packed, or an import brought.
 
     Attributes:
-        summary: In words.
-        num_answers: Answers in the zip, all revisions.
-        num_new: Of these, how many were new to the study.
+        summary: Content of the zip, in words.
+        num_answers: Number of answers in the zip, all revisions.
+        num_new: Number of answers that were new to the study.
     """
 
     summary: str
@@ -122,9 +122,9 @@ def export_study(folder: Path, file: Path, *, reader: str | None = None) -> Exch
     """Packs a study, one reader's part of it, or, of a reader's copy, the answers alone; atomically.
 
     Args:
-        folder: Of the study.
-        file: The .zip.
-        reader: Whose machine it goes to.
+        folder: Folder of the study.
+        file: Path of the .zip.
+        reader: Name of the reader whose machine it goes to.
 
     Raises:
         UserError: If there is no such study or reader, or the file lies inside the study.
@@ -178,8 +178,8 @@ def import_study(folder: Path, file: Path) -> Exchanged:
     """Unpacks a study where there is none, else merges the answers of a copy into it.
 
     Args:
-        folder: Of the study; made from the zip where it is missing.
-        file: What `export_study` wrote.
+        folder: Folder of the study; made from the zip where it is missing.
+        file: Zip that `export_study` wrote.
 
     Raises:
         UserError: If the zip is damaged, unsafe, of another study or of a newer Anatogen, or holds answers

@@ -49,9 +49,9 @@ class Guard:
         """Wraps an application.
 
         Args:
-            app: What is guarded.
-            host: On which the server listens.
-            url: Where readers reach it, if that is elsewhere, as behind a proxy.
+            app: Application to be guarded.
+            host: Host on which the server listens.
+            url: Address where readers reach it, if that is elsewhere, as behind a proxy.
         """
         self._app = app
         public = None if url is None else origin_of(url)
@@ -63,7 +63,7 @@ class Guard:
         self._public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI says."""
+        """Answers a request, as ASGI says."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -123,18 +123,12 @@ async def small_json(request: Request) -> bytes:
     return body
 
 
-def bearer(request: Request) -> str:
-    """The token that a request carries in its Authorization header; empty if none."""
-    kind, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if kind.lower() == "bearer" else ""
-
-
 def holder(given: str, tokens: Iterable[tuple[str, _Found]]) -> _Found | None:
     """Whose token this is. Every token is compared, and each in a time that tells nothing of it.
 
     Args:
-        given: What came with a request.
-        tokens: Each token with its holder.
+        given: Token that came with a request.
+        tokens: Tokens, each with its holder.
     """
     found = None
     for token, who in tokens:

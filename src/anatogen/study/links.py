@@ -10,8 +10,8 @@ def describe_links(study: Study, url: str) -> str:
     """Every link, a line each with whose it is.
 
     Args:
-        study: Opened.
-        url: Where readers reach the server, such as "http://127.0.0.1:8000".
+        study: Study, opened.
+        url: Address where readers reach the server, such as "http://127.0.0.1:8000".
 
     Raises:
         UserError: If the url is no address of a server.
@@ -28,7 +28,7 @@ def origin_of(url: str) -> str:
     """The address of a server as browsers write it in `Origin`: small letters, no usual port, no path.
 
     Args:
-        url: As a user types it.
+        url: Address as a user types it.
 
     Raises:
         UserError: If it is something else, or more: pages are at the root of a server.

@@ -35,9 +35,9 @@ def pairs_of(cases: Mapping[str, Source], seed: int) -> list[tuple[str, str]]:
     """Pairs of a real case and another one, no case in two of them: what comes back would be known as real.
 
     Args:
-        cases: What each case is. Each source gets an equal part of the real ones, so with two of them half of
-            their cases are in no pair.
-        seed: Of the study.
+        cases: Source of each case. Each source gets an equal part of the real ones, so with two of them half
+            of their cases are in no pair.
+        seed: Random seed of the study.
     """
     by_source = _by_source(cases)
     real = by_source.pop("real")
@@ -62,12 +62,12 @@ def reader_items(
     """Everything that one reader is shown, in order.
 
     Args:
-        reader_id: Of the reader in the store.
-        name: Of the reader.
-        cases: What each case is.
-        protocols: In the order in which the reader goes through them.
-        repeat: Share of cases that come twice, at least a third of the protocol's cases later.
-        seed: Of the study.
+        reader_id: Id of the reader in the store.
+        name: Name of the reader.
+        cases: Source of each case.
+        protocols: Protocols in the order in which the reader goes through them.
+        repeat: Fraction of cases that come twice, at least a third of the protocol's cases later.
+        seed: Random seed of the study.
     """
     items: list[Item] = []
     for protocol in protocols:

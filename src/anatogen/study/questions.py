@@ -22,8 +22,8 @@ class Option(Section):
     """One of the answers to a question of choice.
 
     Attributes:
-        value: What the analysis counts with; of ordinal options the worst is lowest.
-        text: What the reader sees.
+        value: Number that the analysis counts with; of ordinal options the worst is lowest.
+        text: Text that the reader sees.
     """
 
     value: int = Field(ge=0, le=MAX_SCORE)
@@ -35,11 +35,11 @@ class Question(Section):
 
     Attributes:
         id: Name in answers and tables.
-        text: What the reader sees.
+        text: Text that the reader sees.
         kind: "choice" between options, or "score" from 0 to 100.
-        options: Of a choice, in the order shown.
-        low: What a score of 0 means.
-        high: What a score of 100 means.
+        options: Options of a choice, in the order shown.
+        low: Meaning of a score of 0.
+        high: Meaning of a score of 100.
     """
 
     id: str = Field(pattern=_ID)
@@ -70,10 +70,10 @@ class Protocol(Section):
 
     Attributes:
         id: Name in answers and tables.
-        title: What the reader sees above them.
+        title: Heading of the questions.
         kind: "rating" shows one volume, "pair" two side by side, one of them real.
-        instructions: What the reader sees before the first case.
-        questions: In the order asked.
+        instructions: Text that the reader sees before the first case.
+        questions: Questions in the order asked.
     """
 
     id: str = Field(pattern=_ID)
@@ -126,7 +126,7 @@ def load_protocols(names: Sequence[str]) -> tuple[Protocol, ...]:
     """Reads the protocols of one study, in the order in which readers go through them.
 
     Args:
-        names: As `load_protocol` takes them.
+        names: Names as `load_protocol` takes them.
 
     Raises:
         UserError: If there is none, one is wrong, or two have the same id.

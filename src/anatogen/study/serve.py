@@ -16,10 +16,10 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000, url: str | No
     """Serves a study until it is interrupted, and prints the links.
 
     Args:
-        folder: Of the study.
+        folder: Folder of the study.
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
-        url: Where readers reach the server, if not at the address it listens on.
+        url: Address where readers reach the server, if not at the address it listens on.
 
     Raises:
         UserError: If the folder is no study, the viewer is missing, or host, port or url can't be used.

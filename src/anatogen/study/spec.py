@@ -31,18 +31,19 @@ class StudySpec(Section):
     """What study.yaml holds.
 
     Attributes:
-        format_version: Of this file.
+        format_version: Version of this file's format.
         id: 16 hex digits, by which copies of one study know each other.
-        title: What readers see.
-        protocols: In the order in which readers go through them; texts may be changed until answers exist.
-        readers: Names; a reader's copy has only this reader's.
+        title: Title that readers see.
+        protocols: Protocols in the order in which readers go through them; texts may be changed until there
+            are answers.
+        readers: Names of the readers; a reader's copy has only this reader's.
         modality: "CT" or "MR".
-        shape: Of every volume, (D, H, W) in voxels.
-        spacing_mm: Between voxels along (D, H, W).
-        window: The values shown as black and white at first; HU for CT.
-        num_cases: How many there are of each source; a reader's copy does not say.
-        repeat: Share of cases that are shown twice; a reader's copy does not say.
-        seed: Of choice and orders. Who knows it can work out the key: a reader's copy does not say.
+        shape: Shape of every volume, (D, H, W) in voxels.
+        spacing_mm: Distance between voxels along (D, H, W).
+        window: Values shown as black and white at first; HU for CT.
+        num_cases: Number of cases of each source; a reader's copy does not say.
+        repeat: Fraction of cases that are shown twice; a reader's copy does not say.
+        seed: Random seed of choice and orders; a reader's copy does not say, as it tells the key.
     """
 
     format_version: Literal[1] = 1

@@ -40,7 +40,7 @@ class Setting(SQLModel, table=True):
 
 
 class Reader(SQLModel, table=True):
-    """Who answers. The token is the reader's link; nobody can guess it."""
+    """A reader, whose token is the link; nobody can guess it."""
 
     id: int | None = Field(default=None, primary_key=True)
     name: str = Field(unique=True)
@@ -53,11 +53,11 @@ class Item(SQLModel, table=True):
 
     Attributes:
         id: 16 hex digits.
-        reader_id: Whose it is.
-        position: From 0, each reader having an order of their own.
+        reader_id: Id of the reader.
+        position: Position from 0 in the reader's own order.
         protocol: Id of the protocol whose questions are asked.
-        case: The volume; of a pair the left one.
-        other_case: Of a pair the right one.
+        case: Id of the volume; of a pair that of the left one.
+        other_case: Id of the right volume of a pair.
         repeat_of: Id of the item of the same reader that this one repeats.
     """
 
@@ -76,15 +76,15 @@ class StoredAnswer(SQLModel, table=True):
     """An answer to a question of an item; of several, the one of the highest revision counts.
 
     Attributes:
-        id: Serial.
-        item_id: What was shown.
+        id: Serial number.
+        item_id: Id of the item that was shown.
         question: Id of the question.
-        value: As the question's options, or 0 to 100.
+        value: Value of the chosen option, or a score from 0 to 100.
         client_id: UUID made by the page; the same answer sent twice is stored once.
-        revision: Rises when the reader comes back and changes the answer.
-        seconds_active: Spent at the item.
-        seconds_idle: Spent away from it while it was open.
-        answered_at: When the answer was stored, UTC, ISO 8601.
+        revision: Number that rises when the reader comes back and changes the answer.
+        seconds_active: Time spent at the item, in seconds.
+        seconds_idle: Time spent away from it while it was open, in seconds.
+        answered_at: Time when the answer was stored, UTC, ISO 8601.
     """
 
     __tablename__ = "answer"
@@ -102,7 +102,7 @@ class StoredAnswer(SQLModel, table=True):
 
     @property
     def rank(self) -> tuple[int, str, str]:
-        """By which the answer that counts is the greatest, in every copy of the study alike."""
+        """Key whose greatest is the answer that counts, in every copy of the study alike."""
         return self.revision, self.answered_at, self.client_id
 
 
@@ -125,9 +125,9 @@ class Study:
     """An opened study.
 
     Attributes:
-        folder: Where it lies.
-        spec: What study.yaml says.
-        engine: Of its database.
+        folder: Folder of the study.
+        spec: Content of study.yaml.
+        engine: Engine of the study's database.
     """
 
     folder: Path
@@ -144,8 +144,8 @@ class Receipt:
     """What became of an answer.
 
     Attributes:
-        answer: What is stored: of an answer sent again, what was stored the first time.
-        overruled_by: The revision of another answer that was stored before this one, and counts instead; None
+        answer: Answer that is stored: of one sent again, what was stored the first time.
+        overruled_by: Revision of another answer that was stored before this one, and counts instead; None
             if this one counts, or was followed by what counts.
     """
 
@@ -158,11 +158,11 @@ class ReaderProgress:
     """How far a reader is; never what they answered.
 
     Attributes:
-        name: The reader's.
-        num_items: Cases and pairs to see, repeats included.
-        num_done: Of these, all of whose questions are answered.
-        seconds_active: Spent at the answered ones.
-        last_answer_at: UTC, ISO 8601; None before the first.
+        name: Name of the reader.
+        num_items: Number of cases and pairs to see, repeats included.
+        num_done: Number of those all of whose questions are answered.
+        seconds_active: Time spent at the answered ones, in seconds.
+        last_answer_at: Time of the last answer, UTC, ISO 8601; None before the first.
         paused: Whether the reader has paused.
     """
 
@@ -200,8 +200,8 @@ def create_study(folder: Path, spec: StudySpec, organiser_token: str) -> Study:
     """Makes the database of a study, without readers, and opens it.
 
     Args:
-        folder: The study's, which has no database yet.
-        spec: What study.yaml says.
+        folder: Folder of the study, without a database yet.
+        spec: Content of study.yaml.
         organiser_token: Token of the organiser's link.
     """
     engine = _engine(folder / DATABASE_NAME)
@@ -266,7 +266,7 @@ def answers_of(session: Session, reader: Reader) -> dict[tuple[str, str], Stored
 
 
 def latest_answers(answers: Iterable[StoredAnswer]) -> dict[tuple[str, str], StoredAnswer]:
-    """Of answers to the same question of the same item, the one that counts, by (item, question)."""
+    """The answer that counts of those to the same question of the same item, by (item, question)."""
     latest: dict[tuple[str, str], StoredAnswer] = {}
     for answer in answers:
         place = answer.item_id, answer.question
@@ -279,9 +279,9 @@ def save_answer(study: Study, reader: Reader, given: AnswerInput) -> Receipt:
     """Stores an answer; it is on the disk when this returns. The same answer sent again is stored once.
 
     Args:
-        study: The study.
-        reader: Who answers.
-        given: The answer.
+        study: Study, opened.
+        reader: Reader who answers.
+        given: Answer as the page sends it.
 
     Raises:
         UnknownItemError: If the item is none of the reader's.

@@ -25,15 +25,15 @@ class Analysis:
     """What a study's answers say.
 
     Attributes:
-        protocols: In the study's order.
-        readers: Names, in the study's order.
-        rows: The answers.
+        protocols: Protocols in the study's order.
+        readers: Names of the readers, in the study's order.
+        rows: All answers.
         ordinal: Tables of answers to the questions of ordinal choice.
-        turing: Those of real or synthetic, each with its confidence if that was asked.
-        pairs: Those of the choice between the two of a pair.
+        turing: Tables of real or synthetic, each with its confidence if that was asked.
+        pairs: Tables of the choice between the two of a pair.
         statistics: Everything that was computed, or why it was not.
-        margin: Of equivalence, in points.
-        share_margin: Of equivalence, as a fraction of answers.
+        margin: Margin of equivalence, in points.
+        share_margin: Margin of equivalence, as a fraction of answers.
     """
 
     protocols: tuple[Protocol, ...]
@@ -74,9 +74,9 @@ def analyse_answers(
 
     Args:
         rows: Every question of every item of every reader, unanswered ones too.
-        protocols: Of the study.
-        margin: Differences of mean answers up to it are equivalent, in points.
-        share_margin: The same of the share of best answers, as a fraction.
+        protocols: Protocols of the study.
+        margin: Difference of mean answers, in points, below which they are equivalent.
+        share_margin: Difference of shares of best answers, as a fraction, below which they are equivalent.
 
     Raises:
         UserError: If a margin is wrong, or there is no answer at all.

@@ -15,18 +15,18 @@ class AnswerRow:
 
     Attributes:
         reader: Name of the reader.
-        item: Id of what was shown.
+        item: Id of the item that was shown.
         protocol: Id of the protocol.
         question: Id of the question.
-        case: The volume; of a pair the left one.
-        source: "real", "reconstructed" or "synthetic": what the volume is.
-        other_case: Of a pair the right volume.
-        other_source: What that is.
-        repeat_of: The item of the same reader that this one repeats.
-        position: In the reader's order, from 0.
-        value: The answer; None if there is none.
-        seconds_active: Spent at the item when the question was answered.
-        seconds_idle: Spent away from it while it was open.
+        case: Id of the volume; of a pair that of the left one.
+        source: Source of the volume: "real", "reconstructed" or "synthetic".
+        other_case: Id of the right volume of a pair.
+        other_source: Source of the right volume.
+        repeat_of: Id of the item of the same reader that this one repeats.
+        position: Position in the reader's order, from 0.
+        value: Answer; None if there is none.
+        seconds_active: Time spent at the item when the question was answered.
+        seconds_idle: Time spent away from it while it was open.
     """
 
     reader: str
@@ -66,7 +66,7 @@ def read_answers(folder: Path) -> list[AnswerRow]:
     """Every question of every item of every reader, unanswered ones too, in each reader's order.
 
     Args:
-        folder: Of the study, with its key.
+        folder: Folder of the study, with its key.
 
     Raises:
         UserError: If the folder is no study, or has no key.

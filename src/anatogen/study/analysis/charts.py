@@ -30,7 +30,7 @@ def answers_figure(analysis: Analysis, path: Path) -> None:
     """Draws the answers to every ordinal question as stacked bars: the paper's Fig. 2, sources for datasets.
 
     Args:
-        analysis: With an ordinal question.
+        analysis: Analysis with an ordinal question.
         path: The PNG file.
     """
     heights = [_panel_height(ratings, analysis) for ratings in analysis.ordinal]
@@ -50,7 +50,7 @@ def equivalence_figure(analysis: Analysis, path: Path) -> None:
     """Draws the differences between sources with their 90% intervals, inside or outside the margin.
 
     Args:
-        analysis: With one difference at least.
+        analysis: Analysis with one difference at least.
         path: The PNG file.
     """
     rows = [row for row in pick(analysis.statistics, section="equivalence") if row.value is not None]
@@ -84,9 +84,9 @@ def turing_figure(analysis: Analysis, ratings: Ratings, confidence: Ratings | No
     """Draws the ROC curves of real against synthetic, and how often each source was called real.
 
     Args:
-        analysis: The analysis.
-        ratings: Of the question real or synthetic.
-        confidence: What it was answered with, if it was asked.
+        analysis: Analysis to be shown.
+        ratings: Answers to the question real or synthetic.
+        confidence: Confidence of these answers, if it was asked.
         path: The PNG file.
     """
     figure = new_figure(_WIDTH, max(3.7, 0.5 * len(analysis.readers) + 1.5), "white")
@@ -116,7 +116,7 @@ def times_figure(analysis: Analysis, path: Path) -> None:
     """Draws the seconds spent at each case, by reader and source, with median and quartiles.
 
     Args:
-        analysis: With times.
+        analysis: Analysis to be shown.
         path: The PNG file.
     """
     rows = [row for row in analysis.rows if row.repeat_of is None]

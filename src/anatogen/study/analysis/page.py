@@ -48,8 +48,8 @@ def analyse_study(
     Args:
         study: Folder of the study, with its key.
         out: Folder for the files; default STUDY/analysis.
-        margin: Differences of mean answers up to it are equivalent, in points.
-        share_margin: The same of the share of best answers, as a fraction.
+        margin: Difference of mean answers, in points, below which they are equivalent.
+        share_margin: Difference of shares of best answers, as a fraction, below which they are equivalent.
         unfinished: Analyses what there is though readers have cases left.
 
     Returns:
@@ -81,7 +81,7 @@ def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: Bli
     """Writes the files of an analysis, each atomically; `analysis.json` comes last.
 
     Args:
-        analysis: What was computed.
+        analysis: Analysis to be written.
         spec: What study.yaml says.
         out: Folder for the files, made if it is missing.
         blinding: Whether blinding was achieved.

@@ -24,10 +24,10 @@ class Part:
     """A part of the page: text, figures, then tables.
 
     Attributes:
-        title: Its heading.
-        lead: What it is about and how to read it.
+        title: Heading.
+        lead: Sentences on what it shows and how to read it.
         figures: Address, text for those who don't see it, and caption of each.
-        tables: Below the figures.
+        tables: Tables below the figures.
     """
 
     title: str
@@ -40,8 +40,8 @@ def page_parts(analysis: Analysis, folder: Path) -> list[Part]:
     """The parts of the page, in order.
 
     Args:
-        analysis: What was computed.
-        folder: Where the figures are written, too.
+        analysis: Analysis to be shown.
+        folder: Folder where the figures are written, too.
     """
 
     def drawn(name: str, draw: Callable[[Path], None], alt: str, caption: str) -> tuple[str, str, str]:
@@ -103,7 +103,7 @@ def limits(analysis: Analysis, blinding: BlindingStatus) -> list[str]:
     """What the numbers don't show.
 
     Args:
-        analysis: What was computed.
+        analysis: Analysis to be shown.
         blinding: Whether blinding was achieved.
     """
     found = [

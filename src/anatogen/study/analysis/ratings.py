@@ -24,10 +24,10 @@ class Ratings:
 
     Attributes:
         protocol: Id of the protocol.
-        question: The question.
-        readers: R names, in the study's order.
-        cases: C ids, sorted; of a pair both, joined by "+".
-        sources: What each case is; of a pair what the volume is that is not real.
+        question: Question.
+        readers: Names of the R readers, in the study's order.
+        cases: Ids of the C cases, sorted; of a pair both, joined by "+".
+        sources: Source of each case; of a pair that of the volume that is not real.
         first: (R, C), the answer when the case was first shown; NaN if there is none. Of the choice between
             the two of a pair, 1 if the real one was chosen, else 0: sides differ between readers.
         again: (R, C), the answer when it was shown again; NaN if it was not, or not answered.
@@ -66,9 +66,9 @@ def ratings_of(rows: Sequence[AnswerRow], protocol: Protocol, question: Question
     """Gathers the answers to one question.
 
     Args:
-        rows: Of the whole study.
-        protocol: The question's.
-        question: The question.
+        rows: Answers of the whole study.
+        protocol: Protocol of the question.
+        question: Question whose answers are gathered.
     """
     mine = [row for row in rows if (row.protocol, row.question) == (protocol.id, question.id)]
     mine.sort(key=lambda row: row.position)

@@ -25,8 +25,8 @@ class Cell:
     """What stands in one place of a table.
 
     Attributes:
-        text: The number.
-        small: Below it: its interval, or the reason why there is no number.
+        text: Number.
+        small: Interval below it, or the reason why there is no number.
     """
 
     text: str
@@ -38,9 +38,9 @@ class Table:
     """A table of numbers.
 
     Attributes:
-        title: Above it; empty for none.
-        heads: Of its columns.
-        rows: Each a label, and a cell for every further column.
+        title: Title above it; empty for none.
+        heads: Heads of the columns.
+        rows: Labels, each with a cell for every further column.
         is_folded: Whether it has to be opened, being details.
     """
 
