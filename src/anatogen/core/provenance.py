@@ -10,6 +10,12 @@ from anatogen.core.version import __version__
 _REPORTED = ("torch", "lightning-fabric", "numpy", "safetensors")
 
 
+def versions(*libraries: str) -> dict[str, str]:
+    """Versions of this package, of Python and of libraries by their names on PyPI."""
+    found = {"anatogen": __version__, "python": platform.python_version()}
+    return found | {name: version(name) for name in libraries}
+
+
 def write_provenance(path: Path, inputs: dict[str, str], seed: int) -> None:
     """Writes a run's manifest as JSON, atomically.
 

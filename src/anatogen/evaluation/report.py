@@ -4,22 +4,20 @@ The page holds its pictures and needs no scripts and no network. Both name scans
 """
 
 import math
-import platform
 import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, write_json
-from anatogen.core.version import __version__
+from anatogen.core.provenance import versions
 from anatogen.dataset.scan_sets import ScanSet
 from anatogen.report.numbers import interval_text, number_text
-from anatogen.report.page import data_url, write_page
+from anatogen.report.page import write_page
 from anatogen.report.rows import Row, label_text, ratio_to_floor, tells_apart
 from anatogen.report.verdicts import Answer
 
@@ -30,7 +28,6 @@ CACHE = "cache"
 AUDIT = "audit"
 FORMAT_VERSION = 1
 _KNOWN = frozenset({PAGE_NAME, JSON_NAME, FIGURES, CACHE, AUDIT})
-_REPORTED = ("numpy", "scipy", "torch")
 
 
 @dataclass(frozen=True)
@@ -164,6 +161,7 @@ def write_report(report: Report, out: Path) -> Path:
         The path of the page.
     """
     created = datetime.now(UTC).isoformat(timespec="seconds")
+    used = versions("numpy", "scipy", "torch")
     content = {
         "format_version": FORMAT_VERSION,
         "created": created,
@@ -179,7 +177,7 @@ def write_report(report: Report, out: Path) -> Path:
         "inputs": {**report.inputs, **report.input_hashes},
         "limits": list(report.limits),
         "details": dict(report.details),
-        "versions": _versions(),
+        "versions": used,
     }
     page = out / PAGE_NAME
     write_page(
@@ -190,7 +188,6 @@ def write_report(report: Report, out: Path) -> Path:
         sections=[
             {
                 "about": section,
-                "pictures": [_shown(picture) for picture in section.pictures],
                 "tables": _tables(section.rows),
                 "notes": [*_shared_notes(section.rows), *section.notes],
                 "columns": {name: [_cells(row) for row in rows] for name, rows in section.columns.items()},
@@ -198,15 +195,10 @@ def write_report(report: Report, out: Path) -> Path:
             for section in report.sections
         ],
         shows_scans=any(picture.black for section in report.sections for picture in section.pictures),
-        versions=_versions(),
+        versions=used,
     )
     write_json(out / JSON_NAME, _finite(content))
     return page
-
-
-def _versions() -> dict[str, str]:
-    libraries = {name: version(name) for name in _REPORTED}
-    return {"anatogen": __version__, "python": platform.python_version()} | libraries
 
 
 def _tables(rows: Sequence[Row]) -> list[list[dict[str, Any]]]:
@@ -251,15 +243,6 @@ def _ratio_text(ratio: float | None, apart: bool) -> str:
     if ratio is None:
         return "differs" if apart else ""
     return f"{ratio:.2g}×" if ratio < 100 else f"{ratio:.0f}×"
-
-
-def _shown(picture: Picture) -> dict[str, Any]:
-    return {
-        "url": data_url(picture.path),
-        "alt": picture.alt,
-        "caption": picture.caption,
-        "black": picture.black,
-    }
 
 
 def _finite(content: Any) -> Any:

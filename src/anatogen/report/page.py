@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from anatogen.core.files import write_text
+from anatogen.report.numbers import capitalised
 
 
 def write_page(path: Path, template: str, **content: Any) -> None:
@@ -24,6 +25,7 @@ def write_page(path: Path, template: str, **content: Any) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"data_url": data_url, "capitalised": capitalised}
     write_text(path, environment.get_template(template).render(**content))
 
 

@@ -94,9 +94,7 @@ def audit(
     """
     check_inputs(train, holdout, synthetic, bundle)
     encoder = cached_encoder(
-        train.arrays,
-        train.hashes,
-        train.grid.spacing_mm,
+        train,
         out / "cache" if cache is None else cache,
         seed=seed,
         settings=settings,

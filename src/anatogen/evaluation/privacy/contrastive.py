@@ -17,6 +17,7 @@ from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_json
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import load_weights, save_weights
+from anatogen.dataset.scan_sets import ScanSet
 from anatogen.dataset.volumes import shuffled_indices
 from anatogen.evaluation.privacy.augmentation import augmented
 from anatogen.models.blocks import channels_last, group_norm
@@ -184,9 +185,7 @@ def train_encoder(
 
 
 def cached_encoder(
-    arrays: Array,
-    hashes: tuple[str, ...],
-    spacing_mm: tuple[float, float, float],
+    scans: ScanSet,
     folder: Path,
     *,
     seed: int,
@@ -194,24 +193,23 @@ def cached_encoder(
     device: str | torch.device = "cpu",
     progress: Progress = silent,
 ) -> Encoder:
-    """The encoder of `train_encoder`, read from the folder where it lies there already.
+    """The encoder that `train_encoder` makes of the scans, read from the folder where it lies there already.
 
     Args:
-        arrays: As for `train_encoder`.
-        hashes: Content hashes of the scans; with spacing, seed and settings they name the file.
-        spacing_mm: As for `train_encoder`.
-        folder: Where encoders lie, as safetensors.
+        scans: The generator's training scans.
+        folder: Where encoders lie, as safetensors, by scans, spacing, seed and settings.
         seed: As for `train_encoder`.
         settings: As for `train_encoder`.
         device: As for `train_encoder`.
         progress: As for `train_encoder`.
     """
-    key = sha256_json([list(hashes), list(spacing_mm), seed, asdict(settings)])[:16]
+    spacing_mm = scans.grid.spacing_mm
+    key = sha256_json([list(scans.hashes), list(spacing_mm), seed, asdict(settings)])[:16]
     path = folder / f"contrastive_{key}.safetensors"
     if path.is_file():
         return load_encoder(path, settings).to(device)
     encoder = train_encoder(
-        arrays, spacing_mm, seed=seed, settings=settings, device=device, progress=progress
+        scans.arrays, spacing_mm, seed=seed, settings=settings, device=device, progress=progress
     )
     save_weights(encoder, path)
     return encoder

@@ -3,17 +3,15 @@
 import csv
 import io
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, write_json, write_text
-from anatogen.core.version import __version__
+from anatogen.core.provenance import versions
 from anatogen.report.page import write_page
 from anatogen.study.analysis.analyse import SEED, Analysis, analyse_answers, check_finished
 from anatogen.study.analysis.answers import AnswerRow, read_answers
@@ -105,9 +103,7 @@ def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: Bli
         "seed": SEED,
         "blinding": BLINDING_TEXTS[blinding],
     }
-    versions = {"anatogen": __version__, "python": platform.python_version()} | {
-        name: version(name) for name in ("numpy", "scipy", "scikit-learn", "statsmodels")
-    }
+    used = versions("numpy", "scipy", "scikit-learn", "statsmodels")
     answers = headlines(analysis)
     write_text(out / CSV_NAME, _csv_text(Statistic, analysis.statistics))
     write_text(out / ANSWERS_NAME, _csv_text(AnswerRow, analysis.rows))
@@ -121,7 +117,7 @@ def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: Bli
         parts=page_parts(analysis, out / FIGURES),
         limits=limits(analysis, blinding),
         settings=settings,
-        versions=versions,
+        versions=used,
         created=created[:10],
         study=spec.id,
     )
@@ -132,7 +128,7 @@ def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: Bli
         "title": spec.title,
         "readers": list(analysis.readers),
         "settings": settings,
-        "versions": versions,
+        "versions": used,
         "summary": summary(analysis),
         "answers": [asdict(answer) for answer in answers],
         "numbers": [asdict(statistic) for statistic in analysis.statistics],
