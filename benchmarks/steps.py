@@ -16,7 +16,8 @@ from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.config.settings import Settings
 from anatogen.dataset.manifest import Grid, Intensity
 from anatogen.diffusion.process import denoising_loss
-from anatogen.generators.latent_diffusion import Bundle, BundleDescription, build_schedule
+from anatogen.generators.description import LatentDiffusionDescription
+from anatogen.generators.latent_diffusion import LatentDiffusionBundle, build_schedule
 from anatogen.models.codebook import Codebook
 from anatogen.models.convolution import Conv3d
 from anatogen.models.denoiser import Denoiser
@@ -220,7 +221,7 @@ def _sample(settings: Settings, sizes: Sizes) -> Task:
     autoencoder.requires_grad_(False).eval()
     denoiser.requires_grad_(False).eval()
     side, latent = sizes.volume, sizes.latent
-    description = BundleDescription(
+    description = LatentDiffusionDescription(
         autoencoder=settings.autoencoder,
         denoiser=settings.denoiser,
         diffusion=settings.diffusion,
@@ -230,7 +231,7 @@ def _sample(settings: Settings, sizes: Sizes) -> Task:
         latent_shift=[0.0] * CODE_DIM,
         latent_scale=[1.0] * CODE_DIM,
     )
-    bundle = Bundle(description, autoencoder, denoiser)
+    bundle = LatentDiffusionBundle(description, autoencoder, denoiser)
     num_steps = settings.diffusion.sampling_steps
     timed = sizes.steps_to_time(num_steps)
     note = f"{num_steps} steps of {settings.diffusion.sampler}"

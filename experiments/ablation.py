@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from anatogen import sample
 from anatogen.config.presets import training_settings
 from anatogen.config.resolving import parse_overrides
 from anatogen.config.settings import Sampler, Settings
@@ -28,7 +29,6 @@ from anatogen.dataset.scan_sets import ScanSet, load_scans
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.evaluation.diversity import measure_diversity
 from anatogen.evaluation.fidelity.measure import measure_fidelity
-from anatogen.generators.sampling import sample
 from anatogen.models.vqgan import VQGAN
 from anatogen.report.progress import silent
 from anatogen.training.autoencoder_check import check_autoencoder

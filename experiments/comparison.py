@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from anatogen import sample
 from anatogen.config.presets import budget, gan_settings, training_settings
 from anatogen.config.resolving import merged, parse_overrides
 from anatogen.config.settings import GANConfig, Settings
@@ -25,7 +26,6 @@ from anatogen.dataset.manifest import load_manifest
 from anatogen.dataset.scan_sets import load_scans
 from anatogen.evaluation.evaluate import evaluate
 from anatogen.evaluation.report import CACHE, JSON_NAME
-from anatogen.generators.sampling import sample
 from anatogen.report.figures import planes_figure
 from anatogen.report.rows import Row
 from anatogen.training.latent_diffusion import train

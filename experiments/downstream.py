@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from anatogen import prepare
+from anatogen import prepare, sample
 from anatogen.config.resolving import merged, resolve, save_yaml
 from anatogen.core.files import sha256_file
 from anatogen.dataset.manifest import Split, load_manifest
@@ -29,7 +29,6 @@ from anatogen.downstream.experiment.statistics import MeanEstimate, compare, est
 from anatogen.downstream.experiment.trials import RESULTS_NAME
 from anatogen.downstream.experiment.verdict import comparison_pairs, outcomes
 from anatogen.downstream.experiment.wording import arm_text, dice_text, fraction_text
-from anatogen.generators.sampling import sample
 from anatogen.report.numbers import interval_text, p_text
 
 # What a core of a CPU does in seven hours for the whole plan.

@@ -23,7 +23,8 @@ from anatogen.core.weights import load_weights
 from anatogen.dataset.scan_sets import ScanSet, load_scans
 from anatogen.evaluation.diversity import measure_diversity
 from anatogen.evaluation.fidelity.measure import measure_fidelity
-from anatogen.generators.latent_diffusion import DESCRIPTION_NAME, load_diffusion_bundle
+from anatogen.generators.description import DESCRIPTION_NAME
+from anatogen.generators.loading import load_latent_diffusion
 from anatogen.models.vqgan import VQGAN
 from anatogen.report.rows import Row
 from anatogen.training.run_folder import read_settings
@@ -153,7 +154,7 @@ def _text(value: float | None) -> str:
 
 def _load_autoencoder(folder: Path) -> VQGAN:
     if (folder / DESCRIPTION_NAME).is_file():
-        return load_diffusion_bundle(folder).autoencoder
+        return load_latent_diffusion(folder).autoencoder
     network = VQGAN(read_settings(folder).autoencoder)
     load_weights(network, folder / "autoencoder" / "weights.safetensors")
     return network.requires_grad_(False).eval()

@@ -16,8 +16,9 @@ from pydantic import ValidationError
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_text
+from anatogen.generators.bundle import Bundle
 from anatogen.generators.description import DESCRIPTION_NAME, Release
-from anatogen.generators.latent_diffusion import Bundle, load_diffusion_bundle
+from anatogen.generators.loading import load_bundle
 from anatogen.generators.shipped import CARD_NAME
 from anatogen.training.autoencoder_check import psnr_db
 
@@ -47,7 +48,7 @@ def ship(bundle: Path, destination: Path, card: Path, *, number: int = 4) -> lis
     """Writes a bundle in half precision, if its scans are still the same to the eye, with its card.
 
     Args:
-        bundle: Folder of a diffusion model's bundle.
+        bundle: Folder of a bundle.
         destination: Folder to write or replace, with the model's name.
         card: Markdown, headed by the fields of a `Release` as YAML between lines of three dashes.
         number: How many scans are compared.
@@ -65,18 +66,19 @@ def ship(bundle: Path, destination: Path, card: Path, *, number: int = 4) -> lis
         raise UserError(f"{destination} must have the name of the model: {release.name}")
     if destination.exists() and not (destination / DESCRIPTION_NAME).is_file():
         raise UserError(f"{destination} is there and holds no model: name another folder")
-    full = load_diffusion_bundle(bundle)
+    full = load_bundle(bundle)
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".part-") as temporary:
         written = Path(temporary) / release.name
-        description = full.description.model_copy(update={"release": release})
-        Bundle(description, full.autoencoder, full.denoiser).save(written, half=True)
+        shipped = load_bundle(bundle)
+        shipped.description = shipped.description.model_copy(update={"release": release})
+        shipped.save(written, half=True)
         too_large = [path.name for path in written.iterdir() if path.stat().st_size > _MAX_BYTES]
         if too_large:
             raise UserError(
                 f"{', '.join(too_large)}: larger than {_MAX_BYTES / 1e6:g} MB, too much for a package"
             )
-        psnrs = compare(full, load_diffusion_bundle(written), number)
+        psnrs = compare(full, load_bundle(written), number)
         if min(psnrs) < _MIN_PSNR_DB:
             raise UserError(
                 f"a scan differs from that of full precision by {min(psnrs):.1f} dB PSNR: at least "

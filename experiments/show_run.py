@@ -14,7 +14,7 @@ import torch
 
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.volumes import VolumeDataset
-from anatogen.generators.latent_diffusion import load_diffusion_bundle
+from anatogen.generators.loading import load_latent_diffusion
 from anatogen.io.nifti import read_nifti
 from anatogen.report.figures import planes_figure
 from anatogen.training.autoencoder_check import psnr_db
@@ -30,7 +30,7 @@ def main() -> None:
     for name in ("data", "run", "synthetic", "figure"):
         parser.add_argument(name, type=Path)
     arguments = parser.parse_args()
-    bundle = load_diffusion_bundle(arguments.run / "bundle")
+    bundle = load_latent_diffusion(arguments.run / "bundle")
     grid, intensity = bundle.description.grid, bundle.description.intensity
     test, train = (VolumeDataset(arguments.data, split) for split in (Split.TEST, Split.TRAIN))
     real = test.batch(range(len(test)))

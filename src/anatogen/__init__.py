@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from anatogen.core.errors import UserError
     from anatogen.dataset.prepare_config import PrepareConfig
     from anatogen.dataset.volumes import VolumeDataset
-    from anatogen.generators.latent_diffusion import load_bundle
+    from anatogen.generators.loading import load_bundle
     from anatogen.io.volume import Volume
 
 __all__ = [
@@ -70,7 +70,7 @@ _HOMES = {
     "core.errors": ("UserError",),
     "dataset.prepare_config": ("PrepareConfig",),
     "dataset.volumes": ("VolumeDataset",),
-    "generators.latent_diffusion": ("load_bundle",),
+    "generators.loading": ("load_bundle",),
     "io.volume": ("Volume",),
 }
 

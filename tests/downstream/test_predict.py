@@ -317,7 +317,7 @@ def test_a_damaged_segmenter_is_named(saved, tmp_path):
     with pytest.raises(UserError, match="holds no finished segmenter"):
         load_segmenter(tmp_path)
     (tmp_path / "segmenter.json").write_text((saved / "segmenter.json").read_text())
-    with pytest.raises(UserError, match=r"is missing or not what segmenter.json names"):
+    with pytest.raises(UserError, match="is missing or damaged: fine-tune anew"):
         load_segmenter(tmp_path)
     (tmp_path / "segmenter.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):

@@ -22,8 +22,8 @@ from anatogen.evaluation.fidelity.measure import measure_fidelity
 from anatogen.evaluation.privacy.audit import audit
 from anatogen.evaluation.privacy.contrastive import ContrastiveSettings
 from anatogen.evaluation.reconstruction.report import report_reconstruction
-from anatogen.generators.description import GANBundleDescription
-from anatogen.generators.wgan_gp import GANBundle
+from anatogen.generators.description import WGANGPDescription
+from anatogen.generators.wgan_gp import WGANGPBundle
 from anatogen.models.wgan_gp import Generator
 from anatogen.report.rows import Row
 
@@ -178,8 +178,8 @@ def test_a_gan_s_bundle_has_no_loss_and_its_rows_say_so(
     data: Path, made: Path, report: Path, tmp_path: Path
 ) -> None:
     manifest, settings = load_manifest(data), GANSettings(width=2, latent_dim=5)
-    description = GANBundleDescription(gan=settings, grid=manifest.grid, intensity=manifest.intensity)
-    GANBundle(description, Generator(settings, manifest.grid.shape)).save(tmp_path / "bundle")
+    description = WGANGPDescription(gan=settings, grid=manifest.grid, intensity=manifest.intensity)
+    WGANGPBundle(description, Generator(settings, manifest.grid.shape)).save(tmp_path / "bundle")
     out = tmp_path / "report"
     shutil.copytree(report, out)
     found = evaluate(data, made, out, bundle=tmp_path / "bundle", num_pairs=1)

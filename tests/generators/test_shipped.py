@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from synthetic_dataset import tiny_settings, write_dataset
 
+from anatogen import sample
 from anatogen.core.errors import UserError
 from anatogen.core.weights import load_weights, save_weights
 from anatogen.generators import shipped
 from anatogen.generators.description import read_description
-from anatogen.generators.latent_diffusion import load_bundle, load_diffusion_bundle
-from anatogen.generators.sampling import sample
+from anatogen.generators.loading import load_bundle, load_latent_diffusion
 from anatogen.generators.shipped import CARD_NAME, bundle_folder, describe_models, shipped_models
 from anatogen.training.latent_diffusion import train
 
@@ -71,7 +71,7 @@ def test_half_precision_halves_the_files_and_comes_back_as_float32(bundle, model
         "denoiser.safetensors",
         CARD_NAME,
     }
-    full, half = load_diffusion_bundle(bundle), load_diffusion_bundle(shipped_folder)
+    full, half = load_latent_diffusion(bundle), load_latent_diffusion(shipped_folder)
     for network in ("autoencoder", "denoiser"):
         stored = load_file(shipped_folder / f"{network}.safetensors")
         assert torch.float32 not in {tensor.dtype for tensor in stored.values()}

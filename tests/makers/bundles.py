@@ -6,7 +6,8 @@ import torch
 from synthetic_dataset import AFFINE, SPACING_MM, tiny_settings
 
 from anatogen.dataset.manifest import Grid, Intensity
-from anatogen.generators.latent_diffusion import Bundle, BundleDescription
+from anatogen.generators.description import LatentDiffusionDescription
+from anatogen.generators.latent_diffusion import LatentDiffusionBundle
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN
 
@@ -25,7 +26,7 @@ def make_bundle(folder: Path, modality: str = "CT", *overrides: str, preset: str
     channels = settings.autoencoder.latent_channels
     denoiser = Denoiser(settings.denoiser, channels, latent, spacing)
     torch.nn.init.normal_(denoiser.exit[2].weight, std=0.05)
-    description = BundleDescription(
+    description = LatentDiffusionDescription(
         autoencoder=settings.autoencoder,
         denoiser=settings.denoiser,
         diffusion=settings.diffusion,
@@ -36,5 +37,5 @@ def make_bundle(folder: Path, modality: str = "CT", *overrides: str, preset: str
         latent_scale=[1.0] * channels,
         x_0_variance=[0.0, 0.3, 1.0],
     )
-    Bundle(description, autoencoder.eval(), denoiser.eval()).save(folder)
+    LatentDiffusionBundle(description, autoencoder.eval(), denoiser.eval()).save(folder)
     return folder

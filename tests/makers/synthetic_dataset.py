@@ -10,8 +10,8 @@ from anatogen.config.presets import preset_named
 from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.config.settings import Settings
 from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
-from anatogen.generators.latent_diffusion import Bundle, BundleDescription, build_denoiser
-from anatogen.models.vqgan import VQGAN
+from anatogen.generators.description import LatentDiffusionDescription
+from anatogen.generators.latent_diffusion import LatentDiffusionBundle
 
 SPACING_MM = (2.0, 1.0, 1.5)
 # Slices go towards the feet, rows towards the back, columns towards the left: no axis is a plain RAS one.
@@ -99,7 +99,7 @@ def write_bundle(folder: Path, manifest: Manifest, *overrides: str) -> Path:
     """Writes a bundle of untrained networks for volumes of 16 voxels a side."""
     settings = tiny_settings(*overrides)
     latent = (4, 4, 4)
-    description = BundleDescription(
+    description = LatentDiffusionDescription(
         autoencoder=settings.autoencoder,
         denoiser=settings.denoiser,
         diffusion=settings.diffusion,
@@ -109,7 +109,6 @@ def write_bundle(folder: Path, manifest: Manifest, *overrides: str) -> Path:
         latent_shift=[0.0] * settings.autoencoder.latent_channels,
         latent_scale=[1.0] * settings.autoencoder.latent_channels,
     )
-    denoiser = build_denoiser(settings.denoiser, settings.autoencoder, manifest.grid, latent)
     torch.manual_seed(0)
-    Bundle(description, VQGAN(settings.autoencoder), denoiser).save(folder)
+    LatentDiffusionBundle.build(description).save(folder)
     return folder

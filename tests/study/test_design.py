@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
+from anatogen import sample
 from anatogen.api.scans import prepare
 from anatogen.core.errors import UserError
 from anatogen.evaluation.reconstruction.export import reconstruct
-from anatogen.generators.sampling import sample
 from anatogen.io.nifti import write_nifti
 from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
@@ -208,7 +208,7 @@ def test_real_reconstructed_and_synthetic_hippocampi_can_be_blinded(shared_data,
     """Real scans of several sizes are padded by `prepare`; synthetic ones have what a network makes of it."""
     images = shared_data / "hippocampus" / "images"
     prepare(images, tmp_path / "data", overrides={"shape": (40, 56, 40), "spacing_mm": 1}, limit=12)
-    reconstruct("hippocampus-mr", f"{tmp_path / 'data'}:train", tmp_path / "reconstructed", number=6)
+    reconstruct("hippocampus-mr", f"{tmp_path / 'data'}:train", tmp_path / "reconstructed", num_samples=6)
     sample("hippocampus-mr", tmp_path / "synthetic", num_samples=6, steps=2, processes=1, file_format="npy")
     made = new_study(
         tmp_path / "study",

@@ -13,7 +13,7 @@ from anatogen.core.errors import UserError
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.volumes import VolumeDataset
-from anatogen.generators.latent_diffusion import load_diffusion_bundle
+from anatogen.generators.loading import load_latent_diffusion
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.latent_cache import cached_latents
 from anatogen.training.latent_diffusion import train
@@ -56,12 +56,12 @@ def test_training_goes_on_to_the_same_bits_and_its_bundle_makes_scans(name, data
     weights = [tmp_path / run / "autoencoder" / WEIGHTS_NAME for run in ("resumed", "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
-    loaded = load_diffusion_bundle(bundle)
+    loaded = load_latent_diffusion(bundle)
     assert loaded.description.autoencoder.quantiser == name
     scans = loaded.generate(range(2))
     assert scans.isfinite().all() and not torch.equal(scans[0], scans[1])
     loaded.save(tmp_path / "copy")
-    assert torch.equal(load_diffusion_bundle(tmp_path / "copy").generate(range(2)), scans)
+    assert torch.equal(load_latent_diffusion(tmp_path / "copy").generate(range(2)), scans)
 
 
 @pytest.mark.parametrize("name", QUANTISERS)
@@ -114,7 +114,7 @@ def test_two_processes_draw_what_one_draws(data, tmp_path):
 
 def test_latents_after_quantisation_are_codes_and_are_cached_apart(data, tmp_path):
     bundle = _train(data, tmp_path / "run", "diffusion.latents=post")
-    loaded = load_diffusion_bundle(bundle)
+    loaded = load_latent_diffusion(bundle)
     network = loaded.autoencoder
     weights, dataset = tmp_path / "run" / "autoencoder" / WEIGHTS_NAME, VolumeDataset(data, Split.TRAIN)
 
@@ -152,13 +152,13 @@ def test_stage_two_s_scaling_must_fit_another_run_s_autoencoder(data, tmp_path):
 
 def test_bundles_from_before_there_was_a_choice_make_the_same_scans(data, tmp_path):
     bundle = _train(data, tmp_path / "run")
-    wanted = load_diffusion_bundle(bundle).generate(range(2))
+    wanted = load_latent_diffusion(bundle).generate(range(2))
     description = json.loads((bundle / "bundle.json").read_text())
     for section, names in {"autoencoder": ("quantiser", "fsq_levels"), "diffusion": ("latents",)}.items():
         for name in names:
             del description[section][name]
     (bundle / "bundle.json").write_text(json.dumps(description))
-    old = load_diffusion_bundle(bundle)
+    old = load_latent_diffusion(bundle)
     assert torch.equal(old.generate(range(2)), wanted)
     # Its hash, by which sets of scans are known, doesn't count settings that it does not have.
     assert "quantiser" not in old.description.model_dump(exclude_unset=True)["autoencoder"]

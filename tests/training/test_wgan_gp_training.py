@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from synthetic_dataset import AFFINE, tiny_settings, write_dataset
 from torch import nn
 
+from anatogen import sample
 from anatogen.config.presets import gan_settings
 from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.config.settings import GANConfig
 from anatogen.core.errors import ConfigError, UserError
 from anatogen.core.weights import WEIGHTS_NAME
-from anatogen.generators.latent_diffusion import load_bundle, load_diffusion_bundle
-from anatogen.generators.sampling import sample
-from anatogen.generators.wgan_gp import GANBundle
+from anatogen.generators.loading import load_bundle, load_latent_diffusion
+from anatogen.generators.wgan_gp import WGANGPBundle
 from anatogen.training import loop as loop_module
 from anatogen.training.cost.estimate import describe_plan
 from anatogen.training.devices import build_fabric, launch
@@ -251,7 +251,7 @@ def test_scans_of_a_gan_depend_on_seed_and_number_alone(finished, tmp_path):
     scans = np.stack([np.load(path) for path in paths])
     assert scans.shape == (4, *SHAPE) and all(not np.array_equal(scans[0], scan) for scan in scans[1:])
     loaded = load_bundle(finished / "bundle")
-    assert isinstance(loaded, GANBundle)
+    assert isinstance(loaded, WGANGPBundle)
     (third,) = loaded.sample(1, first=2)
     assert np.array_equal(third.array, scans[2]) and np.allclose(third.affine, AFFINE)
     assert torch.equal(loaded.generate([3, 0]), loaded.generate(range(4))[[3, 0]])
@@ -278,7 +278,7 @@ def test_a_gan_has_no_sampling_steps_and_no_sampler(finished, tmp_path, options,
 
 def test_what_needs_an_autoencoder_refuses_a_gan(finished):
     with pytest.raises(UserError, match="bundle of a GAN, which has no autoencoder"):
-        load_diffusion_bundle(finished / "bundle")
+        load_latent_diffusion(finished / "bundle")
 
 
 def test_a_damaged_gan_bundle_is_refused(finished, tmp_path):

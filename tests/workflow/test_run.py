@@ -146,7 +146,7 @@ KILLS = [
     ("prepare", "anatogen.dataset.prepare.publish", 1),
     ("train", "anatogen.training.latent_diffusion._require_fit", 1),
     ("train", "anatogen.training.latent_diffusion._write_bundle", 1),
-    ("sample", "anatogen.generators.sampling.write_nifti", 3),
+    ("sample", "anatogen.io.formats.write_scan", 3),
     ("evaluate", "anatogen.evaluation.evaluate.measure_diversity", 1),
     ("evaluate", "anatogen.evaluation.evaluate.write_report", 1),
 ]

@@ -186,10 +186,9 @@ def sample(
             is of another grid, or it flags nearly all scans.
     """
     from anatogen.evaluation.privacy.copy_detector import AuditFilter
-    from anatogen.generators.sampling import sample as write_samples
+    from anatogen.generators.loading import load_bundle
 
-    return write_samples(
-        bundle,
+    return load_bundle(bundle).write(
         out,
         num_samples=num_samples,
         seed=seed,
@@ -237,7 +236,7 @@ def reconstruct(
     from anatogen.evaluation.reconstruction.export import reconstruct as write_reconstructions
 
     return write_reconstructions(
-        bundle, scans, out, number=num_samples, seed=seed, file_format=file_format, device=device
+        bundle, scans, out, num_samples=num_samples, seed=seed, file_format=file_format, device=device
     )
 
 

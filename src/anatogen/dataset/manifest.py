@@ -1,14 +1,13 @@
 """dataset.json: what a prepared dataset holds, and how to undo its geometry and intensities."""
 
-import json
 from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from anatogen.core.errors import UserError
+from anatogen.core.described import read_description_file
 from anatogen.core.files import sha256_json, write_json
 from anatogen.io.geometry import axis_codes
 
@@ -71,6 +70,19 @@ class Grid(_Record):
         """Where the body goes as (D, H, W) indices rise: out of "RL", "AP" and "SI"."""
         codes = axis_codes(np.asarray(self.affine))
         return codes[0], codes[1], codes[2]
+
+    def fits(self, other: "Grid") -> bool:
+        """Whether shape, spacing and orientation are those of another grid."""
+        return (
+            self.shape == other.shape
+            and np.allclose(self.spacing_mm, other.spacing_mm, rtol=1e-3)
+            and self.axis_codes == other.axis_codes
+        )
+
+    def text(self) -> str:
+        """Shape, spacing and orientation for people, e.g. "48 x 64 x 64 voxels of 1 x 1 x 1 mm, ..."."""
+        shape, spacing = (" x ".join(f"{v:g}" for v in values) for values in (self.shape, self.spacing_mm))
+        return f"{shape} voxels of {spacing} mm, orientation {''.join(self.axis_codes)}"
 
 
 class Case(_Record):
@@ -145,21 +157,13 @@ def load_manifest(folder: Path) -> Manifest:
     """Reads `dataset.json` of a prepared dataset.
 
     Raises:
-        UserError: If the folder is no prepared dataset, or one of another format version.
+        UserError: If the folder is no prepared dataset, a damaged one, or one of another format version.
     """
-    path = folder / MANIFEST_NAME
-    if not path.is_file():
-        raise UserError(
-            f"{folder} is not a prepared dataset: it has no {MANIFEST_NAME}. "
-            f"Make one with `anatogen prepare SCANS {folder}`."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.get("format_version")
-        if version != FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format version {version}, not {FORMAT_VERSION}: prepare the scans again."
-            )
-        return Manifest.model_validate(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}): prepare the scans again.") from error
+    return read_description_file(
+        folder / MANIFEST_NAME,
+        Manifest.model_validate,
+        version=FORMAT_VERSION,
+        missing=f"{folder} is not a prepared dataset: it has no {MANIFEST_NAME}. "
+        f"Make one with `anatogen prepare SCANS {folder}`.",
+        mend="prepare the scans again",
+    )

@@ -1,15 +1,13 @@
 """A trained segmentation network on disk: weights, and JSON that says what they need and mean."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from anatogen.config.resolving import Section
-from anatogen.core.errors import UserError
+from anatogen.core.described import check_hashes, read_description_file
 from anatogen.core.files import sha256_file, write_json
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.conversion import Placement
@@ -21,6 +19,7 @@ from anatogen.io.formats import Reading
 
 DESCRIPTION_NAME = "segmenter.json"
 FORMAT_VERSION = 1
+_MEND = "fine-tune anew"
 # Share of a window that its neighbours see too.
 _OVERLAP = 0.25
 
@@ -109,23 +108,15 @@ def load_segmenter(folder: Path) -> Segmenter:
         UserError: If there is none, or it is damaged.
     """
     places = [folder / DESCRIPTION_NAME, folder / FINETUNING / DESCRIPTION_NAME]
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        raise UserError(
-            f"{folder} holds no finished segmenter: make one with "
-            f"`anatogen downstream finetune DATA {folder}`"
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content.get("format_version")
-        if version != FORMAT_VERSION:
-            raise UserError(f"{path} has format version {version}, not {FORMAT_VERSION}: fine-tune anew")
-        description = SegmenterDescription.model_validate(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, ValidationError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}): fine-tune anew") from error
+    path = next((place for place in places if place.is_file()), places[0])
+    missing = (
+        f"{folder} holds no finished segmenter: make one with `anatogen downstream finetune DATA {folder}`"
+    )
+    description = read_description_file(
+        path, SegmenterDescription.model_validate, version=FORMAT_VERSION, missing=missing, mend=_MEND
+    )
     weights = path.parent / WEIGHTS_NAME
-    if not weights.is_file() or sha256_file(weights) != description.weights_sha256:
-        raise UserError(f"{weights} is missing or not what {DESCRIPTION_NAME} names: fine-tune anew")
+    check_hashes(path.parent, {WEIGHTS_NAME: description.weights_sha256}, mend=_MEND)
     network = PaddedSwinUNETR(description.network, len(description.labels))
     load_weights(network, weights)
     network.eval()

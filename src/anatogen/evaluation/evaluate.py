@@ -28,7 +28,7 @@ from anatogen.evaluation.sections import (
     privacy_section,
     scans_section,
 )
-from anatogen.generators.latent_diffusion import load_bundle
+from anatogen.generators.loading import load_bundle
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
 from anatogen.report.verdicts import Answer

@@ -1,28 +1,28 @@
-"""What a model bundle says of itself: `bundle.json`, for each kind of generator."""
+"""What a model bundle says of itself: `bundle.json`, for each family of generators."""
 
-import json
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from anatogen.config.settings import AutoencoderSettings, DenoiserSettings, DiffusionSettings, GANSettings
-from anatogen.core.errors import UserError
-from anatogen.core.files import sha256_file, sha256_json
+from anatogen.core.described import check_hashes, read_description_file
+from anatogen.core.files import sha256_json
 from anatogen.core.version import __version__
 from anatogen.dataset.manifest import Grid, Intensity
 
 DESCRIPTION_NAME = "bundle.json"
 FORMAT_VERSION = 1
+_MEND = "copy the bundle again"
 
 
 class Release(BaseModel):
     """What those who use a published model must know; it travels with the weights.
 
     Attributes:
-        name: By which it is called.
+        name: Name that it is called by.
         summary: What its scans show, in one line.
-        licence: Of the weights, as an SPDX identifier.
+        licence: Licence of the weights, as an SPDX identifier.
         attribution: Whom the licence asks to name.
         metrics: What was measured, name to value with unit.
     """
@@ -36,12 +36,13 @@ class Release(BaseModel):
     metrics: dict[str, str] = {}
 
 
-class CommonDescription(BaseModel):
+class Description(BaseModel):
     """What every bundle says, whatever makes its scans.
 
     Attributes:
-        format_version: Of this file.
-        anatogen_version: Of the program that wrote it.
+        format_version: Version of this file's format.
+        anatogen_version: Version of the program that wrote it.
+        kind: Family of the generator.
         grid: Shape, spacing and orientation of the scans.
         intensity: The map from [-1, 1] to the scans' unit.
         training: What is known of the training: hash of the dataset, steps, quality.
@@ -55,6 +56,7 @@ class CommonDescription(BaseModel):
 
     format_version: int = FORMAT_VERSION
     anatogen_version: str = __version__
+    kind: str
     grid: Grid
     intensity: Intensity
     training: dict[str, float | str] = {}
@@ -66,18 +68,25 @@ class CommonDescription(BaseModel):
         """Hash of all that `bundle.json` says; keys that came later don't change an older bundle's."""
         return sha256_json(self.model_dump(mode="json", exclude_unset=True))
 
+    def text(self) -> str:
+        """What the bundle makes, as text for people."""
+        lines = [f"scans: {self.intensity.modality}, {self.grid.text()}"]
+        if self.release is not None:
+            lines.append(f"licence: {self.release.licence}, {self.release.attribution}")
+            lines += [f"{name}: {value}" for name, value in self.release.metrics.items()]
+        return "\n".join(lines)
 
-class BundleDescription(CommonDescription):
+
+class LatentDiffusionDescription(Description):
     """`bundle.json` of a latent diffusion model.
 
     Attributes:
-        kind: Of the generator.
-        autoencoder: Architecture.
-        denoiser: Architecture.
+        autoencoder: Its architecture.
+        denoiser: Its architecture.
         diffusion: The process, and how it is sampled unless told otherwise.
         latent_shape: (d, h, w).
-        latent_shift: Of each latent channel.
-        latent_scale: Of each latent channel.
+        latent_shift: Shift of each latent channel.
+        latent_scale: Scale of each latent channel.
         x_0_variance: Mean variance of the clean latent given a noised one, at evenly spaced times from 0
             to 1; for ancestral sampling in any number of steps.
     """
@@ -94,11 +103,10 @@ class BundleDescription(CommonDescription):
     x_0_variance: list[float] = []
 
 
-class GANBundleDescription(CommonDescription):
+class WGANGPDescription(Description):
     """`bundle.json` of a WGAN-GP.
 
     Attributes:
-        kind: Of the generator.
         gan: Architecture, and how it was trained: `kwon_compatible` says that it was with known faults.
     """
 
@@ -108,31 +116,24 @@ class GANBundleDescription(CommonDescription):
     gan: GANSettings
 
 
-def read_description(folder: Path) -> BundleDescription | GANBundleDescription:
+_ANY: TypeAdapter[LatentDiffusionDescription | WGANGPDescription] = TypeAdapter(
+    Annotated[LatentDiffusionDescription | WGANGPDescription, Field(discriminator="kind")]
+)
+
+
+def read_description(folder: Path) -> LatentDiffusionDescription | WGANGPDescription:
     """The description of a bundle whose weights files are there and undamaged.
 
     Raises:
         UserError: If the folder is no bundle, of another format version, or damaged.
     """
-    path = folder / DESCRIPTION_NAME
-    if not path.is_file():
-        raise UserError(
-            f"{folder} is not a model bundle: it has no {DESCRIPTION_NAME}. Training writes RUN/bundle."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["format_version"] != FORMAT_VERSION:
-            raise UserError(
-                f"{path} has format version {content['format_version']}, this program reads {FORMAT_VERSION}."
-            )
-        # Bundles were all of diffusion models before they named their kind.
-        model: type[BundleDescription | GANBundleDescription] = (
-            GANBundleDescription if content.get("kind") == "gan" else BundleDescription
-        )
-        description = model.model_validate(content)
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValidationError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}): copy the bundle again.") from error
-    for name in description.weights_names:
-        if not (folder / name).is_file() or sha256_file(folder / name) != description.files.get(name):
-            raise UserError(f"{folder / name} is missing or damaged: copy the bundle again.")
+    description = read_description_file(
+        folder / DESCRIPTION_NAME,
+        _ANY.validate_python,
+        version=FORMAT_VERSION,
+        missing=f"{folder} is not a model bundle: it has no {DESCRIPTION_NAME}. Training writes RUN/bundle.",
+        mend=_MEND,
+    )
+    hashes = {name: description.files.get(name, "") for name in description.weights_names}
+    check_hashes(folder, hashes, mend=_MEND)
     return description

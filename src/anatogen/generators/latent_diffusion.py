@@ -1,62 +1,59 @@
-"""The model bundle: a folder that holds all it takes to make new scans, and describes itself.
+"""The family of latent diffusion models: latents from the denoiser, scans from the autoencoder's decoder."""
 
-`bundle.json` says what the networks are, how latents and intensities are undone, and where voxels lie in
-space; the weights lie beside it as safetensors. Sampling needs neither the training data nor the network.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from anatogen.config.settings import AutoencoderSettings, DenoiserSettings, DiffusionSettings, Sampler
-from anatogen.core.errors import UserError
-from anatogen.core.files import sha256_file, write_json
 from anatogen.core.seeding import derived_generator
-from anatogen.core.weights import load_weights, save_weights
 from anatogen.dataset.manifest import Grid
 from anatogen.diffusion import samplers
 from anatogen.diffusion.latents import LatentScaling
-from anatogen.diffusion.process import Network, mean_x_0_error, x_0_predictor
+from anatogen.diffusion.process import Network, denoising_loss, mean_x_0_error, x_0_predictor
 from anatogen.diffusion.schedule import CosineSchedule, LinearFlowSchedule, Schedule
-from anatogen.generators.description import (
-    DESCRIPTION_NAME,
-    BundleDescription,
-    GANBundleDescription,
-    read_description,
-)
-from anatogen.generators.shipped import bundle_folder
-from anatogen.generators.wgan_gp import GANBundle, load_gan_bundle
-from anatogen.io.volume import Volume
+from anatogen.generators.bundle import Bundle
+from anatogen.generators.description import LatentDiffusionDescription
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN
 
-_AUTOENCODER, _DENOISER = BundleDescription.weights_names
 _NUM_VARIANCE_TIMES = 32
+# Times and draws of noise at which `loss` is asked for.
+_LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+_NUM_LOSS_DRAWS = 2
 
 
-class Bundle:
+class LatentDiffusionBundle(Bundle):
     """A trained latent diffusion model.
 
     Args:
-        description: What it is.
+        description: Content of `bundle.json`.
         autoencoder: With its weights.
         denoiser: With its weights.
     """
 
-    def __init__(self, description: BundleDescription, autoencoder: VQGAN, denoiser: nn.Module) -> None:
-        self.description = description
+    family = "latent diffusion model"
+    has_loss = True
+    description: LatentDiffusionDescription
+    autoencoder: VQGAN
+
+    def __init__(
+        self, description: LatentDiffusionDescription, autoencoder: VQGAN, denoiser: nn.Module
+    ) -> None:
+        super().__init__(description, autoencoder, denoiser)
         self.autoencoder = autoencoder
         self.denoiser = denoiser
-        self.device = torch.device("cpu")
 
-    @property
-    def sha256(self) -> str:
-        """Hash of the description, which holds the hashes of the weights."""
-        return self.description.sha256
+    @classmethod
+    def build(cls, description: LatentDiffusionDescription) -> Self:
+        """The bundle of this description, with untrained networks."""
+        autoencoder = VQGAN(description.autoencoder)
+        denoiser = build_denoiser(
+            description.denoiser, description.autoencoder, description.grid, description.latent_shape
+        )
+        return cls(description, autoencoder, denoiser)
 
     @property
     def scaling(self) -> LatentScaling:
@@ -65,81 +62,18 @@ class Bundle:
             torch.tensor(self.description.latent_shift), torch.tensor(self.description.latent_scale)
         )
 
-    def to(self, device: str | torch.device) -> Self:
-        """Moves both networks to a device, and returns the bundle."""
-        self.device = torch.device(device)
-        self.autoencoder.to(self.device)
-        self.denoiser.to(self.device)
-        return self
-
     def sampling_options(self, sampler: Sampler | None, steps: int | None) -> dict[str, str | int]:
-        """How scans are sampled if this is asked for: what `generate` takes besides numbers and seed."""
+        """Sampler and number of steps; where not asked for, the bundle's own."""
         settings = self.description.diffusion
-        return {"sampler": sampler or settings.sampler, "steps": steps or settings.sampling_steps}
+        return {
+            "sampler": settings.sampler if sampler is None else sampler,
+            "steps": settings.sampling_steps if steps is None else steps,
+        }
 
-    def sample(
-        self,
-        number: int = 1,
-        *,
-        seed: int = 0,
-        first: int = 0,
-        sampler: Sampler | None = None,
-        steps: int | None = None,
-        batch_size: int = 4,
-    ) -> Iterator[Volume]:
-        """Makes new scans, one after another.
-
-        Scan k depends on (seed, k) alone: to the bit on a CPU with the same number of threads, else up to
-        rounding.
-
-        Args:
-            number: How many.
-            seed: Of the whole set.
-            first: Number k of the first scan.
-            sampler: "ddpm", "ddim", "dpm_solver_pp", "euler" or "heun"; default the bundle's own.
-            steps: Sampling steps; default the bundle's own.
-            batch_size: Scans made at once on a GPU; on a CPU one is made after the other.
-
-        Yields:
-            Volumes, float32 (D, H, W) in the unit of the training scans (HU for CT), with spacing and
-            orientation of the prepared data.
-
-        Raises:
-            ValueError: If steps or sampler can't be.
-        """
-        grid = self.description.grid
-        for start in range(first, first + number, batch_size):
-            indices = range(start, min(start + batch_size, first + number))
-            for array in self.generate(indices, seed=seed, sampler=sampler, steps=steps).numpy():
-                yield Volume(self.description.intensity.restore(array), np.asarray(grid.affine))
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        indices: Sequence[int],
-        *,
-        seed: int = 0,
-        sampler: Sampler | None = None,
-        steps: int | None = None,
-    ) -> Tensor:
-        """The scans of these numbers as they come from the networks, in one batch.
-
-        Args:
-            indices: Numbers k of the scans.
-            seed: Of the whole set.
-            sampler: Default the bundle's own.
-            steps: Default the bundle's own.
-
-        Returns:
-            float32 (B, D, H, W) in [-1, 1], on the CPU.
-        """
-        if self.device.type == "cpu" and len(indices) > 1:
-            # One by one: sums are then rounded alike in every batch, and little speed is lost.
-            return torch.cat([self.generate([i], seed=seed, sampler=sampler, steps=steps) for i in indices])
-        latents = self.scaling.undo(self.sample_latents(indices, seed=seed, sampler=sampler, steps=steps))
+    def _generate(self, indices: Sequence[int], seed: int, options: dict[str, Any]) -> Tensor:
+        latents = self.scaling.undo(self.sample_latents(indices, seed=seed, **options))
         quantised = self.autoencoder.codebook.quantise(latents)
-        decoded = self.autoencoder.decode(quantised, self.description.grid.shape)
-        return decoded[:, 0].float().clamp(-1, 1).cpu()
+        return self.autoencoder.decode(quantised, self.grid.shape).float().clamp(-1, 1)
 
     @torch.inference_mode()
     def encode(self, x: Tensor) -> Tensor:
@@ -198,22 +132,22 @@ class Bundle:
                     f"sampler {unknown!r} is unknown: use ddpm, ddim, dpm_solver_pp, euler or heun"
                 )
 
-    def save(self, folder: Path, *, half: bool = False) -> None:
-        """Writes the bundle; `bundle.json`, which makes it one, comes last.
+    @torch.inference_mode()
+    def loss(self, x: Tensor, *, seed: int) -> float:
+        """Mean denoising loss of a scan, over the same times and noises for every scan.
 
         Args:
-            folder: Where to.
-            half: Writes weights as float16, in half the space.
-
-        Raises:
-            ValueError: If a weight is too large for float16.
+            x: float32 (1, 1, D, H, W) in [-1, 1], on any device.
+            seed: Random seed of the noises.
         """
-        save_weights(self.autoencoder, folder / _AUTOENCODER, half=half)
-        save_weights(self.denoiser, folder / _DENOISER, half=half)
-        files = {name: sha256_file(folder / name) for name in (_AUTOENCODER, _DENOISER)}
-        content = self.description.model_dump(mode="json") | {"files": files}
-        self.description = BundleDescription.model_validate(content)
-        write_json(folder / DESCRIPTION_NAME, content)
+        settings = self.description.diffusion
+        x_0 = self.encode(x.to(self.device)).float()
+        shape = (len(_LOSS_TIMES) * _NUM_LOSS_DRAWS, *x_0.shape[1:])
+        eps = torch.randn(shape, generator=derived_generator(seed, "membership")).to(x_0.device)
+        t = torch.tensor(_LOSS_TIMES * _NUM_LOSS_DRAWS, device=x_0.device)
+        schedule = build_schedule(settings)
+        loss = denoising_loss(self.denoiser, x_0.expand(shape), eps, t, schedule, settings.prediction, "l2")
+        return float(loss)
 
     def _x_0_variance(self) -> Callable[[Tensor], Tensor] | None:
         table = self.description.x_0_variance
@@ -226,49 +160,6 @@ class Bundle:
             )
 
         return interpolate
-
-
-def load_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundle | GANBundle:
-    """Reads a bundle and checks its weights against their hashes.
-
-    Args:
-        folder: What `anatogen train` wrote as RUN/bundle, or the name of a model that comes with the package.
-        device: Where to sample.
-
-    Returns:
-        A `Bundle`, or a `GANBundle` if the folder is one of `anatogen train-gan`.
-
-    Raises:
-        UserError: If the folder is no bundle, of another format version, or damaged.
-    """
-    folder = bundle_folder(folder)
-    description = read_description(folder)
-    if isinstance(description, GANBundleDescription):
-        return load_gan_bundle(folder, description).to(device)
-    autoencoder = VQGAN(description.autoencoder)
-    denoiser = build_denoiser(
-        description.denoiser, description.autoencoder, description.grid, description.latent_shape
-    )
-    load_weights(autoencoder, folder / _AUTOENCODER)
-    load_weights(denoiser, folder / _DENOISER)
-    autoencoder.requires_grad_(False).eval()
-    denoiser.requires_grad_(False).eval()
-    return Bundle(description, autoencoder, denoiser).to(device)
-
-
-def load_diffusion_bundle(folder: Path | str, device: str | torch.device = "cpu") -> Bundle:
-    """`load_bundle` for what needs an autoencoder or a denoiser.
-
-    Raises:
-        UserError: If the folder is no bundle of a diffusion model, or damaged.
-    """
-    bundle = load_bundle(folder, device)
-    if isinstance(bundle, GANBundle):
-        raise UserError(
-            f"{folder} is the bundle of a GAN, which has no autoencoder and no denoiser: "
-            "name one of a diffusion model"
-        )
-    return bundle
 
 
 def build_schedule(settings: DiffusionSettings) -> Schedule:

@@ -2,20 +2,21 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from itertools import count, islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, Protocol, assert_never, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from anatogen.config.settings import Sampler
-from anatogen.core.choices import FileFormat
+from anatogen.core.choices import FileFormat, Sampler
 from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, write_json
@@ -23,13 +24,14 @@ from anatogen.core.version import __version__
 from anatogen.dataset.manifest import Grid
 from anatogen.dataset.workers import available_cores, end_with_parent
 from anatogen.generators.description import Release
-from anatogen.generators.latent_diffusion import Bundle, load_bundle
-from anatogen.generators.wgan_gp import GANBundle
 from anatogen.io.dicom.writing import write_dicom
-from anatogen.io.nifti import write_nifti
-from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 from anatogen.report.progress import shown_progress
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
+
+    from anatogen.generators.bundle import Bundle
 
 _ENOUGH_CANDIDATES = 50
 _MOST_REJECTED = 0.9
@@ -59,8 +61,8 @@ class CopyFilter(Protocol):
         ...
 
 
-def sample(
-    bundle: Path | str,
+def write_scans(
+    bundle: "Bundle",
     out: Path | str,
     *,
     num_samples: int = 1,
@@ -69,26 +71,26 @@ def sample(
     steps: int | None = None,
     batch_size: int = 4,
     file_format: FileFormat = "nifti",
-    device: str = "auto",
+    device: str | None = None,
     processes: int | None = None,
     reject_copies: CopyFilter | None = None,
 ) -> list[Path]:
-    """Writes synthetic scans 0 to num_samples - 1, as far as they are missing.
+    """Writes synthetic scans 0 to num_samples - 1, as far as they are missing; `Bundle.write`.
 
     Each scan is a file (a folder for DICOM) with a JSON beside it that says it is synthetic and how it was
     made. Scan k depends on (seed, k) alone: to the bit on a CPU, where every process has one thread, and up
     to rounding on a GPU.
 
     Args:
-        bundle: Folder of the model bundle, or the name of a model that comes with the package.
+        bundle: Lies on disk: each process loads it, and scans name its hash.
         out: Folder for the scans; may hold some of the same set already.
-        num_samples: How many scans the set has.
-        seed: Of the set.
+        num_samples: Number of scans of the set.
+        seed: Random seed of the set.
         sampler: Default the bundle's own; a GAN has none.
-        steps: Sampling steps; default the bundle's own; a GAN has none.
-        batch_size: Scans made at once on a GPU; on a CPU one is made after the other.
+        steps: Number of sampling steps; default the bundle's own; a GAN has none.
+        batch_size: Number of scans made at once on a GPU; on a CPU one is made after the other.
         file_format: "nifti" (.nii.gz), "dicom" (a folder of slices) or "npy".
-        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one; default where the bundle is.
         processes: Each takes a part of the set; default one per core, or per GPU. With more than one, a
             script must be guarded by `if __name__ == "__main__"`.
         reject_copies: Copies that it finds are left out, and later numbers take their place, until there are
@@ -98,57 +100,56 @@ def sample(
         Paths of all scans of the set, in order.
 
     Raises:
-        UserError: If the bundle is none, a number can't be, the folder holds scans of another set,
+        UserError: If a number can't be, the bundle was never saved, the folder holds scans of another set,
             the filter is for another grid, or nearly all scans are copies.
     """
-    bundle, out = Path(bundle), Path(out)
     limits = {"num_samples": num_samples, "batch_size": batch_size, "processes": processes, "steps": steps}
     for name, value in limits.items():
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}: it must be at least 1")
-    format_named(file_format)
+    _check_known(file_format, "format", get_args(FileFormat))
     if sampler is not None:
-        sampler_named(sampler)
-    first_device = device_named(device, 0)
-    loaded = load_bundle(bundle)
+        _check_known(sampler, "sampler", get_args(Sampler))
+    device = str(bundle.device) if device is None else device
+    place = device_named(device)
+    if bundle.folder is None:
+        raise UserError("the bundle lies on no disk: save it before it writes scans")
     try:
-        options = loaded.sampling_options(sampler, steps)
+        options = bundle.sampling_options(sampler, steps)
     except ValueError as error:
         raise UserError(str(error)) from error
+    out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the scans")
-    out.mkdir(parents=True, exist_ok=True)
     remove_parts(out)
-    find_copy = _load_filter(reject_copies, loaded)
-    about = _about(loaded, seed, options, file_format, reject_copies)
-    done = {index for index in _told(out, "synthetic", about) if _scan_path(out, index, file_format).exists()}
-    rejected = _told(out, "rejected", about)
-    if first_device.type == "cpu":
+    if reject_copies is not None:
+        # Here its refusal is an error of the caller; in a process it would be that of a broken pool.
+        reject_copies.load(bundle.grid, bundle.device)
+    scans = _ScanSet(out, _about(bundle, seed, options, file_format, reject_copies), options)
+    done = {index for index in scans.told("synthetic") if scans.path(index).exists()}
+    rejected = scans.told("rejected")
+    if place.type == "cpu":
         batch_size = 1
     if processes is None:
-        processes = available_cores() if first_device.type == "cpu" else _num_gpus(device)
+        processes = available_cores() if place.type == "cpu" else _num_gpus(device)
     chosen, missing = _next_scans(num_samples, done, rejected)
     with shown_progress() as progress:
         progress("sampling", num_samples - len(missing), num_samples)
-        # Every round makes what is missing if none of it is rejected; without an audit there is one.
+        # Every round makes what is missing if none of it is rejected; without a filter there is one.
         while missing:
             batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-            workers = min(processes, len(batches))
-            if workers == 1:
-                loaded.to(first_device)
-                find_copy = _load_filter(reject_copies, loaded)
-                written = _in_this_process(loaded, out, batches, about, file_format, find_copy)
+            made: Iterable[tuple[list[int], list[int]]]
+            if min(processes, len(batches)) == 1:
+                made = map(_Maker(bundle.to(place), scans, reject_copies), batches)
             else:
-                written = _in_processes(
-                    bundle, out, batches, about, file_format, device, workers, reject_copies
-                )
-            for indices, kept in written:
+                made = _in_processes(bundle, device, scans, reject_copies, batches, processes)
+            for indices, kept in made:
                 done.update(kept)
                 rejected.update(set(indices) - set(kept))
                 progress("sampling", min(len(done), num_samples), num_samples)
                 _check_rejection(len(rejected), len(done), reject_copies)
             chosen, missing = _next_scans(num_samples, done, rejected)
-    return [_scan_path(out, index, file_format) for index in chosen]
+    return [scans.path(index) for index in chosen]
 
 
 def num_rejected(out: Path | str) -> int:
@@ -156,20 +157,104 @@ def num_rejected(out: Path | str) -> int:
     return len(list(Path(out).glob("rejected_*.json")))
 
 
-def sampler_named(name: str) -> Sampler:
-    """The sampler of this name; a UserError if there is none."""
-    return cast(Sampler, _known(name, "sampler", get_args(Sampler)))
-
-
-def format_named(name: str) -> FileFormat:
-    """The file format of this name; a UserError if there is none."""
-    return cast(FileFormat, _known(name, "format", get_args(FileFormat)))
-
-
-def _known(name: str, kind: str, names: tuple[str, ...]) -> str:
+def _check_known(name: str, kind: str, names: tuple[str, ...]) -> None:
     if name not in names:
         raise UserError(f"{kind} {name!r} is unknown: use {', '.join(names)}")
-    return name
+
+
+@dataclass(frozen=True)
+class _ScanSet:
+    """A set of scans in a folder.
+
+    Attributes:
+        folder: Where they lie.
+        about: What the JSON beside each says of all of them.
+        options: What the bundle takes besides numbers and seed.
+    """
+
+    folder: Path
+    about: dict[str, str | int | bool]
+    options: dict[str, Any]
+
+    def path(self, index: int) -> Path:
+        """The file of a scan, or its folder of slices."""
+        return self.folder / f"synthetic_{index:06d}{_SUFFIX[str(self.about['format'])]}"
+
+    def tell(self, what: str, index: int, **more: bool | float) -> None:
+        """Writes the JSON of a scan that is "synthetic" (made), or "rejected"."""
+        write_json(self.folder / f"{what}_{index:06d}.json", self.about | {"index": index} | more)
+
+    def told(self, what: str) -> set[int]:
+        """Numbers of the scans that a JSON says are "synthetic" (made), or "rejected".
+
+        Raises:
+            UserError: If any of them is of another set.
+        """
+        told = set()
+        for path in sorted(self.folder.glob(f"{what}_*.json")):
+            try:
+                found = json.loads(path.read_text(encoding="utf-8"))
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                continue
+            if not isinstance(found, dict) or not isinstance(found.get("index"), int):
+                continue
+            # A set without an audit has scans that one with it lacks, so both must say so.
+            names = [*self.about, *{"audit_sha256"} - {*self.about}]
+            names.remove("anatogen_version")
+            differing = [name for name in names if found.get(name) != self.about.get(name)]
+            if differing:
+                raise UserError(
+                    f"{path} is of another set of scans (other {', '.join(differing)}): choose another "
+                    "folder, or empty this one"
+                )
+            told.add(found["index"])
+        return told
+
+    def write(self, volume: Volume, index: int) -> None:
+        """Writes a scan, then the JSON beside it."""
+        path = self.path(index)
+        if self.about["format"] == "dicom":
+            # A folder without its JSON may be of any set: like a file, it is replaced.
+            shutil.rmtree(path, ignore_errors=True)
+            parts = [self.about["bundle_sha256"], self.about["seed"], index, *self.options.values()]
+            modality: Literal["CT", "MR"] = "CT" if self.about["modality"] == "CT" else "MR"
+            write_dicom(
+                volume,
+                path,
+                modality,
+                uid_from=" ".join(map(str, parts)),
+                patient_id=f"SYNTHETIC-{index:06d}",
+            )
+        else:
+            volume.save(path)
+        self.tell("synthetic", index)
+
+
+class _Maker:
+    """Makes the scans of a set with a bundle, and leaves out copies."""
+
+    def __init__(self, bundle: "Bundle", scans: _ScanSet, reject_copies: CopyFilter | None) -> None:
+        self._bundle = bundle
+        self._scans = scans
+        self._find_copy = None if reject_copies is None else reject_copies.load(bundle.grid, bundle.device)
+
+    def __call__(self, indices: list[int]) -> tuple[list[int], list[int]]:
+        """Makes scans in one batch; returns their numbers, and the numbers of those that were kept."""
+        seed = int(self._scans.about["seed"])
+        try:
+            with _one_thread():
+                made = self._bundle.generate(indices, seed=seed, **self._scans.options)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        kept = []
+        for index, x in zip(indices, made, strict=True):
+            correlation = None if self._find_copy is None else self._find_copy(x.numpy())
+            if correlation is None:
+                self._scans.write(self._bundle.volume(x), index)
+                kept.append(index)
+            else:
+                self._scans.tell("rejected", index, rejected=True, correlation=correlation)
+        return indices, kept
 
 
 @contextmanager
@@ -184,7 +269,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _about(
-    bundle: Bundle | GANBundle,
+    bundle: "Bundle",
     seed: int,
     options: dict[str, str | int],
     file_format: FileFormat,
@@ -210,57 +295,10 @@ def _terms(release: Release) -> dict[str, str]:
     return {"model": release.name, "licence": release.licence, "attribution": release.attribution}
 
 
-def _options(about: dict[str, str | int | bool]) -> dict[str, Any]:
-    """What the bundle takes besides numbers and seed."""
-    return {name: about[name] for name in ("sampler", "steps") if name in about}
-
-
-def _scan_path(out: Path, index: int, file_format: FileFormat) -> Path:
-    return out / f"synthetic_{index:06d}{_SUFFIX[file_format]}"
-
-
-def _sidecar(out: Path, index: int) -> Path:
-    return out / f"synthetic_{index:06d}.json"
-
-
-def _told(out: Path, what: str, about: dict[str, str | int | bool]) -> set[int]:
-    """Numbers of the scans that a JSON in the folder says are "synthetic" (made), or "rejected".
-
-    Raises:
-        UserError: If any of them is of another set.
-    """
-    told = set()
-    for path in sorted(out.glob(f"{what}_*.json")):
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            continue
-        if not isinstance(found, dict) or not isinstance(found.get("index"), int):
-            continue
-        # A set without an audit has scans that one with it lacks, so both must say so.
-        names = [name for name in (*about, *{"audit_sha256"} - {*about}) if name != "anatogen_version"]
-        differing = [name for name in names if found.get(name) != about.get(name)]
-        if differing:
-            raise UserError(
-                f"{path} is of another set of scans (other {', '.join(differing)}): choose another "
-                "folder, or empty this one"
-            )
-        told.add(found["index"])
-    return told
-
-
-def _rejection(out: Path, index: int) -> Path:
-    return out / f"rejected_{index:06d}.json"
-
-
 def _next_scans(num_samples: int, done: set[int], rejected: set[int]) -> tuple[list[int], list[int]]:
     """The first `num_samples` scans that are not rejected, and those of them that are not there yet."""
     chosen = list(islice((index for index in count() if index not in rejected), num_samples))
     return chosen, [index for index in chosen if index not in done]
-
-
-def _load_filter(reject_copies: CopyFilter | None, bundle: Bundle | GANBundle) -> FindCopy | None:
-    return None if reject_copies is None else reject_copies.load(bundle.description.grid, bundle.device)
 
 
 def _check_rejection(num_rejected: int, num_kept: int, reject_copies: CopyFilter | None) -> None:
@@ -272,109 +310,49 @@ def _check_rejection(num_rejected: int, num_kept: int, reject_copies: CopyFilter
         )
 
 
-def _write_batch(
-    bundle: Bundle | GANBundle,
-    out: Path,
-    indices: list[int],
-    about: dict[str, str | int | bool],
-    file_format: FileFormat,
-    find_copy: FindCopy | None,
-) -> list[int]:
-    """Makes scans, and returns the numbers of those that were kept."""
-    grid, intensity = bundle.description.grid, bundle.description.intensity
-    try:
-        arrays = bundle.generate(indices, seed=int(about["seed"]), **_options(about)).numpy()
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    kept = []
-    for index, array in zip(indices, arrays, strict=True):
-        correlation = None if find_copy is None else find_copy(array)
-        if correlation is not None:
-            rejected = {"index": index, "rejected": True, "correlation": correlation}
-            write_json(_rejection(out, index), about | rejected)
-            continue
-        volume = Volume(intensity.restore(array), np.asarray(grid.affine))
-        _write(volume, _scan_path(out, index, file_format), index, about, file_format)
-        write_json(_sidecar(out, index), about | {"index": index})
-        kept.append(index)
-    return kept
-
-
-def _write(
-    volume: Volume, path: Path, index: int, about: dict[str, str | int | bool], file_format: FileFormat
-) -> None:
-    match file_format:
-        case "nifti":
-            write_nifti(volume, path)
-        case "npy":
-            write_npy(volume, path)
-        case "dicom":
-            # A folder without its sidecar may be of any set: like a file, it is replaced.
-            shutil.rmtree(path, ignore_errors=True)
-            parts = [about["bundle_sha256"], about["seed"], index, *_options(about).values()]
-            identity = " ".join(map(str, parts))
-            modality: Literal["CT", "MR"] = "CT" if about["modality"] == "CT" else "MR"
-            write_dicom(volume, path, modality, uid_from=identity, patient_id=f"SYNTHETIC-{index:06d}")
-        case _:
-            assert_never(file_format)
-
-
 def _num_gpus(device: str) -> int:
     return torch.cuda.device_count() if device in ("auto", "cuda") else 1
 
 
-_worker_bundle: Bundle | GANBundle | None = None
-_worker_find_copy: FindCopy | None = None
+_maker: _Maker | None = None
 
 
-def _start_worker(bundle: Path, device: str, reject_copies: CopyFilter | None, counter) -> None:  # type: ignore[no-untyped-def]
-    global _worker_bundle, _worker_find_copy
+def _start_worker(
+    load: "Callable[[], Bundle]",
+    device: str,
+    numbers: "SimpleQueue[int]",
+    scans: _ScanSet,
+    reject_copies: CopyFilter | None,
+) -> None:
+    global _maker
     end_with_parent()
-    with counter.get_lock():
-        number = counter.value
-        counter.value += 1
-    torch.set_num_threads(1)
-    _worker_bundle = load_bundle(bundle, device_named(device, number))
-    _worker_find_copy = _load_filter(reject_copies, _worker_bundle)
+    bundle = load().to(device_named(device, numbers.get()))
+    _maker = _Maker(bundle, scans, reject_copies)
 
 
-def _work(
-    out: Path, indices: list[int], about: dict[str, str | int | bool], file_format: FileFormat
-) -> tuple[list[int], list[int]]:
-    assert _worker_bundle is not None
-    return indices, _write_batch(_worker_bundle, out, indices, about, file_format, _worker_find_copy)
-
-
-def _in_this_process(
-    bundle: Bundle | GANBundle,
-    out: Path,
-    batches: list[list[int]],
-    about: dict[str, str | int | bool],
-    file_format: FileFormat,
-    find_copy: FindCopy | None,
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields the numbers of each finished batch, and those of them that were kept."""
-    for batch in batches:
-        with _one_thread():
-            kept = _write_batch(bundle, out, batch, about, file_format, find_copy)
-        yield batch, kept
+def _make(indices: list[int]) -> tuple[list[int], list[int]]:
+    assert _maker is not None
+    return _maker(indices)
 
 
 def _in_processes(
-    bundle: Path,
-    out: Path,
-    batches: list[list[int]],
-    about: dict[str, str | int | bool],
-    file_format: FileFormat,
+    bundle: "Bundle",
     device: str,
-    processes: int,
+    scans: _ScanSet,
     reject_copies: CopyFilter | None,
+    batches: list[list[int]],
+    processes: int,
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields the numbers of each finished batch, and those of them that were kept."""
+    """Yields what `_Maker` returns for each batch, as they are finished."""
+    assert bundle.folder is not None
     context = get_context("spawn")
-    arguments = (bundle, device, reject_copies, context.Value("i", 0))
-    with ProcessPoolExecutor(processes, context, _start_worker, arguments) as pool:
-        futures = [pool.submit(_work, out, batch, about, file_format) for batch in batches]
+    numbers = context.SimpleQueue()
+    for number in range(processes):
+        numbers.put(number)
+    load = partial(type(bundle).load, bundle.folder, bundle.description)
+    start = partial(_start_worker, load, device, numbers, scans, reject_copies)
+    with ProcessPoolExecutor(min(processes, len(batches)), context, start) as pool:
+        futures = [pool.submit(_make, batch) for batch in batches]
         try:
             for future in as_completed(futures):
                 yield future.result()

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anatogen.core.errors import UserError
-from anatogen.dataset.manifest import Grid
-from anatogen.generators.description import DESCRIPTION_NAME, Release, read_description
+from anatogen.generators.description import DESCRIPTION_NAME, Description, Release, read_description
 
 CARD_NAME = "model_card.md"
 _FOLDER = Path(__file__).parent / "shipped_models"
@@ -18,14 +17,12 @@ class ShippedModel:
     Attributes:
         folder: Its bundle, with the model card.
         release: Name, licence and what was measured.
-        grid: Of its scans.
-        modality: "CT" or "MR".
+        description: Content of its `bundle.json`.
     """
 
     folder: Path
     release: Release
-    grid: Grid
-    modality: str
+    description: Description
 
     @property
     def card(self) -> Path:
@@ -49,9 +46,7 @@ def shipped_models() -> list[ShippedModel]:
         description = read_description(path.parent)
         if description.release is None or description.release.name != path.parent.name:
             raise UserError(f"{path} does not name the model {path.parent.name}: install anatogen again.")
-        models.append(
-            ShippedModel(path.parent, description.release, description.grid, description.intensity.modality)
-        )
+        models.append(ShippedModel(path.parent, description.release, description))
     return models
 
 
@@ -65,17 +60,12 @@ def describe_models() -> str:
 
 
 def _describe(model: ShippedModel) -> str:
-    release, grid = model.release, model.grid
-    shape, spacing = (" x ".join(f"{v:g}" for v in values) for values in (grid.shape, grid.spacing_mm))
-    lines = [
-        f"{release.name}: {release.summary}",
-        f"  scans: {model.modality}, {shape} voxels of {spacing} mm, orientation {''.join(grid.axis_codes)}",
-        f"  size: {model.num_bytes / 1e6:.1f} MB",
-        f"  licence: {release.licence}, {release.attribution}",
-        *(f"  {name}: {value}" for name, value in release.metrics.items()),
-        f"  card: {model.card}",
+    about = [
+        *model.description.text().splitlines(),
+        f"size: {model.num_bytes / 1e6:.1f} MB",
+        f"card: {model.card}",
     ]
-    return "\n".join(lines)
+    return "\n  ".join([f"{model.release.name}: {model.release.summary}", *about])
 
 
 def bundle_folder(name_or_folder: Path | str) -> Path:

@@ -99,6 +99,12 @@ class VQGAN(nn.Module):
             x = inverse_haar(x, axes)
         return x[:, :, : shape[0], : shape[1], : shape[2]]
 
+    @torch.inference_mode()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Volumes as they come back: float32 (B, 1, D, H, W) in [-1, 1] on the CPU; x alike, anywhere."""
+        z = self.encode(x.to(next(self.parameters()).device))
+        return self.decode(self.codebook.quantise(z), x.shape[2:]).float().clamp(-1, 1).cpu()
+
     def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstructs volumes.
 

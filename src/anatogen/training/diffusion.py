@@ -13,8 +13,8 @@ from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.manifest import Grid
 from anatogen.dataset.volumes import prefetched, shuffled_indices
-from anatogen.generators.description import BundleDescription
-from anatogen.generators.latent_diffusion import Bundle
+from anatogen.generators.description import LatentDiffusionDescription
+from anatogen.generators.latent_diffusion import LatentDiffusionBundle
 from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.training.denoiser_step import DenoiserStep
 from anatogen.training.latent_cache import ENCODED_AT_ONCE
@@ -33,7 +33,7 @@ def train_diffusion(
     autoencoder: Path,
     folder: Path,
     settings: Settings,
-    description: BundleDescription,
+    description: LatentDiffusionDescription,
 ) -> None:
     """Trains the denoiser until its budget is used up, from the last checkpoint if there is one.
 
@@ -55,7 +55,7 @@ def train_diffusion(
     train_step = DenoiserStep(fabric, settings, description.grid, description.latent_shape)
     decoder = VQGAN(settings.autoencoder).requires_grad_(False).eval()
     load_weights(decoder, autoencoder)
-    bundle = Bundle(description, decoder, train_step.ema.shadow).to(fabric.device)
+    bundle = LatentDiffusionBundle(description, decoder, train_step.ema.shadow).to(fabric.device)
     scaling = bundle.scaling
 
     def load(step: int) -> Tensor:

@@ -17,14 +17,14 @@ from anatogen.dataset.manifest import Manifest, Split, load_manifest
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling, standard_scaling
 from anatogen.diffusion.process import x_0_predictor
-from anatogen.generators.description import BundleDescription
+from anatogen.generators.description import LatentDiffusionDescription, read_description
 from anatogen.generators.latent_diffusion import (
-    Bundle,
+    LatentDiffusionBundle,
     build_denoiser,
     build_schedule,
-    load_diffusion_bundle,
     measure_x_0_variance,
 )
+from anatogen.generators.loading import load_bundle
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.autoencoder import AUTOENCODER, train_autoencoder
 from anatogen.training.autoencoder_check import AutoencoderCheck, check_autoencoder
@@ -169,9 +169,9 @@ def _scaling(settings: Settings, network: VQGAN, latents: np.memmap) -> LatentSc
 
 def _describe(
     settings: Settings, manifest: Manifest, latent_shape: tuple[int, ...], scaling: LatentScaling
-) -> BundleDescription:
+) -> LatentDiffusionDescription:
     d, h, w = latent_shape
-    return BundleDescription(
+    return LatentDiffusionDescription(
         autoencoder=settings.autoencoder,
         denoiser=settings.denoiser,
         diffusion=settings.diffusion,
@@ -188,7 +188,7 @@ def _write_bundle(
     run: Path,
     data: Path,
     autoencoder: VQGAN,
-    description: BundleDescription,
+    description: LatentDiffusionDescription,
     check: AutoencoderCheck,
     device: torch.device,
     settings: Settings,
@@ -202,7 +202,7 @@ def _write_bundle(
         description.denoiser, description.autoencoder, description.grid, description.latent_shape
     )
     load_weights(denoiser, weights)
-    bundle = Bundle(description, autoencoder, denoiser.requires_grad_(False).eval()).to(device)
+    bundle = LatentDiffusionBundle(description, autoencoder, denoiser.requires_grad_(False).eval()).to(device)
     held_out = VolumeDataset(data, Split.VALIDATION)
     measured = held_out if len(held_out) else VolumeDataset(data, Split.TRAIN)
     x = measured.batch(range(min(_MAX_VARIANCE_SCANS, len(measured)))).to(device)
@@ -224,13 +224,13 @@ def _write_bundle(
         }
     )
     bundle.save(run / "bundle")
-    load_diffusion_bundle(run / "bundle")
+    load_bundle(run / "bundle")
     return run / "bundle"
 
 
 def _bundled_denoiser(folder: Path) -> float | str | None:
     """Hash of the denoiser's file that a bundle was made of; None without a bundle that can be used."""
     try:
-        return load_diffusion_bundle(folder).description.training.get("denoiser_sha256")
+        return read_description(folder).training.get("denoiser_sha256")
     except UserError:
         return None

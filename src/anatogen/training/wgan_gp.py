@@ -15,9 +15,9 @@ from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.manifest import Grid, Manifest, Split, load_manifest
 from anatogen.dataset.volumes import VolumeDataset, prefetched
-from anatogen.generators.description import GANBundleDescription
-from anatogen.generators.latent_diffusion import load_bundle
-from anatogen.generators.wgan_gp import GANBundle
+from anatogen.generators.description import WGANGPDescription
+from anatogen.generators.loading import load_bundle
+from anatogen.generators.wgan_gp import WGANGPBundle
 from anatogen.models.wgan_gp import Generator, fit_running_statistics, level_shapes
 from anatogen.training.batches import scans_of_step
 from anatogen.training.devices import check_budgets, check_devices, launch
@@ -67,7 +67,7 @@ def train_gan(
 
 
 def train_wgan_gp(
-    fabric: Fabric, data: Path, folder: Path, config: GANConfig, description: GANBundleDescription
+    fabric: Fabric, data: Path, folder: Path, config: GANConfig, description: WGANGPDescription
 ) -> None:
     """Trains generator and critic until the budget is used up, from the last checkpoint if there is one.
 
@@ -109,7 +109,7 @@ def train_wgan_gp(
         return ema.shadow
 
     def preview(path: Path) -> None:
-        bundle = GANBundle(description, sampled_generator()).to(fabric.device)
+        bundle = WGANGPBundle(description, sampled_generator()).to(fabric.device)
         scans = bundle.generate(range(NUM_PREVIEWS), seed=seed)
         write_preview({"synthetic": scans}, path, description.grid)
 
@@ -146,8 +146,8 @@ def _means(records: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([record[name] for record in records]).mean() for name in records[0]}
 
 
-def _describe(config: GANConfig, manifest: Manifest) -> GANBundleDescription:
-    return GANBundleDescription(
+def _describe(config: GANConfig, manifest: Manifest) -> WGANGPDescription:
+    return WGANGPDescription(
         gan=config.gan,
         grid=manifest.grid,
         intensity=manifest.intensity,
@@ -155,7 +155,7 @@ def _describe(config: GANConfig, manifest: Manifest) -> GANBundleDescription:
     )
 
 
-def _write_bundle(run: Path, description: GANBundleDescription) -> Path:
+def _write_bundle(run: Path, description: WGANGPDescription) -> Path:
     weights = run / "gan" / WEIGHTS_NAME
     records = read_log(run / "gan")
     training = description.training | {
@@ -165,7 +165,7 @@ def _write_bundle(run: Path, description: GANBundleDescription) -> Path:
     generator = Generator(description.gan, description.grid.shape)
     load_weights(generator, weights)
     description = description.model_copy(update={"training": training})
-    GANBundle(description, generator).save(run / "bundle")
+    WGANGPBundle(description, generator).save(run / "bundle")
     load_bundle(run / "bundle")
     return run / "bundle"
 

@@ -14,8 +14,7 @@ from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.dataset.prepare import PrepareConfig, prepare
 from anatogen.dataset.volumes import VolumeDataset
-from anatogen.generators.latent_diffusion import load_diffusion_bundle
-from anatogen.generators.sampling import sample
+from anatogen.generators.loading import load_bundle, load_latent_diffusion
 from anatogen.io.nifti import read_nifti
 from anatogen.training.autoencoder_check import AutoencoderCheck
 from anatogen.training.latent_diffusion import AUTOENCODER_CHECK_NAME, train
@@ -78,7 +77,9 @@ def run_demo(folder: Path, minutes: float = 10.0) -> Path:
     step(
         "Sample",
         commands[4],
-        lambda: paths.extend(sample(run / "bundle", synthetic, num_samples=NUM_SAMPLES)),
+        lambda: paths.extend(
+            load_bundle(run / "bundle").write(synthetic, num_samples=NUM_SAMPLES, device="auto")
+        ),
     )
     # A stage that an earlier call finished took its time then.
     for name, stage in (("Train autoencoder", "autoencoder"), ("Train diffusion model", "diffusion")):
@@ -92,7 +93,7 @@ def _write_page(
     folder: Path, data: Path, run: Path, paths: list[Path], timings: dict[str, float], commands: list[str]
 ) -> Path:
     manifest = load_manifest(data)
-    bundle = load_diffusion_bundle(run / "bundle")
+    bundle = load_latent_diffusion(run / "bundle")
     held_out = VolumeDataset(data, Split.TEST)
     real = held_out.batch(range(min(_NUM_SHOWN, len(held_out))))
     with torch.inference_mode():

@@ -351,7 +351,7 @@ def _train(request: RunRequest) -> None:
 
 
 def _sample(request: RunRequest) -> None:
-    from anatogen.generators.sampling import sample
+    from anatogen.generators.loading import load_bundle
 
     out, bundle = request.folder("sample"), request.folder("train") / "bundle"
     of_set = sha256_json([_hashes(bundle), request.seed])
@@ -363,8 +363,7 @@ def _sample(request: RunRequest) -> None:
     for path in out.glob("synthetic_*"):
         if int(path.name.removeprefix("synthetic_").partition(".")[0]) >= request.num_samples:
             path.unlink()
-    sample(
-        bundle,
+    load_bundle(bundle).write(
         out,
         num_samples=request.num_samples,
         seed=request.seed,

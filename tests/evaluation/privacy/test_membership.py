@@ -2,17 +2,19 @@
 
 import numpy as np
 import pytest
+import torch
 from bundles import SHAPE, make_bundle
 
-from anatogen.evaluation.privacy import membership
+from anatogen.config.settings import GANSettings
 from anatogen.evaluation.privacy.membership import (
     auc,
     decoded,
-    denoiser_loss,
     membership_rows,
     true_positive_rate,
 )
-from anatogen.generators.latent_diffusion import load_bundle
+from anatogen.generators.description import WGANGPDescription
+from anatogen.generators.loading import load_bundle
+from anatogen.generators.wgan_gp import WGANGPBundle
 
 
 def test_auc_is_the_share_of_pairs_in_order():
@@ -43,10 +45,11 @@ def _scans(number: int, seed: int) -> np.ndarray:
 
 def test_every_scan_is_asked_at_the_same_times_with_the_same_noise(bundle):
     scans = _scans(2, 0)
-    losses = [denoiser_loss(bundle, scan, 0) for scan in (*scans, scans[0])]
+    x = torch.from_numpy(scans)[:, None]
+    losses = [bundle.loss(scan[None], seed=0) for scan in (*x, x[0])]
     assert losses[0] == losses[2] != losses[1]
-    assert denoiser_loss(bundle, scans[0], 1) != losses[0]
-    assert decoded(bundle, scans[0]).shape == SHAPE
+    assert bundle.loss(x[:1], seed=1) != losses[0]
+    assert decoded(bundle.autoencoder, scans[0]).shape == SHAPE
 
 
 def test_an_untrained_bundle_does_not_know_its_members(bundle):
@@ -60,14 +63,15 @@ def test_an_untrained_bundle_does_not_know_its_members(bundle):
 def test_a_rigged_loss_gives_members_away(bundle, monkeypatch):
     train, holdout = _scans(10, 0), _scans(10, 1)
     known = {scan.tobytes() for scan in train}
-    monkeypatch.setattr(
-        membership, "denoiser_loss", lambda bundle, scan, seed: float(scan.tobytes() not in known)
-    )
+    monkeypatch.setattr(bundle, "loss", lambda x, seed: float(x.numpy().tobytes() not in known))
     rows = {row.name: row for row in membership_rows(bundle, train, holdout, seed=0)}
     assert rows["membership_denoiser_auc"].value == rows["membership_denoiser_auc"].low == 1
     assert rows["membership_denoiser_tpr"].value == 1
 
 
-def test_a_bundle_without_a_loss_gets_rows_that_say_so():
-    rows = membership_rows(object(), _scans(3, 0), _scans(3, 1), seed=0)
+def test_a_bundle_without_a_loss_gets_rows_that_say_so(bundle):
+    description = WGANGPDescription(
+        gan=GANSettings(width=2, latent_dim=5), grid=bundle.grid, intensity=bundle.intensity
+    )
+    rows = membership_rows(WGANGPBundle.build(description), _scans(3, 0), _scans(3, 1), seed=0)
     assert len(rows) == 4 and all(row.value is None and "GAN" in "; ".join(row.notes) for row in rows)

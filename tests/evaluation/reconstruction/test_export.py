@@ -12,7 +12,7 @@ from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.evaluation.reconstruction.export import reconstruct
-from anatogen.generators.latent_diffusion import load_diffusion_bundle
+from anatogen.generators.loading import load_latent_diffusion
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_files_are_what_the_autoencoder_gives_back_in_the_scans_unit_and_place(d
     manifest = load_manifest(data)
     scans = VolumeDataset(data, Split.VALIDATION).batch(range(4))
     with torch.inference_mode():
-        expected = load_diffusion_bundle(bundle).autoencoder(scans)[0].clamp(-1, 1)[:, 0].numpy()
+        expected = load_latent_diffusion(bundle).autoencoder(scans)[0].clamp(-1, 1)[:, 0].numpy()
     for path, array in zip(paths, expected, strict=True):
         image = nib.load(path)
         np.testing.assert_allclose(
@@ -51,7 +51,7 @@ def test_a_json_beside_each_says_what_it_is_and_names_no_scan(data, bundle, tmp_
 def test_the_seed_chooses(data, bundle, tmp_path):
     found = []
     for name, seed in [("a", 0), ("b", 0), *((f"c{seed}", seed) for seed in range(1, 8))]:
-        (path,) = reconstruct(bundle, data, tmp_path / name, number=1, seed=seed, file_format="npy")
+        (path,) = reconstruct(bundle, data, tmp_path / name, num_samples=1, seed=seed, file_format="npy")
         found.append(path.read_bytes())
     assert found[0] == found[1] and len(set(found)) > 1
 
@@ -61,7 +61,7 @@ def test_what_can_not_be_is_told_and_leaves_nothing(data, bundle, tmp_path):
     with pytest.raises(UserError, match="exists"):
         reconstruct(bundle, data, tmp_path / "exists")
     with pytest.raises(UserError, match="has 4 scans"):
-        reconstruct(bundle, data, tmp_path / "out", number=5)
+        reconstruct(bundle, data, tmp_path / "out", num_samples=5)
     with pytest.raises(UserError, match="format 'dicom' is unknown"):
         reconstruct(bundle, data, tmp_path / "out", file_format="dicom")
     with pytest.raises(UserError, match="no bundle"):

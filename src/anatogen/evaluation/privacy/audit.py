@@ -33,8 +33,7 @@ from anatogen.evaluation.privacy.finding import PrivacyFinding, privacy_finding
 from anatogen.evaluation.privacy.membership import membership_rows
 from anatogen.evaluation.privacy.neighbours import RATE
 from anatogen.evaluation.privacy.rows import closest_rows, copies_rows, memorised_row, planted_rows, ratio_row
-from anatogen.generators.latent_diffusion import Bundle
-from anatogen.generators.wgan_gp import GANBundle
+from anatogen.generators.bundle import Bundle
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
 
@@ -67,7 +66,7 @@ def audit(
     holdout: ScanSet,
     synthetic: ScanSet,
     *,
-    bundle: Bundle | GANBundle | None = None,
+    bundle: Bundle | None = None,
     seed: int = 0,
     out: Path,
     progress: Progress = silent,
@@ -151,9 +150,7 @@ def audit(
     return Audit(rows, finding, pairs, detector, found, out)
 
 
-def check_inputs(
-    train: ScanSet, holdout: ScanSet, synthetic: ScanSet, bundle: Bundle | GANBundle | None
-) -> None:
+def check_inputs(train: ScanSet, holdout: ScanSet, synthetic: ScanSet, bundle: Bundle | None) -> None:
     """Refuses what no audit can be made of; takes no time.
 
     Raises:
@@ -173,8 +170,8 @@ def check_inputs(
             f"{shared} of {len(holdout)} held-out scans lie among the training scans: give scans that the "
             "generator has not seen, or every copy looks harmless"
         )
-    if bundle is not None and bundle.description.grid.shape != train.grid.shape:
+    if bundle is not None and bundle.grid.shape != train.grid.shape:
         raise UserError(
-            f"the bundle makes scans of shape {bundle.description.grid.shape}, the training scans have "
+            f"the bundle makes scans of shape {bundle.grid.shape}, the training scans have "
             f"{train.grid.shape}: give the scans that it was trained on"
         )

@@ -1,6 +1,5 @@
 """Which scans are too close to a training scan: what an audit leaves behind for sampling."""
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from anatogen.core.described import check_hashes, read_description_file
 from anatogen.core.errors import UserError
 from anatogen.core.files import atomic_path, sha256_file, sha256_json
 from anatogen.core.weights import save_weights
@@ -21,6 +21,7 @@ from anatogen.evaluation.privacy.contrastive import ContrastiveSettings, Encoder
 
 AUDIT_NAME = "audit.json"
 FORMAT_VERSION = 1
+_MEND = "make the audit again"
 _ENCODER = "encoder.safetensors"
 _EMBEDDINGS = "embeddings.safetensors"
 
@@ -63,14 +64,11 @@ class CopyDetector:
         Raises:
             UserError: If shape, spacing or orientation differ.
         """
-        for name in ("shape", "spacing_mm", "axis_codes"):
-            here, there = getattr(self.grid, name), getattr(grid, name)
-            same = np.allclose(here, there) if name == "spacing_mm" else tuple(here) == tuple(there)
-            if not same:
-                raise UserError(
-                    f"the audit was made on scans of {name} {tuple(here)}, the bundle makes {tuple(there)}: "
-                    "audit scans of this bundle"
-                )
+        if not self.grid.fits(grid):
+            raise UserError(
+                f"the audit was made on scans of {self.grid.text()}, the bundle makes {grid.text()}: "
+                "audit scans of this bundle"
+            )
 
     def save(self, folder: Path) -> dict[str, object]:
         """Writes weights and embeddings, and returns what `audit.json` says of them."""
@@ -91,20 +89,14 @@ def read_audit(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: If the folder holds no audit, or a damaged one.
     """
-    path = folder / AUDIT_NAME
-    if not path.is_file():
-        raise UserError(
-            f"{folder} is not a privacy audit: it has no {AUDIT_NAME}. `anatogen evaluate` writes "
-            "REPORT/audit."
-        )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["format_version"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}): make the audit again.") from error
-    if version != FORMAT_VERSION:
-        raise UserError(f"{path} has format version {version}, this program reads {FORMAT_VERSION}.")
-    return dict(content)
+    return read_description_file(
+        folder / AUDIT_NAME,
+        dict,
+        version=FORMAT_VERSION,
+        missing=f"{folder} is not a privacy audit: it has no {AUDIT_NAME}. `anatogen evaluate` writes "
+        "REPORT/audit.",
+        mend=_MEND,
+    )
 
 
 def load_detector(folder: Path) -> CopyDetector:
@@ -116,9 +108,7 @@ def load_detector(folder: Path) -> CopyDetector:
     content = read_audit(folder)
     try:
         about = content["detector"]
-        for name in (_ENCODER, _EMBEDDINGS):
-            if not (folder / name).is_file() or sha256_file(folder / name) != about["files"][name]:
-                raise UserError(f"{folder / name} is missing or damaged: make the audit again.")
+        check_hashes(folder, {name: about["files"][name] for name in (_ENCODER, _EMBEDDINGS)}, mend=_MEND)
         widths = tuple(about["settings"]["widths"])
         settings = ContrastiveSettings(**(about["settings"] | {"widths": widths}))
         return CopyDetector(
@@ -129,9 +119,7 @@ def load_detector(folder: Path) -> CopyDetector:
             Grid.model_validate(about["grid"]),
         )
     except (KeyError, TypeError, ValidationError, SafetensorError) as error:
-        raise UserError(
-            f"{folder / AUDIT_NAME} is damaged ({type(error).__name__}): make the audit again."
-        ) from error
+        raise UserError(f"{folder / AUDIT_NAME} is damaged ({type(error).__name__}): {_MEND}") from error
 
 
 @dataclass(frozen=True)

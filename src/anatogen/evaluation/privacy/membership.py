@@ -13,9 +13,8 @@ import torch
 from scipy.stats import rankdata
 from torch import Tensor
 
-from anatogen.core.seeding import derived_generator
-from anatogen.diffusion.process import denoising_loss
-from anatogen.generators.latent_diffusion import Bundle, build_schedule
+from anatogen.generators.bundle import Bundle
+from anatogen.models.vqgan import VQGAN
 from anatogen.report.intervals import percentile_interval
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
@@ -23,8 +22,6 @@ from anatogen.report.rows import Row
 Values = npt.NDArray[np.floating]
 Array = npt.NDArray[np.float32]
 
-TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
-NUM_DRAWS = 2
 SOURCES = {"denoiser": "the denoiser's loss", "autoencoder": "the autoencoder's error"}
 AUC_NAMES = {source: f"membership_{source}_auc" for source in SOURCES}
 _NUM_BOOTSTRAPS = 500
@@ -49,74 +46,46 @@ def true_positive_rate(members: Values, others: Values, false_positive_rate: flo
     return float((members > np.sort(others)[len(others) - 1 - allowed]).mean())
 
 
-@torch.inference_mode()
-def denoiser_loss(bundle: Bundle, array: Array, seed: int) -> float:
-    """Mean denoising loss of a scan, over the same times and noises for every scan.
-
-    Args:
-        bundle: Of a diffusion model.
-        array: float32 (D, H, W) in [-1, 1].
-        seed: Of the noises.
-    """
-    settings = bundle.description.diffusion
-    x_0 = bundle.encode(_batch(bundle, array)).float()
-    shape = (len(TIMES) * NUM_DRAWS, *x_0.shape[1:])
-    eps = torch.randn(shape, generator=derived_generator(seed, "membership")).to(x_0.device)
-    t = torch.tensor(TIMES * NUM_DRAWS, device=x_0.device)
-    loss = denoising_loss(
-        bundle.denoiser,
-        x_0.expand(shape),
-        eps,
-        t,
-        build_schedule(settings),
-        settings.prediction,
-        "l2",
-    )
-    return float(loss)
-
-
-@torch.inference_mode()
-def decoded(bundle: Bundle, array: Array) -> Array:
-    """A scan (D, H, W) in [-1, 1] as the bundle's autoencoder gives it back."""
-    autoencoder = bundle.autoencoder
-    quantised = autoencoder.codebook.quantise(autoencoder.encode(_batch(bundle, array)))
-    out = autoencoder.decode(quantised, array.shape)[0, 0].float().clamp(-1, 1)
-    return np.asarray(out.cpu().numpy(), np.float32)
+def decoded(autoencoder: VQGAN, array: Array) -> Array:
+    """A scan (D, H, W) in [-1, 1] as an autoencoder gives it back."""
+    return autoencoder.reconstruct(_batch(array))[0, 0].numpy()
 
 
 def membership_rows(
-    bundle: object, train: Array, holdout: Array, *, seed: int, progress: Progress = silent
+    bundle: Bundle, train: Array, holdout: Array, *, seed: int, progress: Progress = silent
 ) -> list[Row]:
     """How well the bundle's losses tell training from held-out scans.
 
     Args:
-        bundle: Any bundle; only that of a diffusion model has losses, and others get rows without values.
+        bundle: Of any family; where it has no loss or no autoencoder, rows have no value.
         train: float32 (N, D, H, W) in [-1, 1].
         holdout: float32 (n, D, H, W).
         seed: Of noises and bootstrap.
         progress: Told (what, done, total).
     """
-    if not isinstance(bundle, Bundle):
-        note = "this bundle is a GAN: it has no loss, and its critic stays with the training run"
-        return [row for source in SOURCES for row in _rows(source, None, None, seed, note)]
-    model = bundle
-    scores: dict[str, Callable[[Array], float]] = {
-        "denoiser": lambda array: -denoiser_loss(model, array, seed),
-        "autoencoder": lambda array: -float(np.abs(decoded(model, array) - array).mean()),
-    }
+    autoencoder = bundle.autoencoder
+    scores: dict[str, Callable[[Array], float]] = {}
+    if bundle.has_loss:
+        scores["denoiser"] = lambda array: -bundle.loss(_batch(array), seed=seed)
+    if autoencoder is not None:
+        scores["autoencoder"] = lambda array: -float(np.abs(decoded(autoencoder, array) - array).mean())
     rows = []
-    for source, score in scores.items():
+    for source in SOURCES:
+        if source not in scores:
+            note = f"this bundle is a {bundle.family}, which has none"
+            rows += _rows(source, None, None, seed, note)
+            continue
         found: list[list[float]] = [[], []]
         total = len(train) + len(holdout)
         for number, array in enumerate((*train, *holdout)):
-            found[number >= len(train)].append(score(array))
+            found[number >= len(train)].append(scores[source](array))
             progress(f"membership by {SOURCES[source]}", number + 1, total)
         rows += _rows(source, np.array(found[0]), np.array(found[1]), seed)
     return rows
 
 
-def _batch(bundle: Bundle, array: Array) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))[None, None].to(bundle.device)
+def _batch(array: Array) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array))[None, None]
 
 
 def _rows(source: str, members: Values | None, others: Values | None, seed: int, note: str = "") -> list[Row]:

@@ -8,8 +8,7 @@ from anatogen.evaluation.privacy import neighbours, planted
 from anatogen.evaluation.privacy.copy_detector import CopyDetector
 from anatogen.evaluation.privacy.membership import decoded
 from anatogen.evaluation.privacy.neighbours import RATE
-from anatogen.generators.latent_diffusion import Bundle
-from anatogen.generators.wgan_gp import GANBundle
+from anatogen.generators.bundle import Bundle
 from anatogen.report.progress import Progress
 from anatogen.report.rows import Row
 
@@ -136,7 +135,7 @@ def planted_rows(
     train: ScanSet,
     holdout: ScanSet,
     null: Values,
-    bundle: Bundle | GANBundle | None,
+    bundle: Bundle | None,
     seed: int,
     progress: Progress,
 ) -> list[Row]:
@@ -147,15 +146,16 @@ def planted_rows(
         train: Copies are planted of up to 50 of these.
         holdout: The scans that are no copies.
         null: Held-out scans' correlations with their nearest training scan.
-        bundle: Of a diffusion model, adds scans that went through its autoencoder, as its samples have.
+        bundle: One with an autoencoder adds scans that went through its autoencoder, as its samples have.
         seed: Decides which scans are copied, and how.
         progress: Told (what, done, total).
     """
     chosen = np.random.default_rng([seed, 8]).permutation(len(train))[:_NUM_PLANTED]
     originals = train.arrays[chosen]
     sets = {kind.name: planted.plant(kind, originals, seed) for kind in planted.KINDS}
-    if isinstance(bundle, Bundle):
-        sets[planted.DECODED] = np.stack([decoded(bundle, scan) for scan in originals])
+    autoencoder = None if bundle is None else bundle.autoencoder
+    if autoencoder is not None:
+        sets[planted.DECODED] = np.stack([decoded(autoencoder, scan) for scan in originals])
     rows = []
     for number, (kind, copies) in enumerate(sets.items(), 1):
         count = int((detector.nearest(copies) > detector.threshold).sum()), len(copies)
@@ -173,8 +173,8 @@ def planted_rows(
         )
         progress("planting copies", number, len(sets))
     cleared = [("", "", neighbours.cross_fitted_share(null, seed, RATE))]
-    if isinstance(bundle, Bundle):
-        through = np.stack([decoded(bundle, scan) for scan in holdout.arrays])
+    if autoencoder is not None:
+        through = np.stack([decoded(autoencoder, scan) for scan in holdout.arrays])
         share = float((detector.nearest(through) > detector.threshold).mean())
         cleared.append(("_decoded", " out of the bundle's autoencoder", share))
     for name, text, share in cleared:

@@ -7,10 +7,10 @@ import numpy as np
 
 from anatogen.core.errors import UserError
 from anatogen.core.weights import WEIGHTS_NAME, load_weights
-from anatogen.dataset.manifest import MANIFEST_NAME, Grid, Split, load_manifest
+from anatogen.dataset.manifest import MANIFEST_NAME, Split, load_manifest
 from anatogen.dataset.scan_sets import ScanSet, load_scans
-from anatogen.generators.description import DESCRIPTION_NAME
-from anatogen.generators.latent_diffusion import load_diffusion_bundle
+from anatogen.generators.description import DESCRIPTION_NAME, read_description
+from anatogen.generators.loading import load_bundle
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.run_folder import read_settings
 
@@ -41,7 +41,7 @@ def held_out_scans(data: Path, bundle: Path) -> ScanSet:
         return load_scans(Path(f"{data}:{split.value}"), "held-out")
     like = None
     if data.is_dir() and (_bundle_in(bundle) / DESCRIPTION_NAME).is_file():
-        description = load_diffusion_bundle(_bundle_in(bundle)).description
+        description = read_description(_bundle_in(bundle))
         grid, intensity = description.grid, description.intensity
         empty = np.empty((0, *grid.shape), dtype=np.float32)
         like = ScanSet("bundle's", empty, (), grid, intensity.modality, intensity)
@@ -57,7 +57,7 @@ def load_autoencoder(folder: Path, scans: ScanSet, data: Path) -> tuple[VQGAN, P
     """The autoencoder of a bundle, or of a run that has no bundle yet.
 
     Args:
-        folder: Of the bundle or the run.
+        folder: Folder of the bundle or the run.
         scans: What it is to reconstruct.
         data: Where they come from: a run fits the dataset only that it was trained on.
 
@@ -81,9 +81,15 @@ def load_autoencoder(folder: Path, scans: ScanSet, data: Path) -> tuple[VQGAN, P
         return network.requires_grad_(False).eval(), weights
     if not (inner / DESCRIPTION_NAME).is_file():
         raise UserError(f"{folder} is no bundle, and no run whose autoencoder is trained")
-    bundle = load_diffusion_bundle(inner)
-    _check_fits(folder, bundle.description.grid, scans)
-    own = bundle.description.intensity
+    bundle = load_bundle(inner)
+    if bundle.autoencoder is None:
+        raise UserError(f"{folder} is the bundle of a {bundle.family}, which has no autoencoder")
+    if not bundle.grid.fits(scans.grid):
+        raise UserError(
+            f"{folder} is for scans of {bundle.grid.text()}, and the data are {scans.grid.text()}: "
+            "prepare the scans on the bundle's grid"
+        )
+    own = bundle.intensity
     if own.modality != scans.modality or (own.modality == "CT" and own != scans.intensity):
         raise UserError(
             f"{folder} is for {own.modality} from {own.low:g} to {own.high:g}, and the scans are "
@@ -95,21 +101,3 @@ def load_autoencoder(folder: Path, scans: ScanSet, data: Path) -> tuple[VQGAN, P
 def _dataset_sha256(data: Path) -> str:
     folder = data if (data / MANIFEST_NAME).is_file() else Path(str(data).rpartition(":")[0])
     return load_manifest(folder).sha256() if (folder / MANIFEST_NAME).is_file() else ""
-
-
-def _check_fits(folder: Path, grid: Grid, scans: ScanSet) -> None:
-    alike = (
-        grid.shape == scans.grid.shape
-        and np.allclose(grid.spacing_mm, scans.grid.spacing_mm, rtol=1e-3)
-        and grid.axis_codes == scans.grid.axis_codes
-    )
-    if not alike:
-        raise UserError(
-            f"{folder} is for scans of {_grid_text(grid)}, and the data are {_grid_text(scans.grid)}: "
-            "prepare the scans on the bundle's grid"
-        )
-
-
-def _grid_text(grid: Grid) -> str:
-    shape, spacing = (" x ".join(f"{v:g}" for v in values) for values in (grid.shape, grid.spacing_mm))
-    return f"{shape} voxels of {spacing} mm, orientation {''.join(grid.axis_codes)}"

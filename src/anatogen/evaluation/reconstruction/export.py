@@ -12,11 +12,9 @@ from anatogen.core.seeding import derived_generator
 from anatogen.core.version import __version__
 from anatogen.evaluation.reconstruction.autoencoders import held_out_scans, load_autoencoder
 from anatogen.generators.shipped import bundle_folder
-from anatogen.io.nifti import write_nifti
-from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 
-_WRITERS = {"nifti": (".nii.gz", write_nifti), "npy": (".npy", write_npy)}
+_SUFFIX = {"nifti": ".nii.gz", "npy": ".npy"}
 
 
 def reconstruct(
@@ -24,7 +22,7 @@ def reconstruct(
     scans: Path | str,
     out: Path | str,
     *,
-    number: int | None = None,
+    num_samples: int | None = None,
     seed: int = 0,
     file_format: str = "nifti",
     device: str = "auto",
@@ -39,8 +37,8 @@ def reconstruct(
         scans: A prepared dataset (its test split, or validation where that is empty), one split of it as
             "DATASET:train", or a folder of scans on the bundle's grid.
         out: Folder to be made.
-        number: How many, chosen by the seed; default all.
-        seed: Of the choice.
+        num_samples: Number of scans, chosen by the seed; default all.
+        seed: Random seed of the choice.
         file_format: "nifti" (.nii.gz) or "npy".
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
 
@@ -51,15 +49,15 @@ def reconstruct(
         UserError: If the bundle has no autoencoder, scans don't fit it or are too few, or the folder exists.
     """
     folder, data, out = bundle_folder(bundle), Path(scans), Path(out)
-    if file_format not in _WRITERS:
-        raise UserError(f"format {file_format!r} is unknown: use {', '.join(_WRITERS)}")
+    if file_format not in _SUFFIX:
+        raise UserError(f"format {file_format!r} is unknown: use {', '.join(_SUFFIX)}")
     if out.exists():
         raise UserError(f"{out} exists: choose another folder, or remove it")
     place = device_named(device)
     real = held_out_scans(data, folder)
-    wanted = len(real) if number is None else number
+    wanted = len(real) if num_samples is None else num_samples
     if not 0 < wanted <= len(real):
-        raise UserError(f"number is {wanted}: {scans} has {len(real)} scans to reconstruct")
+        raise UserError(f"num_samples is {wanted}: {scans} has {len(real)} scans to reconstruct")
     network, weights = load_autoencoder(folder, real, data)
     network.to(place)
     about = {
@@ -72,14 +70,11 @@ def reconstruct(
         "unit": "HU" if real.modality == "CT" else "arbitrary",
     }
     order = torch.randperm(len(real), generator=derived_generator(seed, "reconstruct")).tolist()
-    suffix, write = _WRITERS[file_format]
     with atomic_folder(out) as part:
         names = []
         for index, chosen in enumerate(sorted(order[:wanted])):
-            with torch.inference_mode():
-                decoded = network(torch.from_numpy(real.arrays[chosen])[None, None].to(place))[0]
-            array = decoded[0, 0].float().clamp(-1, 1).cpu().numpy()
-            names.append(f"reconstructed_{index:06d}{suffix}")
-            write(Volume(real.intensity.restore(array), np.asarray(real.grid.affine)), part / names[-1])
+            array = network.reconstruct(torch.from_numpy(real.arrays[chosen])[None, None])[0, 0].numpy()
+            names.append(f"reconstructed_{index:06d}{_SUFFIX[file_format]}")
+            Volume(real.intensity.restore(array), np.asarray(real.grid.affine)).save(part / names[-1])
             write_json(part / f"reconstructed_{index:06d}.json", about | {"index": index})
     return [out / name for name in names]
