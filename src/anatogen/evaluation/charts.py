@@ -94,7 +94,7 @@ def histogram_figure(
         series: Values (N,) by name; the first is drawn as real, the second as synthetic, others lighter.
         path: The PNG file.
         title: Above the axes.
-        label: Of the horizontal axis.
+        label: Label of the horizontal axis.
         threshold: A value to mark, and its name.
 
     Raises:
@@ -131,7 +131,7 @@ def bars_figure(shares: Mapping[str, float], path: Path, *, title: str) -> None:
     """Draws shares between 0 and 1 as horizontal bars with their percentages.
 
     Args:
-        shares: By name, from the top.
+        shares: Shares by name, from the top.
         path: The PNG file.
         title: Above the bars.
     """

@@ -85,10 +85,10 @@ def measure_diversity(
     Args:
         real: The yardstick.
         synthetic: What is measured, on the same grid.
-        seed: Of pairs, halves and intervals.
+        seed: Random seed of pairs, halves and intervals.
         num_pairs: How many pairs of distinct scans in each set; all pairs where there are fewer. The two
             halves of the real set, whose gap is the floor, take half as many each.
-        progress: Is told what runs, how many pairs are done, and of how many.
+        progress: Called with (what, done, total).
 
     Returns:
         Rows "ms_ssim" and "ms_ssim_reference_compatible" (value of the synthetic set, reference of the real
@@ -170,8 +170,8 @@ def random_pairs(num_scans: int, num_pairs: int, generator: np.random.Generator)
     """Different pairs of distinct scans, in random order; all pairs where there are no more than asked for.
 
     Args:
-        num_scans: At least 2.
-        num_pairs: At least 1.
+        num_scans: Number of scans, at least 2.
+        num_pairs: Number of pairs, at least 1.
         generator: Chooses them.
 
     Returns:
@@ -193,7 +193,7 @@ def bootstrap_means(pairs: Pairs, values: Floats, num_scans: int, generator: np.
     Args:
         pairs: int64 (P, 2).
         values: float64 (P,).
-        num_scans: Of the set.
+        num_scans: Number of scans of the set.
         generator: Draws them.
 
     Returns:

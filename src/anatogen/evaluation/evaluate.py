@@ -53,7 +53,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Roles:
-    """Where each set of scans lies; train and holdout are both given or both None."""
+    """Places of the sets of scans; train and holdout are both given or both None."""
 
     real: Path
     train: Path | None
@@ -90,9 +90,9 @@ def evaluate(
         bundle: The generator, for membership inference on its denoiser; a GAN's rows say that it has none.
         medicalnet: Weights file of a MedicalNet ResNet, for features of whole volumes.
         num_pairs: Random pairs of scans for MS-SSIM.
-        seed: Of everything random.
-        device: Where networks compute: "auto" for a GPU where there is one, "cpu", "cuda" or "cuda:1".
-        progress: Told (what, done, total).
+        seed: Random seed of everything.
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1".
+        progress: Called with (what, done, total).
 
     Raises:
         UserError: If a folder holds no scans, scans differ in grid or modality, sets that must be apart share

@@ -79,7 +79,7 @@ class Report:
         summary: One or two sentences below it.
         answers: The questions and their answers; none for a reconstruction report.
         sections: In order.
-        settings: Of the evaluation, by name; in the JSON as they are.
+        settings: Settings of the evaluation, by name; in the JSON as they are.
         inputs: Sets of scans that went in by role, as `about_scans` describes them.
         input_hashes: Hashes of the other files that went in, by name.
         limits: What the numbers don't show.

@@ -23,7 +23,7 @@ _REFERENCE_RADIUS = 6
 
 @dataclass(frozen=True)
 class Scales:
-    """At which scales an MS-SSIM compares volumes.
+    """Scales at which an MS-SSIM compares volumes.
 
     Attributes:
         shapes: (D, H, W) at each scale, finest first.

@@ -231,7 +231,7 @@ def new_figure(width: float, height: float, colour: str) -> "Figure":
     Args:
         width: In inches.
         height: In inches.
-        colour: Of the background.
+        colour: Colour of the background.
     """
     from matplotlib.figure import Figure
 

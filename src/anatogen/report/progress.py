@@ -27,7 +27,7 @@ class Display(Protocol):
         Args:
             what: The step that runs; each has a bar of its own.
             done: How much of it is done.
-            total: Of how much.
+            total: How much there is to do.
             text: In place of "`done` of `total`".
         """
 

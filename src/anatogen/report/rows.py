@@ -28,7 +28,7 @@ class Row:
         reference_low: Lower end of the reference's 95% interval.
         reference_high: Upper end.
         better: Which way is good: "lower", "higher", closest to "reference", or "none".
-        unit: Of value and reference; empty for pure numbers.
+        unit: Unit of value and reference; empty for pure numbers.
         count: How many of how many, where the value is such a share.
         notes: What a reader must know: too few scans (and how many would do), constant scans, ...
         is_detail: Whether another row says the same in short: planes, other numbers of scans, planted copies.

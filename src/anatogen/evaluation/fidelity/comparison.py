@@ -48,7 +48,7 @@ class SetComparison:
     Args:
         num_real: Real scans, which have indices 0 to num_real - 1; at least 8.
         num_synthetic: Synthetic scans, whose indices follow; at least 8.
-        seed: Of all draws.
+        seed: Random seed of all draws.
     """
 
     def __init__(self, num_real: int, num_synthetic: int, seed: int) -> None:
@@ -70,7 +70,7 @@ class SetComparison:
 
         Args:
             measure: Its numbers are never negative.
-            quantities: Of each number.
+            quantities: Name, label and side of each number.
             most: The largest possible value of each number, (K,), or of all.
         """
         value, floor = (_within(estimate, 0, most) for estimate in over_splits(measure, self.splits))

@@ -62,14 +62,14 @@ def radial_power(scans: ScanSet) -> Array:
 
 
 def wavelet_energies(scans: ScanSet) -> Array:
-    """Where each scan has detail, and in which direction: (N, 38), from two levels of the Haar wavelet.
+    """Place and direction of each scan's detail: (N, 38), from two levels of the Haar wavelet.
 
     log10 of the mean squared coefficient of the 7 detail subbands of each level (14 values); the same of all
     detail of a level within each octant of the volume (16); and the mean of the low-pass band there (8).
     Sides are cut to a multiple of 4 voxels.
 
     Args:
-        scans: At least 4 voxels a side, as all scans have that are read.
+        scans: Scans of at least 4 voxels a side, as all that are read.
     """
     rows = []
     for array in scans.arrays:

@@ -67,8 +67,8 @@ def slice_features(
         scans: In [-1, 1].
         box: `foreground_box` of the real scans, for both sets.
         cache: Folder that keeps each scan's features, or None.
-        progress: Told (what, done, total) after each scan.
-        device: Where the network computes.
+        progress: Called with (what, done, total) after each scan.
+        device: Device of the network.
 
     Returns:
         Plane ("axial", "coronal", "sagittal") -> float32 (N, S, 192), in order of the tensor's axes.
@@ -119,8 +119,8 @@ def volume_features(
         scans: In [-1, 1].
         weights: Published file of ResNet-10, 18, 34 or 50.
         cache: Folder that keeps each scan's features, or None.
-        progress: Told (what, done, total) after each scan.
-        device: Where the network computes.
+        progress: Called with (what, done, total) after each scan.
+        device: Device of the network.
 
     Returns:
         float32 (N, 512), of ResNet-50 (N, 2048).

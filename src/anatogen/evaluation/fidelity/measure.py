@@ -71,11 +71,11 @@ def measure_fidelity(
     Args:
         real: Real scans that the generator did not learn from.
         synthetic: On the same grid.
-        seed: Of the random halves and draws; equal input and seed give equal rows.
+        seed: Random seed of the random halves and draws; equal input and seed give equal rows.
         cache: Folder for features; may be shared by evaluations.
         medicalnet: Weights file of MedicalNet, for 3D features.
-        device: Where features are computed.
-        progress: Told (what, done, total).
+        device: Device of features.
+        progress: Called with (what, done, total).
 
     Returns:
         Rows of group "fidelity". A number that can't be measured is None, and its note says why.
@@ -126,7 +126,7 @@ def _slice_rows(
 
 
 def _volume_rows(x: Array, comparison: SetComparison) -> list[Row]:
-    """From features of both sets, (T, d)."""
+    """Rows of features of both sets, (T, d)."""
     rows = comparison.frechet(_alone(_frechet_measure(x)), [_FRECHET_VOLUMES])
     rows += comparison.unbiased(_alone(_kernel_measure(polynomial_gram(x[:, None]))), [_KID_VOLUMES])
     return rows + _prdc_rows(x, comparison, _PRDC_VOLUMES)
@@ -174,7 +174,7 @@ def _plain_rows(
 
 
 def _frechet_measure(x: Array) -> Callable[[Indices, Indices], float]:
-    """Of features (T, S, d) or (T, d) of all scans."""
+    """Fréchet distance from features (T, S, d) or (T, d) of all scans."""
     return lambda a, b: frechet_distance(x[a].reshape(-1, x.shape[-1]), x[b].reshape(-1, x.shape[-1]))
 
 

@@ -43,7 +43,7 @@ def random_splits(num_real: int, num_synthetic: int, num_splits: int, seed: int)
         num_real: Real scans, which have indices 0 to num_real - 1.
         num_synthetic: Synthetic scans, whose indices follow.
         num_splits: How often.
-        seed: Of the draws.
+        seed: Random seed of the draws.
     """
     n = min(num_real // 2, num_synthetic)
     splits = []
@@ -86,9 +86,9 @@ def jackknife(measure: Measure, real: Indices, other: Indices, seed: int, num_gr
     The interval is normal about the value with all scans.
 
     Args:
-        measure: Of two groups of scans.
-        real: Indices of the one set, at least 3.
-        other: Of the other, at least 3.
+        measure: Measure of two groups of scans.
+        real: Indices of one set, at least 3.
+        other: Indices of the other, at least 3.
         seed: Decides the groups.
         num_groups: G; fewer where there are fewer scans.
     """
@@ -114,11 +114,11 @@ def extrapolated(measure: Measure, real: Indices, other: Indices, seed: int, num
     sizes from half to all of the smaller set, evenly spaced in 1 / n, and a straight line is fitted in 1 / n.
 
     Args:
-        measure: Of two groups of scans.
-        real: Indices of the one set, at least 4.
-        other: Of the other, at least 4.
-        seed: Of the draws.
-        num_draws: At each size.
+        measure: Measure of two groups of scans.
+        real: Indices of one set, at least 4.
+        other: Indices of the other, at least 4.
+        seed: Random seed of the draws.
+        num_draws: Number of draws at each size.
 
     Returns:
         The line's value at 1 / n = 0; (K,). May be slightly negative.

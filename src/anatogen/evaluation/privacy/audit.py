@@ -81,12 +81,12 @@ def audit(
         holdout: Scans of other patients, of the same source; decide what "too close" means.
         synthetic: What is audited.
         bundle: The generator, for membership inference and for planted copies out of its autoencoder.
-        seed: Of everything random.
+        seed: Random seed of everything.
         out: Folder for `audit.json`, the detector's files and the figure.
-        progress: Told (what, done, total).
-        cache: Where trained encoders lie; default `out`/cache.
-        settings: Of the encoder.
-        device: Where the encoder is trained.
+        progress: Called with (what, done, total).
+        cache: Folder of trained encoders; default `out`/cache.
+        settings: Settings of the encoder.
+        device: Device of the encoder.
 
     Raises:
         UserError: If held-out scans lie among the training scans, a set is too small, or grids differ.

@@ -19,7 +19,7 @@ def augmented(x: Tensor, spacing_mm: tuple[float, float, float], generator: torc
 
     Args:
         x: float (B, 1, d, h, w) in [-1, 1].
-        spacing_mm: Of these voxels; keeps rotations rigid.
+        spacing_mm: Distance between these voxels; keeps rotations rigid.
         generator: On the CPU, whatever x's device.
 
     Returns:

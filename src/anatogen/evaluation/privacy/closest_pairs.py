@@ -24,7 +24,7 @@ class Pair:
     Attributes:
         synthetic: Its number in the synthetic set.
         train: The training scan's number.
-        correlation: Of their embeddings.
+        correlation: Correlation of their embeddings.
         flagged: Whether that is above the audit's threshold.
     """
 
@@ -85,10 +85,10 @@ def pairs_figure(pairs: Sequence[Pair], synthetic: Array, train: Array, grid: Gr
     """Draws pairs as columns: the synthetic scan, the training scan registered to it, and their difference.
 
     Args:
-        pairs: At least one.
+        pairs: Pairs to draw, at least one.
         synthetic: float32 (M, D, H, W) in [-1, 1], which the pairs' numbers count.
         train: float32 (N, D, H, W).
-        grid: Of both.
+        grid: Grid of both.
         path: The PNG file. It shows patients.
     """
     left = [synthetic[pair.synthetic] for pair in pairs]

@@ -43,7 +43,7 @@ class ContrastiveSettings:
         batch_size: Scans in a step; each gives two views.
         steps: Steps of Adam; None for 12 per scan, at least 600 and at most 3,000.
         learning_rate: Highest; it falls to 0 along a cosine.
-        temperature: Of NT-Xent.
+        temperature: Temperature of NT-Xent.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 128)
@@ -147,10 +147,10 @@ def train_encoder(
     Args:
         arrays: float32 (N, D, H, W) in [-1, 1], the generator's training scans.
         spacing_mm: Distance between voxels along (D, H, W).
-        seed: Of initial weights, order and augmentations.
+        seed: Random seed of initial weights, order and augmentations.
         settings: Architecture and training.
-        device: Where to train.
-        progress: Told (what, done, total).
+        device: Device to train on.
+        progress: Called with (what, done, total).
 
     Raises:
         UserError: If there are fewer than 2 scans.
@@ -197,7 +197,7 @@ def cached_encoder(
 
     Args:
         scans: The generator's training scans.
-        folder: Where encoders lie, as safetensors, by scans, spacing, seed and settings.
+        folder: Folder of encoders as safetensors, by scans, spacing, seed and settings.
         seed: As for `train_encoder`.
         settings: As for `train_encoder`.
         device: As for `train_encoder`.
@@ -229,7 +229,7 @@ def embeddings(encoder: Encoder, arrays: Array, settings: ContrastiveSettings) -
     Args:
         encoder: Trained.
         arrays: float32 (N, D, H, W) in [-1, 1].
-        settings: Of the encoder.
+        settings: Settings of the encoder.
 
     Returns:
         float32 (N, dimensions), each of mean 0 and length 1: inner products are Pearson correlations.

@@ -75,7 +75,7 @@ def privacy_finding(rows: Sequence[Row], num_identical: int = 0) -> PrivacyFindi
     """What an audit's rows amount to.
 
     Args:
-        rows: Of the audit.
+        rows: Rows of the audit.
         num_identical: Synthetic scans that are training scans, voxel for voxel.
     """
     found = {row.name: row for row in rows}

@@ -57,11 +57,11 @@ def membership_rows(
     """How well the bundle's losses tell training from held-out scans.
 
     Args:
-        bundle: Of any family; where it has no loss or no autoencoder, rows have no value.
+        bundle: Bundle of any family; where it has no loss or no autoencoder, rows have no value.
         train: float32 (N, D, H, W) in [-1, 1].
         holdout: float32 (n, D, H, W).
-        seed: Of noises and bootstrap.
-        progress: Told (what, done, total).
+        seed: Random seed of noises and bootstrap.
+        progress: Called with (what, done, total).
     """
     autoencoder = bundle.autoencoder
     scores: dict[str, Callable[[Array], float]] = {}

@@ -51,10 +51,10 @@ def exceedance_p_value(num_above: int, num_values: int, num_null: int, rate: flo
     would take the threshold for known, and accuse too often where n is small.
 
     Args:
-        num_above: Of the further draws, those above `upper_threshold` of the null.
+        num_above: Number of further draws above `upper_threshold` of the null.
         num_values: All of them.
         num_null: n, at least 1.
-        rate: Of the threshold.
+        rate: Chance of exceeding the threshold.
     """
     rank = _rank(num_null, rate)
     return float(betabinom(num_values, num_null + 1 - rank, rank).sf(num_above - 1))
@@ -66,8 +66,8 @@ def share_above(values: Values, null: Values, seed: int, rate: float = RATE) -> 
     Args:
         values: (M,).
         null: (n,); also uncertain, and with few values more so.
-        seed: Of the draws.
-        rate: Of the threshold.
+        seed: Random seed of the draws.
+        rate: Chance of exceeding the threshold.
     """
     generator = np.random.default_rng([seed, 1])
     draws = []
@@ -87,7 +87,7 @@ def cross_fitted_share(null: Values, seed: int, rate: float = RATE, num_folds: i
     Args:
         null: (n,), at least 2.
         seed: Decides the folds.
-        rate: Of the threshold.
+        rate: Chance of exceeding the threshold.
         num_folds: Each is left out once.
     """
     order = np.random.default_rng([seed, 2]).permutation(len(null))
@@ -129,7 +129,7 @@ def closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> tuple[Es
     Args:
         to_train: (M, N) similarities to training scans.
         to_holdout: (M, n) similarities to held-out scans.
-        seed: Of the draws.
+        seed: Random seed of the draws.
 
     Returns:
         The share, with its interval over synthetic scans; the p-value.
@@ -154,7 +154,7 @@ def unseen_closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> E
     Args:
         to_train: (n, N) similarities of held-out to training scans.
         to_holdout: (n, n) among held-out scans.
-        seed: Of the halves.
+        seed: Random seed of the halves.
 
     Returns:
         The mean over random halves, and the interval in which 95% of them fall.
@@ -182,7 +182,7 @@ def memorised_share(train_to_synthetic: Values, train_to_holdout: Values, seed: 
     Args:
         train_to_synthetic: (N, M) similarities.
         train_to_holdout: (N, n) similarities.
-        seed: Of the draws.
+        seed: Random seed of the draws.
 
     Returns:
         The mean, and the interval over draws of training, synthetic and held-out scans.

@@ -31,7 +31,7 @@ def copies_rows(nearest: Values, null: Values, seed: int) -> list[Row]:
     Args:
         nearest: (M,) of synthetic scans.
         null: (n,) of held-out scans.
-        seed: Of the bootstrap.
+        seed: Random seed of the bootstrap.
     """
     share = neighbours.share_above(nearest, null, seed, RATE)
     notes = []
@@ -89,7 +89,7 @@ def closest_rows(
         to_holdout: (M, n) of synthetic to held-out scans.
         null_to_train: (n, N) of held-out to training scans.
         null: (n, n) among held-out scans.
-        seed: Of the draws.
+        seed: Random seed of the draws.
     """
     share, p_value = neighbours.closer_to_train(to_train, to_holdout, seed)
     floor = neighbours.unseen_closer_to_train(null_to_train, null, seed)
@@ -142,13 +142,13 @@ def planted_rows(
     """Recall of planted copies, and how often scans that are none are flagged.
 
     Args:
-        detector: Of the audit.
+        detector: Detector of the audit.
         train: Copies are planted of up to 50 of these.
         holdout: The scans that are no copies.
         null: Held-out scans' correlations with their nearest training scan.
         bundle: One with an autoencoder adds scans that went through its autoencoder, as its samples have.
         seed: Decides which scans are copied, and how.
-        progress: Told (what, done, total).
+        progress: Called with (what, done, total).
     """
     chosen = np.random.default_rng([seed, 8]).permutation(len(train))[:_NUM_PLANTED]
     originals = train.arrays[chosen]

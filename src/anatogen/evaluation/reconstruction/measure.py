@@ -62,7 +62,7 @@ class MeasuredAutoencoder:
     """How well one autoencoder gives the scans back.
 
     Attributes:
-        rows: Of the group "reconstruction".
+        rows: Rows of the group "reconstruction".
         per_scan: Measure -> float64 (N,).
         weights_sha256: Hash of its weights.
         shown: Scan -> its reconstruction (D, H, W), of the scans that figures show.
@@ -89,9 +89,9 @@ def measure_autoencoders(
             as "DATASET:validation", or a folder of scans.
         bundles: Bundles, or folders of runs whose autoencoder is trained; runs only on the dataset that they
             were trained on, for they keep no grid.
-        seed: Of intervals.
-        device: Where the autoencoders compute.
-        progress: Told (what, done, total).
+        seed: Random seed of intervals.
+        device: Device of the autoencoders.
+        progress: Called with (what, done, total).
 
     Returns:
         The N scans, and what was measured by the bundles' names, in their order.

@@ -57,9 +57,9 @@ def report_reconstruction(
         data: A prepared dataset (its test scans), one split such as "DATASET:validation", or a folder.
         bundles: Model bundles, folders of runs, or names of models that come with the package.
         out: Folder of the report; may hold an earlier one, which is replaced.
-        seed: Of the intervals.
-        device: Where autoencoders compute: "auto" for a GPU where there is one, "cpu", "cuda" or "cuda:1".
-        progress: Told (what, done, total).
+        seed: Random seed of the intervals.
+        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1".
+        progress: Called with (what, done, total).
 
     Raises:
         UserError: If a bundle can't be read or does not fit the scans, there are no scans, there is no such
