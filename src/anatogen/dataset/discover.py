@@ -13,7 +13,6 @@ from anatogen.io.checks import MIN_VOXELS
 from anatogen.io.dicom.headers import (
     DamagedDicomError,
     DicomHeader,
-    continuing,
     is_stray,
     name_pattern,
     read_header,
@@ -169,23 +168,20 @@ def _strays(unknown: Sequence[Path], found: Iterable[list[tuple[Path, DicomHeade
 
 
 def _lost(found: Iterable[list[tuple[Path, DicomHeader]]]) -> list[tuple[Path, _Damaged]]:
-    """Single slices that lie where a stack beside them goes on: their SeriesInstanceUID is damaged."""
+    """Single slices that are numbered as the stack beside them: their SeriesInstanceUID is damaged."""
     few: dict[tuple[Path, str], list[Path]] = {}
     stacks = []
     for slices in found:
         first, header = slices[0]
-        if header.is_whole:
-            continue
-        if len(slices) < MIN_VOXELS:
+        if not header.is_whole and len(slices) >= MIN_VOXELS:
+            stacks.append(((first.parent, header.stack), header.series))
+        elif not header.is_whole:
             for file, own in slices:
-                few.setdefault((file.parent, own.size), []).append(file)
-        else:
-            stacks.append(((first.parent, header.size), slices))
+                few.setdefault((file.parent, own.stack), []).append(file)
     return [
-        (file, _Damaged(Reason.DAMAGED_BESIDE(what=file.name), slices[0][1].series))
-        for place, slices in stacks
-        if place in few
-        for file in continuing(few[place], [other for other, _ in slices])
+        (file, _Damaged(Reason.DAMAGED_BESIDE(what=file.name), series))
+        for place, series in stacks
+        for file in few.get(place, ())
     ]
 
 

@@ -320,15 +320,16 @@ def test_a_last_slice_with_a_damaged_series_uid_is_missed(series: Path) -> None:
     assert left_out == [LeftOut("series/slice_0001.dcm", Reason.DAMAGED_BESIDE(what="series/slice_0020.dcm"))]
 
 
-@pytest.mark.parametrize("sop_class", [uid.MRImageStorage, uid.SecondaryCaptureImageStorage])
-def test_a_slice_without_a_place_may_be_of_the_stack(series: Path, sop_class: uid.UID) -> None:
+@pytest.mark.parametrize(("series_number", "is_lost"), [(1, True), (2, False)])
+def test_a_slice_with_the_series_number_of_a_stack_is_of_it(
+    series: Path, series_number: int, is_lost: bool
+) -> None:
     dataset = pydicom.dcmread(series / "slice_0020.dcm")
-    del dataset.ImagePositionPatient
-    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
     dataset.SeriesInstanceUID, dataset.SOPInstanceUID = "1.2.3", "1.2.3.4"
+    dataset.SeriesNumber = series_number
     dataset.save_as(series / "slice_0021.dcm")
     _, left_out = look(series.parent)
-    assert len(left_out) == (sop_class == uid.MRImageStorage)
+    assert len(left_out) == is_lost
 
 
 def test_two_series_in_one_folder_are_two_scans(series: Path) -> None:
@@ -348,7 +349,7 @@ def test_two_series_in_one_folder_are_two_scans(series: Path) -> None:
 def test_a_localiser_with_the_size_of_a_stack_is_no_damage(series: Path) -> None:
     for index, orientation in enumerate(([1, 0, 0, 0, 1, 0], [1, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, -1])):
         dataset = pydicom.dcmread(series / "slice_0001.dcm")
-        dataset.SeriesInstanceUID = "1.2.3"
+        dataset.SeriesInstanceUID, dataset.SeriesNumber = "1.2.3", 2
         dataset.SOPInstanceUID = f"1.2.3.{index}"
         dataset.ImageOrientationPatient = orientation
         dataset.ImagePositionPatient = [3.0, -40.0, 57.0]

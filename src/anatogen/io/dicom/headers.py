@@ -4,11 +4,10 @@ A slice that is damaged must not pass for no slice: its stack would get shorter 
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
@@ -24,9 +23,6 @@ _ENDINGS = (".dcm", ".dicom", ".ima")
 
 # Siemens (whose CSA objects lie among images), Philips, GE, Canon: roots of their own classes of objects.
 _VENDORS = ("1.3.12.2.1107.", "1.3.46.670589.", "1.2.840.113619.", "1.2.392.200036.")
-
-# Orientation and position.
-_Place = tuple[list[float], list[float]]
 
 
 class DamagedDicomError(ScanError):
@@ -51,7 +47,7 @@ class DicomHeader:
         instance: SOPInstanceUID.
         modality: E.g. "CT".
         patient: PatientID, or the study's or series' identifier where that is empty.
-        size: Rows and columns.
+        stack: Series number, rows and columns: what slices of one series share beside its identifier.
     """
 
     volume: str
@@ -59,7 +55,7 @@ class DicomHeader:
     instance: str
     modality: str
     patient: str
-    size: str
+    stack: str
 
     @property
     def is_whole(self) -> bool:
@@ -172,6 +168,7 @@ def read_header(path: Path) -> DicomHeader | None:
         "SeriesInstanceUID",
         "StudyInstanceUID",
         "PatientID",
+        "SeriesNumber",
         "Modality",
         "Rows",
         "Columns",
@@ -207,7 +204,7 @@ def _header(dataset: Dataset, series: str) -> DicomHeader:
         instance=str(dataset.get("SOPInstanceUID")),
         modality=str(dataset.get("Modality") or ""),
         patient=str(dataset.get("PatientID") or dataset.get("StudyInstanceUID") or series),
-        size=f"{dataset.get('Rows')} x {dataset.get('Columns')}",
+        stack=f"{dataset.get('SeriesNumber')}: {dataset.get('Rows')} x {dataset.get('Columns')}",
     )
 
 
@@ -223,59 +220,3 @@ def _is_no_image(sop_class: UID) -> bool:
     if sop_class.name == sop_class:  # not in the standard's dictionary: a vendor's own, cut or damaged
         return sop_class.startswith(_VENDORS)
     return "Image Storage" not in sop_class.name
-
-
-def continuing(slices: Sequence[Path], stack: Sequence[Path]) -> list[Path]:
-    """Which slices lie where a stack goes on, at either end or in a gap, as far as it can be told.
-
-    Args:
-        slices: DICOM images; one whose place is damaged may be anywhere.
-        stack: The slices of a series, at least two.
-    """
-    with quiet_libraries():
-        try:
-            places = [_place(file) for file in stack]
-        except MemoryError:
-            raise
-        except Exception:  # the stack itself will be refused
-            return []
-        return [path for path in slices if _may_go_on(path, places)]
-
-
-def _may_go_on(path: Path, places: Sequence[_Place]) -> bool:
-    try:
-        return _goes_on([_place(path), *places])
-    except MemoryError:
-        raise
-    except Exception:  # only a screen shot has no place
-        return not _is_screen_shot(path)
-
-
-def _goes_on(places: Sequence[_Place]) -> bool:
-    orientations, positions = (np.array(values) for values in zip(*places, strict=True))
-    if np.abs(orientations - orientations[0]).max() > 1e-3:
-        return False
-    normal = np.cross(orientations[0, :3], orientations[0, 3:])
-    ordered = positions[1:][np.argsort(positions[1:] @ normal)]
-    gap = float(np.median(np.diff(ordered @ normal)))
-    number = round(float((positions[0] - ordered[0]) @ normal) / gap)
-    step = (ordered[-1] - ordered[0]) / (len(ordered) - 1)
-    taken = np.abs((ordered - positions[0]) @ normal).min() < 0.5 * gap
-    aside = np.linalg.norm(positions[0] - ordered[0] - number * step)
-    return bool(not taken and -1 <= number <= len(ordered) and aside < 0.2 * gap)
-
-
-def _place(path: Path) -> _Place:
-    tags = ["ImageOrientationPatient", "ImagePositionPatient"]
-    dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
-    return [float(v) for v in dataset[tags[0]].value], [float(v) for v in dataset[tags[1]].value]
-
-
-def _is_screen_shot(path: Path) -> bool:
-    try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"], force=True)
-        return any("Secondary Capture" in sop_class.name for sop_class in _sop_classes(dataset))
-    except MemoryError:
-        raise
-    except Exception:
-        return False
