@@ -1,9 +1,7 @@
 """Parts of scans: the right box, on the right side, in the right place, whatever the file and its axes."""
 
-import sys
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -11,13 +9,13 @@ from itk_reference import itk_image, resampled
 from scan_makers import ct_head, head, tree_bytes, world
 
 from anatogen.core.errors import ScanError
-from anatogen.dataset import conversion
+from anatogen.dataset import conversion, regions
 from anatogen.dataset.prepare import PrepareConfig, PrepareSummary, prepare
 from anatogen.dataset.prepare_config import prepare_settings
-from anatogen.dataset.regions import Region, cube_shape, cut, find_regions, oriented_box
+from anatogen.dataset.regions import Region, cube_shape, find_regions, oriented_box
 from anatogen.io.dicom.writing import write_dicom
 from anatogen.io.formats import read_scan
-from anatogen.io.geometry import axis_codes, orient
+from anatogen.io.geometry import Box, axis_codes, box_after_orient, cut, orient
 from anatogen.io.nifti import read_nifti, write_nifti
 from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
@@ -27,21 +25,18 @@ def run(scans: Path, out: Path, **config: object) -> PrepareSummary:
     return prepare(scans, out, PrepareConfig.model_validate(config), workers=1, progress=False)
 
 
-def halves(volume: Volume, mask: Volume | None) -> tuple[Volume, Volume]:
+def halves(volume: Volume, mask: Volume | None) -> tuple[Box, Box]:
     """Stands in for the search for breasts: the patient's left and right of the middle column."""
     turned = orient(volume, "SPL")
-    middle = turned.array.shape[2] // 2
-    affine = turned.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [0, 0, middle]
-    left = Volume(turned.array[:, :, middle:], affine)
-    return left, Volume(turned.array[:, :, :middle], turned.affine)
+    d, h, w = turned.array.shape
+    left = (0, 0, w // 2), (d, h, w - w // 2)
+    right = (0, 0, 0), (d, h, w // 2)
+    return box_after_orient(left, turned, volume), box_after_orient(right, turned, volume)
 
 
 @pytest.fixture
 def breast_double(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("anatogen.dataset.breasts")
-    module.breast_halves = halves  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(regions, "breast_boxes", halves)
 
 
 def marked_head(seed: int = 0) -> Volume:

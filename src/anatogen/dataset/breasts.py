@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from anatogen.core.errors import ScanError
 from anatogen.core.reasons import Reason
-from anatogen.io.geometry import orient
+from anatogen.io.geometry import Box, box_after_orient, orient, triple
 from anatogen.io.volume import Volume
 
 # (D, H, W) towards superior, posterior and left: rows from the front of the body, columns from its right.
@@ -38,32 +38,24 @@ _OUTLINE_SIGMA_MM = 5.0
 _COARSE_MM = 2.0
 
 _Range = tuple[int, int]
-Box = tuple[slice, slice, slice]
 
 
-def breast_halves(volume: Volume, mask: Volume | None = None) -> tuple[Volume, Volume]:
-    """The patient's left and right half of the breast region, cut out without interpolation.
+def breast_boxes(volume: Volume, mask: Volume | None = None) -> tuple[Box, Box]:
+    """The patient's left and right half of the breast region, in voxels of the scan.
 
     Args:
         volume: float32 (D, H, W), MR of both breasts, in any orientation: sides are told by the affine.
         mask: Non-zero in both breasts, on any grid of the same space; None to go by the body's outline.
 
     Returns:
-        Left and right, both with (D, H, W) towards superior, posterior and left. By the outline, their sizes
-        differ only along W.
+        Left and right. By the outline, their sizes differ only from side to side.
 
     Raises:
         ScanError: If two breasts are not found.
     """
-    volume = orient(volume, _CODES)
-    left, right = _boxes_by_mask(volume, orient(mask, _CODES)) if mask is not None else _boxes(volume)
-    return _cut(volume, left), _cut(volume, right)
-
-
-def _cut(volume: Volume, box: Box) -> Volume:
-    affine = volume.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
-    return Volume(np.ascontiguousarray(volume.array[box]), affine)
+    turned = orient(volume, _CODES)
+    left, right = _boxes(turned) if mask is None else _boxes_by_mask(turned, orient(mask, _CODES))
+    return box_after_orient(left, turned, volume), box_after_orient(right, turned, volume)
 
 
 def _boxes(volume: Volume) -> tuple[Box, Box]:
@@ -155,11 +147,8 @@ def _run_around(place: int, wanted: npt.NDArray[np.bool_]) -> _Range:
 
 def _box(ranges: tuple[_Range, _Range, _Range], step: npt.NDArray[np.int_], shape: tuple[int, ...]) -> Box:
     """Ranges of coarse voxels as those of fine ones."""
-    d, h, w = (
-        slice(first * int(size), min(end * int(size), limit))
-        for (first, end), size, limit in zip(ranges, step, shape, strict=True)
-    )
-    return d, h, w
+    first, end = np.array(ranges).T * step
+    return triple(first.tolist()), triple((np.minimum(end, shape) - first).tolist())
 
 
 def _boxes_by_mask(volume: Volume, mask: Volume) -> tuple[Box, Box]:
@@ -194,5 +183,4 @@ def _box_in(volume: Volume, mask: Volume, inside: npt.NDArray[np.bool_]) -> Box:
     end = np.minimum(np.ceil(corners.max(axis=1) + 0.5 - 1e-3), volume.array.shape).astype(int)
     if (end - first < 4).any():
         raise ScanError(Reason.BREAST_MASK_OUTSIDE())
-    d, h, w = (slice(int(a), int(b)) for a, b in zip(first, end, strict=True))
-    return d, h, w
+    return triple(first.tolist()), triple((end - first).tolist())

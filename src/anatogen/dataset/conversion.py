@@ -16,11 +16,12 @@ from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.manifest import Intensity
 from anatogen.dataset.masks import nearest, on_grid_of
 from anatogen.dataset.reading import read_mask, read_source
-from anatogen.dataset.regions import Region, cut, oriented_box
+from anatogen.dataset.regions import Region, oriented_box
 from anatogen.io.formats import Reading
 from anatogen.io.geometry import (
     Interpolation,
     crop_or_pad,
+    cut,
     foreground_center,
     foreground_threshold,
     orient,

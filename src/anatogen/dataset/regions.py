@@ -9,14 +9,9 @@ from scipy import ndimage
 
 from anatogen.core.errors import ScanError
 from anatogen.core.reasons import Reason
+from anatogen.dataset.breasts import breast_boxes
 from anatogen.io.checks import MIN_VOXELS
-from anatogen.io.geometry import (
-    Box,
-    axis_codes,
-    foreground_box,
-    foreground_threshold,
-    orient,
-)
+from anatogen.io.geometry import Box, box_after_orient, foreground_box, foreground_threshold, triple
 from anatogen.io.volume import Volume
 
 RegionKind = Literal["scan", "foreground", "breasts"]
@@ -59,39 +54,29 @@ def find_regions(volume: Volume, kind: RegionKind, modality: str, mask: Volume |
         ScanError: If there is no such region, or it is thinner than a volume may be.
     """
     if kind == "breasts":
-        # Not above: of all recipes one needs it.
-        from anatogen.dataset.breasts import breast_halves
-
-        left, right = breast_halves(volume, mask)
-        regions = [_region_of(left, volume, "left"), _region_of(right, volume, "right")]
+        left, right = breast_boxes(volume, mask)
+        regions = [Region(side="left", start=left[0], shape=left[1])]
+        regions.append(Region(side="right", start=right[0], shape=right[1]))
     elif kind == "foreground":
         box = _cut_out_box(volume.array)
         if box is None:
             box = foreground_box(volume, foreground_threshold(volume.array, modality))
         if box is None:
             raise ScanError(Reason.NO_FOREGROUND())
-        regions = [Region(start=_triple(part.start for part in box), shape=_triple(_sizes(box)))]
+        sizes = triple(part.stop - part.start for part in box)
+        regions = [Region(start=triple(part.start for part in box), shape=sizes)]
     else:
-        regions = [Region(start=(0, 0, 0), shape=_triple(volume.array.shape))]
+        regions = [Region(start=(0, 0, 0), shape=triple(volume.array.shape))]
     for region in regions:
         if min(region.shape) < MIN_VOXELS:
             raise ScanError(Reason.SMALL_REGION(region=region.side or "foreground", shape=region.shape))
     return regions
 
 
-def cut(volume: Volume, box: Box) -> Volume:
-    """A part of a scan, each voxel where it was."""
-    start, shape = box
-    part = tuple(slice(a, a + size) for a, size in zip(start, shape, strict=True))
-    affine = volume.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ start
-    return Volume(np.ascontiguousarray(volume.array[part]), affine)
-
-
 def cube_shape(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:
     """Voxels (D, H, W) of the cube around a box: equally many millimetres each way, to less than a voxel."""
     lengths = np.array(shape) * spacing_mm
-    return _triple(int(np.ceil(round(lengths.max() / size, 3))) for size in spacing_mm)
+    return triple(int(np.ceil(round(lengths.max() / size, 3))) for size in spacing_mm)
 
 
 def oriented_box(region: Region, scan: Volume, oriented: Volume, *, cube: bool) -> Box:
@@ -103,14 +88,12 @@ def oriented_box(region: Region, scan: Volume, oriented: Volume, *, cube: bool) 
         oriented: What `orient` made of it.
         cube: Whether the cube is wanted. It may reach beyond the scan: its first voxel may be negative.
     """
-    start, shape = np.array(region.start), np.array(region.shape)
+    box = region.start, region.shape
     if cube:
-        wide = np.array(cube_shape(region.shape, scan.spacing_mm))
-        start, shape = start - (wide - shape) // 2, wide
-    to_oriented = np.linalg.solve(oriented.affine, scan.affine)
-    ends = np.array([[*start, 1], [*(start + shape - 1), 1]]) @ to_oriented.T
-    low, high = np.sort(np.rint(ends[:, :3]), axis=0)
-    return _triple(low), _triple(high - low + 1)
+        wide = cube_shape(region.shape, scan.spacing_mm)
+        first = np.array(region.start) - (np.array(wide) - region.shape) // 2
+        box = triple(first.tolist()), wide
+    return box_after_orient(box, scan, oriented)
 
 
 def _cut_out_box(array: npt.NDArray[np.float32]) -> tuple[slice, slice, slice] | None:
@@ -124,21 +107,4 @@ def _cut_out_box(array: npt.NDArray[np.float32]) -> tuple[slice, slice, slice] |
     sizes[0] = 0
     kept = sizes > _SPECK * sizes.max()
     d, h, w = ndimage.find_objects(kept[labels].astype(np.uint8))[0]
-    return d, h, w
-
-
-def _region_of(half: Volume, scan: Volume, side: Literal["left", "right"]) -> Region:
-    half = orient(half, axis_codes(scan.affine))
-    start = np.linalg.solve(scan.affine, half.affine[:, 3])[:3]
-    whole = np.rint(start)
-    assert np.allclose(start, whole, atol=1e-3), "halves are cut out, not interpolated"
-    return Region(side=side, start=_triple(whole), shape=_triple(half.array.shape))
-
-
-def _sizes(box: tuple[slice, slice, slice]) -> list[int]:
-    return [part.stop - part.start for part in box]
-
-
-def _triple(values: object) -> tuple[int, int, int]:
-    d, h, w = (int(value) for value in values)  # type: ignore[attr-defined]
     return d, h, w

@@ -3,7 +3,8 @@
 All functions take a `Volume` and return a new one; `prepare` chains them to bring scans to one grid.
 """
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +16,8 @@ from anatogen.io.volume import Volume
 
 Interpolation = Literal["linear", "cubic"]
 
+Number = TypeVar("Number", int, float)
+
 # First voxel (d, h, w) and shape (D, H, W) of a part of a scan.
 Box = tuple[tuple[int, int, int], tuple[int, int, int]]
 
@@ -25,6 +28,12 @@ CONVENTIONAL_CODES = {"S": "SPL", "R": "RIP", "A": "PIL"}
 BODY_HU = -500.0
 
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+
+
+def triple(values: Iterable[Number]) -> tuple[Number, Number, Number]:
+    """Three numbers, as of an array's `tolist()`, as a tuple that type checkers know the length of."""
+    d, h, w = values
+    return d, h, w
 
 
 def axis_codes(affine: npt.NDArray[np.float64]) -> str:
@@ -209,6 +218,30 @@ def crop_or_pad(
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ np.array(start, dtype=float)
     return Volume(array, affine)
+
+
+def cut(volume: Volume, box: Box) -> Volume:
+    """A part of a scan, each voxel where it was."""
+    start, shape = box
+    part = tuple(slice(a, a + size) for a, size in zip(start, shape, strict=True))
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ start
+    return Volume(np.ascontiguousarray(volume.array[part]), affine)
+
+
+def box_after_orient(box: Box, before: Volume, after: Volume) -> Box:
+    """A box in the voxels that a scan has in another order of axes.
+
+    Args:
+        box: In the voxels of `before`; may reach beyond them.
+        before: The scan.
+        after: What `orient` made of it, or what it was made of.
+    """
+    start, shape = np.array(box)
+    ends = np.array([[*start, 1], [*(start + shape - 1), 1]])
+    ends = np.rint(ends @ np.linalg.solve(after.affine, before.affine).T).astype(int)
+    low, high = np.sort(ends[:, :3], axis=0)
+    return triple(low.tolist()), triple((high - low + 1).tolist())
 
 
 def otsu_threshold(array: npt.NDArray[np.float32]) -> float:

@@ -1,42 +1,38 @@
 """breast_segmentation: each breast with its mask on the grid; the search for breasts is stood in for."""
 
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from itk_reference import near_tie, resampled
 from scan_makers import head
 
+from anatogen.dataset import regions
 from anatogen.dataset.prepare import prepare
 from anatogen.dataset.prepare_config import prepare_settings
-from anatogen.io.geometry import orient
+from anatogen.io.geometry import Box, box_after_orient, orient
 from anatogen.io.nifti import read_nifti, write_nifti
 from anatogen.io.volume import Volume
 
 
-def halves_of_mask(volume: Volume, mask: Volume | None) -> tuple[Volume, Volume]:
+def halves_of_mask(volume: Volume, mask: Volume | None) -> tuple[Box, Box]:
     """The patient's left and right of the mask's middle column, within the mask's slices."""
     assert mask is not None
-    volume, mask = orient(volume, "SPL"), orient(mask, "SPL")
+    turned, mask = orient(volume, "SPL"), orient(mask, "SPL")
     slices = np.flatnonzero(mask.array.any(axis=(1, 2)))
     columns = np.flatnonzero(mask.array.any(axis=(0, 1)))
     middle = int(columns[0] + columns[-1]) // 2
-    found = []
-    for first, end in ((middle, volume.array.shape[2]), (0, middle)):
-        affine = volume.affine.copy()
-        affine[:3, 3] += affine[:3, :3] @ [slices[0], 0, first]
-        found.append(Volume(volume.array[slices[0] : slices[-1] + 1, :, first:end], affine))
-    return found[0], found[1]
+    _, h, w = turned.array.shape
+    d, depth = int(slices[0]), int(slices[-1] - slices[0]) + 1
+    left = (d, 0, middle), (depth, h, w - middle)
+    right = (d, 0, 0), (depth, h, middle)
+    return box_after_orient(left, turned, volume), box_after_orient(right, turned, volume)
 
 
 def test_both_breasts_with_their_masks_on_the_papers_grid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = ModuleType("anatogen.dataset.breasts")
-    module.breast_halves = halves_of_mask  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(regions, "breast_boxes", halves_of_mask)
     for seed, codes in enumerate(("SPL", "RAS", "LIP")):
         volume = head(seed, shape=(20, 40, 44), spacing=1.3)
         mask = Volume(np.digitize(volume.array, [200.5, 550.5]).astype(np.float32), volume.affine)

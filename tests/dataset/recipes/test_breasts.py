@@ -5,13 +5,19 @@ import pytest
 from download_makers import ellipsoid, empty, millimetres, torso
 
 from anatogen.core.errors import ScanError
-from anatogen.dataset.breasts import breast_halves
+from anatogen.dataset.breasts import breast_boxes
 from anatogen.io.formats import read_scan
-from anatogen.io.geometry import axis_codes, orient
+from anatogen.io.geometry import axis_codes, cut, orient
 from anatogen.io.volume import Volume
 
 # Where the phantom's midline is, in mm towards the right, and its left tip.
 MIDLINE_MM = -4.0
+
+
+def breast_halves(volume: Volume, mask: Volume | None = None) -> tuple[Volume, Volume]:
+    """Left and right, with (D, H, W) towards superior, posterior and left."""
+    left, right = breast_boxes(volume, mask)
+    return orient(cut(volume, left), "SPL"), orient(cut(volume, right), "SPL")
 
 
 def bounds(volume: Volume) -> np.ndarray:

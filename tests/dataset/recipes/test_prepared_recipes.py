@@ -23,13 +23,13 @@ from download_makers import (
 
 from anatogen.config.resolving import parse_overrides
 from anatogen.core.errors import UserError
-from anatogen.dataset.breasts import breast_halves
+from anatogen.dataset.breasts import breast_boxes
 from anatogen.dataset.manifest import Case, load_manifest
 from anatogen.dataset.prepare import PrepareSummary, prepare
 from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
 from anatogen.io.dicom.writing import write_dicom
 from anatogen.io.formats import read_scan
-from anatogen.io.geometry import orient
+from anatogen.io.geometry import cut, orient
 from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
@@ -158,7 +158,8 @@ def test_duke_halves_are_the_scan_at_their_places(tmp_path: Path) -> None:
     assert [case.conditions["side"] for case in cases] == ["left", "right"] * 2
     for number, case in enumerate(cases):
         image = image_of(next((download / "Duke-Breast-Cancer-MRI").glob(f"*_{number // 2 + 1:03d}/*/*")))
-        half = breast_halves(volumes[number // 2])[number % 2]
+        volume = volumes[number // 2]
+        half = orient(cut(volume, breast_boxes(volume)[number % 2]), "SPL")
         expected = resampled(image, case, (32, 256, 256), case.intensity.low)
         assert_same(expected, prepared(summary.folder, case), (4, 10, 10))
         # The grid covers the half's voxels with their edges, no more.
