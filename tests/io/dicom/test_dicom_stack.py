@@ -332,6 +332,16 @@ def test_a_slice_with_the_series_number_of_a_stack_is_of_it(
     assert len(left_out) == is_lost
 
 
+@pytest.mark.parametrize("keyword", ["Rows", "Columns", "SeriesInstanceUID"])
+def test_an_image_without_what_every_image_has_is_damaged(series: Path, keyword: str) -> None:
+    edit(series, lambda d, _: delattr(d, keyword), only=19)
+    with pytest.raises(ScanError, match=f"it has no {keyword}"):
+        read_scan(series)
+    sources, left_out = look(series.parent)
+    assert not sources
+    assert len(left_out) == 2
+
+
 def test_two_series_in_one_folder_are_two_scans(series: Path) -> None:
     before = read_scan(series)
     write_dicom(head(1), series.parent / "other", "MR", uid_from="another")

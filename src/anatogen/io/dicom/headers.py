@@ -21,6 +21,13 @@ from anatogen.io.dicom.multiframe import is_enhanced
 # number), so that a folder of other data is not parsed byte by byte.
 _ENDINGS = (".dcm", ".dicom", ".ima")
 
+# What every image has, and what tells it from others where it is there.
+_NEEDED = ("Rows", "Columns", "SeriesInstanceUID")
+_TOLD = (
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "SeriesNumber", "Modality",
+    "NumberOfFrames", "ConcatenationUID",
+)  # fmt: skip
+
 # Siemens (whose CSA objects lie among images), Philips, GE, Canon: roots of their own classes of objects.
 _VENDORS = ("1.3.12.2.1107.", "1.3.46.670589.", "1.2.840.113619.", "1.2.392.200036.")
 
@@ -141,8 +148,7 @@ def series_files(path: Path) -> list[Path]:
 def read_header(path: Path) -> DicomHeader | None:
     """The few elements that group files to series; None where the file is no DICOM image.
 
-    None is for other formats and for DICOM that says it is no image (reports, contours, DICOMDIR): a slice
-    that only can't be read must not pass for one of these, or its stack would get shorter unnoticed.
+    None is for other formats and for DICOM that says it is no image (reports, contours, DICOMDIR).
 
     Raises:
         DamagedDicomError: If the file is, or claims to be, an image and can't be read as one.
@@ -162,27 +168,16 @@ def read_header(path: Path) -> DicomHeader | None:
         raise DamagedDicomError(Reason.NO_DICOM())
     elif not likely or not _starts_without_preamble(start):
         return None
-    tags = [
-        "SOPClassUID",
-        "SOPInstanceUID",
-        "SeriesInstanceUID",
-        "StudyInstanceUID",
-        "PatientID",
-        "SeriesNumber",
-        "Modality",
-        "Rows",
-        "Columns",
-        "NumberOfFrames",
-        "ConcatenationUID",
-    ]
     # All values are looked at in here: pydicom converts them, and complains of them, only then.
     with quiet_libraries():
         try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=True)
+            dataset = pydicom.dcmread(
+                path, stop_before_pixels=True, specific_tags=[*_NEEDED, *_TOLD], force=True
+            )
             series = str(dataset.get("SeriesInstanceUID") or "")
             classes = _sop_classes(dataset)
-            has_rows = bool(dataset.get("Rows"))
-            if series and has_rows:
+            lacking = [keyword for keyword in _NEEDED if not dataset.get(keyword)]
+            if not lacking:
                 return _header(dataset, series)
         except MemoryError:
             raise
@@ -192,8 +187,7 @@ def read_header(path: Path) -> DicomHeader | None:
             raise DamagedDicomError(Reason.DAMAGED_DICOM(error=type(error).__name__)) from error
     if (not promised and not classes) or (classes and all(_is_no_image(uid) for uid in classes)):
         return None
-    lacking = "SeriesInstanceUID" if has_rows else "Rows"
-    raise DamagedDicomError(Reason.LACKS_ELEMENT(keyword=lacking), series)
+    raise DamagedDicomError(Reason.LACKS_ELEMENT(keyword=lacking[0]), series)
 
 
 def _header(dataset: Dataset, series: str) -> DicomHeader:
