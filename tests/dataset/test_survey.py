@@ -14,6 +14,7 @@ from anatogen.dataset.records import RecordTask, RefusedRecord, ScanRecord, reco
 from anatogen.doctor.examine import examine
 from anatogen.doctor.page import write_doctor_page
 from anatogen.io.dicom.writing import write_dicom
+from anatogen.io.geometry import Box
 from anatogen.io.nifti import write_nifti
 from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
@@ -131,16 +132,11 @@ def test_a_scan_that_can_not_be_used_is_not_decoded_again(
 def test_both_breasts_of_a_scan_are_cut_from_one_decoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def halves(volume: Volume, mask: Volume | None) -> tuple[Volume, Volume]:
-        middle = volume.array.shape[2] // 2
-        affine = volume.affine.copy()
-        affine[:3, 3] += middle * affine[:3, 2]
-        return (
-            Volume(volume.array[:, :, middle:].copy(), affine),
-            Volume(volume.array[:, :, :middle].copy(), volume.affine),
-        )
+    def halves(volume: Volume, mask: Volume | None) -> tuple[Box, Box]:
+        d, h, w = volume.array.shape
+        return ((0, 0, w // 2), (d, h, w - w // 2)), ((0, 0, 0), (d, h, w // 2))
 
-    monkeypatch.setattr("anatogen.dataset.breasts.breast_halves", halves)
+    monkeypatch.setattr("anatogen.dataset.regions.breast_boxes", halves)
     write_nifti(head(0), tmp_path / "scans" / "a.nii.gz")
     write_nifti(labels(head(0)), tmp_path / "scans" / "a_seg.nii.gz")
     decodes = count_decodes(monkeypatch)
