@@ -127,6 +127,8 @@ def test_a_plan_depends_on_nothing_but_scans_settings_and_what_was_timed(scans, 
     measured = made.estimates.stages["diffusion"].measured
     for module in ("anatogen.planning.plan", "anatogen.training.cost.estimate"):
         monkeypatch.setattr(f"{module}.probe", lambda *_, **__: measured)
+        # Counting is tested to give the same twice, and takes seconds.
+        monkeypatch.setattr(f"{module}.peak_memory_gb", lambda *_, **__: 0.5)
     first, second = (
         make_plan(scans, memory_gb=4, hours=1, overrides=OVERRIDES, device="cpu", workers=1, progress=False)
         for _ in range(2)

@@ -21,6 +21,7 @@ from anatogen.generators.loading import load_bundle, load_latent_diffusion
 from anatogen.generators.wgan_gp import WGANGPBundle
 from anatogen.training import loop as loop_module
 from anatogen.training.cost.estimate import describe_plan
+from anatogen.training.cost.probe import Measurement
 from anatogen.training.devices import build_fabric, launch
 from anatogen.training.latent_diffusion import train
 from anatogen.training.loop import NonFiniteLossError, read_log
@@ -289,7 +290,11 @@ def test_a_damaged_gan_bundle_is_refused(finished, tmp_path):
         load_bundle(tmp_path)
 
 
-def test_the_plan_counts_all_scans_of_a_step(data, tmp_path):
+def test_the_plan_counts_all_scans_of_a_step(data, tmp_path, monkeypatch):
+    quick = Measurement(
+        seconds_per_step=1e-3, num_parameters={}, seconds_of_others={}, peak_gb=0.5, device="cpu"
+    )
+    monkeypatch.setattr("anatogen.training.cost.estimate.probe", lambda *_, **__: quick)
     config = tiny("gan.critic_steps=3", steps=10)
     text = describe_plan(data, config, ("gan",))
     assert "width: 2" in text and f"{10 * 3 * 4 / 6:.1f} passes" in text

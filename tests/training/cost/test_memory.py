@@ -2,10 +2,15 @@
 
 import pytest
 import torch
+from synthetic_dataset import AFFINE, SPACING_MM, tiny_settings
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from anatogen.training.cost.memory import LiveBytes
+from anatogen.config.presets import gan_settings
+from anatogen.dataset.manifest import Grid
+from anatogen.training.cost.memory import LiveBytes, peak_memory_gb
+from anatogen.training.cost.probe import _measure
+from anatogen.training.stages import STAGES
 
 MEGABYTE = 2**20
 
@@ -57,3 +62,16 @@ def test_lists_of_tensors_are_counted(counter):
     parts = torch._foreach_mul([floats(1), floats(1)], 2.0)
     assert counter.peak == pytest.approx(1.7 * 4 * MEGABYTE)
     del parts
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_is_counted_alike_twice_and_can_be_timed(name):
+    grid = Grid(shape=(16, 16, 16), spacing_mm=SPACING_MM, affine=AFFINE)
+    is_gan = name == "gan"
+    settings = gan_settings({"gan": {"width": 2, "latent_dim": 8}}) if is_gan else tiny_settings()
+    first, second = (peak_memory_gb(STAGES[name], settings, grid) for _ in range(2))
+    assert first == second
+    measured = _measure(STAGES[name], settings, grid, "cpu")
+    assert measured.seconds_per_step > 0 and min(measured.num_parameters.values()) > 100
+    # The base of a process, and something of its own.
+    assert 0.42 < first < 1
