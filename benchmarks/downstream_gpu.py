@@ -16,7 +16,7 @@ from monai.losses import DiceCELoss
 from torch import Tensor
 
 from anatogen.core.seeding import derived_generator
-from anatogen.dataset.volumes import prefetched_by_processes
+from anatogen.dataset.volumes import prefetched
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.patches import crop
@@ -71,9 +71,7 @@ def _work(number: int, arguments: argparse.Namespace, barrier: Barrier, results:
             wrapped, learner = fabric.setup(network, optimiser)
         waited: list[float] = []
         started = 0.0
-        for step, (x, labels) in prefetched_by_processes(
-            range(10**9), load, waited.append, arguments.loading_processes
-        ):
+        for step, (x, labels) in prefetched(range(10**9), load, waited.append, arguments.loading_processes):
             if step == _WARM_UP:
                 barrier.wait()
                 waited.clear()

@@ -1,8 +1,9 @@
 """Makes a bundle into a model that comes with the package: half precision, with licence and model card.
 
-python experiments/ship_model.py RUN/bundle src/anatogen/shipped_models/hippocampus-mr --card CARD.md
+python experiments/ship_model.py RUN/bundle src/anatogen/generators/shipped_models/NAME --card CARD.md
 
-CARD.md is `experiments/model_card.md` with every {{gap}} filled. Its head holds name, licence and metrics.
+NAME is that of the model, e.g. hippocampus-mr. CARD.md is `experiments/model_card.md` with every {{gap}}
+filled; its head holds name, licence and metrics.
 """
 
 import argparse

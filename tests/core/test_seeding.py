@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from anatogen.core.errors import UserError
 from anatogen.core.seeding import derived_generator
-from anatogen.dataset.volumes import flip_axis, prefetched, prefetched_by_processes, shuffled_indices
+from anatogen.dataset.volumes import flip_axis, prefetched, shuffled_indices
 
 
 def test_equal_parts_give_the_draws_that_they_always_gave():
@@ -68,7 +68,7 @@ def ten_times(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("processes", [0, 2])
 def test_processes_load_each_steps_batch_and_draw_nothing(processes):
     before, waited = torch.get_rng_state(), []
-    found = list(prefetched_by_processes(range(3, 7), ten_times, waited.append, processes))
+    found = list(prefetched(range(3, 7), ten_times, waited.append, processes))
     assert [(step, int(value)) for step, (value, _) in found] == [(step, 10 * step) for step in range(3, 7)]
     assert all(torch.equal(ones, torch.ones(2)) for _, (_, ones) in found)
     assert len(waited) == 4
@@ -85,7 +85,7 @@ def unloadable(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_a_batch_that_can_not_be_loaded_ends_the_steps_with_its_own_error(processes):
     found = []
     with pytest.raises(UserError, match=r"^the scan of step 5 is damaged$"):
-        for step, _ in prefetched_by_processes(range(3, 9), unloadable, None, processes):
+        for step, _ in prefetched(range(3, 9), unloadable, None, processes):
             found.append(step)
     assert found == [3, 4]
 

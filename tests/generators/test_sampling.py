@@ -72,15 +72,6 @@ def test_the_library_call_gives_the_scans_of_the_files(bundle, tmp_path):
     assert np.array_equal(third.array, volumes[2].array)
 
 
-def test_several_processes_write_the_scans_of_one(bundle, tmp_path):
-    """Bit for bit on a CPU, where every scan is computed alone."""
-    options = {"num_samples": 4, "batch_size": 2, **NPY}
-    one = sample(bundle, tmp_path / "one", **options)
-    two = sample(bundle, tmp_path / "two", **(options | {"batch_size": 1, "processes": 2}))
-    assert [path.name for path in one] == [path.name for path in two]
-    assert np.array_equal(_scans(one), _scans(two))
-
-
 def test_a_call_that_was_stopped_makes_what_is_missing_and_nothing_else(bundle, tmp_path):
     options = {"batch_size": 1, **NPY}
     first = sample(bundle, tmp_path, num_samples=3, **options)

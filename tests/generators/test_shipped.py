@@ -1,8 +1,7 @@
 """Models that come with the package: listed, sampled by name, and made from bundles in half precision."""
 
 import json
-import os
-import subprocess
+import socket
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 from synthetic_dataset import tiny_settings, write_dataset
 
 from anatogen import sample
+from anatogen.cli.app import main
 from anatogen.core.errors import UserError
 from anatogen.core.weights import load_weights, save_weights
 from anatogen.generators import shipped
@@ -156,30 +156,28 @@ def test_a_damaged_or_misplaced_model_is_named(models, tmp_path, monkeypatch):
         shipped_models()
 
 
-def test_the_command_line_lists_and_samples_offline(models, tmp_path):
-    """As a user runs it, with every way to the network closed."""
-    program = (
-        "import socket, sys; from pathlib import Path\n"
-        "def closed(*_, **__): raise AssertionError('network')\n"
-        "socket.socket.connect = socket.getaddrinfo = closed\n"
-        "from anatogen.generators import shipped; from anatogen.cli.app import main\n"
-        f"shipped._FOLDER = Path({str(models)!r}); main()"
-    )
+def test_the_command_line_lists_and_samples_offline(installed, tmp_path, monkeypatch, capsys):
+    """With every way to the network closed."""
 
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, "-c", program, *arguments],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )
+    def closed(*_, **__):
+        raise AssertionError("network")
 
-    assert "blobs-ct: blobs of noise" in run("models").stdout
-    found = run("sample", "blobs-ct", str(tmp_path / "out"), "-n", "2", "--processes", "1")
-    assert found.returncode == 0, found.stderr
+    monkeypatch.setattr(socket.socket, "connect", closed)
+    monkeypatch.setattr(socket, "getaddrinfo", closed)
+
+    def run(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["anatogen", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return int(ended.value.code or 0)
+
+    assert run("models") == 0 and "blobs-ct: blobs of noise" in capsys.readouterr().out
+    assert run("sample", "blobs-ct", str(tmp_path / "out"), "-n", "2", "--processes", "1") == 0
     assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 2
-    wrong = run("sample", "blob", str(tmp_path / "none"))
-    assert wrong.returncode == 1 and wrong.stderr.count("\n") == 1 and "are: blobs-ct" in wrong.stderr
+    capsys.readouterr()
+    assert run("sample", "blob", str(tmp_path / "none")) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "are: blobs-ct" in told
     assert not (tmp_path / "none").exists()
 
 

@@ -17,31 +17,43 @@ from torch.utils.data import DataLoader, Dataset
 from anatogen.core.errors import UserError
 from anatogen.core.seeding import derived_generator
 from anatogen.dataset.manifest import Split, load_manifest
+from anatogen.io.volume import Volume
 
 Batch = TypeVar("Batch")
 
 
-class VolumeDataset:
-    """The prepared volumes of one split.
+class VolumeDataset(Dataset[Tensor]):
+    """The prepared volumes of one split, as a `torch.utils.data.DataLoader` takes them.
+
+    An item is a float32 tensor (1, D, H, W) in [-1, 1].
 
     Args:
         folder: A prepared dataset.
-        split: Which of its cases.
+        split: "train", "validation" or "test".
 
     Raises:
         UserError: If the folder is no prepared dataset, or a file of it is missing or damaged.
     """
 
-    def __init__(self, folder: Path, split: Split) -> None:
+    def __init__(self, folder: Path | str, split: Split | str) -> None:
+        folder = Path(folder)
         self.manifest = load_manifest(folder)
         self.shape = self.manifest.grid.shape
-        self.cases = self.manifest.split(split)
+        self.cases = self.manifest.split(Split(split))
         self.paths = [folder / case.file for case in self.cases]
         for path in self.paths:
             self._map(path)
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.batch([index])[0]
+
+    def volume(self, index: int) -> Volume:
+        """The case in the unit of its scan (HU for CT), where it lay in the patient's space."""
+        case = self.cases[index]
+        return Volume(case.intensity.restore(self[index][0].numpy()), np.asarray(case.affine))
 
     def batch(self, indices: Sequence[int]) -> Tensor:
         """float32 (B, 1, D, H, W) in [-1, 1] of the cases at the indices."""
@@ -64,14 +76,15 @@ class LabelledDataset(VolumeDataset):
 
     Args:
         folder: A prepared dataset.
-        split: Which of its cases.
+        split: "train", "validation" or "test".
 
     Raises:
         UserError: As `VolumeDataset`; or if a case has no mask.
     """
 
-    def __init__(self, folder: Path, split: Split) -> None:
+    def __init__(self, folder: Path | str, split: Split | str) -> None:
         super().__init__(folder, split)
+        folder = Path(folder)
         without = [case.id for case in self.cases if case.mask is None]
         if without:
             raise UserError(
@@ -106,47 +119,26 @@ def _epoch_order(num_cases: int, seed: int, epoch: int) -> Tensor:
 
 
 def prefetched(
-    steps: Iterable[int], load: Callable[[int], Batch], waited: Callable[[float], None] | None = None
+    steps: Iterable[int],
+    load: Callable[[int], Batch],
+    waited: Callable[[float], None] | None = None,
+    processes: int = 0,
 ) -> Iterator[tuple[int, Batch]]:
-    """Yields each step with its batch, and loads the next step's batch in a thread meanwhile.
+    """Yields each step with its batch, while the batches of the next steps are loaded.
 
     Args:
         steps: Consecutive step numbers.
-        load: The batch of a step; a pure function.
+        load: The batch of a step, on the CPU; a pure function. For processes a tuple of tensors.
         waited: Told at each step for how many seconds its batch was waited for.
+        processes: Number of processes that load, two batches ahead each, for batches that take longer to load
+            than to learn from; 0 for a thread, which is one batch ahead.
     """
-    return _with_batches(steps, lambda first: _loaded_by_thread(load, first), waited)
-
-
-def prefetched_by_processes(
-    steps: Iterable[int],
-    load: Callable[[int], tuple[Tensor, ...]],
-    waited: Callable[[float], None] | None,
-    processes: int,
-) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
-    """As `prefetched`, for batches that take longer to load than to learn from; 0 processes are a thread.
-
-    Args:
-        steps: Consecutive step numbers.
-        load: The batch of a step, on the CPU; a pure function, without arguments that can't be pickled.
-        waited: Told at each step for how many seconds its batch was waited for.
-        processes: How many load, two batches ahead each.
-    """
-    if processes == 0:
-        return prefetched(steps, load, waited)
-    return _with_batches(steps, lambda first: _loaded_by_processes(load, first, processes), waited)
-
-
-def _with_batches(
-    steps: Iterable[int],
-    batches_from: Callable[[int], Generator[Batch, None, None]],
-    waited: Callable[[float], None] | None,
-) -> Iterator[tuple[int, Batch]]:
     batches: Generator[Batch, None, None] | None = None
     try:
         for step in steps:
             started = time.perf_counter()
-            batches = batches_from(step) if batches is None else batches
+            if batches is None:
+                batches = _by_processes(load, step, processes) if processes else _by_thread(load, step)
             batch = next(batches)
             if waited is not None:
                 waited(time.perf_counter() - started)
@@ -156,7 +148,7 @@ def _with_batches(
             batches.close()
 
 
-def _loaded_by_thread(load: Callable[[int], Batch], first: int) -> Generator[Batch, None, None]:
+def _by_thread(load: Callable[[int], Batch], first: int) -> Generator[Batch, None, None]:
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = pool.submit(load, first)
         for step in count(first + 1):
@@ -165,9 +157,7 @@ def _loaded_by_thread(load: Callable[[int], Batch], first: int) -> Generator[Bat
             yield batch
 
 
-def _loaded_by_processes(
-    load: Callable[[int], tuple[Tensor, ...]], first: int, processes: int
-) -> Generator[tuple[Tensor, ...], None, None]:
+def _by_processes(load: Callable[[int], Any], first: int, processes: int) -> Generator[Any, None, None]:
     # Forked where that is possible, for each of them would import PyTorch anew otherwise.
     can_fork = "fork" in multiprocessing.get_all_start_methods()
     loader = DataLoader(

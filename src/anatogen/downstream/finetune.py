@@ -15,7 +15,7 @@ from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME
 from anatogen.dataset.cases import placement_on
 from anatogen.dataset.prepare_config import stored_settings
-from anatogen.dataset.volumes import LabelledDataset, flip_axis, prefetched_by_processes, shuffled_indices
+from anatogen.dataset.volumes import LabelledDataset, flip_axis, prefetched, shuffled_indices
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
 from anatogen.downstream.labelled import LabelledSplits, labelled_subset, labels_in, load_labelled
@@ -146,7 +146,7 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
 
     waited: list[float] = []
     started = time.perf_counter()
-    for step, (x, labels) in prefetched_by_processes(
+    for step, (x, labels) in prefetched(
         loop.steps(), partial(batches.load, mine=mine), waited.append, loading_processes(fabric)
     ):
         if stopping.is_over:
