@@ -33,9 +33,17 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 QUICK = ContrastiveSettings(widths=(4, 8), dimensions=8, max_voxels=16**3, batch_size=4, steps=2)
 
 
+def _hurry(patch: pytest.MonkeyPatch) -> None:
+    """A quick encoder, few slices and few scans in figures."""
+    patch.setattr(evaluation, "audit", partial(audit, settings=QUICK))
+    patch.setattr("anatogen.evaluation.fidelity.features.NUM_SLICES", 2)
+    patch.setattr("anatogen.evaluation.sections._NUM_SHOWN", 1)
+    patch.setattr("anatogen.evaluation.privacy.audit._NUM_PAIRS", 1)
+
+
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation, "audit", partial(audit, settings=QUICK))
+    _hurry(monkeypatch)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +68,7 @@ def report(data: Path, made: Path, one_thread: None, tmp_path_factory: pytest.Te
     """The report's folder, of an evaluation with an audit."""
     out = tmp_path_factory.mktemp("evaluate") / "report"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluation, "audit", partial(audit, settings=QUICK))
+        _hurry(patch)
         evaluate(data, made, out, num_pairs=5)
     return out
 
@@ -198,8 +206,9 @@ def test_what_no_audit_can_be_made_of_is_told_before_anything_is_measured(
 
 
 def test_networks_compute_on_the_device_asked_for(
-    data: Path, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, made: Path, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shutil.copytree(report, tmp_path / "report")
     asked = {}
     for name, stage in (("measure_fidelity", measure_fidelity), ("audit", evaluation.audit)):
 
