@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One process; the machine is not timed, memory not counted; the audit's network is trained for a moment."""
+    """One process; the machine is not timed, memory not counted; the audit trains for a moment."""
     measured = Measurement(
         seconds_per_step=0.01,
         num_parameters={"all": 1000},

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from anatogen.dataset.manifest import MANIFEST_NAME, load_manifest
 from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
 from anatogen.dataset.prepared_folder import array_names
 from anatogen.dataset.recipes.tables import tables_beside
+from anatogen.generators.description import DESCRIPTION_NAME
 from anatogen.io.archives import is_archive, scans_folder
 from anatogen.workflow.page import write_index
 from anatogen.workflow.request import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, RunRequest
@@ -136,11 +138,12 @@ def _go(request: RunRequest, way: Iterable[Stage], state: State, dry_run: bool) 
 
 def stages(request: RunRequest) -> list[Stage]:
     """The way, in order. A stage's inputs can be told once those before it are finished."""
-    # The table of patients is one of the sources, too, and so are those that a recipe reads.
-    scans = [scans_fingerprint(request.scans), _table_sha256(request), _tables_beside(request)]
+    # Tables are sources, too.
+    scans = [scans_fingerprint(request.scans), *_tables(request)]
     asked = {"overrides": request.overrides, "recipe": request.recipe}
     doctor, plan, data, model, synthetic, report = (request.folder(name) for name in FOLDERS)
     bundle = model / "bundle"
+    of_set = partial(_set_of_samples, request)
     return [
         Stage(
             "doctor",
@@ -178,18 +181,17 @@ def stages(request: RunRequest) -> list[Stage]:
         ),
         Stage(
             "sample",
-            lambda: {"bundle": _hashes(bundle), "num_samples": request.num_samples, "seed": request.seed},
+            lambda: {
+                "bundle": sha256_file(bundle / DESCRIPTION_NAME),
+                "num_samples": request.num_samples,
+                "seed": request.seed,
+            },
             lambda: _sample(request),
             lambda: _files(synthetic),
         ),
         Stage(
             "evaluate",
-            lambda: {
-                "data": load_manifest(data).sha256(),
-                "bundle": _hashes(bundle),
-                "num_samples": request.num_samples,
-                "seed": request.seed,
-            },
+            lambda: of_set() | {"data": load_manifest(data).sha256(), "num_samples": request.num_samples},
             lambda: _evaluate(request),
             lambda: [path for path in _files(report) if path.parent == report],
         ),
@@ -222,20 +224,18 @@ def scans_fingerprint(scans: Path) -> str:
     return sha256_json(sorted(found))
 
 
-def _table_sha256(request: RunRequest) -> str | None:
-    table = prepare_settings(request.prepare_overrides, recipe=request.recipe).patient_csv
+def _tables(request: RunRequest) -> list[Any]:
+    """Hash of the table of patients, and names, sizes and times of the tables that a recipe may read."""
+    settings = prepare_settings(request.prepare_overrides, recipe=request.recipe)
+    table = settings.patient_csv
     try:
-        return None if table is None else sha256_file(table)
+        given = None if table is None else sha256_file(table)
     except OSError as error:
         raise UserError(f"the patient table {table} can't be read ({error.strerror})") from error
-
-
-def _tables_beside(request: RunRequest) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the tables beside the download, which a recipe may read."""
-    if prepare_settings(request.prepare_overrides, recipe=request.recipe).recipe == "folder":
-        return []
+    if settings.recipe == "folder":
+        return [given]
     stats = [(path.name, path.stat()) for path in tables_beside(request.scans)]
-    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+    return [given, *([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats)]
 
 
 def _open(request: RunRequest) -> State:
@@ -350,11 +350,17 @@ def _train(request: RunRequest) -> None:
     train(data, model, settings, device=request.device)
 
 
+def _set_of_samples(request: RunRequest) -> dict[str, Any]:
+    """What all synthetic scans of a set share; the bundle's description holds the hashes of its weights."""
+    description = request.folder("train") / "bundle" / DESCRIPTION_NAME
+    return {"bundle": sha256_file(description), "seed": request.seed}
+
+
 def _sample(request: RunRequest) -> None:
     from anatogen.generators.loading import load_bundle
 
     out, bundle = request.folder("sample"), request.folder("train") / "bundle"
-    of_set = sha256_json([_hashes(bundle), request.seed])
+    of_set = sha256_json(_set_of_samples(request))
     marker = out / SET_NAME
     if not marker.is_file() or marker.read_text(encoding="utf-8") != of_set:
         # Of another model: what can be made again in minutes is not kept.
@@ -405,7 +411,3 @@ def _files(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     )
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in _files(folder)}
