@@ -147,7 +147,7 @@ def test_both_kinds_of_budget_hold_together(data, tmp_path, monkeypatch):
     assert (settings.diffusion_training.minutes, settings.diffusion_training.steps) == (7, 9)
 
 
-@pytest.mark.parametrize("preset", ["paper", "default", "tiny"])
+@pytest.mark.parametrize("preset", ["paper", "tiny"])
 def test_a_dry_run_shows_sizes_and_passes_and_writes_nothing(data, tmp_path, monkeypatch, capsys, preset):
     before = sorted(data.rglob("*"))
     assert _call(monkeypatch, "train", data, tmp_path / "run", "--dry-run", "--preset", preset) == 0

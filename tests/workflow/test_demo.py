@@ -25,6 +25,8 @@ SMALL = [
 
 def test_the_demo_ends_with_a_page_and_a_second_call_changes_nothing(tmp_path, monkeypatch, capsys):
     small = parse_overrides(SMALL, Settings)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
     monkeypatch.setattr(demo, "NUM_SCANS", 12)
     monkeypatch.setattr(demo, "NUM_SAMPLES", 2)
     monkeypatch.setattr(
