@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from synthetic_dataset import TINY, write_dataset
 
+import anatogen
 from anatogen.cli import app as cli
 from anatogen.core.errors import UserError
 from anatogen.io.nifti import write_nifti
@@ -30,14 +31,28 @@ def _call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return int(stopped.value.code or 0)
 
 
+HEAVY = [
+    "torch",
+    "numpy",
+    "pydantic",
+    "yaml",
+    "rich",
+    "nibabel",
+    "pydicom",
+    "matplotlib",
+    "monai",
+    "fastapi",
+    "lightning_fabric",
+]
+
+
 def _heavy_modules_after(*arguments: str) -> tuple[str, str]:
     code = (
         "import sys; sys.argv = ['anatogen', *sys.argv[1:]]\n"
         "from anatogen.cli.app import main\n"
         "try:\n    main()\n"
         "finally:\n"
-        "    heavy = 'torch numpy pydantic yaml rich nibabel pydicom matplotlib monai fastapi'.split()\n"
-        "    print('LOADED', [name for name in heavy if name in sys.modules])\n"
+        f"    print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])\n"
     )
     found = subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
@@ -237,3 +252,20 @@ def test_doctor_tells_what_to_type_and_its_exit_code_whether_anything_can_be_pre
     assert "nothing can be prepared" in capsys.readouterr().out
     assert _call(monkeypatch, "doctor", scans / "absent", tmp_path / "none") == 1
     assert "is no folder and no archive of scans" in capsys.readouterr().err
+
+
+def test_the_package_imports_nothing_heavy_and_has_all_its_names():
+    code = (
+        "import sys, anatogen\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])\n"
+        "assert all(hasattr(anatogen, name) for name in anatogen.__all__)\n"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+def test_the_module_is_the_command():
+    command = [sys.executable, "-m", "anatogen", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == (
+        f"anatogen {anatogen.__version__}\n"
+    )

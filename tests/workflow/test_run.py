@@ -278,9 +278,9 @@ def test_only_what_depends_on_a_change_is_done_again(scans: Path, whole: Path, t
         return done
 
     assert redone() == []
-    assert redone(number=5) == ["sample", "evaluate"]
+    assert redone(num_samples=5) == ["sample", "evaluate"]
     assert len(list((out / "synthetic").glob("*.nii.gz"))) == 5
-    assert redone(number=4) == ["sample", "evaluate"]
+    assert redone(num_samples=4) == ["sample", "evaluate"]
     assert result(out) == result(whole)
     next((out / "data" / "volumes").iterdir()).unlink()
     # The dataset comes out as it was, so that nothing after it has other inputs.
@@ -385,7 +385,7 @@ def test_the_page_tells_what_was_decided_and_judged(whole: Path) -> None:
 def test_what_can_not_be_judged_is_told_and_the_run_ends(scans: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(whole, out)
-    run(request_for(scans, out, number=2))
+    run(request_for(scans, out, num_samples=2))
     assert "4 are needed at least" in (out / "report" / "not_evaluated.txt").read_text(encoding="utf-8")
     assert "4 are needed at least" in (out / "index.html").read_text(encoding="utf-8")
     run(request_for(scans, out))

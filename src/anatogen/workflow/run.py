@@ -140,27 +140,26 @@ def stages(request: RunRequest) -> list[Stage]:
     """The way, in order. A stage's inputs can be told once those before it are finished."""
     # Tables are sources, too.
     scans = [scans_fingerprint(request.scans), *_tables(request)]
-    asked = {"overrides": request.overrides, "recipe": request.recipe}
+    overrides = _as_json(request.overrides)
     doctor, plan, data, model, synthetic, report = (request.folder(name) for name in FOLDERS)
     bundle = model / "bundle"
     of_set = partial(_set_of_samples, request)
     return [
         Stage(
             "doctor",
-            lambda: {"scans": scans, "settings": [request.prepare_overrides, request.recipe]},
+            lambda: {"scans": scans, "settings": [_as_json(request.prepare_overrides), request.recipe]},
             lambda: _doctor(request),
             lambda: [doctor / "doctor.html", doctor / "doctor.json"],
         ),
         Stage(
             "plan",
-            lambda: (
-                asked
-                | {
-                    "scans": scans,
-                    "budget": [request.hours, request.memory_gb, request.device],
-                    "preset": request.preset,
-                }
-            ),
+            lambda: {
+                "overrides": overrides,
+                "recipe": request.recipe,
+                "scans": scans,
+                "budget": [request.hours, request.memory_gb, request.device],
+                "preset": request.preset,
+            },
             lambda: _plan(request),
             lambda: [plan / name for name in ("prepare.yaml", "train.yaml", "plan.json", "plan.txt")],
         ),
@@ -181,11 +180,7 @@ def stages(request: RunRequest) -> list[Stage]:
         ),
         Stage(
             "sample",
-            lambda: {
-                "bundle": sha256_file(bundle / DESCRIPTION_NAME),
-                "num_samples": request.num_samples,
-                "seed": request.seed,
-            },
+            lambda: of_set() | {"num_samples": request.num_samples},
             lambda: _sample(request),
             lambda: _files(synthetic),
         ),
@@ -196,6 +191,11 @@ def stages(request: RunRequest) -> list[Stage]:
             lambda: [path for path in _files(report) if path.parent == report],
         ),
     ]
+
+
+def _as_json(overrides: Mapping[str, Any]) -> Any:
+    """Overrides as JSON has them, paths as texts."""
+    return json.loads(json.dumps(overrides, default=str))
 
 
 def scans_fingerprint(scans: Path) -> str:
