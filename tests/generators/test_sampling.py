@@ -20,6 +20,7 @@ from anatogen.core.files import write_json
 from anatogen.evaluation.privacy.contrastive import ContrastiveSettings, Encoder, embeddings
 from anatogen.evaluation.privacy.copy_detector import AuditFilter, CopyDetector
 from anatogen.generators.bundle import Bundle
+from anatogen.generators.latent_diffusion import LatentDiffusionBundle
 from anatogen.generators.loading import load_bundle
 from anatogen.generators.sampling import num_rejected
 from anatogen.io.formats import read_scan
@@ -257,6 +258,19 @@ def test_a_file_is_no_folder_for_scans(bundle, tmp_path):
     with pytest.raises(UserError, match="is a file"):
         sample(bundle, tmp_path / "out", **CPU)
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_bundle_that_was_never_saved_writes_nothing(bundle, tmp_path):
+    """Its hash would not know its weights, and scans are known by it."""
+    description = load_bundle(bundle).description
+    with pytest.raises(UserError, match="lies on no disk: save it"):
+        LatentDiffusionBundle.build(description).write(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_describes_what_it_makes(bundle):
+    text = load_bundle(bundle).describe()
+    assert "CT, 7 x 8 x 10 voxels of" in text and "orientation" in text
 
 
 def test_zero_steps_are_not_taken_for_the_default(bundle):

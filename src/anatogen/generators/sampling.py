@@ -37,6 +37,9 @@ _ENOUGH_CANDIDATES = 50
 _MOST_REJECTED = 0.9
 _SUFFIX = {"nifti": ".nii.gz", "dicom": "", "npy": ".npy"}
 
+# The numbers of a batch of scans, and of those of them that were kept.
+Made = tuple[list[int], list[int]]
+
 # From a scan, float32 (D, H, W) in [-1, 1], to its likeness to the training scan that it copies, or None.
 FindCopy = Callable[[npt.NDArray[np.float32]], float | None]
 
@@ -133,22 +136,20 @@ def write_scans(
     if processes is None:
         processes = available_cores() if place.type == "cpu" else _num_gpus(device)
     chosen, missing = _next_scans(num_samples, done, rejected)
-    with shown_progress() as progress:
-        progress("sampling", num_samples - len(missing), num_samples)
-        # Every round makes what is missing if none of it is rejected; without a filter there is one.
-        while missing:
-            batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-            made: Iterable[tuple[list[int], list[int]]]
-            if min(processes, len(batches)) == 1:
-                made = map(_Maker(bundle.to(place), scans, reject_copies), batches)
-            else:
-                made = _in_processes(bundle, device, scans, reject_copies, batches, processes)
-            for indices, kept in made:
-                done.update(kept)
-                rejected.update(set(indices) - set(kept))
-                progress("sampling", min(len(done), num_samples), num_samples)
-                _check_rejection(len(rejected), len(done), reject_copies)
-            chosen, missing = _next_scans(num_samples, done, rejected)
+    if missing:
+        processes = min(processes, -(-len(missing) // batch_size))
+        with shown_progress() as progress, _makers(bundle, device, scans, reject_copies, processes) as make:
+            progress("sampling", num_samples - len(missing), num_samples)
+            # Every round makes what is missing if none of it is rejected; without a filter there is one.
+            while missing:
+                for indices, kept in make(
+                    [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+                ):
+                    done.update(kept)
+                    rejected.update(set(indices) - set(kept))
+                    progress("sampling", min(len(done), num_samples), num_samples)
+                    _check_rejection(len(rejected), len(done), reject_copies)
+                chosen, missing = _next_scans(num_samples, done, rejected)
     return [scans.path(index) for index in chosen]
 
 
@@ -238,7 +239,7 @@ class _Maker:
         self._scans = scans
         self._find_copy = None if reject_copies is None else reject_copies.load(bundle.grid, bundle.device)
 
-    def __call__(self, indices: list[int]) -> tuple[list[int], list[int]]:
+    def __call__(self, indices: list[int]) -> Made:
         """Makes scans in one batch; returns their numbers, and the numbers of those that were kept."""
         seed = int(self._scans.about["seed"])
         try:
@@ -330,20 +331,19 @@ def _start_worker(
     _maker = _Maker(bundle, scans, reject_copies)
 
 
-def _make(indices: list[int]) -> tuple[list[int], list[int]]:
+def _make(indices: list[int]) -> Made:
     assert _maker is not None
     return _maker(indices)
 
 
-def _in_processes(
-    bundle: "Bundle",
-    device: str,
-    scans: _ScanSet,
-    reject_copies: CopyFilter | None,
-    batches: list[list[int]],
-    processes: int,
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Yields what `_Maker` returns for each batch, as they are finished."""
+@contextmanager
+def _makers(
+    bundle: "Bundle", device: str, scans: _ScanSet, reject_copies: CopyFilter | None, processes: int
+) -> Iterator[Callable[[list[list[int]]], Iterable[Made]]]:
+    """What makes batches of scans, here or in processes, and yields what `_Maker` returns as each is done."""
+    if processes == 1:
+        yield partial(map, _Maker(bundle.to(device_named(device)), scans, reject_copies))
+        return
     assert bundle.folder is not None
     context = get_context("spawn")
     numbers = context.SimpleQueue()
@@ -351,11 +351,14 @@ def _in_processes(
         numbers.put(number)
     load = partial(type(bundle).load, bundle.folder, bundle.description)
     start = partial(_start_worker, load, device, numbers, scans, reject_copies)
-    with ProcessPoolExecutor(min(processes, len(batches)), context, start) as pool:
-        futures = [pool.submit(_make, batch) for batch in batches]
-        try:
-            for future in as_completed(futures):
+    with ProcessPoolExecutor(processes, context, start) as pool:
+
+        def make(batches: list[list[int]]) -> Iterator[Made]:
+            for future in as_completed([pool.submit(_make, batch) for batch in batches]):
                 yield future.result()
+
+        try:
+            yield make
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
