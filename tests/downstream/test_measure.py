@@ -10,7 +10,7 @@ from anatogen.dataset.manifest import Intensity, Split, load_manifest
 from anatogen.dataset.volumes import LabelledDataset
 from anatogen.downstream.finetune import _start
 from anatogen.downstream.labelled import load_labelled
-from anatogen.downstream.measure import measure_on_test_split, measure_segmenter
+from anatogen.downstream.measure import measure_cases, measure_on_test_split
 from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.segmenter import Segmenter
 from anatogen.downstream.settings import FinetuneConfig, SwinUNETRSettings
@@ -49,7 +49,7 @@ def described(data: Path, folder: Path, **changes) -> Path:
 
 
 def test_test_cases_are_measured_whose_labels_have_the_same_names_if_any(data, segmenter, tmp_path):
-    expected = measure_segmenter(segmenter, LabelledDataset(data, Split.TEST), 1.0)
+    expected = measure_cases(segmenter, LabelledDataset(data, Split.TEST), 1.0)
     assert len(expected) == 2
     names = {"0": "background", "1": "front", "2": "back"}
     named, bare = saved(segmenter, tmp_path / "named", names=names), saved(segmenter, tmp_path / "bare")

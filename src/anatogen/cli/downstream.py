@@ -51,13 +51,12 @@ def _show_predicted(left_out: "Sequence[LeftOut]", given: Mapping[str, Any]) -> 
 
 
 def _show_measured(measured: "Mapping[str, CaseMetrics]", given: Mapping[str, Any]) -> None:
-    from anatogen.downstream.metrics import METRICS
+    from anatogen.downstream.metrics import METRIC_TITLES, METRICS
 
-    names = {"dice": "Dice", "surface_dice": "surface Dice", "hausdorff95_mm": "95% Hausdorff distance (mm)"}
     for metric in METRICS:
         values = [value for case in measured.values() if (value := case.mean(metric)) is not None]
         mean = f"{sum(values) / len(values):.3f}" if values else "undefined"
-        print(f"{names[metric]}: mean {mean} of {len(values)} of {len(measured)} scans")
+        print(f"{METRIC_TITLES[metric]}: mean {mean} of {len(values)} of {len(measured)} scans")
 
 
 group = Group(

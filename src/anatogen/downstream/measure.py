@@ -44,7 +44,7 @@ def measure_on_test_split(
     _check_intensity(Path(data), dataset.manifest, found.description)
     _check_labels(Path(data), dataset, found.description)
     found.network.to(place)
-    measured = measure_segmenter(found, dataset, tolerance_mm)
+    measured = measure_cases(found, dataset, tolerance_mm)
     return {case.id: metrics for case, metrics in zip(dataset.cases, measured, strict=True)}
 
 
@@ -102,7 +102,7 @@ def _check_labels(data: Path, dataset: LabelledDataset, learned: SegmenterDescri
             )
 
 
-def measure_segmenter(
+def measure_cases(
     segmenter: Segmenter,
     dataset: LabelledDataset,
     tolerance_mm: float,

@@ -22,6 +22,11 @@ import numpy.typing as npt
 
 Metric = Literal["dice", "surface_dice", "hausdorff95_mm"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+METRIC_TITLES: Mapping[Metric, str] = {
+    "dice": "Dice",
+    "surface_dice": "Surface Dice",
+    "hausdorff95_mm": "95% Hausdorff distance (mm)",
+}
 Mask = npt.NDArray[np.uint8]
 
 _DIGITS = 6
@@ -61,7 +66,7 @@ def dice(predicted: npt.NDArray[np.bool_], true: npt.NDArray[np.bool_]) -> float
 def case_metrics(
     prediction: Mask,
     truth: Mask,
-    labels: Mapping[int, str] | Sequence[int],
+    labels: Sequence[int],
     spacing_mm: tuple[float, float, float],
     tolerance_mm: float,
 ) -> CaseMetrics:

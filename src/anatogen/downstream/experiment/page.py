@@ -28,7 +28,7 @@ from anatogen.downstream.experiment.verdict import (
     verdict,
 )
 from anatogen.downstream.experiment.wording import answer, arm_text, controls_text, dice_text, fraction_text
-from anatogen.downstream.metrics import METRICS, Metric
+from anatogen.downstream.metrics import METRIC_TITLES, METRICS, Metric
 from anatogen.report.numbers import duration_text, interval_text, p_text
 from anatogen.report.page import data_url, write_page
 from anatogen.report.verdicts import Tone
@@ -36,11 +36,6 @@ from anatogen.report.verdicts import Tone
 PAGE_NAME = "experiment.html"
 FRACTIONS_NAME, PREDICTIONS_NAME = "dice_by_fraction.png", "predictions.png"
 
-_METRIC_TITLES: Mapping[Metric, str] = {
-    "dice": "Dice",
-    "surface_dice": "Surface Dice",
-    "hausdorff95_mm": "95% Hausdorff distance (mm)",
-}
 # Each outcome in the comparisons' table, and its colour.
 _OUTCOMES: Mapping[Outcome, tuple[str, Tone | None]] = {
     Outcome.BETTER: ("better", Tone.GOOD),
@@ -187,7 +182,7 @@ def _table(
         cells = [_cell(column.get((arm, fraction)), digits, most) for column in columns.values()]
         if any(cells):
             lines.setdefault(fraction_text(fraction), []).append({"arm": arm_text(arm), "cells": cells})
-    return {"title": _METRIC_TITLES[metric], "metric": metric, "columns": list(columns), "lines": lines}
+    return {"title": METRIC_TITLES[metric], "metric": metric, "columns": list(columns), "lines": lines}
 
 
 def _cell(scores: Scores | None, digits: int, most: float) -> dict[str, str] | None:

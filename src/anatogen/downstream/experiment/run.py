@@ -32,7 +32,7 @@ from anatogen.downstream.experiment.shapes import random_shapes
 from anatogen.downstream.experiment.trials import RESULTS_NAME, Job, Pretraining, Trial, pretrainings, trials
 from anatogen.downstream.finetune import finetune
 from anatogen.downstream.labelled import LabelledSplits, labelled_subset, load_labelled
-from anatogen.downstream.measure import measure_segmenter
+from anatogen.downstream.measure import measure_cases
 from anatogen.downstream.pretrain import pretrain
 from anatogen.downstream.segmenter import load_segmenter
 from anatogen.downstream.settings import PRETRAINING
@@ -168,7 +168,7 @@ def _try(trial: Trial, plan: ExperimentPlan, out: Path) -> None:
     segmenter = finetune(plan.data, folder, config, init=init)
     found = load_segmenter(segmenter)
     found.network.to(device_named("auto"))
-    measured = measure_segmenter(
+    measured = measure_cases(
         found, splits.test, plan.tolerance_mm, keep=folder / "predictions", num_kept=NUM_PICTURES
     )
     number = len(labelled_subset(splits.train.cases, trial.fraction, trial.seed))
