@@ -1,7 +1,10 @@
-"""Networks' weights as safetensors files."""
+"""Networks' weights: ours as safetensors files, and those that others published."""
 
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -44,6 +47,24 @@ def load_weights(network: nn.Module, path: Path) -> None:
         ) from error
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{path} is damaged or of another network ({type(error).__name__}).") from error
+
+
+def read_torch_file(path: Path, role: str) -> Any:
+    """Content of a weights file that others wrote with `torch.save`; nothing in it is executed.
+
+    Args:
+        path: The file.
+        role: What the weights are for, which begins the errors.
+
+    Raises:
+        UserError: If there is no such file, or it is damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{role}: there is no file {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError, ValueError, KeyError) as error:
+        raise UserError(f"{role}: {path} holds no weights or is damaged ({type(error).__name__})") from error
 
 
 def _halved(name: str, tensor: Tensor) -> Tensor:

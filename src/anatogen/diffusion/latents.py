@@ -40,7 +40,7 @@ def codebook_range_scaling(codes: Tensor, channels: int) -> LatentScaling:
 
     Args:
         codes: float (num_codes, code_dim).
-        channels: Of the latents.
+        channels: Number of latent channels.
     """
     low, high = codes.min(), codes.max()
     return LatentScaling(((low + high) / 2).repeat(channels), ((high - low) / 2).repeat(channels))

@@ -117,7 +117,7 @@ def mean_x_0_error(
         x_0: float (B, ...), clean.
         t: In (0, 1].
         schedule: Gives alpha and sigma.
-        generator: Of the noise, on the CPU.
+        generator: Source of the noise, on the CPU.
     """
     errors = []
     for item in x_0.split(1):

@@ -1,4 +1,4 @@
-"""The pieces that both networks are built of."""
+"""Building blocks of the autoencoder and the denoiser."""
 
 import math
 from collections.abc import Sequence

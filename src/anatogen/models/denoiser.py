@@ -1,4 +1,4 @@
-"""The denoiser: a 3D U-Net that says, for a noised latent and its time, where the clean one lies.
+"""The denoiser: a 3D U-Net that predicts the clean latent, or the noise, of a noised one at its time.
 
 `factorised` is the paper's (Khader et al. 2023, after Ho et al. 2022): convolutions in the plane, spatial
 and then depth attention, halving of the plane only. `volumetric` convolves in 3D and halves whatever axes

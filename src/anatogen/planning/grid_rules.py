@@ -35,7 +35,7 @@ def choose_grid(
     """Chooses the grid, and the values of `PrepareConfig` that make it.
 
     Args:
-        fingerprint: Of the scans.
+        fingerprint: Fingerprint of the scans.
         given: Nested values of `PrepareConfig` that are settled; of shape and spacing, none is changed.
         orientation: Directions in which (D, H, W) grow, or "auto".
         too_much: What a grid exceeds, e.g. "24 GB of memory"; None where it fits.
@@ -135,7 +135,7 @@ def _grid(shape: tuple[int, int, int], spacing_mm: Triple, orientation: str) -> 
 
 
 def triple(values: Any) -> Triple:
-    """Three numbers of three, or of one."""
+    """Three numbers, of three or of one for all axes."""
     if isinstance(values, int | float):
         return float(values), float(values), float(values)
     return float(values[0]), float(values[1]), float(values[2])

@@ -50,13 +50,13 @@ _LONGEST_STEP = 30.0
 
 
 class Estimates(BaseModel):
-    """What a plan will take.
+    """Time and memory that a plan takes.
 
     Attributes:
-        stages: Of "autoencoder" and "diffusion".
-        training_hours: Of both stages.
-        encode_seconds: Of the training scans' latents, once; None where it could not be measured.
-        sample_seconds: Of one synthetic scan; None where it could not be measured.
+        stages: Estimates of "autoencoder" and "diffusion".
+        training_hours: Duration of both stages.
+        encode_seconds: Time to encode the training scans once; None where it could not be measured.
+        sample_seconds: Time to sample one scan; None where it could not be measured.
     """
 
     stages: dict[str, StageEstimate]
@@ -66,13 +66,13 @@ class Estimates(BaseModel):
 
 
 class Plan(BaseModel):
-    """What to make of a set of scans, and why.
+    """Settings for a set of scans, and why.
 
     Attributes:
         prepare: For `prepare --config`.
         training: For `train --config`.
-        grid: Of the prepared scans.
-        fingerprint: Of the scans.
+        grid: Grid of the prepared scans.
+        fingerprint: Fingerprint of the scans.
         reasons: One line for each decision.
         warnings: What may go wrong, one line each.
         estimates: What it will take.
@@ -128,8 +128,8 @@ def make_plan(
 
     Args:
         scans: Folder or archive of scans.
-        memory_gb: Of the GPU, or of the machine without one, in 10^9 bytes; default what this one has.
-        hours: For everything, on this machine.
+        memory_gb: Memory of the GPU, or of the machine without one, in 10^9 bytes; default this machine's.
+        hours: Hours for everything, on this machine.
         recipe: Name of a recipe, whose settings are kept.
         overrides: Nested values of the settings of `prepare` or `train`, which are kept.
         preset: Where what no rule decides comes from.
@@ -223,7 +223,7 @@ def _planned(
 
 
 def next_commands(scans: Path, folder: Path) -> list[str]:
-    """What to run once a plan was saved in a folder."""
+    """Commands that follow once a plan was saved in a folder."""
     return [
         f"anatogen prepare {quote(str(scans))} DATA --config {quote(str(folder / PREPARE_NAME))}",
         f"anatogen train DATA RUN --config {quote(str(folder / TRAIN_NAME))}",

@@ -51,11 +51,11 @@ _DEFORMATIONS = 64
 
 @dataclass(frozen=True)
 class Budget:
-    """What there is to train with.
+    """Memory and time to train with.
 
     Attributes:
-        memory_gb: Of the GPU, or of the machine without one, in 10^9 bytes.
-        hours: For everything.
+        memory_gb: Memory of the GPU, or of the machine without one, in 10^9 bytes.
+        hours: Hours for everything.
         on_gpu: Whether a GPU is used.
         bf16: Whether it has bfloat16.
     """
@@ -67,7 +67,7 @@ class Budget:
 
     @property
     def usable_gb(self) -> float:
-        """What is planned with."""
+        """Memory that is planned with."""
         return self.memory_gb * _USABLE_MEMORY
 
 
@@ -78,9 +78,9 @@ class Decisions:
     Attributes:
         prepare: Nested values of `PrepareConfig`.
         training: Nested values of `Settings`, over the preset.
-        grid: Of the prepared scans.
+        grid: Grid of the prepared scans.
         made: Each decision with its reason.
-        steps: Of each stage; empty until `decide_budgets`.
+        steps: Number of steps of each stage; empty until `decide_budgets`.
         beware: What may go wrong; likewise.
     """
 
@@ -114,12 +114,12 @@ def decide(
     """Decides on everything but the lengths of the stages, in the order in which one needs the other.
 
     Args:
-        fingerprint: Of the scans.
+        fingerprint: Fingerprint of the scans.
         budget: Memory and time.
         given: Nested values of `PrepareConfig` that are settled: by a recipe, or the user.
         given_training: Nested values of `Settings` that the user settled.
-        memory_gb: Peak of a stage.
-        seconds_per_step: Time of a stage's step, about.
+        memory_gb: Peak memory of a stage.
+        seconds_per_step: Approximate time of a stage's step.
         preset: Where what no rule decides comes from.
 
     Raises:
@@ -174,8 +174,8 @@ def decide_budgets(
     """Adds to decisions how long each stage is trained, and what to beware of.
 
     Args:
-        decisions: Of `decide`.
-        fingerprint: Of the scans.
+        decisions: Result of `decide`.
+        fingerprint: Fingerprint of the scans.
         budget: Memory and time.
         given_training: Nested values of `Settings` that the user settled.
         seconds_per_step: Time of each stage's step.
@@ -223,7 +223,7 @@ def settings_of(values: Mapping[str, Any], preset: str) -> Settings:
 
 
 def num_training_scans(fingerprint: Fingerprint, prepare: Mapping[str, Any]) -> int:
-    """Scans that a generator will learn from, about."""
+    """Approximate number of scans that a generator will learn from."""
     split = prepare.get("split", {})
     share = 1 - split.get("validation", 0.1) - split.get("test", 0.1)
     return max(1, round(share * fingerprint.num_scans))

@@ -1,4 +1,4 @@
-"""Whether an autoencoder is fit to learn its latents: asked before stage two spends hours on them."""
+"""Checks whether an autoencoder is good enough, before stage two spends hours on its latents."""
 
 import math
 
@@ -18,7 +18,7 @@ _MAX_LATENT_STDS = 30.0
 
 
 class AutoencoderCheck(BaseModel):
-    """What the check found.
+    """Quality of an autoencoder's reconstructions and latents.
 
     Attributes:
         psnr_db: Mean peak signal-to-noise ratio of held-out reconstructions, range [-1, 1].

@@ -17,8 +17,8 @@ def set_up(
     Args:
         fabric: Devices and processes.
         network: Draws nothing at random and keeps no running statistics. Its own passes stay as they are.
-        optimiser: Of its weights.
-        shape: Of every batch that it learns from, if one process has it all.
+        optimiser: Optimiser of its weights.
+        shape: Shape of every batch that it learns from, if one process has it all.
 
     Returns:
         The network to learn with, whose output the next pass overwrites on a GPU, and its optimiser.

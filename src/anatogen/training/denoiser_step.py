@@ -22,7 +22,7 @@ class DenoiserStep:
     Args:
         fabric: Devices and processes; launched.
         settings: The whole configuration; its seed decides the initial weights.
-        grid: Of the volumes.
+        grid: Grid of the volumes.
         latent_shape: (d, h, w) of the latents.
 
     Attributes:

@@ -90,7 +90,7 @@ def check_devices(settings: Section, stages: Sequence[str], device: str, devices
 
 
 def launch(fabric: Fabric, stage: Callable[[Fabric], None]) -> None:
-    """Runs a stage in the processes of a fabric; an error of the user's is raised here as what it was."""
+    """Runs a stage in the processes of a fabric; errors are raised here as they were."""
     errors: SimpleQueue[UserError] = get_context("spawn").SimpleQueue()
     try:
         fabric.launch(partial(_run_stage, stage=stage, errors=errors))

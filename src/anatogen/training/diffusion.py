@@ -44,7 +44,7 @@ def train_diffusion(
         folder: Where checkpoint, logs, previews and at the end `weights.safetensors` (of the moving
             average) go.
         settings: The whole configuration.
-        description: Of the bundle that is trained: grid, latents and their scaling.
+        description: Description of the bundle that is trained: grid, latents and their scaling.
 
     Raises:
         NonFiniteLossError: If the loss is not finite.

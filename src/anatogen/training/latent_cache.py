@@ -82,7 +82,7 @@ def claim_latents(folder: Path, latents: np.memmap) -> None:
 
 
 def num_views(settings: TrainingSettings) -> int:
-    """How many views of each scan stage two learns from."""
+    """Number of views of each scan that stage two learns from."""
     return (1 + settings.deformations) * (1 if settings.flip == "none" else 2)
 
 

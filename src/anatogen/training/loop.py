@@ -159,7 +159,7 @@ class Loop:
         )
 
     def _require_finite_weights(self) -> None:
-        """A step may overflow weights though its loss was finite: they must not replace a good checkpoint."""
+        """Refuses weights that a step overflowed though its loss was finite: the good checkpoint is kept."""
         for name, part in self.state.items():
             if isinstance(part, nn.Module) and not all(bool(w.isfinite().all()) for w in part.parameters()):
                 raise NonFiniteLossError(
@@ -248,7 +248,7 @@ def still_falling(records: list[dict[str, float]], name: str = "loss") -> bool:
 
 
 def report_trend(folder: Path) -> None:
-    """Says so if a stage's loss was still falling when its budget ended."""
+    """Prints a note if a stage's loss was still falling when its budget ended."""
     if still_falling(read_log(folder)):
         print(
             f"{folder.name}: the loss was still falling when the budget ended; `anatogen train "

@@ -1,4 +1,4 @@
-"""One optimiser step, and what each process's part of a batch is."""
+"""Optimisers, one step of them, and each process's part of a batch."""
 
 import torch
 from lightning_fabric import Fabric
@@ -26,7 +26,7 @@ def take_step(
     optimiser: _FabricOptimizer,
     settings: OptimiserSettings,
 ) -> None:
-    """Gradient of the loss, averaged over processes and clipped if asked for, and one step along it.
+    """Steps along the gradient of the loss, averaged over processes and clipped if asked for.
 
     Raises:
         NonFiniteLossError: If the norm of the gradient that is to be clipped is not finite.

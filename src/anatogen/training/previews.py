@@ -17,7 +17,7 @@ def write_preview(rows: Mapping[str, Tensor], path: Path, grid: Grid) -> None:
     Args:
         rows: Scans by label, float (B, D, H, W) or (B, 1, D, H, W) in [-1, 1], on the CPU.
         path: PNG file to write.
-        grid: Of the scans, for spacing and axes.
+        grid: Grid of the scans, for spacing and axes.
     """
     planes_figure(
         [(label, list(scans.flatten(0, -4).numpy())) for label, scans in rows.items()],

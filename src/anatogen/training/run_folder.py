@@ -44,7 +44,7 @@ def read_settings(run: Path) -> Settings:
 
 
 def count_training_scans(data: Path, manifest: Manifest) -> int:
-    """How many scans of a prepared dataset there are to learn from.
+    """Counts the training scans of a prepared dataset.
 
     Raises:
         UserError: If there is none.
@@ -63,8 +63,8 @@ def claim_run(
     Args:
         run: The folder.
         dataset_sha256: Hash of all that it learns from.
-        settings: Of the training.
-        seed: That decides its randomness.
+        settings: Configuration of the training.
+        seed: Seed of all that is random in it.
         open_sections: Sections of the settings that may still differ from those of the run.
 
     Raises:
@@ -96,7 +96,7 @@ def claim_run(
 
 
 def _saved(run: Path, settings: Section) -> dict[str, Any]:
-    """The values that a run of the same kind of model was started with.
+    """Values that a run of the same kind of model was started with.
 
     Raises:
         UserError: If it trains another kind of model, or its settings are not of this version.
@@ -109,7 +109,7 @@ def _saved(run: Path, settings: Section) -> dict[str, Any]:
 
 
 def _kind(keys: Iterable[str]) -> str:
-    """What is trained with a configuration of these sections."""
+    """Kind of model that a configuration of these sections trains."""
     return next((kind for section, kind in _KINDS.items() if section in keys), "something else")
 
 

@@ -1,4 +1,4 @@
-"""What a stage of training is: one description of each, which costs and planning ask."""
+"""The description of a training stage, which training, costs and planning share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -45,7 +45,7 @@ class Stage(Generic[ConfigT]):
     """One stage of a generator's training, built by the same code for training and for its costs.
 
     Attributes:
-        name: Of its folder in the run; `{name}_training` is its section of the configuration.
+        name: Its folder in the run; `{name}_training` is its section of the configuration.
         config: The configuration that it is trained with, whole.
         dry_run: Builds it on one device that has the whole batch.
         work: What the time of a step is in proportion to, about: voxels or latent cells of a step.

@@ -77,7 +77,7 @@ def train_wgan_gp(
         folder: Where checkpoint, logs, previews and at the end `weights.safetensors` (of the generator's
             moving average) go.
         config: The whole configuration.
-        description: Of the bundle that is trained.
+        description: Description of the bundle that is trained.
 
     Raises:
         NonFiniteLossError: If a loss is not finite.

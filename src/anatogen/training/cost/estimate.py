@@ -17,7 +17,7 @@ from anatogen.training.stages import STAGES
 
 
 class StageEstimate(BaseModel):
-    """What one stage takes.
+    """Memory, time and passes over the data of one stage.
 
     Attributes:
         memory_gb: Largest memory of the process, in 10^9 bytes: of the GPU, or resident in RAM; counted
@@ -47,12 +47,12 @@ def estimate_stage(
     device: str = "auto",
     measure: bool = True,
 ) -> StageEstimate:
-    """What a stage takes; a few steps of it are made in a process of its own.
+    """Estimates what a stage takes; a few steps of it are made in a process of its own.
 
     Args:
-        stage: Which.
+        stage: The stage to estimate.
         settings: The whole configuration.
-        grid: Of the scans.
+        grid: Grid of the scans.
         num_scans: Training scans.
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         measure: Whether to make those steps.
@@ -74,7 +74,7 @@ def estimate_stage(
 
 
 def describe_plan(data: Path, settings: Section, stages: tuple[str, ...]) -> str:
-    """The resolved settings and what each stage takes, as text.
+    """Describes the resolved settings and what each stage takes, as text.
 
     Args:
         data: A prepared dataset.

@@ -44,9 +44,9 @@ def peak_memory_gb(
     Scans that are read memory-mapped don't count: the system takes their pages back when it needs them.
 
     Args:
-        stage: Which.
+        stage: The stage to count.
         settings: The whole configuration.
-        grid: Of the scans.
+        grid: Grid of the scans.
         on_gpu: Whether it runs on a GPU.
         bf16: Whether it runs in mixed precision.
     """

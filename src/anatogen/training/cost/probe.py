@@ -27,12 +27,12 @@ _SECONDS = 20.0
 
 
 class Measurement(BaseModel):
-    """What a probe found.
+    """Speed and memory of a stage on this machine.
 
     Attributes:
-        seconds_per_step: Of a whole training step, without reading scans.
+        seconds_per_step: Time of a whole training step, without reading scans.
         num_parameters: Trained parameters by network.
-        seconds_of_others: Of what else the stage does, by the names of `DryRun.others`.
+        seconds_of_others: Times of what else the stage does, by the names of `DryRun.others`.
         peak_gb: Largest memory of the process so far, in 10^9 bytes: of the GPU, or resident in RAM.
         device: Where it ran, e.g. "cpu (1 thread)".
     """
@@ -50,9 +50,9 @@ def probe(
     """Runs a few steps of a stage on made-up scans in a fresh process.
 
     Args:
-        stage: Which to try.
+        stage: The stage to measure.
         settings: The whole configuration.
-        grid: Of the scans.
+        grid: Grid of the scans.
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
 
     Returns:
@@ -124,7 +124,7 @@ def peak_resident_bytes() -> int:
 
 
 def main() -> None:
-    """Measures the task of the standard input and prints what was found as JSON."""
+    """Measures the task on standard input and prints the measurement as JSON."""
     task = json.load(sys.stdin)
     torch.set_num_threads(task["threads"])
     stage = STAGES[task["stage"]]
