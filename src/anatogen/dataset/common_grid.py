@@ -15,7 +15,8 @@ from anatogen.dataset.measures import looks_like_ct
 from anatogen.dataset.records import ScanRecord
 from anatogen.dataset.regions import cube_shape
 from anatogen.dataset.survey import UsableScan
-from anatogen.io.geometry import body_axes, centred_affine, slice_plane
+from anatogen.io.geometry import body_axes, centred_affine, slice_plane, triple
+from anatogen.report.numbers import times
 
 # Latents are 4 or 8 times smaller along each axis.
 SHAPE_MULTIPLE = 8
@@ -142,18 +143,18 @@ def choose_grid(
     spacings = np.array([spacing for _, spacing in geometry])
     if spacing_mm is None and not resize:
         # Six digits of a millimetre hide the noise of float32 affines.
-        spacing_mm = _triple(np.round(np.median(spacings, axis=0), 6))
-        decisions.append(f"spacing {_text(spacing_mm)} mm, the median of the scans")
+        spacing_mm = triple(np.round(np.median(spacings, axis=0), 6).tolist())
+        decisions.append(f"spacing {times(spacing_mm)} mm, the median of the scans")
     sizes = np.array([size for size, _ in geometry])
     fields = sizes * spacings
     voxels = sizes if resize or spacing_mm is None else np.rint(fields / np.array(spacing_mm))
     if shape is None:
         rounded = np.ceil(np.median(voxels, axis=0) / SHAPE_MULTIPLE) * SHAPE_MULTIPLE
         shape = (int(rounded[0]), int(rounded[1]), int(rounded[2]))
-        decisions.append(f"shape {_text(shape)}, the median size rounded up to multiples of {SHAPE_MULTIPLE}")
+        decisions.append(f"shape {times(shape)}, the median size rounded up to multiples of {SHAPE_MULTIPLE}")
     if resize or spacing_mm is None:
-        spacing_mm = _triple(np.round(np.median(fields / np.array(shape), axis=0), 6))
-        decisions.append(f"spacing {_text(spacing_mm)} mm is the median after resizing")
+        spacing_mm = triple(np.round(np.median(fields / np.array(shape), axis=0), 6).tolist())
+        decisions.append(f"spacing {times(spacing_mm)} mm is the median after resizing")
     else:
         num_cut = int((voxels > np.array(shape)).any(axis=1).sum())
         if num_cut:
@@ -167,15 +168,14 @@ def oriented(
     """Shape and spacing of a region along the axes of the common grid."""
     axes = body_axes(affine)
     order = [axes.index(axis) for axis in body_axes(centred_affine(codes, (1, 1, 1), (1, 1, 1)))]
-    spacing = _triple(np.linalg.norm(affine[:3, :3], axis=0))
+    spacing = triple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
     if cube:
         shape = cube_shape(shape, spacing)
-    return tuple(shape[axis] for axis in order), _triple(np.array(spacing)[order])
+    return triple(shape[axis] for axis in order), triple(spacing[axis] for axis in order)
 
 
-def _triple(values: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    return float(values[0]), float(values[1]), float(values[2])
-
-
-def _text(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:g}" for value in values)
+def each_axis(spacing_mm: float | Sequence[float]) -> tuple[float, float, float]:
+    """The spacing along (D, H, W) that one number for all axes, or one for each, stands for."""
+    if isinstance(spacing_mm, int | float):
+        return float(spacing_mm), float(spacing_mm), float(spacing_mm)
+    return triple(float(step) for step in spacing_mm)

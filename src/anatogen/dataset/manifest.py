@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from anatogen.core.described import read_description_file
 from anatogen.core.files import sha256_json, write_json
 from anatogen.io.geometry import axis_codes
+from anatogen.report.numbers import times
 
 MANIFEST_NAME = "dataset.json"
 FORMAT_VERSION = 1
@@ -81,7 +82,7 @@ class Grid(_Record):
 
     def text(self) -> str:
         """Shape, spacing and orientation for people, e.g. "48 x 64 x 64 voxels of 1 x 1 x 1 mm, ..."."""
-        shape, spacing = (" x ".join(f"{v:g}" for v in values) for values in (self.shape, self.spacing_mm))
+        shape, spacing = times(self.shape), times(self.spacing_mm)
         return f"{shape} voxels of {spacing} mm, orientation {''.join(self.axis_codes)}"
 
 

@@ -20,7 +20,7 @@ from anatogen.dataset.cases import (
     mask_notes,
     patient_notes,
 )
-from anatogen.dataset.common_grid import choose_grid, choose_modality
+from anatogen.dataset.common_grid import choose_grid, choose_modality, each_axis
 from anatogen.dataset.conversion import convert_scan
 from anatogen.dataset.discover import LeftOut
 from anatogen.dataset.manifest import MANIFEST_NAME
@@ -107,7 +107,7 @@ def prepare(
         grid = choose_grid(
             [scan.record for scan in usable],
             config.orientation,
-            _three(config.spacing_mm),
+            None if config.spacing_mm is None else each_axis(config.spacing_mm),
             config.shape,
             config.fit == "resize",
             config.cube,
@@ -146,7 +146,3 @@ def _refuse_left_out(left_out: Sequence[LeftOut]) -> None:
     listing = "".join(f"\n  - {scan.name}: {scan.reason}" for scan in ordered[:20])
     more = f"\n  and {len(ordered) - 20} more" if len(ordered) > 20 else ""
     raise UserError(f"strict: {len(ordered)} scans can't be used:{listing}{more}")
-
-
-def _three(spacing: float | tuple[float, float, float] | None) -> tuple[float, float, float] | None:
-    return (spacing, spacing, spacing) if isinstance(spacing, int | float) else spacing

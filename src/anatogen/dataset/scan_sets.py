@@ -35,6 +35,7 @@ from anatogen.io.checks import ConstantScanError
 from anatogen.io.formats import ending
 from anatogen.io.geometry import centred_affine, orient, slice_plane
 from anatogen.io.volume import Volume
+from anatogen.report.numbers import times
 
 _SPACING_TOLERANCE = 1e-3
 # Values apart by less than a step are one to `content_hash`: half the finest step of 12-bit scans.
@@ -316,14 +317,14 @@ def _check_grid(
 ) -> None:
     if tuple(shape) != grid.shape:
         raise UserError(
-            f"{name}: shape {_text(shape)}, and {other}: {_text(grid.shape)}; prepare both on one grid"
+            f"{name}: shape {times(shape)}, and {other}: {times(grid.shape)}; prepare both on one grid"
         )
     if not all(
         math.isclose(a, b, rel_tol=_SPACING_TOLERANCE)
         for a, b in zip(spacing_mm, grid.spacing_mm, strict=True)
     ):
         raise UserError(
-            f"{name}: spacing {_text(spacing_mm)} mm, and {other}: {_text(grid.spacing_mm)} mm; prepare both "
+            f"{name}: spacing {times(spacing_mm)} mm, and {other}: {times(grid.spacing_mm)} mm; prepare both "
             "on one grid"
         )
 
@@ -338,7 +339,3 @@ def _scan_set(
 
 def _window_text(scans: ScanSet) -> str:
     return f"{scans.intensity.low:g} to {scans.intensity.high:g} HU"
-
-
-def _text(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:g}" for value in values)

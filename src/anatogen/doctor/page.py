@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
@@ -14,6 +13,7 @@ from anatogen.doctor.charts import sheet_figure, spread_figure
 from anatogen.doctor.diagnosis import PLANE_NAMES, Diagnosis, Facts
 from anatogen.doctor.examine import as_json
 from anatogen.io.formats import ending
+from anatogen.report.numbers import times
 from anatogen.report.page import data_url, write_page
 
 PAGE_NAME, JSON_NAME = "doctor.html", "doctor.json"
@@ -61,7 +61,7 @@ def write_doctor_page(diagnosis: Diagnosis, out: Path) -> Path:
         numbers=summary(diagnosis.facts),
         spread=spread,
         sheet=sheet,
-        captions=[(scan.name, scan.why, _times(np.array(scan.size_mm[::-1]))) for scan in diagnosis.shown],
+        captions=[(scan.name, scan.why, times(scan.size_mm[::-1], "×")) for scan in diagnosis.shown],
         outliers=diagnosis.outliers,
     )
     return out / PAGE_NAME
@@ -88,16 +88,12 @@ def summary(facts: Facts) -> Mapping[str, str]:
     spacings = [scan.spacing_mm for scan in scans if scan.spacing_mm and len(scan.spacing_mm) == 3]
     shapes = [scan.shape for scan in scans if scan.shape is not None and len(scan.shape) == 3]
     if spacings:
-        numbers["median spacing (mm)"] = _times(np.median(spacings, axis=0))
+        numbers["median spacing (mm)"] = times(np.median(spacings, axis=0), "×")
     if shapes:
-        numbers["median size (voxels)"] = _times(np.median(shapes, axis=0))
+        numbers["median size (voxels)"] = times(np.median(shapes, axis=0), "×")
     planes = Counter(PLANE_NAMES.get(scan.plane, scan.plane) for scan in scans if scan.plane)
     if planes:
         numbers["slices"] = ", ".join(name for name, _ in planes.most_common())
     patients = {scan.patient or scan.name for scan in scans}
     numbers["patients"] = str(len(patients))
     return numbers
-
-
-def _times(values: npt.NDArray[np.float64]) -> str:
-    return " × ".join(f"{value:.3g}" for value in values)

@@ -29,6 +29,7 @@ from anatogen.evaluation.sections import (
     scans_section,
 )
 from anatogen.generators.loading import load_bundle
+from anatogen.report.numbers import times
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
 from anatogen.report.verdicts import Answer
@@ -243,6 +244,6 @@ def _identical_row(real: ScanSet, synthetic: ScanSet, train: ScanSet | None) -> 
 
 
 def _summary(real: ScanSet) -> str:
-    shape = " × ".join(map(str, real.grid.shape))
-    spacing = " × ".join(f"{step:.3g}" for step in real.grid.spacing_mm)
+    shape = times(real.grid.shape, "×")
+    spacing = times(real.grid.spacing_mm, "×")
     return f"{real.modality}, {shape} voxels of {spacing} mm."

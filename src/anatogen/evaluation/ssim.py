@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from anatogen.io.geometry import triple
+from anatogen.report.numbers import times
+
 Triple = tuple[int, int, int]
 
 WINDOW = 11
@@ -38,7 +41,7 @@ class Scales:
     weights: tuple[float, ...]
 
     def __str__(self) -> str:
-        sizes = ", ".join(" x ".join(map(str, shape)) for shape in self.shapes)
+        sizes = ", ".join(times(shape) for shape in self.shapes)
         weights = ", ".join(f"{weight:.3f}" for weight in self.weights)
         noun = "scale" if len(self.shapes) == 1 else "scales"
         return (
@@ -138,7 +141,7 @@ def ms_ssim(
     Raises:
         ValueError: If shapes differ, no scale fits, or the mask is 0 wherever windows fit.
     """
-    scales = choose_scales(_triple(x)) if scales is None else scales
+    scales = choose_scales(triple(x.shape[1:])) if scales is None else scales
     _check(x, y, scales.window)
     kernel = gaussian(scales.window, scales.sigma)
     weights = None if mask is None else mask.to(x.dtype)[None]
@@ -177,7 +180,7 @@ def reference_compatible_ms_ssim(x: Tensor, y: Tensor) -> Tensor:
         ValueError: If shapes differ or a side has less than 2 voxels.
     """
     _check(x, y, 2)
-    num_scales = num_reference_scales(_triple(x))
+    num_scales = num_reference_scales(triple(x.shape[1:]))
     kernel = gaussian(2 * _REFERENCE_RADIUS + 1, SIGMA)
     contrasts, similarity = [], x.new_ones(len(x))
     for level in range(num_scales):
@@ -242,7 +245,7 @@ def _mirrored(size: int, radius: int) -> Tensor:
 
 def _halved(x: Tensor, shape: Triple) -> Tensor:
     """Means of neighbouring voxels along the axes that are shorter in `shape`."""
-    factors = [2 if old > new else 1 for old, new in zip(_triple(x), shape, strict=True)]
+    factors = [2 if old > new else 1 for old, new in zip(triple(x.shape[1:]), shape, strict=True)]
     return functional.avg_pool3d(x[:, None], factors, ceil_mode=True)[:, 0]
 
 
@@ -272,7 +275,3 @@ def _check(x: Tensor, y: Tensor, window: int) -> None:
         )
     if min(x.shape[1:]) < window:
         raise ValueError(f"a window of {window} voxels does not fit into {tuple(x.shape[1:])}")
-
-
-def _triple(x: Tensor) -> Triple:
-    return x.shape[1], x.shape[2], x.shape[3]

@@ -1,6 +1,6 @@
 """The decisions of a plan: what each sets, and the line that tells why, in one table."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, unique
 from typing import Any
@@ -119,8 +119,3 @@ class Decision:
 
     def __str__(self) -> str:
         return self.why.value.format(**self.facts)
-
-
-def times(values: Iterable[float]) -> str:
-    """Numbers as "1 x 2 x 3", with four digits."""
-    return " x ".join(f"{value:.4g}" for value in values)

@@ -20,7 +20,7 @@ from anatogen.dataset.selection import require_scans
 from anatogen.dataset.survey import UsableScan, survey_folder, usable_scans
 from anatogen.dataset.workers import Workers
 from anatogen.io.archives import scans_folder
-from anatogen.io.geometry import body_axes, centred_affine, slice_plane
+from anatogen.io.geometry import body_axes, centred_affine, slice_plane, triple
 
 # Scans whose voxels are read, evenly chosen: medians of more would hardly differ.
 MAX_MEASURED = 200
@@ -227,9 +227,5 @@ def mirror_likeness(postures: Sequence[npt.NDArray[np.float16]]) -> tuple[float,
 
 def _spread(values: npt.NDArray[np.float64]) -> Spread:
     # Four digits of a millimetre hide the noise of float32 affines.
-    low, median, high = np.round(np.percentile(values, (5, 50, 95), axis=0), 4)
-    return Spread(low=_triple(low), median=_triple(median), high=_triple(high))
-
-
-def _triple(values: npt.NDArray[np.float64] | Sequence[float]) -> Triple:
-    return float(values[0]), float(values[1]), float(values[2])
+    low, median, high = np.round(np.percentile(values, (5, 50, 95), axis=0), 4).tolist()
+    return Spread(low=triple(low), median=triple(median), high=triple(high))

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from anatogen.dataset.common_grid import SHAPE_MULTIPLE
+from anatogen.dataset.common_grid import SHAPE_MULTIPLE, each_axis
 from anatogen.dataset.manifest import Grid
-from anatogen.io.geometry import centred_affine
-from anatogen.planning.decisions import Decision, Why, times
+from anatogen.io.geometry import centred_affine, triple
+from anatogen.planning.decisions import Decision, Why
 from anatogen.planning.fingerprint import Fingerprint
+from anatogen.report.numbers import times
 
 Triple = tuple[float, float, float]
 
@@ -63,7 +64,11 @@ def choose_grid(
         why = Why.SPACING_ALIKE if is_alike else Why.SPACING_THICK
     else:
         why = Why.COARSER_ALIKE if is_alike else Why.COARSER_THICK
-    facts = {"spacing": times(grid.spacing_mm), "native": times(native), "limits": " and ".join(exceeded)}
+    facts = {
+        "spacing": times(grid.spacing_mm),
+        "native": times(native),
+        "limits": " and ".join(exceeded),
+    }
     spacing_decision = Decision(why, facts, {"spacing_mm": list(grid.spacing_mm)})
     facts = {"shape": times(grid.shape), "multiple": SHAPE_MULTIPLE}
     values: dict[str, Any] = {"shape": list(grid.shape)}
@@ -87,18 +92,18 @@ def grid_of(extent_mm: Triple, spacing_mm: Triple, orientation: str) -> Grid:
 def coarser(spacing_mm: Triple) -> Triple:
     """The next coarser spacing: the finest axes first, until all are alike."""
     target = _COARSENING * min(spacing_mm)
-    return triple([float(f"{max(step, target):.3g}") for step in spacing_mm])
+    return triple(float(f"{max(step, target):.3g}") for step in spacing_mm)
 
 
 def _given_grid(fingerprint: Fingerprint, given: Mapping[str, Any], orientation: str) -> Grid:
     d, h, w = (int(size) for size in given["shape"])
     if given.get("spacing_mm") is not None:
-        spacing = triple(given["spacing_mm"])
+        spacing = each_axis(given["spacing_mm"])
     elif given.get("fit") == "resize":
         field = np.array(fingerprint.field_mm.median)
         if given.get("cube"):
             field = np.full(3, field.max())
-        spacing = triple(np.round(field / (d, h, w), 4))
+        spacing = triple(np.round(field / (d, h, w), 4).tolist())
     else:
         spacing = fingerprint.spacing_mm.median
     return _grid((d, h, w), spacing, orientation)
@@ -111,17 +116,17 @@ def _extent(fingerprint: Fingerprint, given: Mapping[str, Any]) -> tuple[Triple,
     air = 1 - float(np.prod(body) / np.prod(field))
     is_settled = "center" in given or given.get("region", "scan") != "scan" or given.get("fit") == "resize"
     if is_settled or air < _WORTH_CROPPING:
-        return triple(field), None
-    return triple(body), air
+        return triple(field.tolist()), None
+    return triple(body.tolist()), air
 
 
 def _native_spacing(fingerprint: Fingerprint, given: Mapping[str, Any]) -> Triple:
     if given.get("spacing_mm") is not None:
-        return triple(given["spacing_mm"])
+        return each_axis(given["spacing_mm"])
     spacing = np.array(fingerprint.spacing_mm.median)
     if _is_isotropic(fingerprint):
         spacing = np.full(3, float(np.prod(spacing) ** (1 / 3)))
-    return triple([float(f"{step:.3g}") for step in spacing])
+    return triple(float(f"{step:.3g}") for step in spacing)
 
 
 def _is_isotropic(fingerprint: Fingerprint) -> bool:
@@ -132,10 +137,3 @@ def _grid(shape: tuple[int, int, int], spacing_mm: Triple, orientation: str) -> 
     codes = "SPL" if orientation == "auto" else orientation
     affine = centred_affine(codes, shape, spacing_mm)
     return Grid(shape=shape, spacing_mm=spacing_mm, affine=affine.tolist())
-
-
-def triple(values: Any) -> Triple:
-    """Three numbers, of three or of one for all axes."""
-    if isinstance(values, int | float):
-        return float(values), float(values), float(values)
-    return float(values[0]), float(values[1]), float(values[2])

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from anatogen.dataset.manifest import Grid
 from anatogen.models.denoiser import halving_strides
 from anatogen.models.vqgan import latent_shape
-from anatogen.planning.decisions import Decision, Why, times
+from anatogen.planning.decisions import Decision, Why
+from anatogen.report.numbers import times
 
 # By ablation (docs/decisions/0007), on a grid whose shortest latent axis has 5 cells.
 _COMPRESSION = 8

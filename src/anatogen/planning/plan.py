@@ -22,7 +22,6 @@ from anatogen.dataset.manifest import MANIFEST_NAME, Grid
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes import recipe_named
 from anatogen.io.geometry import centred_affine
-from anatogen.planning.decisions import times
 from anatogen.planning.fingerprint import Fingerprint, take_fingerprint
 from anatogen.planning.rules import (
     STAGE_SHARES,
@@ -32,7 +31,7 @@ from anatogen.planning.rules import (
     num_training_scans,
     settings_of,
 )
-from anatogen.report.numbers import duration_text
+from anatogen.report.numbers import duration_text, times
 from anatogen.report.progress import shown_progress
 from anatogen.training.cost.estimate import StageEstimate, estimate_stage
 from anatogen.training.cost.memory import peak_memory_gb

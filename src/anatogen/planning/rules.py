@@ -15,10 +15,11 @@ from anatogen.config.resolving import merged, resolve
 from anatogen.config.settings import Settings
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Grid
-from anatogen.planning.decisions import Decision, Why, times
+from anatogen.planning.decisions import Decision, Why
 from anatogen.planning.fingerprint import Fingerprint
 from anatogen.planning.grid_rules import MAX_VOXELS, choose_grid, coarser, grid_of
 from anatogen.planning.network_rules import choose_networks
+from anatogen.report.numbers import times
 
 # What a stage takes: (stage, settings, grid) -> GB at its peak, or seconds of a step.
 Cost = Callable[[str, Settings, Grid], float]

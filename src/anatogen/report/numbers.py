@@ -1,6 +1,6 @@
 """Numbers as texts: one way to write each kind, in tables, sentences and on the terminal."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 MISSING = "–"
 
@@ -45,6 +45,16 @@ def interval_text(
 def p_text(p: float) -> str:
     """A p-value with its sign: "p < 0.001", "p = 0.012", "p = 0.34"."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
+
+
+def times(values: Iterable[float], sign: str = "x") -> str:
+    """Sizes or spacings along several axes with up to four digits each, "32 x 256 x 256".
+
+    Args:
+        values: One for each axis.
+        sign: Between them; "×" on a page.
+    """
+    return f" {sign} ".join(f"{value:.4g}" for value in values)
 
 
 def duration_text(seconds: float) -> str:

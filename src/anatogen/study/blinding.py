@@ -23,6 +23,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from anatogen.dataset.manifest import Intensity
+from anatogen.report.numbers import times
 
 MR_LEVELS = 256
 # Of each MR scan's voxels, at either end; more where a scan has more that were clipped before.
@@ -65,9 +66,7 @@ class Blinding:
     clears_background: bool
 
     def __str__(self) -> str:
-        kept, whole = (
-            " x ".join(map(str, sizes)) for sizes in ([p.stop - p.start for p in self.box], self.shape)
-        )
+        kept, whole = (times(sizes) for sizes in ([p.stop - p.start for p in self.box], self.shape))
         floor = f", made black the lowest {self.floor:.0%} of the range" if self.floor else ""
         cleared = " and all of the dark background" if self.clears_background else ""
         part = f"all {whole}" if kept == whole else f"{kept} of {whole}"

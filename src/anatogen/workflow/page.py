@@ -11,7 +11,7 @@ import numpy as np
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.io.nifti import read_nifti
 from anatogen.report.figures import planes_figure
-from anatogen.report.numbers import duration_text
+from anatogen.report.numbers import duration_text, times
 from anatogen.report.page import data_url, write_page
 from anatogen.workflow.request import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, RunRequest
 
@@ -74,8 +74,8 @@ def _counts(request: RunRequest) -> dict[str, str]:
     manifest = load_manifest(request.folder("prepare"))
     counts = {f"{split} scans": str(len(manifest.split(split))) for split in Split if manifest.split(split)}
     return counts | {
-        "voxels": " × ".join(map(str, manifest.grid.shape)),
-        "mm": " × ".join(f"{step:.3g}" for step in manifest.grid.spacing_mm),
+        "voxels": times(manifest.grid.shape, "×"),
+        "mm": times(manifest.grid.spacing_mm, "×"),
     }
 
 
