@@ -19,8 +19,9 @@ from anatogen.core.errors import UserError
 from anatogen.dataset.discover import Source
 from anatogen.dataset.prepare import PrepareConfig, prepare
 from anatogen.dataset.records import RecordTask, ScanRecord, record_scan
-from anatogen.doctor.diagnosis import Diagnosis, Finding, far_from_median
+from anatogen.doctor.diagnosis import Diagnosis, Finding
 from anatogen.doctor.examine import as_json, examine
+from anatogen.doctor.rules.outliers import far_from_median
 from anatogen.io.dicom.writing import write_dicom
 from anatogen.io.nifti import write_nifti
 from anatogen.io.npy import write_npy
@@ -227,7 +228,11 @@ def test_masks_that_a_recipe_uses_are_its_own_to_pair(tmp_path: Path) -> None:
         place = f"sub-{seed}/anat/sub-{seed}"
         write_nifti(scan(seed), bids / f"{place}_T1w.nii.gz")
         write_nifti(labels(scan(seed)), bids / "derivatives" / "manual" / f"{place}_dseg.nii.gz")
-    assert "label_maps" in found(bids)
+    masks = found(bids)["masks"]
+    assert (masks.option, masks.alternative) == (
+        "--recipe folder_with_masks",
+        "'exclude=[\"*_dseg.nii.gz\"]'",
+    )
     assert found(bids, "recipe=folder_with_masks") == {}
     write_dicom(scan(0), duke / "Breast_MRI_001", "MR", uid_from="a", patient_id="Breast_MRI_001")
     edit(duke / "Breast_MRI_001", lambda dataset, _: setattr(dataset, "SeriesDescription", "ax t1"))
@@ -248,6 +253,25 @@ def test_a_mask_off_the_grid_is_found_with_its_recipe(tmp_path: Path) -> None:
     findings = found(tmp_path, "recipe=folder_with_masks")
     assert set(findings) == {"mask_grid"}
     assert findings["mask_grid"].names == ("c1.nii.gz", "c1_seg.nii.gz")
+
+
+def test_scans_that_their_masks_make_unusable_are_those_that_prepare_leaves_out(tmp_path: Path) -> None:
+    folder = tmp_path / "scans"
+    for seed in range(4):
+        write_nifti(scan(seed), folder / "imagesTr" / f"{seed}.nii.gz")
+        write_nifti(labels(scan(seed)), folder / "labelsTr" / f"{seed}.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"0": "background", "1": "organ"}}))
+    write_nifti(Volume(3 * labels(scan(1)).array, scan(1).affine), folder / "labelsTr" / "1.nii.gz")
+    write_nifti(Volume(labels(scan(2)).array[1:], scan(2).affine), folder / "labelsTr" / "2.nii.gz")
+    write_nifti(Volume(labels(scan(3)).array / 2, scan(3).affine), folder / "labelsTr" / "3.nii.gz")
+    config = PrepareConfig(recipe="folder_with_masks")
+    diagnosis = examine(folder, config, workers=1, progress=False)
+    summary = prepare(folder, tmp_path / "data", config, workers=1, progress=False)
+    images = [f"imagesTr/{seed}.nii.gz" for seed in range(4)]
+    assert [scan.name for scan in diagnosis.facts.usable] == images[:1]
+    assert [scan.name for scan in summary.left_out] == images[1:]
+    findings = {finding.title: finding.names for finding in diagnosis.findings if finding.code != "few_scans"}
+    assert sorted(names[0] for names in findings.values()) == [images[1], images[2], "labelsTr/3.nii.gz"]
 
 
 def test_what_a_recipe_leaves_out_is_told_with_its_reason(tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def test_values_of_another_modality_are_refused_as_prepare_does(tmp_path, modali
     array = np.random.default_rng(0).uniform(*values, (16, 16, 16)).astype(np.float32)
     array.flat[:2] = values
     write_nifti(Volume(array, np.eye(4)), tmp_path / "p.nii.gz")
-    (source,), _, _ = discover(tmp_path, map)
+    (source,), _, _ = discover(tmp_path)
     known = description(intensity=Intensity(modality=modality, low=-100, high=200), told_modality=told)
     if fits:
         assert _read(source, known).array.shape == array.shape
@@ -275,7 +275,7 @@ def test_values_of_another_modality_are_refused_as_prepare_does(tmp_path, modali
 def test_a_label_map_is_named_as_one_whatever_the_modality(tmp_path):
     _, mask = balls(0)
     write_nifti(mask, tmp_path / "p.nii.gz")
-    (source,), _, _ = discover(tmp_path, map)
+    (source,), _, _ = discover(tmp_path)
     with pytest.raises(ScanError, match="looks like a label map"):
         _read(source, description(intensity=Intensity(modality="CT", low=-100, high=200)))
 

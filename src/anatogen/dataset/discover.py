@@ -61,17 +61,20 @@ class _Damaged:
 
 
 _Class = DicomHeader | _Damaged | None
+# What a folder lacks that holds no scans.
+NO_SCANS = "no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series"
+
 Mapper = Callable[[Callable[[Path], _Class], Sequence[Path]], Iterable[_Class]]
 
 
 def discover(
-    folder: Path, mapper: Mapper, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
+    folder: Path, mapper: Mapper = map, include: Sequence[str] = ("*",), exclude: Sequence[str] = ()
 ) -> tuple[list[Source], list[LeftOut], int]:
     """Finds every scan below a folder, in order of name; hidden files and folders are not looked at.
 
     Args:
         folder: Where the scans are, nested as they like, formats mixed.
-        mapper: Applies a function to many files in order, e.g. in parallel.
+        mapper: Applies a function to many files in order, e.g. in parallel; default one after the other.
         include: A scan counts if its name, or that of any of its files, matches one of these (as `fnmatch`:
             "*" matches "/" too).
         exclude: It does not if one matches one of these.

@@ -7,7 +7,7 @@ for a shift.
 
 On 216 hippocampi of different patients (one organ, cropped and aligned: as alike as patients get) the
 likest pair reaches 0.83; copies with noise, another window or gamma, resampled or shifted by a voxel in
-three axes at least 0.89 (`tests/data/test_likeness.py`).
+three axes at least 0.89 (`tests/dataset/test_near_duplicates.py`).
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from anatogen.core.errors import UserError
@@ -26,7 +26,7 @@ RUN_NAME = "prepare.json"
 
 @dataclass(frozen=True)
 class PrepareSummary:
-    """What a preparation came to.
+    """Result of a preparation.
 
     Attributes:
         folder: The prepared dataset.
@@ -43,15 +43,15 @@ class PrepareSummary:
     num_ignored: int
     decisions: tuple[str, ...]
     was_complete: bool = False
-    num_cases: dict[str, int] = field(init=False)
 
-    def __post_init__(self) -> None:
-        counts = {str(split): len(self.manifest.split(split)) for split in Split}
-        object.__setattr__(self, "num_cases", counts)
+    @property
+    def num_cases(self) -> dict[str, int]:
+        """How many cases each split has."""
+        return {str(split): len(self.manifest.split(split)) for split in Split}
 
 
 def check_folders(scans: Path, out: Path) -> None:
-    """Lets a folder pass that is new, empty, or made by `prepare`, whole or not.
+    """Checks that a folder is new, empty, or made by `prepare`, whole or not.
 
     Raises:
         UserError: If `out` holds anything else or lies inside `scans`, or `scans` is no folder or archive.

@@ -263,7 +263,7 @@ def _measured(task: RecordTask, volume: Volume, key: str, digest: str, mask: Vol
 
 
 def _told_modality(task: RecordTask) -> str:
-    """ "CT" or "MR" as settings or DICOM tell, else "auto": other scans are not known here."""
+    """Modality "CT" or "MR" as settings or DICOM tell, else "auto": other scans are not known here."""
     told = task.source.modality if task.config.modality == "auto" else task.config.modality
     return told if told in ("CT", "MR") else "auto"
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.files import sha256_json
-from anatogen.dataset.discover import Source, discover
+from anatogen.dataset.discover import NO_SCANS, Source, discover
 from anatogen.dataset.manifest import MANIFEST_NAME, Grid, Intensity, Split, load_manifest
 from anatogen.dataset.measures import looks_like_ct, own_window
 from anatogen.dataset.prepare_config import PrepareConfig
@@ -199,14 +199,11 @@ def _prepared(folder: Path, split: Split | None, role: str, indices: Sequence[in
 
 
 def _sources(folder: Path, role: str) -> list[Source]:
-    sources, left_out, _ = discover(folder, lambda function, files: map(function, files))
+    sources, left_out, _ = discover(folder)
     if left_out:
         raise UserError(f"{role} scans: {folder / left_out[0].name}: {left_out[0].reason}")
     if not sources:
-        raise UserError(
-            f"{role} scans: {folder} holds no scans: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or "
-            "DICOM series"
-        )
+        raise UserError(f"{role} scans: {folder} holds no scans: {NO_SCANS}")
     return list(sources)
 
 

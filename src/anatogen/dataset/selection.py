@@ -1,6 +1,6 @@
 """Which scans of a download are prepared, whose they are, and where the provider wants them.
 
-discover -> the recipe's own choice -> what the user narrows it to -> inspection
+discover -> the recipe's own choice -> what the user narrows it to
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from anatogen.core.errors import UserError
 from anatogen.core.reasons import Reason
-from anatogen.dataset.discover import LeftOut, Source
+from anatogen.dataset.discover import NO_SCANS, LeftOut, Source
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.patients import identify
 from anatogen.dataset.prepare_config import PrepareConfig
@@ -132,7 +132,7 @@ def _safe_value(key: str, value: str | float) -> str | float:
 def require_scans(
     accepted: Sequence[object], left_out: Sequence[LeftOut], scans: Path, narrowed: bool
 ) -> None:
-    """Lets a folder pass of which some scan can be used.
+    """Checks that some scan of a folder can be used.
 
     Args:
         accepted: The scans that can.
@@ -151,6 +151,4 @@ def require_scans(
             f"{left_out[0].name}: {left_out[0].reason}"
         )
     passed = " that include and exclude let pass" if narrowed else ""
-    raise UserError(
-        f"{scans} holds no scans{passed}: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series"
-    )
+    raise UserError(f"{scans} holds no scans{passed}: {NO_SCANS}")

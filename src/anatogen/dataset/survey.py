@@ -123,23 +123,33 @@ def usable_scans(
     usable, left_out = [], []
     for scan, (record, mask) in zip(scans, records, strict=True):
         if isinstance(record, RefusedRecord):
-            refusal: Refusal | None = record.refusal
-        elif isinstance(mask, RefusedRecord):
-            refusal = mask.refusal
-        else:
-            refusal = _mask_refusal(record, mask, selection, config)
-            if refusal is None:
-                usable.append(UsableScan(scan, record, mask))
-        if refusal is not None:
+            left_out.append(LeftOut(scan.source.name, record.refusal))
+        elif (refusal := mask_refusal(record, mask, selection, config)) is not None:
             left_out.append(LeftOut(scan.source.name, refusal))
+        else:
+            assert not isinstance(mask, RefusedRecord)
+            usable.append(UsableScan(scan, record, mask))
     return usable, left_out
 
 
-def _mask_refusal(
-    record: ScanRecord, mask: MaskRecord | None, selection: Selection, config: PrepareConfig
+def mask_refusal(
+    record: ScanRecord | RefusedRecord,
+    mask: MaskRecord | RefusedRecord | None,
+    selection: Selection,
+    config: PrepareConfig,
 ) -> Refusal | None:
-    if mask is None:
+    """Why a scan can't be used with its mask; None where it can, and for a scan that can't be used anyway.
+
+    Args:
+        record: Of the scan.
+        mask: Record of its mask, if it has one.
+        selection: Names the labels that masks may hold.
+        config: Says whether the mask has to lie on the scan's grid.
+    """
+    if isinstance(record, RefusedRecord) or mask is None:
         return None
+    if isinstance(mask, RefusedRecord):
+        return mask.refusal
     unknown = label_refusal(mask.labels, selection.labels) if selection.labels else None
     # Masks of breasts only tell where to cut.
     if unknown is not None or config.region == "breasts":

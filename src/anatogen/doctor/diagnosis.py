@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.dataset.discover import LeftOut, Source
-from anatogen.dataset.mask_names import MaskNames, match_masks
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.records import MaskRecord, RefusedRecord, ScanRecord
 from anatogen.doctor.headers import Header
@@ -123,6 +122,23 @@ class Alike:
 
 
 @dataclass(frozen=True)
+class Masks:
+    """Which scans are masks, by name.
+
+    Attributes:
+        pairs: Each image that has a mask, and its mask.
+        masks: All masks.
+        images_without: Images without a mask, where others have one.
+        masks_without: Masks without an image.
+    """
+
+    pairs: tuple[tuple[str, str], ...] = ()
+    masks: frozenset[str] = frozenset()
+    images_without: tuple[str, ...] = ()
+    masks_without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Facts:
     """All that was gathered.
 
@@ -130,7 +146,8 @@ class Facts:
         scans: Every scan that was found, label maps too, in order of name.
         damaged: Files that could not even be told to be scans.
         left_out: What the recipe, or with it the patient table or pattern, has a reason to leave out.
-        told_masks: Masks and their images where a recipe pairs them; None where names do.
+        by_mask: Images that can't be used because of their masks.
+        masks: As the recipe pairs them, or for any folder's images as `folder_with_masks` would.
         num_other_files: Files that are no scans, or are not included.
         num_pictures: Files that are photographs or screenshots by their ending.
         alike: Pairs of near-duplicates.
@@ -141,7 +158,8 @@ class Facts:
     scans: tuple[ScanFacts, ...]
     damaged: tuple[LeftOut, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
-    told_masks: MaskNames | None = None
+    by_mask: tuple[LeftOut, ...] = ()
+    masks: Masks = Masks()
     num_other_files: int = 0
     num_pictures: int = 0
     alike: tuple[Alike, ...] = ()
@@ -152,13 +170,6 @@ class Facts:
     def by_name(self) -> dict[str, ScanFacts]:
         """Each scan by its relative path."""
         return {scan.name: scan for scan in self.scans}
-
-    @cached_property
-    def masks(self) -> MaskNames:
-        """Masks and their images."""
-        if self.told_masks is not None:
-            return self.told_masks
-        return match_masks(self.by_name, [scan.name for scan in self.scans if (scan.num_labels or 0) > 1])
 
     @cached_property
     def images(self) -> tuple[ScanFacts, ...]:
@@ -175,7 +186,10 @@ class Facts:
         """Scans that `prepare` can take, as far as they were looked at."""
         if not self.looked_at_pixels:
             return self.images
-        return tuple(scan for scan in self.images if isinstance(scan.record, ScanRecord))
+        by_mask = {scan.name for scan in self.by_mask}
+        return tuple(
+            scan for scan in self.images if isinstance(scan.record, ScanRecord) and scan.name not in by_mask
+        )
 
     def measured(self) -> Iterator[tuple[ScanFacts, ScanRecord]]:
         """Usable scans with their measurements."""
@@ -222,22 +236,6 @@ class Diagnosis:
     def is_usable(self) -> bool:
         """Whether `prepare` would make a dataset."""
         return bool(self.facts.usable)
-
-
-def far_from_median(values: npt.NDArray[np.float64], factor: float) -> npt.NDArray[np.bool_]:
-    """Which positive values lie far from the others: by more than a factor, and rarely for their spread.
-
-    Both are asked for: 3.5 robust standard deviations (Iglewicz and Hoaglin 1993) mean nothing where nearly
-    all values are equal, and a factor means nothing where values spread that much anyway.
-
-    Args:
-        values: (N,), positive.
-        factor: Above 1.
-    """
-    logs = np.log(values)
-    distance = np.abs(logs - np.median(logs))
-    spread = 1.4826 * float(np.median(distance))
-    return np.asarray((distance > np.log(factor)) & (distance > 3.5 * spread))
 
 
 def exclude(facts: Facts, names: Iterable[str]) -> str:

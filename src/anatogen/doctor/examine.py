@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 
 from anatogen.core.errors import UserError
+from anatogen.core.reasons import Reason
 from anatogen.dataset.common_grid import oriented
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.manifest import MANIFEST_NAME
-from anatogen.dataset.mask_names import MaskNames
 from anatogen.dataset.near_duplicates import THRESHOLD, PairTask, compare_pair, likely_pairs
 from anatogen.dataset.prepare_config import PrepareConfig
+from anatogen.dataset.recipes import folder_with_masks
+from anatogen.dataset.recipes.folder_with_masks import is_mask
+from anatogen.dataset.recipes.recipe import Selection
 from anatogen.dataset.records import RefusedRecord, ScanRecord, description_path, float16_cube, load_picture
-from anatogen.dataset.survey import Survey, record_scans, survey_folder
+from anatogen.dataset.survey import Survey, mask_refusal, record_scans, survey_folder
 from anatogen.dataset.workers import Workers
-from anatogen.doctor.diagnosis import Alike, Diagnosis, Facts, Record, ScanFacts, Shown
+from anatogen.doctor.diagnosis import Alike, Diagnosis, Facts, Masks, Record, ScanFacts, Shown
 from anatogen.doctor.headers import read_scan_header
 from anatogen.doctor.rules import conclude
 from anatogen.doctor.rules.outliers import outliers
@@ -82,15 +85,13 @@ def gather(survey: Survey, config: PrepareConfig, records: Path | None, pool: Wo
         pool: Does the work.
     """
     chosen = survey.selection.scans
-    told_masks = None
     left_out: tuple[LeftOut, ...] = ()
+    by_mask: list[LeftOut] = []
     if config.recipe == "folder":
         pairs: list[tuple[Source, Source | None]] = [(source, None) for source in survey.sources]
     else:
         # What a recipe has no interest in is not the user's to mend; what it has a reason against is.
         pairs = [(scan.source, scan.mask) for scan in chosen]
-        names = tuple((scan.source.name, scan.mask.name) for scan in chosen if scan.mask is not None)
-        told_masks = MaskNames(names, frozenset(mask for _, mask in names), (), ())
         left_out = survey.selection.left_out
     sources = {source.name: source for pair in pairs for source in pair if source is not None}
     found: dict[str, Record | None] = {}
@@ -101,6 +102,8 @@ def gather(survey: Survey, config: PrepareConfig, records: Path | None, pool: Wo
             found[source.name] = record
             if mask is not None:
                 found[mask.name] = mask_record
+                refusal = mask_refusal(record, mask_record, survey.selection, config)
+                by_mask += [LeftOut(source.name, refusal)] if refusal is not None else []
     patients = {scan.source.name: scan.patient for scan in chosen}
     headers = pool.map(read_scan_header, list(sources.values()), list(sources), "Headers")
     facts = [
@@ -111,13 +114,38 @@ def gather(survey: Survey, config: PrepareConfig, records: Path | None, pool: Wo
         tuple(sorted(facts, key=lambda scan: scan.name)),
         damaged=survey.damaged,
         left_out=left_out,
-        told_masks=told_masks,
+        by_mask=tuple(by_mask),
+        masks=_find_masks(survey, config, facts),
         num_other_files=survey.num_ignored,
         num_pictures=_count_pictures(survey.folder),
         alike=() if records is None else _find_alike(facts, records, pool),
         config=config,
         looked_at_pixels=records is not None,
     )
+
+
+def _find_masks(survey: Survey, config: PrepareConfig, facts: Iterable[ScanFacts]) -> Masks:
+    """Masks by the recipe, or for any folder those that another recipe would see, and what holds labels."""
+    if config.recipe != "folder":
+        pairs = _pairs(survey.selection)
+        return Masks(pairs, frozenset(mask for _, mask in pairs))
+    masks = {scan.name for scan in facts if is_mask(scan.name) or (scan.num_labels or 0) > 1}
+    try:
+        selection = folder_with_masks.select(survey.folder, survey.sources)
+    except UserError:  # no image has one
+        return Masks((), frozenset(masks), (), tuple(sorted(masks)))
+    pairs = _pairs(selection)
+    alone = sorted(scan.name for scan in selection.left_out if scan.refusal.reason is Reason.NO_MASK)
+    return Masks(
+        pairs,
+        frozenset(masks),
+        tuple(name for name in alone if name not in masks),
+        tuple(sorted(masks - {mask for _, mask in pairs})),
+    )
+
+
+def _pairs(selection: Selection) -> tuple[tuple[str, str], ...]:
+    return tuple((scan.source.name, scan.mask.name) for scan in selection.scans if scan.mask is not None)
 
 
 def _find_alike(facts: Iterable[ScanFacts], records: Path, pool: Workers) -> tuple[Alike, ...]:

@@ -21,7 +21,7 @@ MOST_EXAMPLES = 5
 
 
 def check_out(scans: Path, out: Path) -> None:
-    """Lets a folder pass that the page can go into.
+    """Checks that the page can go into a folder.
 
     Raises:
         UserError: If it is a file, or lies inside the folder of scans, which is left as it is.

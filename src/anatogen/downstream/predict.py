@@ -14,7 +14,7 @@ from anatogen.core.files import write_json
 from anatogen.core.reasons import Reason
 from anatogen.dataset.common_grid import other_modality
 from anatogen.dataset.conversion import to_grid
-from anatogen.dataset.discover import LeftOut, Source, discover
+from anatogen.dataset.discover import NO_SCANS, LeftOut, Source, discover
 from anatogen.dataset.manifest import Intensity
 from anatogen.dataset.measures import count_labels, own_window
 from anatogen.dataset.reading import read_source
@@ -65,11 +65,9 @@ def predict(
     if not scans.is_dir():
         raise UserError(f"{scans} is not a folder: name a folder of scans")
     found.network.to(place)
-    sources, left_out, _ = discover(scans, lambda function, files: map(function, files))
+    sources, left_out, _ = discover(scans)
     if not sources:
-        raise UserError(
-            f"{scans} holds no scans: no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series"
-        )
+        raise UserError(f"{scans} holds no scans: {NO_SCANS}")
     names = mask_names(sources)
     _claim_folder(out, scans, names, found.description.weights_sha256)
     for number, (source, name) in enumerate(zip(sources, names, strict=True)):

@@ -33,7 +33,7 @@ from anatogen.io.volume import Volume
 
 
 def chosen(recipe: Recipe, download: Path) -> Selection:
-    sources, _, _ = discover(download, lambda function, files: map(function, files))
+    sources, _, _ = discover(download)
     return recipe.select(download, sources)
 
 

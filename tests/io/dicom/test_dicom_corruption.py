@@ -322,7 +322,7 @@ def _within(offsets: np.ndarray, fields: list[tuple[int, int]]) -> bool:
 
 def ways_to_read(base: Base, name: str) -> list[Callable[[], Volume]]:
     def discovered() -> Volume:
-        sources, left_out, _ = discover(base.folder, lambda function, files: map(function, files))
+        sources, left_out, _ = discover(base.folder)
         volumes, refusals = [], [scan.refusal for scan in left_out]
         for source in sources:
             try:

@@ -239,6 +239,6 @@ def test_each_enhanced_object_is_a_scan_of_its_own(one_file: Path) -> None:
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
     dataset.save_as(one_file.parent / "second.dcm")
     (one_file.parent / "third.dcm").write_bytes(one_file.read_bytes()[:900])
-    sources, left_out, _ = discover(one_file.parent, lambda function, files: map(function, files))
+    sources, left_out, _ = discover(one_file.parent)
     assert [source.name for source in sources] == ["second.dcm", "volume.dcm"]
     assert [scan.name for scan in left_out] == ["third.dcm"]

@@ -30,7 +30,7 @@ def edit(folder: Path, change: Callable[[Dataset, int], None], only: int | None 
 
 
 def look(folder: Path) -> tuple[list[Source], list[LeftOut]]:
-    sources, left_out, _ = discover(folder, lambda function, files: map(function, files))
+    sources, left_out, _ = discover(folder)
     return sources, left_out
 
 

@@ -13,6 +13,7 @@
 from and are not used. To train a generator on images alone, leave the recipe out.
 """
 
+import glob
 import json
 import re
 from collections import Counter
@@ -39,7 +40,9 @@ _FOLDERS: Mapping[str, tuple[bool, Split | None]] = {
     "labels": (True, None),
     "masks": (True, None),
 }
-_MASK_STEM = re.compile(r"(.+)[_-](?:seg|segmentation|mask|labels?)", re.IGNORECASE)
+_MASK_STEM = re.compile(
+    r"(.+)(?P<marked>[_-](?:d?seg|segmentation|mask|labels?|labelmap|roi|gt))", re.IGNORECASE
+)
 _CHANNEL_STEM = re.compile(r"(.+)_(\d{4})")
 _BIDS = re.compile(r"(?:.*/)?sub-[^/]+/(?:ses-[^/]+/)?anat/(?P<entities>sub-[^/]+)_(?P<suffix>[A-Za-z0-9]+)")
 _BIDS_MASKS = ("dseg", "mask")
@@ -106,7 +109,7 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
 
 def _folder_pairs(sources: Iterable[Source]) -> _Pairs:
     pairs = _Pairs({}, {}, {}, [])
-    placed = [(source, *_place(source)) for source in sources]
+    placed = [(source, *_place(source.name)) for source in sources]
     mask_keys = {key for _, key, is_mask, _ in placed if is_mask}
     channels: dict[_Key, dict[int, Source]] = {}
     for source, key, is_mask, split in placed:
@@ -133,9 +136,26 @@ def _folder_pairs(sources: Iterable[Source]) -> _Pairs:
     return pairs
 
 
-def _place(source: Source) -> tuple[_Key, bool, Split | None]:
+def is_mask(name: str) -> bool:
+    """Whether a relative path is that of a mask, in any of the layouts."""
+    return _place(name)[1] or _is_bids_mask(name)
+
+
+def mask_pattern(name: str) -> str:
+    """A glob pattern for a mask and those that are named alike, e.g. "labelsTr/*" or "*_seg.nii.gz"."""
+    parts = PurePosixPath(name).parts
+    for number, part in enumerate(parts[:-1]):
+        if _FOLDERS.get(part.lower(), (False, None))[0]:
+            # Whatever the folders above are called: one pattern for all patients.
+            return f"{part}/*" if number == 0 else f"*/{part}/*"
+    stem = _stem(parts[-1])
+    marked = _MASK_STEM.fullmatch(stem)
+    return f"*{marked['marked']}{parts[-1][len(stem) :]}" if marked else glob.escape(name)
+
+
+def _place(name: str) -> tuple[_Key, bool, Split | None]:
     """What a file shares with its partner, whether it is a mask, and the provider's split."""
-    path = PurePosixPath(source.name)
+    path = PurePosixPath(name)
     stem = _stem(path.name)
     marked = _MASK_STEM.fullmatch(stem)
     shared = marked.group(1) if marked else stem

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from anatogen.dataset.mask_names import mask_pattern
 from anatogen.dataset.masks import grid_refusal
+from anatogen.dataset.recipes.folder_with_masks import mask_pattern
 from anatogen.dataset.records import ScanRecord
 from anatogen.doctor.diagnosis import (
     Facts,
@@ -22,7 +22,7 @@ _KEEP = "--recipe folder_with_masks"
 def label_maps(facts: Facts) -> Iterator[Finding]:
     """Label maps among the scans, with or without an image."""
     names = tuple(sorted(facts.masks.masks))
-    if not names or facts.told_masks is not None:  # a recipe knows what to do with its masks
+    if not names or facts.config.recipe != "folder":  # a recipe knows what to do with its masks
         return
     patterns = exclude_patterns(facts, sorted({mask_pattern(name) for name in names}))
     paired = {mask for _, mask in facts.masks.pairs}
@@ -69,7 +69,7 @@ def unpaired(facts: Facts) -> Iterator[Finding]:
         yield Finding(
             "images_without_mask",
             Severity.WARNING,
-            f"{count_of(len(names), 'image')} without a mask, though others in the same place have one",
+            f"{count_of(len(names), 'image')} without a mask, though others have one",
             len(names),
             names,
             f"With {_KEEP} they are left out; without it masks do not matter.",

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
+import numpy.typing as npt
 
 from anatogen.doctor.diagnosis import (
     PLANE_NAMES,
@@ -11,7 +12,6 @@ from anatogen.doctor.diagnosis import (
     Finding,
     Severity,
     exclude,
-    far_from_median,
 )
 from anatogen.report.numbers import count_of
 
@@ -43,6 +43,22 @@ def outliers(facts: Facts) -> dict[str, list[str]]:
         for index in np.flatnonzero(far):
             found.setdefault(measured[index][0], []).append(what)
     return found
+
+
+def far_from_median(values: npt.NDArray[np.float64], factor: float) -> npt.NDArray[np.bool_]:
+    """Which positive values lie far from the others: by more than a factor, and rarely for their spread.
+
+    Both are asked for: 3.5 robust standard deviations (Iglewicz and Hoaglin 1993) mean nothing where nearly
+    all values are equal, and a factor means nothing where values spread that much anyway.
+
+    Args:
+        values: (N,), positive.
+        factor: Above 1.
+    """
+    logs = np.log(values)
+    distance = np.abs(logs - np.median(logs))
+    spread = 1.4826 * float(np.median(distance))
+    return np.asarray((distance > np.log(factor)) & (distance > 3.5 * spread))
 
 
 def orientations(facts: Facts) -> Iterator[Finding]:

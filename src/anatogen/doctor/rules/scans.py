@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
+from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut
 from anatogen.dataset.records import RefusedRecord
 from anatogen.doctor.diagnosis import (
@@ -96,7 +97,9 @@ def unreadable(facts: Facts) -> Iterator[Finding]:
         if isinstance(scan.record, RefusedRecord)
         and not (scan.num_labels or _is_flat(scan) or "localiser" in scan.header.hints)
     ]
-    yield from _by_reason("unreadable", [*failed, *facts.damaged])
+    # Masks that can't be read are among these, and those on another grid have a rule of their own.
+    unknown = [scan for scan in facts.by_mask if scan.refusal.reason is Reason.UNKNOWN_LABEL]
+    yield from _by_reason("unreadable", [*failed, *facts.damaged, *unknown])
 
 
 def left_out(facts: Facts) -> Iterator[Finding]:
