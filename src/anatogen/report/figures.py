@@ -189,7 +189,7 @@ def zoom_figure(
     save_figure(figure, path, dpi=140)
 
 
-def curves_figure(records: Sequence[Mapping[str, float]], path: Path, *, columns: int = 3) -> None:
+def curves_figure(records: Sequence[Mapping[str, float]], path: Path) -> None:
     """Draws every quantity of a training history against the step, raw values light, smoothed ones dark.
 
     Args:
@@ -197,7 +197,6 @@ def curves_figure(records: Sequence[Mapping[str, float]], path: Path, *, columns
             quantities; a record may lack some. Values that are not finite are left out. Quantities that
             stay positive and span more than a factor of 10 get a logarithmic axis.
         path: The PNG file, written atomically.
-        columns: Panels beside each other.
 
     Raises:
         ValueError: If no record holds a finite quantity.
@@ -207,7 +206,7 @@ def curves_figure(records: Sequence[Mapping[str, float]], path: Path, *, columns
     series = {name: values for name, values in series.items() if len(values[0])}
     if not series:
         raise ValueError("there is no curve to draw: no record holds a finite quantity beside its step")
-    columns = min(columns, len(series))
+    columns = min(3, len(series))
     lines = math.ceil(len(series) / columns)
     figure = new_figure(9, 2.2 * lines, "white")
     figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)

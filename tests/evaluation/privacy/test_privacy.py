@@ -132,7 +132,7 @@ def test_few_scans_get_a_note_with_the_number_that_would_do(cache, tmp_path):
 
 
 def test_what_would_make_an_audit_worthless_is_refused(tmp_path):
-    options = {"seed": 0, "out": tmp_path, "settings": SETTINGS}
+    options = {"seed": 0, "out": tmp_path, "cache": tmp_path, "settings": SETTINGS}
     mixed = scan_set("holdout", np.concatenate([HOLDOUT.arrays, TRAIN.arrays[:2]]))
     with pytest.raises(UserError, match="2 of 42 held-out scans lie among the training scans"):
         audit(TRAIN, mixed, FRESH, **options)

@@ -31,7 +31,6 @@ from anatogen.evaluation.privacy.copy_detector import (
 )
 from anatogen.evaluation.privacy.finding import PrivacyFinding, privacy_finding
 from anatogen.evaluation.privacy.membership import membership_rows
-from anatogen.evaluation.privacy.neighbours import RATE
 from anatogen.evaluation.privacy.rows import closest_rows, copies_rows, memorised_row, planted_rows, ratio_row
 from anatogen.generators.bundle import Bundle
 from anatogen.report.progress import Progress, silent
@@ -70,7 +69,7 @@ def audit(
     seed: int = 0,
     out: Path,
     progress: Progress = silent,
-    cache: Path | None = None,
+    cache: Path,
     settings: ContrastiveSettings = DEFAULT_SETTINGS,
     device: str | torch.device = "cpu",
 ) -> Audit:
@@ -84,7 +83,7 @@ def audit(
         seed: Random seed of everything.
         out: Folder for `audit.json`, the detector's files and the figure.
         progress: Called with (what, done, total).
-        cache: Folder of trained encoders; default `out`/cache.
+        cache: Folder of trained encoders.
         settings: Settings of the encoder.
         device: Device of the encoder.
 
@@ -94,7 +93,7 @@ def audit(
     check_inputs(train, holdout, synthetic, bundle)
     encoder = cached_encoder(
         train,
-        out / "cache" if cache is None else cache,
+        cache,
         seed=seed,
         settings=settings,
         device=device,
@@ -105,7 +104,7 @@ def audit(
     made = embeddings(encoder, synthetic.arrays, settings)
     to_train, null_to_train = made @ known.T, unseen @ known.T
     nearest, null = to_train.max(axis=1), null_to_train.max(axis=1)
-    threshold = neighbours.upper_threshold(null, RATE)
+    threshold = neighbours.upper_threshold(null)
     detector = CopyDetector(encoder, settings, known, threshold, train.grid)
 
     rows = [

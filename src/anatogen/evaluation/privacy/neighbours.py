@@ -14,8 +14,10 @@ from anatogen.report.intervals import Estimate, percentile_interval
 
 Values = npt.NDArray[np.floating]
 
+# Share of unseen scans that the threshold may flag.
 RATE = 0.05
 _NUM_DRAWS = 200
+_NUM_FOLDS = 5
 
 
 def binomial_estimate(successes: int, number: int) -> Estimate:
@@ -24,26 +26,25 @@ def binomial_estimate(successes: int, number: int) -> Estimate:
     return Estimate(successes / number, float(interval.low), float(interval.high))
 
 
-def upper_threshold(null: Values, rate: float = RATE) -> float:
-    """The value that a further draw from the null's distribution exceeds with probability `rate` at most.
+def upper_threshold(null: Values) -> float:
+    """The value that a further draw from the null's distribution exceeds with probability 0.05 at most.
 
-    The ceil((n + 1) (1 - rate))-th smallest value: for exchangeable draws the bound is exact at any n
-    (conformal prediction, Vovk et al. 2005). It tends to the percentile as n grows. Below 1 / rate - 1
+    The ceil(0.95 (n + 1))-th smallest value: for exchangeable draws the bound is exact at any n
+    (conformal prediction, Vovk et al. 2005). It tends to the percentile as n grows. Below 19
     values there is no such threshold, and the largest value is returned.
 
     Args:
         null: (n,), at least one value.
-        rate: In (0, 1).
     """
-    return float(np.sort(null)[_rank(len(null), rate) - 1])
+    return float(np.sort(null)[_rank(len(null)) - 1])
 
 
-def _rank(number: int, rate: float) -> int:
+def _rank(number: int) -> int:
     # Rounded, or 0.95 x 20 = 19.000000000000004 would ask for one more.
-    return min(math.ceil(round((number + 1) * (1 - rate), 9)), number)
+    return min(math.ceil(round((number + 1) * (1 - RATE), 9)), number)
 
 
-def exceedance_p_value(num_above: int, num_values: int, num_null: int, rate: float = RATE) -> float:
+def exceedance_p_value(num_above: int, num_values: int, num_null: int) -> float:
     """The chance that as many further draws from the null's distribution, or more, exceed its threshold.
 
     The k-th smallest of n values leaves a share of the distribution above it that is itself random, a
@@ -54,47 +55,43 @@ def exceedance_p_value(num_above: int, num_values: int, num_null: int, rate: flo
         num_above: Number of further draws above `upper_threshold` of the null.
         num_values: All of them.
         num_null: n, at least 1.
-        rate: Chance of exceeding the threshold.
     """
-    rank = _rank(num_null, rate)
+    rank = _rank(num_null)
     return float(betabinom(num_values, num_null + 1 - rank, rank).sf(num_above - 1))
 
 
-def share_above(values: Values, null: Values, seed: int, rate: float = RATE) -> Estimate:
+def share_above(values: Values, null: Values, seed: int) -> Estimate:
     """The share of values above the null's threshold; the bootstrap draws both sets anew.
 
     Args:
         values: (M,).
         null: (n,); also uncertain, and with few values more so.
         seed: Random seed of the draws.
-        rate: Chance of exceeding the threshold.
     """
     generator = np.random.default_rng([seed, 1])
     draws = []
     for _ in range(_NUM_DRAWS * 5):
         drawn = generator.choice(values, len(values))
-        threshold = upper_threshold(generator.choice(null, len(null)), rate)
+        threshold = upper_threshold(generator.choice(null, len(null)))
         draws.append(float((drawn > threshold).mean()))
     low, high = percentile_interval(draws)
     # Repeated values lower a bootstrapped maximum, and no draw shows more than the sample.
-    value = float((values > upper_threshold(null, rate)).mean())
+    value = float((values > upper_threshold(null)).mean())
     return Estimate(value, min(low, value), max(high, value))
 
 
-def cross_fitted_share(null: Values, seed: int, rate: float = RATE, num_folds: int = 5) -> float:
+def cross_fitted_share(null: Values, seed: int) -> float:
     """The share of null values above a threshold that was set without them.
 
     Args:
         null: (n,), at least 2.
         seed: Decides the folds.
-        rate: Chance of exceeding the threshold.
-        num_folds: Each is left out once.
     """
     order = np.random.default_rng([seed, 2]).permutation(len(null))
     flagged = 0
-    for fold in np.array_split(order, min(num_folds, len(null))):
+    for fold in np.array_split(order, min(_NUM_FOLDS, len(null))):
         kept = np.delete(null, fold)
-        flagged += int((null[fold] > upper_threshold(kept, rate)).sum())
+        flagged += int((null[fold] > upper_threshold(kept)).sum())
     return flagged / len(null)
 
 

@@ -33,7 +33,7 @@ def copies_rows(nearest: Values, null: Values, seed: int) -> list[Row]:
         null: (n,) of held-out scans.
         seed: Random seed of the bootstrap.
     """
-    share = neighbours.share_above(nearest, null, seed, RATE)
+    share = neighbours.share_above(nearest, null, seed)
     notes = []
     if len(null) < ENOUGH_HOLDOUT:
         notes.append(f"{len(null)} held-out scans hardly define a 95th percentile: {ENOUGH_HOLDOUT} would do")
@@ -41,7 +41,7 @@ def copies_rows(nearest: Values, null: Values, seed: int) -> list[Row]:
         notes.append(f"with so few, chance flags {1 / (len(null) + 1):.0%}")
     if len(nearest) < ENOUGH_SYNTHETIC:
         notes.append(f"{len(nearest)} synthetic scans are few: {ENOUGH_SYNTHETIC} would do")
-    flagged = int((nearest > neighbours.upper_threshold(null, RATE)).sum())
+    flagged = int((nearest > neighbours.upper_threshold(null)).sum())
     return [
         Row(
             "privacy",
@@ -56,7 +56,7 @@ def copies_rows(nearest: Values, null: Values, seed: int) -> list[Row]:
             "privacy",
             COPIES_P,
             "The same: p-value, the chance of as many if they were unseen scans",
-            neighbours.exceedance_p_value(flagged, len(nearest), len(null), RATE),
+            neighbours.exceedance_p_value(flagged, len(nearest), len(null)),
             better="higher",
             notes=("beta-binomial: the threshold's own uncertainty is in it",),
         ),
@@ -172,7 +172,7 @@ def planted_rows(
             )
         )
         progress("planting copies", number, len(sets))
-    cleared = [("", "", neighbours.cross_fitted_share(null, seed, RATE))]
+    cleared = [("", "", neighbours.cross_fitted_share(null, seed))]
     if autoencoder is not None:
         through = np.stack([decoded(autoencoder, scan) for scan in holdout.arrays])
         share = float((detector.nearest(through) > detector.threshold).mean())
