@@ -12,19 +12,19 @@ checked like those that come from a page. Merging keeps every answer; the highes
 import hashlib
 import json
 import os
+import re
 import shutil
 import zipfile
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlmodel import Session, col, select
 
 from anatogen.config.resolving import to_yaml
 from anatogen.core.errors import UserError
-from anatogen.core.files import atomic_folder, atomic_path
+from anatogen.core.files import atomic_folder, atomic_path, sha256_file
 from anatogen.core.version import __version__
 from anatogen.study.spec import (
     CASE_PATTERN,
@@ -56,8 +56,9 @@ CONTENTS_NAME = "contents.json"
 RECORDS_NAME = "records.json"
 # Far more than any study's: what is larger is no study.
 _MAX_JSON_BYTES = 1 << 28
-_CHUNK = 1 << 20
 _ZIP_TIME = (2000, 1, 1, 0, 0, 0)
+_FILES = (CONTENTS_NAME, RECORDS_NAME, SPEC_NAME, KEY_NAME, LEAKS_NAME)
+_VOLUME = re.compile(rf"{VOLUMES}/[0-9a-f]{{16}}\.nii")
 
 Kind = Literal["study", "reader", "answers"]
 _DAMAGED = "is damaged or was changed: export it again"
@@ -153,19 +154,23 @@ def export_study(folder: Path, file: Path, *, reader: str | None = None) -> Exch
         for name in (KEY_NAME, LEAKS_NAME):
             if (folder / name).is_file():
                 paths[name] = folder / name
+    hashes = {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
+    contents = _Contents(
+        format_version=FORMAT_VERSION,
+        kind=kind,
+        study=study.spec.id,
+        anatogen_version=__version__,
+        sha256=hashes | {name: sha256_file(path) for name, path in paths.items()},
+    )
+    texts[CONTENTS_NAME] = contents.model_dump_json().encode()
+    # Not compressed: how well a volume shrinks tells its source.
     with atomic_path(file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
-        hashes = {name: _add(archive, name, [content]) for name, content in texts.items()}
+        for name, text in texts.items():
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_TIME), text)
         for name, path in paths.items():
-            with path.open("rb") as content:
-                hashes[name] = _add(archive, name, iter(lambda: content.read(_CHUNK), b""))
-        contents = _Contents(
-            format_version=FORMAT_VERSION,
-            kind=kind,
-            study=study.spec.id,
-            anatogen_version=__version__,
-            sha256=hashes,
-        )
-        _add(archive, CONTENTS_NAME, [contents.model_dump_json().encode()])
+            information = zipfile.ZipInfo(name, _ZIP_TIME)
+            with path.open("rb") as source, archive.open(information, "w", force_zip64=True) as target:
+                shutil.copyfileobj(source, target)
     what = {
         "study": "the whole study with its key: not for readers",
         "reader": f"the part of reader {reader!r}, without the key",
@@ -218,29 +223,10 @@ def _records_of(study: Study, kind: Kind, reader: str | None) -> _Records:
         )
 
 
-def _add(archive: zipfile.ZipFile, name: str, chunks: Iterable[bytes]) -> str:
-    """Adds a file and returns its SHA-256. Not compressed: how well a volume shrinks tells its source."""
-    digest = hashlib.sha256()
-    with archive.open(zipfile.ZipInfo(name, _ZIP_TIME), "w", force_zip64=True) as target:
-        for chunk in chunks:
-            digest.update(chunk)
-            target.write(chunk)
-    return digest.hexdigest()
-
-
-def _is_known(name: str) -> bool:
-    if name in (CONTENTS_NAME, RECORDS_NAME, SPEC_NAME, KEY_NAME, LEAKS_NAME):
-        return True
-    folder, slash, rest = name.partition("/")
-    stem = rest.removesuffix(".nii")
-    is_case = len(stem) == 16 and all(digit in "0123456789abcdef" for digit in stem)
-    return bool(slash) and folder == VOLUMES and rest == f"{stem}.nii" and is_case
-
-
 def _read(archive: zipfile.ZipFile, file: Path) -> tuple[_Contents, _Records]:
     names = archive.namelist()
     for name in names:
-        if not _is_known(name):
+        if name not in _FILES and not _VOLUME.fullmatch(name):
             raise UserError(f"{file} holds {name!r}, which is no part of a study: nothing was imported")
     if CONTENTS_NAME not in names or len(set(names)) < len(names):
         raise UserError(f"{file} is no study that `anatogen study export` wrote")
@@ -256,7 +242,7 @@ def _read(archive: zipfile.ZipFile, file: Path) -> tuple[_Contents, _Records]:
             raise UserError(f"{file} {_DAMAGED}")
         for name, digest in contents.sha256.items():
             with archive.open(name) as source:
-                if _copied(source, None) != digest:
+                if hashlib.file_digest(source, "sha256").hexdigest() != digest:
                     raise UserError(f"{file} {_DAMAGED}; {name} has another hash")
         return contents, _Records.model_validate_json(_small(archive, RECORDS_NAME, file))
     except (ValidationError, json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -269,16 +255,6 @@ def _small(archive: zipfile.ZipFile, name: str, file: Path) -> bytes:
     if len(content) > _MAX_JSON_BYTES:
         raise UserError(f"{file} {_DAMAGED}; {name} is larger than any study's")
     return content
-
-
-def _copied(source: IO[bytes], target: IO[bytes] | None) -> str:
-    """SHA-256 of what is read from the source, written to the target on the way."""
-    digest = hashlib.sha256()
-    while chunk := source.read(_CHUNK):
-        digest.update(chunk)
-        if target is not None:
-            target.write(chunk)
-    return digest.hexdigest()
 
 
 def _unpack(
@@ -297,13 +273,10 @@ def _unpack(
         )
     with atomic_folder(folder) as part:
         (part / VOLUMES).mkdir()
-        for name, digest in sorted(contents.sha256.items()):
-            if name == RECORDS_NAME:
-                continue
+        for name in sorted({*contents.sha256} - {RECORDS_NAME}):
             path = part / name
             with archive.open(name) as source, path.open("wb") as target:
-                if _copied(source, target) != digest:
-                    raise UserError(f"{file} {_DAMAGED}; {name} has another hash")
+                shutil.copyfileobj(source, target)
             if path.parent != part:
                 os.utime(path, (VOLUME_TIME, VOLUME_TIME))
         spec = load_spec(part)

@@ -117,12 +117,28 @@ def blinding_status(num_scans: Mapping[str, int], passed: bool) -> BlindingStatu
     return BlindingStatus.PASSED if enough else BlindingStatus.UNTESTED
 
 
-def storage_features(array: npt.NDArray[np.int16]) -> Features:
-    """Simple statistics of a blinded scan that must not depend on its source.
+def features(array: npt.NDArray[np.int16], *, at_percentiles: bool) -> tuple[Features, Features]:
+    """Simple statistics of a blinded scan: those that must not depend on its source, and those that may.
 
     Args:
         array: int16 (D, H, W).
+        at_percentiles: Whether the scans are clipped at percentiles of their own. How many voxels are black
+            and white is then of storage; else it tells how much air or bone there is in the picture.
     """
+    low, high = array.min(), array.max()
+    ends = {
+        "share of black voxels": float(np.mean(array == low)),
+        "share of white voxels": float(np.mean(array == high)),
+    }
+    if at_percentiles:
+        return _storage_features(array) | ends, _picture_features(array)
+    # All of the dark surroundings is black where it was padded or masked with one value.
+    dark = array[background(array)]
+    black = {"share of black in the background": float(np.mean(dark == low)) if dark.size else 1.0}
+    return _storage_features(array) | black, _picture_features(array) | ends
+
+
+def _storage_features(array: npt.NDArray[np.int16]) -> Features:
     low = int(array.min())
     counts = np.bincount((array - low).ravel())
     levels = np.flatnonzero(counts)
@@ -139,37 +155,7 @@ def storage_features(array: npt.NDArray[np.int16]) -> Features:
     }
 
 
-def end_features(array: npt.NDArray[np.int16]) -> Features:
-    """How many voxels are black and white.
-
-    Of storage where scans are clipped at percentiles of their own; else they tell how much air or bone there
-    is in the picture.
-
-    Args:
-        array: int16 (D, H, W).
-    """
-    return {
-        "share of black voxels": float(np.mean(array == array.min())),
-        "share of white voxels": float(np.mean(array == array.max())),
-    }
-
-
-def background_features(array: npt.NDArray[np.int16]) -> Features:
-    """How much of the dark surroundings is black: all of it where it was padded or masked with one value.
-
-    Args:
-        array: int16 (D, H, W).
-    """
-    dark = array[background(array)]
-    return {"share of black in the background": float(np.mean(dark == array.min())) if dark.size else 1.0}
-
-
-def picture_features(array: npt.NDArray[np.int16]) -> Features:
-    """Simple statistics of what a reader sees.
-
-    Args:
-        array: int16 (D, H, W).
-    """
+def _picture_features(array: npt.NDArray[np.int16]) -> Features:
     values = array.astype(np.float64)
     spread = max(float(values.std()), 1e-6)
     steps = [np.abs(np.diff(values, axis=axis)).mean() for axis in range(3)]
@@ -178,19 +164,6 @@ def picture_features(array: npt.NDArray[np.int16]) -> Features:
         "contrast": spread,
         "sharpness": float(np.mean(steps)) / spread,
     }
-
-
-def features(array: npt.NDArray[np.int16], *, at_percentiles: bool) -> tuple[Features, Features]:
-    """All statistics of a blinded scan: those that must not depend on its source, and those that may.
-
-    Args:
-        array: int16 (D, H, W).
-        at_percentiles: Whether the scans are clipped at percentiles of their own.
-    """
-    storage, picture = storage_features(array), picture_features(array)
-    if at_percentiles:
-        return storage | end_features(array), picture
-    return storage | background_features(array), picture | end_features(array)
 
 
 def table_of(rows: Sequence[Features]) -> Table:
