@@ -61,7 +61,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A browser of one reader; what any of its pages complains about, or asks elsewhere, fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    context = browser.new_context(viewport={"width": 1000, "height": 640})
     complaints: list[str] = []
     hosts: set[str] = set()
     context.on("weberror", lambda error: complaints.append(str(error.error)))

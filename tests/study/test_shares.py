@@ -5,11 +5,11 @@ from simulated_readers import simulated_ratings
 from anatogen.study.analysis.intervals import (
     case_weights,
     effective_number,
-    percentile_interval,
     share_interval,
+    with_resamples,
 )
 from anatogen.study.analysis.shares import score_statistics, share_statistics
-from anatogen.study.analysis.statistic import pick, pick_one
+from anatogen.study.analysis.statistic import Statistic, pick, pick_one
 from anatogen.study.questions import load_protocols
 
 NAN = np.nan
@@ -96,6 +96,9 @@ def test_resamples_keep_the_number_of_each_source():
 
 
 def test_intervals_that_can_t_be_have_a_reason():
-    assert percentile_interval(np.ones(100))[:2] == (None, None)
-    assert "does not exist" in percentile_interval(np.full(100, NAN))[2]
-    assert percentile_interval(np.linspace(0, 1, 1001)) == (pytest.approx(0.025), pytest.approx(0.975), "")
+    place = Statistic("turing", "auc", "turing")
+    same, undefined = (with_resamples(place, np.full(101, value)) for value in (1.0, NAN))
+    assert (same.low, same.high) == (None, None)
+    assert "does not exist" in undefined.note
+    found = with_resamples(place, np.append(0.5, np.linspace(0, 1, 1001)))
+    assert (found.low, found.high, found.note) == (pytest.approx(0.025), pytest.approx(0.975), "")

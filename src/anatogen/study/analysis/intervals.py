@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from anatogen.report.intervals import percentile_interval
 from anatogen.study.analysis.ratings import Floats
 from anatogen.study.analysis.statistic import Statistic
 
@@ -19,10 +20,8 @@ NUM_RESAMPLES = 2000
 _LEAST_DEFINED = 0.9
 
 
-def share_interval(
-    successes: Floats, method: Literal["wilson", "exact"], level: float = 0.95
-) -> tuple[float, float]:
-    """The interval of a share.
+def share_interval(successes: Floats, method: Literal["wilson", "exact"]) -> tuple[float, float]:
+    """The 95% interval of a share.
 
     With one reader, Wilson's score interval (Wilson 1927) or the exact one (Clopper and Pearson 1934). With
     several, the same at the effective number of answers (Korn and Graubard 1998 for the exact one).
@@ -30,15 +29,12 @@ def share_interval(
     Args:
         successes: (R, C) of readers by cases, 1 or 0, NaN where there is no answer; one answer or more.
         method: Wilson's or the exact one.
-        level: Confidence level.
     """
     from statsmodels.stats.proportion import proportion_confint
 
     share = float(np.nanmean(successes))
     number = effective_number(successes)
-    low, high = proportion_confint(
-        share * number, number, alpha=1 - level, method="wilson" if method == "wilson" else "beta"
-    )
+    low, high = proportion_confint(share * number, number, method="wilson" if method == "wilson" else "beta")
     return max(float(low), 0.0), min(float(high), 1.0)
 
 
@@ -48,7 +44,7 @@ def with_share(place: Statistic, successes: Floats, method: Literal["wilson", "e
     Args:
         place: What it is of.
         successes: (R, C), 1 or 0, NaN where there is no answer.
-        method: Which interval.
+        method: Method of its interval.
     """
     answered = np.isfinite(successes)
     if not answered.any():
@@ -65,14 +61,20 @@ def with_share(place: Statistic, successes: Floats, method: Literal["wilson", "e
 
 
 def with_resamples(place: Statistic, draws: Floats) -> Statistic:
-    """A number with the percentile interval of its resamples.
+    """A number with the percentile interval of its resamples, or the reason why it has none.
 
     Args:
         place: What it is of.
         draws: (1 + B,), the number, then that of each resample; NaN where it does not exist.
     """
-    low, high, note = percentile_interval(draws[1:])
-    return replace(place, value=float(draws[0]), low=low, high=high, note=note)
+    place = replace(place, value=float(draws[0]))
+    defined = draws[1:][np.isfinite(draws[1:])]
+    if len(defined) < _LEAST_DEFINED * len(draws[1:]):
+        return replace(place, note="no interval: it does not exist in many resamples of the cases")
+    if np.ptp(defined) < 1e-12:
+        return replace(place, note="no interval: all resamples of the cases are the same")
+    low, high = percentile_interval(defined)
+    return replace(place, low=low, high=high)
 
 
 def effective_number(successes: Floats) -> float:
@@ -121,22 +123,3 @@ def case_weights(
         chances = np.full(len(members), 1 / len(members))
         weights[1:, members] = generator.multinomial(len(members), chances, size=num_resamples)
     return weights
-
-
-def percentile_interval(draws: Floats, level: float = 0.95) -> tuple[float | None, float | None, str]:
-    """The interval that holds the middle of the draws, or the reason why there is none.
-
-    Args:
-        draws: (B,), one number of each resample; NaN where it does not exist.
-        level: Confidence level.
-
-    Returns:
-        Its ends, and an empty reason; or None, None and the reason.
-    """
-    defined = draws[np.isfinite(draws)]
-    if len(defined) < _LEAST_DEFINED * len(draws):
-        return None, None, "no interval: it does not exist in many resamples of the cases"
-    if np.ptp(defined) < 1e-12:
-        return None, None, "no interval: all resamples of the cases are the same"
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high), ""
