@@ -107,9 +107,9 @@ def test_an_error_of_the_user_is_one_line_and_with_debug_a_traceback(tmp_path, d
             ["train", "DATA", "OUT", "--dry-run", "autoencoder_training.steps=null"],
             "autoencoder_training has no budget",
         ),
-        (["sample", "DATA", "OUT", "--sampler", "plms"], "sampler 'plms' is unknown"),
-        (["sample", "DATA", "OUT", "--file-format", "mp4"], "format 'mp4' is unknown"),
-        (["sample", "DATA", "OUT", "-n", "0"], "num_samples is 0"),
+        (["sample", "hippocampus-mr", "OUT", "--sampler", "plms"], "sampler 'plms' is unknown"),
+        (["sample", "hippocampus-mr", "OUT", "--file-format", "mp4"], "format 'mp4' is unknown"),
+        (["sample", "hippocampus-mr", "OUT", "-n", "0"], "num_samples is 0"),
     ],
 )
 def test_what_is_wrong_is_said_without_a_traceback(arguments, message, data, tmp_path, monkeypatch, capsys):

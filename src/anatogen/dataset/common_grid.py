@@ -101,9 +101,10 @@ def other_modality(
     if header and header != expected:
         return Reason.OTHER_MODALITY(modality=header, whose=whose, expected=expected)
     if header is None and not is_told and looks_like_ct(*values) != (expected == "CT"):
-        is_dataset = whose == "dataset"
-        reason = Reason.VALUES_OF_OTHER_MODALITY if is_dataset else Reason.VALUES_OF_OTHER_SEGMENTER
-        return reason(low=values[0], high=values[1], modality=expected)
+        low, high = values
+        if whose == "dataset":
+            return Reason.VALUES_OF_OTHER_MODALITY(low=low, high=high, modality=expected)
+        return Reason.VALUES_OF_OTHER_SEGMENTER(low=low, high=high, modality=expected)
     return None
 
 
