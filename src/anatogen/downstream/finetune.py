@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -106,8 +107,7 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
         transfer = transfer_weights(network, weights, config.transfer)
         if fabric.is_global_zero:
             print(f"{FINETUNING}: {transfer}")
-            report = {"loaded": list(transfer.loaded), "kept": list(transfer.kept)}
-            write_json(folder / "transfer.json", report)
+            write_json(folder / "transfer.json", asdict(transfer))
     if fabric.is_global_zero:
         _say_what_is_missing(splits, subset)
     optimiser = adam(network, config.segmenter_training)

@@ -1,18 +1,18 @@
 """How well a segmenter does on prepared scans whose masks are known."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
-from anatogen.dataset.manifest import Manifest, Split
+from anatogen.dataset.manifest import Case, Manifest, Split
 from anatogen.dataset.prepare_config import stored_settings
 from anatogen.dataset.volumes import LabelledDataset
 from anatogen.downstream.labelled import labels_in
-from anatogen.downstream.metrics import CaseMetrics, case_metrics
+from anatogen.downstream.metrics import CaseMetrics, Mask, case_metrics
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
-from anatogen.io.npy import write_array
 
 
 def measure_on_test_split(
@@ -44,8 +44,7 @@ def measure_on_test_split(
     _check_intensity(Path(data), dataset.manifest, found.description)
     _check_labels(Path(data), dataset, found.description)
     found.network.to(place)
-    measured = measure_cases(found, dataset, tolerance_mm)
-    return {case.id: metrics for case, metrics in zip(dataset.cases, measured, strict=True)}
+    return {case.id: metrics for case, _, metrics in measure_cases(found, dataset, tolerance_mm)}
 
 
 def _check_grid(data: Path, manifest: Manifest, learned: SegmenterDescription) -> None:
@@ -103,29 +102,21 @@ def _check_labels(data: Path, dataset: LabelledDataset, learned: SegmenterDescri
 
 
 def measure_cases(
-    segmenter: Segmenter,
-    dataset: LabelledDataset,
-    tolerance_mm: float,
-    *,
-    keep: Path | None = None,
-    num_kept: int = 0,
-) -> list[CaseMetrics]:
-    """Compares a segmenter's masks with those of all cases of a split, in order.
+    segmenter: Segmenter, dataset: LabelledDataset, tolerance_mm: float
+) -> Iterator[tuple[Case, Mask, CaseMetrics]]:
+    """Each case of a split with the segmenter's mask of it, and how well that agrees with the true one.
 
     Args:
         segmenter: The network.
         dataset: Cases on its grid.
-        tolerance_mm: Distance between surfaces that counts as agreement.
-        keep: Folder where the masks of the first cases are written as `CASE.npy`, uint8 (D, H, W).
-        num_kept: Number of these cases.
+        tolerance_mm: Distance between surfaces that counts as agreement, in mm.
+
+    Yields:
+        The case, the mask uint8 (D, H, W), the metrics.
     """
     device = next(segmenter.network.parameters()).device
-    measured = []
+    labels, spacing_mm = segmenter.description.labels[1:], dataset.manifest.grid.spacing_mm
     for number, case in enumerate(dataset.cases):
         prediction = segmenter.segment(dataset.batch([number]).to(device))[0, 0].numpy()
         truth = dataset.masks([number])[0, 0].numpy()
-        if keep is not None and number < num_kept:
-            write_array(prediction, keep / f"{case.id}.npy")
-        labels, spacing_mm = segmenter.description.labels[1:], dataset.manifest.grid.spacing_mm
-        measured.append(case_metrics(prediction, truth, labels, spacing_mm, tolerance_mm))
-    return measured
+        yield case, prediction, case_metrics(prediction, truth, labels, spacing_mm, tolerance_mm)

@@ -36,7 +36,7 @@ from anatogen.downstream.measure import measure_cases
 from anatogen.downstream.pretrain import pretrain
 from anatogen.downstream.segmenter import load_segmenter
 from anatogen.downstream.settings import PRETRAINING
-from anatogen.io.npy import write_npy
+from anatogen.io.npy import write_array, write_npy
 from anatogen.io.volume import Volume
 from anatogen.training.loop import CHECKPOINT_NAME
 
@@ -168,20 +168,20 @@ def _try(trial: Trial, plan: ExperimentPlan, out: Path) -> None:
     segmenter = finetune(plan.data, folder, config, init=init)
     found = load_segmenter(segmenter)
     found.network.to(device_named("auto"))
-    measured = measure_cases(
-        found, splits.test, plan.tolerance_mm, keep=folder / "predictions", num_kept=NUM_PICTURES
-    )
     number = len(labelled_subset(splits.train.cases, trial.fraction, trial.seed))
-    rows = [
-        ResultRow(
-            **asdict(trial),
-            num_training_scans=number,
-            case=case.id,
-            patient=case.patient,
-            **asdict(metrics),
+    rows = []
+    for case, prediction, metrics in measure_cases(found, splits.test, plan.tolerance_mm):
+        rows.append(
+            ResultRow(
+                **asdict(trial),
+                num_training_scans=number,
+                case=case.id,
+                patient=case.patient,
+                **asdict(metrics),
+            )
         )
-        for case, metrics in zip(splits.test.cases, measured, strict=True)
-    ]
+        if len(rows) <= NUM_PICTURES:
+            write_array(prediction, folder / "predictions" / f"{case.id}.npy")
     write_text(folder / RESULTS_NAME, rows_text(rows))
     (segmenter / CHECKPOINT_NAME).unlink(missing_ok=True)
 
