@@ -11,7 +11,6 @@ from anatogen.core.errors import UserError
 from anatogen.core.seeding import derived_generator
 from anatogen.dataset.manifest import Grid, Intensity
 from anatogen.dataset.scan_sets import ScanSet
-from anatogen.evaluation.privacy.augmentation import augmented
 from anatogen.evaluation.privacy.contrastive import (
     ContrastiveSettings,
     cached_encoder,
@@ -21,6 +20,7 @@ from anatogen.evaluation.privacy.contrastive import (
     train_encoder,
     working_shape,
 )
+from anatogen.evaluation.privacy.views import random_views
 
 SETTINGS = ContrastiveSettings(widths=(4, 8), dimensions=8, max_voxels=16**3, batch_size=4, steps=3)
 SPACING_MM = (1.0, 1.0, 1.0)
@@ -49,10 +49,10 @@ def test_nt_xent_is_the_sum_of_its_definition():
 
 def test_views_differ_from_the_scan_and_from_each_other_and_follow_the_generator():
     x = torch.from_numpy(smooth_scans(3, 0))[:, None]
-    a, b = (augmented(x, SPACING_MM, derived_generator(0, side)) for side in (0, 1))
+    a, b = (random_views(x, SPACING_MM, derived_generator(0, side)) for side in (0, 1))
     assert a.shape == x.shape
     assert not torch.allclose(a, x, atol=0.1) and not torch.allclose(a, b, atol=0.1)
-    assert torch.equal(a, augmented(x, SPACING_MM, derived_generator(0, 0)))
+    assert torch.equal(a, random_views(x, SPACING_MM, derived_generator(0, 0)))
 
 
 def test_a_view_keeps_the_volume_of_a_body_whatever_the_voxels():
@@ -62,7 +62,7 @@ def test_a_view_keeps_the_volume_of_a_body_whatever_the_voxels():
     z, y, x = np.meshgrid(*axes, indexing="ij")
     inside = (z / 16) ** 2 + (y / 8) ** 2 + (x / 10) ** 2 < 1
     body = torch.from_numpy(np.where(inside, 1.0, -1.0).astype(np.float32))
-    views = augmented(body.expand(20, 1, *shape), spacing_mm, derived_generator(1))
+    views = random_views(body.expand(20, 1, *shape), spacing_mm, derived_generator(1))
     middle = (views.amax(dim=(1, 2, 3, 4)) + views.amin(dim=(1, 2, 3, 4))) / 2
     volumes = (views > middle[:, None, None, None, None]).sum(dim=(1, 2, 3, 4)) / inside.sum()
     assert volumes.min() > 0.9**3 - 0.1 and volumes.max() < 1.1**3 + 0.15

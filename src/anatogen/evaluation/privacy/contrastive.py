@@ -19,7 +19,7 @@ from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import load_weights, save_weights
 from anatogen.dataset.scan_sets import ScanSet
 from anatogen.dataset.volumes import shuffled_indices
-from anatogen.evaluation.privacy.augmentation import augmented
+from anatogen.evaluation.privacy.views import random_views
 from anatogen.models.blocks import channels_last, group_norm
 from anatogen.models.convolution import Conv3d
 from anatogen.report.progress import Progress, silent
@@ -172,7 +172,8 @@ def train_encoder(
         indices = shuffled_indices(len(scans), seed, step * batch_size, batch_size)
         batch = scans[indices].to(device)
         views = [
-            augmented(batch, working_mm, derived_generator(seed, "contrast", step, side)) for side in (0, 1)
+            random_views(batch, working_mm, derived_generator(seed, "contrast", step, side))
+            for side in (0, 1)
         ]
         first, second = encoder(torch.cat(views)).chunk(2)
         loss = nt_xent(first, second, settings.temperature)

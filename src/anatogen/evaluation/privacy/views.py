@@ -10,7 +10,7 @@ _MAX_ANGLE = math.radians(10)
 _BLUR_RADIUS = 2
 
 
-def augmented(x: Tensor, spacing_mm: tuple[float, float, float], generator: torch.Generator) -> Tensor:
+def random_views(x: Tensor, spacing_mm: tuple[float, float, float], generator: torch.Generator) -> Tensor:
     """A random view of each scan: what a copy may have gone through and still be a copy.
 
     Flips along each axis, rotation by up to 10 degrees about each axis, scale 0.9 to 1.1, shift by up to 5%
