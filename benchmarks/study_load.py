@@ -25,8 +25,8 @@ import httpx
 import numpy as np
 from scipy import ndimage
 
+from anatogen import new_study
 from anatogen.study.analysis.answers import read_answers
-from anatogen.study.design import new_study
 from anatogen.study.store import all_readers, open_study
 
 SHAPE = (32, 64, 64)

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from simulated_readers import simulated_rows, simulated_study
 from study_maker import answer, make_study
 
+from anatogen import analyse_study
 from anatogen.cli.app import app
 from anatogen.core.errors import UserError
 from anatogen.report.figures import save_figure
@@ -18,7 +19,7 @@ from anatogen.study.analysis.analyse import analyse_answers
 from anatogen.study.analysis.answers import read_answers
 from anatogen.study.analysis.equivalence import difference
 from anatogen.study.analysis.headlines import headlines, summary
-from anatogen.study.analysis.page import analyse_study, write_analysis
+from anatogen.study.analysis.page import write_analysis
 from anatogen.study.analysis.ratings import ratings_of
 from anatogen.study.analysis.statistic import pick, pick_one
 from anatogen.study.leaks import BlindingStatus

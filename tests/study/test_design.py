@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from anatogen import sample
+from anatogen import new_study, sample
 from anatogen.api.scans import prepare
 from anatogen.core.errors import UserError
 from anatogen.evaluation.reconstruction.export import reconstruct
@@ -19,7 +19,6 @@ from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 from anatogen.study.analysis.answers import read_answers, read_key
 from anatogen.study.blinding import padded_borders
-from anatogen.study.design import new_study
 from anatogen.study.leaks import BlindingStatus
 from anatogen.study.spec import DATABASE_NAME, KEY_NAME, LEAKS_NAME, SPEC_NAME, VOLUMES, load_spec
 from anatogen.study.store import all_readers, items_of, open_study

@@ -92,33 +92,18 @@ def new_study(
     study: Path | str,
     synthetic: Path | str,
     *,
-    real: Path | str | None = None,
-    reconstructed: Path | str | None = None,
-    readers: Sequence[str] = ("reader",),
-    protocols: Sequence[str] = ("paper",),
-    num_cases: int | None = None,
-    repeat: float = 0.15,
-    seed: int | None = None,
-    title: str = "Reader study",
-    allow_leaks: bool = False,
-    progress: Progress = silent,
+    real: Path | str | None,
+    reconstructed: Path | str | None,
+    readers: Sequence[str],
+    protocols: Sequence[str],
+    num_cases: int | None,
+    repeat: float,
+    seed: int | None,
+    title: str,
+    allow_leaks: bool,
+    progress: Progress,
 ) -> NewStudy:
-    """Makes a blinded reader study.
-
-    Args:
-        study: Folder to be made.
-        synthetic: Folder of synthetic scans in any format that Anatogen reads, prepared dataset, or one
-            split of it.
-        real: Real scans, on the same grid.
-        reconstructed: Scans that went through an autoencoder.
-        readers: Names of the readers.
-        protocols: "paper", "turing", "2afc" or YAML files, in the order in which readers go through them.
-        num_cases: Number of cases of each source; default 50, or as many as every source has.
-        repeat: Fraction of cases that every reader is shown twice, from 0 to 0.5.
-        seed: Random seed of choice and orders; default one that nobody knows beforehand.
-        title: Title that readers see.
-        allow_leaks: Makes the study even if something but the picture gives sources away.
-        progress: Called with what is being done, and how far it is.
+    """Makes a blinded reader study, with the options of `anatogen.new_study`, which explains them.
 
     Raises:
         UserError: If settings are wrong, scans can't be read or are not on one grid, or storage gives sources

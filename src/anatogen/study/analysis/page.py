@@ -15,7 +15,7 @@ from anatogen.core.provenance import versions
 from anatogen.report.page import write_page
 from anatogen.study.analysis.analyse import SEED, Analysis, analyse_answers, check_finished
 from anatogen.study.analysis.answers import AnswerRow, read_answers
-from anatogen.study.analysis.equivalence import MARGIN, SHARE_MARGIN, check_margins
+from anatogen.study.analysis.equivalence import check_margins
 from anatogen.study.analysis.headlines import headlines, summary
 from anatogen.study.analysis.intervals import NUM_RESAMPLES
 from anatogen.study.analysis.parts import BLINDING_TEXTS, limits, page_parts
@@ -34,21 +34,11 @@ FORMAT_VERSION = 1
 
 
 def analyse_study(
-    study: Path,
-    out: Path | None = None,
-    *,
-    margin: float = MARGIN,
-    share_margin: float = SHARE_MARGIN,
-    unfinished: bool = False,
+    study: Path, out: Path | None, *, margin: float, share_margin: float, unfinished: bool
 ) -> tuple[Analysis, Path]:
     """Analyses a study and writes `analysis.html`, `analysis.json`, `analysis.csv` and `answers.csv`.
 
-    Args:
-        study: Folder of the study, with its key.
-        out: Folder for the files; default STUDY/analysis.
-        margin: Difference of mean answers, in points, below which they are equivalent.
-        share_margin: Difference of shares of best answers, as a fraction, below which they are equivalent.
-        unfinished: Analyses what there is though readers have cases left.
+    The options are those of `anatogen.analyse_study`, which explains them.
 
     Returns:
         The analysis, and the path of the page.
