@@ -379,9 +379,7 @@ def _measured(out: Path, name: str, measure: Callable[[], list[float]]) -> list[
 
 
 def _reconstruct(data: Path, folder: Path) -> list[float]:
-    network = VQGAN(read_settings(folder).autoencoder)
-    load_weights(network, folder / "autoencoder" / WEIGHTS_NAME)
-    network.requires_grad_(False).eval()
+    network = load_weights(VQGAN(read_settings(folder).autoencoder), folder / "autoencoder" / WEIGHTS_NAME)
     held_out = VolumeDataset(data, Split.TEST)
     check = check_autoencoder(network, held_out, held_out, torch.device("cpu"))
     return [check.psnr_db] if check.codes_used is None else [check.psnr_db, check.codes_used]

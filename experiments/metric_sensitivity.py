@@ -19,7 +19,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from anatogen.core.files import write_json, write_text
-from anatogen.core.weights import load_weights
+from anatogen.core.weights import WEIGHTS_NAME, load_weights
 from anatogen.dataset.scan_sets import ScanSet, load_scans
 from anatogen.evaluation.diversity import measure_diversity
 from anatogen.evaluation.fidelity.measure import measure_fidelity
@@ -155,9 +155,7 @@ def _text(value: float | None) -> str:
 def _load_autoencoder(folder: Path) -> VQGAN:
     if (folder / DESCRIPTION_NAME).is_file():
         return load_latent_diffusion(folder).autoencoder
-    network = VQGAN(read_settings(folder).autoencoder)
-    load_weights(network, folder / "autoencoder" / "weights.safetensors")
-    return network.requires_grad_(False).eval()
+    return load_weights(VQGAN(read_settings(folder).autoencoder), folder / "autoencoder" / WEIGHTS_NAME)
 
 
 def main() -> None:

@@ -1,16 +1,16 @@
-"""Networks' weights: ours as safetensors files, and those that others published."""
+"""Networks' weights as safetensors files."""
 
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import TypeVar
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import atomic_path
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 WEIGHTS_NAME = "weights.safetensors"
 
@@ -33,8 +33,11 @@ def save_weights(network: nn.Module, path: Path, *, half: bool = False) -> None:
         save_file(tensors, temporary)
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: NetworkT, path: Path) -> NetworkT:
     """Reads parameters and buffers into the network, whose own precision they take on.
+
+    Returns:
+        The network, in evaluation mode and frozen: what is trained on comes from checkpoints.
 
     Raises:
         UserError: If the file is missing, damaged or of another network.
@@ -47,24 +50,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
         ) from error
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UserError(f"{path} is damaged or of another network ({type(error).__name__}).") from error
-
-
-def read_torch_file(path: Path, role: str) -> Any:
-    """Content of a weights file that others wrote with `torch.save`; nothing in it is executed.
-
-    Args:
-        path: The file.
-        role: What the weights are for, which begins the errors.
-
-    Raises:
-        UserError: If there is no such file, or it is damaged.
-    """
-    if not path.is_file():
-        raise UserError(f"{role}: there is no file {path}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError, ValueError, KeyError) as error:
-        raise UserError(f"{role}: {path} holds no weights or is damaged ({type(error).__name__})") from error
+    return network.requires_grad_(False).eval()
 
 
 def _halved(name: str, tensor: Tensor) -> Tensor:

@@ -115,9 +115,6 @@ def load_segmenter(folder: Path) -> Segmenter:
     description = read_description_file(
         path, SegmenterDescription.model_validate, version=FORMAT_VERSION, missing=missing, mend=_MEND
     )
-    weights = path.parent / WEIGHTS_NAME
     check_hashes(path.parent, {WEIGHTS_NAME: description.weights_sha256}, mend=_MEND)
     network = PaddedSwinUNETR(description.network, len(description.labels))
-    load_weights(network, weights)
-    network.eval()
-    return Segmenter(description, network)
+    return Segmenter(description, load_weights(network, path.parent / WEIGHTS_NAME))

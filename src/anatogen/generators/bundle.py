@@ -65,7 +65,6 @@ class Bundle(ABC):
         bundle = cls.build(description)
         for name, network in bundle._networks.items():
             load_weights(network, folder / name)
-            network.requires_grad_(False).eval()
         bundle.folder = folder
         return bundle
 

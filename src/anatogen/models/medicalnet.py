@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.core.errors import UserError
-from anatogen.core.weights import read_torch_file
+from anatogen.models.published_weights import read_torch_file
 
 # Blocks in each stage of ResNet-10, 18 and 34; and of ResNet-50.
 _PLAIN = ((1, 1, 1, 1), (2, 2, 2, 2), (3, 4, 6, 3))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.core.errors import UserError
-from anatogen.core.weights import read_torch_file
+from anatogen.models.published_weights import read_torch_file
 
 _BATCH_NORM_EPSILON = 1e-3
 _STEM_CHANNELS = 32

@@ -53,8 +53,7 @@ def train_diffusion(
     cache = np.load(latents, mmap_mode="r")
     mine = local_slice(fabric, batch_size)
     train_step = DenoiserStep(fabric, settings, description.grid, description.latent_shape)
-    decoder = VQGAN(settings.autoencoder).requires_grad_(False).eval()
-    load_weights(decoder, autoencoder)
+    decoder = load_weights(VQGAN(settings.autoencoder), autoencoder)
     bundle = LatentDiffusionBundle(description, decoder, train_step.ema.shadow).to(fabric.device)
     scaling = bundle.scaling
 

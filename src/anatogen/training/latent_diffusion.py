@@ -132,9 +132,7 @@ def _is_settled(run: Path) -> bool:
 
 
 def _load_autoencoder(source: Path, settings: Settings, device: torch.device) -> VQGAN:
-    network = VQGAN(settings.autoencoder)
-    load_weights(network, source / "autoencoder" / WEIGHTS_NAME)
-    return network.requires_grad_(False).eval().to(device)
+    return load_weights(VQGAN(settings.autoencoder), source / "autoencoder" / WEIGHTS_NAME).to(device)
 
 
 def _require_fit(
@@ -201,8 +199,7 @@ def _write_bundle(
     denoiser = build_denoiser(
         description.denoiser, description.autoencoder, description.grid, description.latent_shape
     )
-    load_weights(denoiser, weights)
-    bundle = LatentDiffusionBundle(description, autoencoder, denoiser.requires_grad_(False).eval()).to(device)
+    bundle = LatentDiffusionBundle(description, autoencoder, load_weights(denoiser, weights)).to(device)
     held_out = VolumeDataset(data, Split.VALIDATION)
     measured = held_out if len(held_out) else VolumeDataset(data, Split.TRAIN)
     x = measured.batch(range(min(_MAX_VARIANCE_SCANS, len(measured)))).to(device)

@@ -162,8 +162,7 @@ def _write_bundle(run: Path, description: WGANGPDescription) -> Path:
         "gan_steps": float(records[-1]["step"]) if records else 0.0,
         "generator_sha256": sha256_file(weights),
     }
-    generator = Generator(description.gan, description.grid.shape)
-    load_weights(generator, weights)
+    generator = load_weights(Generator(description.gan, description.grid.shape), weights)
     description = description.model_copy(update={"training": training})
     WGANGPBundle(description, generator).save(run / "bundle")
     load_bundle(run / "bundle")

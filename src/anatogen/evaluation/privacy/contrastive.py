@@ -218,9 +218,7 @@ def cached_encoder(
 
 def load_encoder(path: Path, settings: ContrastiveSettings) -> Encoder:
     """Reads an encoder's weights; a UserError if the file is missing or damaged."""
-    encoder = Encoder(settings)
-    load_weights(encoder, path)
-    return encoder.requires_grad_(False).eval()
+    return load_weights(Encoder(settings), path)
 
 
 @torch.inference_mode()

@@ -44,31 +44,10 @@ class CopyDetector:
     threshold: float
     grid: Grid
 
-    def embed(self, arrays: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Embeddings (M, K) of scans, float32 (M, D, H, W) in [-1, 1]."""
-        return embeddings(self.encoder, arrays, self.settings)
-
     def nearest(self, arrays: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Correlation (M,) of each scan with its nearest training scan; scans as for `embed`."""
-        found: npt.NDArray[np.float32] = (self.embed(arrays) @ self.train.T).max(axis=1)
-        return found
-
-    def to(self, device: str | torch.device) -> "CopyDetector":
-        """Moves the encoder to a device, and returns the detector."""
-        self.encoder.to(device)
-        return self
-
-    def check_grid(self, grid: Grid) -> None:
-        """Refuses scans on another grid.
-
-        Raises:
-            UserError: If shape, spacing or orientation differ.
-        """
-        if not self.grid.fits(grid):
-            raise UserError(
-                f"the audit was made on scans of {self.grid.text()}, the bundle makes {grid.text()}: "
-                "audit scans of this bundle"
-            )
+        """Correlation (M,) of scans, float32 (M, D, H, W) in [-1, 1], with their nearest training scan."""
+        correlations: npt.NDArray[np.float32] = embeddings(self.encoder, arrays, self.settings) @ self.train.T
+        return correlations.max(axis=1)
 
     def save(self, folder: Path) -> dict[str, object]:
         """Writes weights and embeddings, and returns what `audit.json` says of them."""
@@ -146,8 +125,13 @@ class AuditFilter:
         Raises:
             UserError: If the folder holds no audit, a damaged one, or one of scans on another grid.
         """
-        detector = load_detector(self.folder).to(device)
-        detector.check_grid(grid)
+        detector = load_detector(self.folder)
+        if not detector.grid.fits(grid):
+            raise UserError(
+                f"the audit was made on scans of {detector.grid.text()}, the bundle makes {grid.text()}: "
+                "audit scans of this bundle"
+            )
+        detector.encoder.to(device)
 
         def find_copy(array: npt.NDArray[np.float32]) -> float | None:
             correlation = float(detector.nearest(array[None])[0])

@@ -76,9 +76,7 @@ def load_autoencoder(folder: Path, scans: ScanSet, data: Path) -> tuple[VQGAN, P
                 f"{folder} was trained on another dataset than {data}, and a run keeps no grid: name its "
                 "bundle, or the dataset that it was trained on"
             )
-        network = VQGAN(read_settings(folder).autoencoder)
-        load_weights(network, weights)
-        return network.requires_grad_(False).eval(), weights
+        return load_weights(VQGAN(read_settings(folder).autoencoder), weights), weights
     if not (inner / DESCRIPTION_NAME).is_file():
         raise UserError(f"{folder} is no bundle, and no run whose autoencoder is trained")
     bundle = load_bundle(inner)
