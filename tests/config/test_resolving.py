@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from anatogen.config.presets import PRESETS, preset_named
+from anatogen.config.presets import PRESETS, preset_named, training_settings
 from anatogen.config.resolving import Section, parse_overrides, resolve, save_yaml, to_yaml
 from anatogen.config.settings import LossSettings, Settings
 from anatogen.core.errors import ConfigError
@@ -205,3 +205,10 @@ def test_a_rule_about_several_keys_is_one_short_line():
         resolve(Settings, overrides=overrides)
     assert "needs a codebook" in str(raised.value)
     assert "got {" not in str(raised.value)
+
+
+def test_a_whole_configuration_is_a_start_like_a_preset():
+    start = resolve(Settings, preset_named("tiny"))
+    found = resolve(Settings, start, overrides={"denoiser": {"width": 96}})
+    assert found == resolve(Settings, preset_named("tiny"), overrides={"denoiser": {"width": 96}})
+    assert training_settings(settings=start, minutes=3).diffusion_training.minutes == 3

@@ -57,8 +57,7 @@ def pretrain(
     from anatogen.downstream.settings import PretrainConfig
 
     given = merged(budget(("inpainter",), minutes, steps), overrides or {})
-    base = {} if settings is None else settings.model_dump()
-    chosen = resolve(PretrainConfig, base, None if config is None else Path(config), given)
+    chosen = resolve(PretrainConfig, settings, config, given)
     return run_pretraining([scans, *also], run, chosen, like=like, device=device, devices=devices)
 
 
@@ -107,8 +106,7 @@ def finetune(
     given = merged(budget(("segmenter",), minutes, steps), overrides or {})
     if fraction is not None:
         given.setdefault("fraction", fraction)
-    base = {} if settings is None else settings.model_dump()
-    chosen = resolve(FinetuneConfig, base, None if config is None else Path(config), given)
+    chosen = resolve(FinetuneConfig, settings, config, given)
     return run_finetuning(data, run, chosen, init=init, device=device, devices=devices)
 
 
@@ -192,5 +190,5 @@ def run_experiment(
     from anatogen.downstream.experiment.plan import ExperimentPlan
     from anatogen.downstream.experiment.run import run_experiment as make_trials
 
-    chosen = resolve(ExperimentPlan, file=Path(plan), overrides=overrides)
+    chosen = resolve(ExperimentPlan, file=plan, overrides=overrides)
     return make_trials(chosen, out, processes=processes)

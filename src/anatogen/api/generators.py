@@ -64,7 +64,7 @@ def train(
         preset,
         overrides,
         settings=settings,
-        config=None if config is None else Path(config),
+        config=config,
         minutes=minutes,
         steps=steps,
         stages=stages,
@@ -120,8 +120,7 @@ def train_gan(
     """
     from anatogen.config.presets import gan_settings
 
-    file = None if config is None else Path(config)
-    chosen = gan_settings(overrides, settings=settings, config=file, minutes=minutes, steps=steps)
+    chosen = gan_settings(overrides, settings=settings, config=config, minutes=minutes, steps=steps)
     if dry_run:
         from anatogen.training.cost.estimate import describe_plan
 

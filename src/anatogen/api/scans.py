@@ -45,8 +45,8 @@ def doctor(
     from anatogen.doctor.page import check_out, write_doctor_page
     from anatogen.io.archives import scans_folder
 
-    chosen = prepare_settings(overrides, settings=settings, config=_path(config), recipe=recipe)
-    out = _path(out)
+    chosen = prepare_settings(overrides, settings=settings, config=config, recipe=recipe)
+    out = None if out is None else Path(out)
     if out is not None:
         check_out(Path(scans), out)
     records = None if out is None else out / ".examined"
@@ -139,7 +139,7 @@ def prepare(
     from anatogen.dataset.prepare import prepare as prepare_scans
     from anatogen.dataset.prepare_config import prepare_settings
 
-    chosen = prepare_settings(overrides, settings=settings, config=_path(config), recipe=recipe, limit=limit)
+    chosen = prepare_settings(overrides, settings=settings, config=config, recipe=recipe, limit=limit)
     return prepare_scans(Path(scans), Path(out), chosen, strict=strict, progress=progress)
 
 
@@ -229,7 +229,3 @@ def demo(out: Path | str, *, minutes: float = 10.0) -> Path:
     from anatogen.workflow.demo import run_demo
 
     return run_demo(Path(out), minutes)
-
-
-def _path(path: Path | str | None) -> Path | None:
-    return None if path is None else Path(path)

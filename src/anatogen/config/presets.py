@@ -162,7 +162,7 @@ def training_settings(
     overrides: Mapping[str, Any] | None = None,
     *,
     settings: Settings | None = None,
-    config: Path | None = None,
+    config: Path | str | None = None,
     minutes: float | None = None,
     steps: int | None = None,
     stages: Iterable[str] = ("autoencoder", "diffusion"),
@@ -181,15 +181,19 @@ def training_settings(
     Raises:
         ConfigError: Listing all that is wrong.
     """
-    base = preset_named(preset) if settings is None else settings.model_dump()
-    return resolve(Settings, base, config, merged(budget(stages, minutes, steps), overrides or {}))
+    return resolve(
+        Settings,
+        settings or preset_named(preset),
+        config,
+        merged(budget(stages, minutes, steps), overrides or {}),
+    )
 
 
 def gan_settings(
     overrides: Mapping[str, Any] | None = None,
     *,
     settings: GANConfig | None = None,
-    config: Path | None = None,
+    config: Path | str | None = None,
     minutes: float | None = None,
     steps: int | None = None,
 ) -> GANConfig:
@@ -205,8 +209,7 @@ def gan_settings(
     Raises:
         ConfigError: Listing all that is wrong.
     """
-    base = {} if settings is None else settings.model_dump()
-    return resolve(GANConfig, base, config, merged(budget(("gan",), minutes, steps), overrides or {}))
+    return resolve(GANConfig, settings, config, merged(budget(("gan",), minutes, steps), overrides or {}))
 
 
 def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

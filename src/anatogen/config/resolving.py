@@ -28,22 +28,23 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 def resolve(
     model: type[SectionT],
-    preset: Mapping[str, Any] | None = None,
-    file: Path | None = None,
+    preset: Mapping[str, Any] | Section | None = None,
+    file: Path | str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> SectionT:
     """Merges preset, YAML file and overrides (later wins) and validates the result.
 
     Args:
         model: The configuration to build.
-        preset: Nested values to start from.
+        preset: Nested values, or a whole configuration, to start from.
         file: A YAML file with nested keys.
         overrides: Nested values that change those before, e.g. {"denoiser": {"width": 96}}.
 
     Raises:
         ConfigError: Listing every unknown key and invalid value.
     """
-    values = merged(preset or {}, {} if file is None else read_yaml(file))
+    base = preset.model_dump() if isinstance(preset, Section) else preset or {}
+    values = merged(base, {} if file is None else read_yaml(Path(file)))
     try:
         return model.model_validate(merged(values, overrides or {}))
     except ValidationError as error:

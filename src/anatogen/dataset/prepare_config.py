@@ -204,7 +204,7 @@ def prepare_settings(
     overrides: Mapping[str, Any] | None = None,
     *,
     settings: PrepareConfig | None = None,
-    config: Path | None = None,
+    config: Path | str | None = None,
     recipe: str | None = None,
     limit: int | None = None,
 ) -> PrepareConfig:
@@ -223,7 +223,7 @@ def prepare_settings(
     named = {"recipe": recipe, "limit": limit}
     given = dict(overrides or {}) | {key: value for key, value in named.items() if value is not None}
     if settings is not None:
-        return resolve(PrepareConfig, settings.model_dump(), config, given)
-    in_file = {} if config is None else read_yaml(config)
+        return resolve(PrepareConfig, settings, config, given)
+    in_file = {} if config is None else read_yaml(Path(config))
     given.setdefault("recipe", str(in_file.get("recipe", "folder")))
     return resolve(PrepareConfig, recipe_named(str(given["recipe"])).defaults, config, given)
