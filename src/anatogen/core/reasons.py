@@ -17,7 +17,7 @@ Fact = str | int | float | tuple[int, ...]
 
 
 class Remedy(NamedTuple):
-    """What to do about a refused scan.
+    """Advice about a refused scan.
 
     Attributes:
         advice: One or two sentences.
@@ -54,7 +54,7 @@ class Refusal:
 
     @property
     def remedy(self) -> Remedy:
-        """What to do about it."""
+        """Advice, and the option that follows it."""
         return self.reason.remedy
 
     def as_json(self) -> dict[str, Any]:

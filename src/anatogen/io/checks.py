@@ -1,4 +1,4 @@
-"""What makes an array a scan, for readers of every format: the reasons that a scan is left out for."""
+"""Checks that readers of every format share: whether an array can be a scan."""
 
 import logging
 import os
@@ -35,7 +35,7 @@ class ConstantScanError(ScanError):
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silences what nibabel and pydicom say about headers they cope with."""
+    """Silences the warnings of nibabel and pydicom about headers that they cope with."""
     loggers = [logging.getLogger(name) for name in ("nibabel.global", "pydicom", "pylibjpeg")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
@@ -51,7 +51,7 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextmanager
 def quiet_native_code() -> Iterator[None]:
-    """Silences what ITK's C++ prints past Python: the process's output streams lead nowhere meanwhile."""
+    """Silences ITK's C++, which prints past Python: the process's output streams lead nowhere meanwhile."""
     sys.stdout.flush()
     sys.stderr.flush()
     saved = {stream: os.dup(stream) for stream in (1, 2)}
@@ -108,7 +108,7 @@ def squeezed_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def check_dtype(dtype: np.dtype) -> None:
-    """Lets real numbers pass.
+    """Checks that voxels are real numbers.
 
     Raises:
         ScanError: For colour (structured), complex and other types.
@@ -122,7 +122,7 @@ def check_dtype(dtype: np.dtype) -> None:
 
 
 def check_size(num_bytes: int, *paths: Path) -> None:
-    """Lets a header pass whose voxels can lie in the files.
+    """Checks that the voxels which a header announces can lie in the files.
 
     Args:
         num_bytes: Least size of the voxels that the header announces.
@@ -137,6 +137,6 @@ def check_size(num_bytes: int, *paths: Path) -> None:
 
 
 def unreadable(error: Exception) -> ScanError:
-    """The reason for a file that a library could not read."""
+    """Makes the error for a file that a library could not read."""
     # The library's own text is left out: it holds the path, and for some formats header content.
     return ScanError(Reason.DAMAGED_FILE(error=type(error).__name__))

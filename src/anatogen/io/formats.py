@@ -28,7 +28,7 @@ def ending(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Reading:
-    """What files don't tell of themselves, and what is allowed in reading them.
+    """Settings for reading: facts that files don't tell of themselves, and what is allowed.
 
     Attributes:
         npy_spacing_mm: Spacing along (D, H, W) of .npy files.

@@ -115,7 +115,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
 
 
 def check_data_length(path: Path, num_bytes: int) -> None:
-    """Lets a scan pass whose file holds the voxels of its header, all and no more, with right checksums.
+    """Checks that a file holds the voxels of its header, all and no more, with right checksums.
 
     Args:
         path: A .mha, .mhd or .nrrd file that ITK could read.

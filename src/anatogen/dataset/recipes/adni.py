@@ -133,7 +133,7 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
 
 
 def _image(source: Source) -> _Image | None:
-    """What a source's path says; None where it names no subject."""
+    """Reads a source's path; None where it names no subject."""
     file = source.files[0]
     path = PurePosixPath(source.name)
     # The name of a DICOM series is its folder where it is alone in there.
@@ -163,7 +163,7 @@ def _words(sequence: str) -> str:
 
 
 class _Table:
-    """What the tables say, by image and by subject. Names subjects, so it lives in memory only."""
+    """Rows of the tables, by image and by subject. Names subjects, so it lives in memory only."""
 
     def __init__(self, rows: Iterable[dict[str, str]]) -> None:
         self._images: dict[str, dict[str, str]] = {}

@@ -147,7 +147,7 @@ def _series(source: Source) -> _Series:
 
 
 def _header(file: Path) -> dict[str, str]:
-    """What a slice says of its series; nothing where it is damaged, which `prepare` tells."""
+    """Elements that describe the series of a slice; empty where it is damaged, which `prepare` tells."""
     keywords = ["SeriesInstanceUID", "SeriesDescription", "ScanOptions", "ContrastBolusAgent"]
     with quiet_libraries():
         try:

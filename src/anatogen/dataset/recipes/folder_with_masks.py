@@ -154,7 +154,7 @@ def mask_pattern(name: str) -> str:
 
 
 def _place(name: str) -> tuple[_Key, bool, Split | None]:
-    """What a file shares with its partner, whether it is a mask, and the provider's split."""
+    """Key that a file shares with its partner, whether it is a mask, and the provider's split."""
     path = PurePosixPath(name)
     stem = _stem(path.name)
     marked = _MASK_STEM.fullmatch(stem)

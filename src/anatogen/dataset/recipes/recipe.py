@@ -36,7 +36,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a recipe makes of a download.
+    """Scans that a recipe chose from a download.
 
     Attributes:
         scans: In order of name.

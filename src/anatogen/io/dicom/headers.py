@@ -46,15 +46,16 @@ class DamagedDicomError(ScanError):
 
 @dataclass(frozen=True)
 class DicomHeader:
-    """What tells which volume a DICOM file is of. Names a patient: keep it in memory.
+    """Elements that tell which volume a DICOM file is of. Names a patient: keep it in memory.
 
     Attributes:
-        volume: What the files of one volume share: the series, or the enhanced object that is one by itself.
+        volume: Identifier that the files of one volume share: of the series, or of the enhanced object that
+            is one by itself.
         series: SeriesInstanceUID.
         instance: SOPInstanceUID.
         modality: E.g. "CT".
         patient: PatientID, or the study's or series' identifier where that is empty.
-        stack: Series number, rows and columns: what slices of one series share beside its identifier.
+        stack: Series number, rows and columns, which the slices of one series share beside its identifier.
     """
 
     volume: str

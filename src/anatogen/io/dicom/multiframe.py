@@ -81,7 +81,7 @@ def image_types(dataset: Dataset) -> set[str]:
 
 
 def check_concatenation(datasets: Sequence[Dataset]) -> None:
-    """Lets datasets pass that are no parts of a larger object, or all its parts.
+    """Checks that datasets are no parts of a larger object, or all its parts.
 
     Raises:
         ScanError: If parts are missing.

@@ -1,4 +1,4 @@
-"""Stored pixel values of DICOM images in every transfer syntax; used by `dicom`.
+"""Stored pixel values of DICOM images in every transfer syntax; used by `reading` and `stack`.
 
 One decoder is named for each syntax, whatever else is installed, so that the same file gives the same voxels
 on every machine.

@@ -1,7 +1,7 @@
-"""A DICOM series, or an enhanced object, as a `Volume`; the part of `formats` that reads DICOM.
+"""A DICOM series, or an enhanced object, as a `Volume`.
 
-`dicom_headers` finds the files of a series, `dicom_pixels` decodes, `dicom_multiframe` takes enhanced objects
-apart, `dicom_stack` puts slices in order and knows where they lie.
+`headers` finds the files of a series, `pixels` decodes, `multiframe` takes enhanced objects apart, `stack`
+puts slices in order and knows where they lie.
 """
 
 from collections.abc import Sequence

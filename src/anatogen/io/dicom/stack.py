@@ -120,7 +120,7 @@ def in_order(slices: Sequence[Slice], allow_tilt: bool) -> list[Slice]:
 
     Args:
         slices: Of one series, in any order.
-        allow_tilt: Lets stacks pass whose slices are shifted against one another evenly.
+        allow_tilt: Accepts stacks whose slices are shifted against one another evenly.
 
     Raises:
         ScanError: If they are no whole stack: missing, doubled, tilted, uneven or of several kinds.

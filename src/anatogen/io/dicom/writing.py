@@ -1,4 +1,4 @@
-"""`Volume` to a DICOM series: the part of `formats` that writes DICOM.
+"""`Volume` to a DICOM series.
 
 Single-frame CT or MR Image Storage, which every viewer and archive takes; it holds no patient and says that
 it is synthetic.
