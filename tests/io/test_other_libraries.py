@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torchio
 from scan_makers import oblique_affine, pattern_volume, same_place
+from synthetic_dataset import write_dataset
 
 from anatogen.io.geometry import axis_codes, orient
 from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "other-libraries.md"
-LOAD, TO_MONAI, FROM_MONAI, TO_TORCHIO, FROM_TORCHIO = re.findall(
+LOAD, TO_PYTORCH, TO_MONAI, FROM_MONAI, TO_TORCHIO, FROM_TORCHIO = re.findall(
     r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL
 )
 
@@ -31,6 +32,17 @@ def test_the_first_snippet_copies_a_scan(volume, tmp_path, monkeypatch):
     back = Volume.load("copy.nrrd")
     assert np.array_equal(back.array, volume.array)
     assert same_place(back, volume) < 1e-3
+
+
+def test_a_loader_takes_a_prepared_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_dataset(tmp_path / "data")
+    names = {}
+    exec(TO_PYTORCH, names)
+    batch = next(iter(names["loader"]))
+    assert batch.shape[1:] == names["dataset"][0].shape
+    case = Volume.load("case.nii.gz")
+    assert np.array_equal(case.array, names["dataset"].volume(0).array)
 
 
 @pytest.mark.parametrize(
