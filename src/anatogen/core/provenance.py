@@ -22,7 +22,7 @@ def write_provenance(path: Path, inputs: dict[str, str], seed: int) -> None:
     Args:
         path: The file.
         inputs: Hashes of what went in, by name.
-        seed: Of the run.
+        seed: Random seed of the run.
     """
     write_json(
         path,

@@ -19,7 +19,7 @@ def save_weights(network: nn.Module, path: Path, *, half: bool = False) -> None:
     """Writes parameters and buffers, atomically.
 
     Args:
-        network: Whose weights.
+        network: The network.
         path: The file.
         half: Writes floating-point numbers as float16; `load_weights` gives them back as float32.
 

@@ -120,11 +120,11 @@ class Manifest(_Record):
     """A prepared dataset's description; `dataset.json` on disk.
 
     Attributes:
-        format_version: Of this description.
-        anatogen_version: Of the program that made it.
+        format_version: Version of this description's format.
+        anatogen_version: Version of the program that made it.
         recipe: Name of the recipe that chose the scans.
-        grid: That all volumes share.
-        intensity: Of synthetic scans: the CT window, or the median of the training scans.
+        grid: The grid that all volumes share.
+        intensity: Intensities of synthetic scans: the CT window, or the median of the training scans.
         config: `PrepareConfig.portable` of what it was made with.
         labels: Name by value in the masks, where the source tells.
         cases: In order of id.

@@ -200,7 +200,7 @@ def flip_axis(flip: str, affine: Sequence[Sequence[float]]) -> int | None:
 
     Args:
         flip: "none"; "vertical", along the rows of the slice plane; "left_right", along the body's.
-        affine: Of the grid, voxel (d, h, w, 1) to RAS+ mm.
+        affine: Affine of the grid, voxel (d, h, w, 1) to RAS+ mm.
     """
     if flip == "none":
         return None

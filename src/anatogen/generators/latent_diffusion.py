@@ -188,7 +188,7 @@ def measure_x_0_variance(predict: Network, latents: Tensor, schedule: Schedule, 
         predict: Estimates x_0.
         latents: float32 (N, C, d, h, w), scaled; held-out ones, or the error is that of memory.
         schedule: Gives alpha and sigma.
-        seed: Of the noise.
+        seed: Random seed of the noise.
     """
     times = torch.linspace(0, 1, _NUM_VARIANCE_TIMES)[1:]
     generator = derived_generator(seed, "x_0 variance")

@@ -32,10 +32,10 @@ class CopyDetector:
 
     Attributes:
         encoder: Trained on the training scans.
-        settings: Of the encoder.
+        settings: Settings of the encoder.
         train: float32 (N, K), embeddings of the training scans. They are patient data.
         threshold: Scans whose nearest training scan correlates more than this are flagged.
-        grid: Of the scans.
+        grid: Grid of the scans.
     """
 
     encoder: Encoder
@@ -106,7 +106,7 @@ class AuditFilter:
     """Tells copies by a privacy audit: the `CopyFilter` of `anatogen sample --reject-copies`.
 
     Attributes:
-        folder: Of the audit.
+        folder: Folder of the audit.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""The autoencoders of an `evaluate reconstruction`, and the scans that they are tried on."""
+"""The autoencoders of bundles and runs, and the scans that they are tried on."""
 
 from collections.abc import Sequence
 from pathlib import Path
