@@ -36,7 +36,7 @@ from anatogen.io.nifti import write_nifti
 from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 
-NUM_CASES = int(os.environ.get("ANATOGEN_CORRUPTIONS", "1000"))
+NUM_CASES = int(os.environ.get("ANATOGEN_CORRUPTIONS", "510"))
 SEED = int(os.environ.get("ANATOGEN_CORRUPTION_SEED", "0"))
 SHAPE = (6, 40, 33)
 SECONDS_PER_CASE = 20
