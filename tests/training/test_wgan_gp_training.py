@@ -20,7 +20,7 @@ from anatogen.core.weights import WEIGHTS_NAME
 from anatogen.generators.loading import load_bundle, load_latent_diffusion
 from anatogen.generators.wgan_gp import WGANGPBundle
 from anatogen.training import loop as loop_module
-from anatogen.training.cost.estimate import describe_plan
+from anatogen.training.cost.estimate import describe_training
 from anatogen.training.cost.probe import Measurement
 from anatogen.training.devices import build_fabric, launch
 from anatogen.training.latent_diffusion import train
@@ -209,7 +209,7 @@ def test_a_batch_too_small_for_batch_normalisation_is_refused(tmp_path):
     with pytest.raises(UserError, match=message):
         train_gan(data, tmp_path / "run", config, device="cpu")
     with pytest.raises(UserError, match=message):
-        describe_plan(data, config, ("gan",))
+        describe_training(data, config, ("gan",))
     assert not (tmp_path / "run").exists()
 
 
@@ -296,13 +296,13 @@ def test_the_plan_counts_all_scans_of_a_step(data, tmp_path, monkeypatch):
     )
     monkeypatch.setattr("anatogen.training.cost.estimate.probe", lambda *_, **__: quick)
     config = tiny("gan.critic_steps=3", steps=10)
-    text = describe_plan(data, config, ("gan",))
+    text = describe_training(data, config, ("gan",))
     assert "width: 2" in text and f"{10 * 3 * 4 / 6:.1f} passes" in text
     write_dataset(tmp_path / "none", num_train=0)
     with pytest.raises(UserError, match="has no training scans"):
-        describe_plan(tmp_path / "none", config, ("gan",))
+        describe_training(tmp_path / "none", config, ("gan",))
     with pytest.raises(UserError, match="gan_training has no budget"):
-        describe_plan(
+        describe_training(
             data, gan_settings(parse_overrides([*TINY, "gan_training.steps=null"], GANConfig)), ("gan",)
         )
 

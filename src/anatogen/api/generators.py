@@ -70,12 +70,12 @@ def train(
         stages=stages,
     )
     if dry_run:
-        from anatogen.training.cost.estimate import describe_plan
+        from anatogen.training.cost.estimate import describe_training
         from anatogen.training.latent_diffusion import with_autoencoder_of
 
         if autoencoder_run is not None:
             chosen = with_autoencoder_of(Path(autoencoder_run), chosen)
-        print(describe_plan(Path(data), chosen, stages))
+        print(describe_training(Path(data), chosen, stages))
         return None
     from anatogen.training.latent_diffusion import train as train_stages
 
@@ -122,9 +122,9 @@ def train_gan(
 
     chosen = gan_settings(overrides, settings=settings, config=config, minutes=minutes, steps=steps)
     if dry_run:
-        from anatogen.training.cost.estimate import describe_plan
+        from anatogen.training.cost.estimate import describe_training
 
-        print(describe_plan(Path(data), chosen, ("gan",)))
+        print(describe_training(Path(data), chosen, ("gan",)))
         return None
     from anatogen.training.wgan_gp import train_gan as train_generator
 

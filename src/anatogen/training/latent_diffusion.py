@@ -13,7 +13,7 @@ from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file, write_json
 from anatogen.core.weights import WEIGHTS_NAME, load_weights
-from anatogen.dataset.manifest import Manifest, Split, load_manifest
+from anatogen.dataset.manifest import Manifest, Split
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling, standard_scaling
 from anatogen.diffusion.process import x_0_predictor
@@ -28,11 +28,12 @@ from anatogen.generators.loading import load_bundle
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.autoencoder import AUTOENCODER, train_autoencoder
 from anatogen.training.autoencoder_check import AutoencoderCheck, check_autoencoder
-from anatogen.training.devices import check_budgets, check_devices, launch
+from anatogen.training.devices import launch
 from anatogen.training.diffusion import DIFFUSION, train_diffusion
 from anatogen.training.latent_cache import cached_latents, claim_latents
 from anatogen.training.loop import CHECKPOINT_NAME, read_log
-from anatogen.training.run_folder import claim_run, count_training_scans, read_settings
+from anatogen.training.run_folder import claim_run, read_settings
+from anatogen.training.stage import check_training
 
 AUTOENCODER_CHECK_NAME = "autoencoder_check.json"
 _MAX_VARIANCE_SCANS = 16
@@ -70,10 +71,8 @@ def train(
     """
     data, run = Path(data), Path(run)
     source = run if autoencoder_run is None else Path(autoencoder_run)
-    manifest = load_manifest(data)
-    check_budgets(settings, stages)
-    check_devices(settings, stages, device, devices)
-    count_training_scans(data, manifest)
+    chosen = [stage for stage in (AUTOENCODER, DIFFUSION) if stage.name in stages]
+    manifest = check_training(data, settings, chosen, device, devices)
     if "autoencoder" not in stages:
         settings = with_autoencoder_of(source, settings)
     open_sections = () if (run / "diffusion").exists() else _STAGE_TWO

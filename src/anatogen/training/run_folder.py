@@ -9,7 +9,6 @@ from anatogen.config.settings import Settings
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_text
 from anatogen.core.provenance import write_provenance
-from anatogen.dataset.manifest import Manifest, Split
 
 _DATASET_NAME = "dataset.sha256"
 _PROVENANCE_NAME = "provenance.json"
@@ -41,18 +40,6 @@ def read_settings(run: Path) -> Settings:
     if not path.is_file():
         raise UserError(f"{run} is not a training run: it has no config.yaml")
     return resolve(Settings, file=path)
-
-
-def count_training_scans(data: Path, manifest: Manifest) -> int:
-    """Counts the training scans of a prepared dataset.
-
-    Raises:
-        UserError: If there is none.
-    """
-    number = len(manifest.split(Split.TRAIN))
-    if not number:
-        raise UserError(f"{data} has no training scans: prepare it with other split fractions")
-    return number
 
 
 def claim_run(

@@ -1,7 +1,8 @@
 """The description of a training stage, which training, costs and planning share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 import torch
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from anatogen.config.resolving import Section
 from anatogen.config.settings import OptimiserSettings
-from anatogen.dataset.manifest import Grid
-from anatogen.training.devices import build_fabric
+from anatogen.core.errors import UserError
+from anatogen.dataset.manifest import Grid, Manifest, Split, load_manifest
+from anatogen.training.devices import build_fabric, check_budgets, check_devices
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
@@ -77,6 +79,36 @@ class Stage(Generic[ConfigT]):
             mixed_precision=self.mixed_precision,
             broadcast_buffers=self.broadcast_buffers,
         )
+
+
+def check_training(
+    data: Path, settings: ConfigT, stages: Sequence[Stage[ConfigT]], device: str = "auto", devices: int = 1
+) -> Manifest:
+    """Checks that stages can be trained on a prepared dataset, before anything is written.
+
+    Args:
+        data: A prepared dataset.
+        settings: The whole configuration.
+        stages: The stages to train.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+        devices: Number of GPUs, or of processes on a CPU.
+
+    Returns:
+        The manifest of the dataset.
+
+    Raises:
+        UserError: If there is no such dataset or device, a stage has no budget, no scan is there to learn
+            from, or a batch can't be shared by the devices or taken by the networks.
+    """
+    manifest = load_manifest(data)
+    names = [stage.name for stage in stages]
+    check_budgets(settings, names)
+    check_devices(settings, names, device, devices)
+    if not manifest.split(Split.TRAIN):
+        raise UserError(f"{data} has no training scans: prepare it with other split fractions")
+    for stage in stages:
+        stage.check(settings, manifest.grid, devices)
+    return manifest
 
 
 def made_up_scans(number: int, grid: Grid, fabric: Fabric) -> Tensor:

@@ -13,20 +13,20 @@ from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
-from anatogen.dataset.manifest import Grid, Manifest, Split, load_manifest
+from anatogen.dataset.manifest import Grid, Manifest, Split
 from anatogen.dataset.volumes import VolumeDataset, prefetched
 from anatogen.generators.description import WGANGPDescription
 from anatogen.generators.loading import load_bundle
 from anatogen.generators.wgan_gp import WGANGPBundle
 from anatogen.models.wgan_gp import Generator, fit_running_statistics, level_shapes
 from anatogen.training.batches import scans_of_step
-from anatogen.training.devices import check_budgets, check_devices, launch
+from anatogen.training.devices import launch
 from anatogen.training.ema import ExponentialMovingAverage
 from anatogen.training.loop import Loop, read_log
 from anatogen.training.optimisation import local_slice
 from anatogen.training.previews import NUM_PREVIEWS, write_preview
-from anatogen.training.run_folder import claim_run, count_training_scans
-from anatogen.training.stage import DryRun, Stage, accept_losses, made_up_scans
+from anatogen.training.run_folder import claim_run
+from anatogen.training.stage import DryRun, Stage, accept_losses, check_training, made_up_scans
 from anatogen.training.wgan_gp_step import WGANGPStep
 
 _NUM_STATISTICS_BATCHES = 32
@@ -52,11 +52,7 @@ def train_gan(
         NonFiniteLossError: If a loss is not finite.
     """
     data, run = Path(data), Path(run)
-    manifest = load_manifest(data)
-    check_budgets(config, ("gan",))
-    check_devices(config, ("gan",), device, devices)
-    count_training_scans(data, manifest)
-    GAN.check(config, manifest.grid, devices)
+    manifest = check_training(data, config, [GAN], device, devices)
     claim_run(run, manifest.sha256(), config, config.training.seed)
     description = _describe(config, manifest)
     launch(

@@ -6,13 +6,12 @@ import torch
 from pydantic import BaseModel
 
 from anatogen.config.resolving import Section, to_yaml
-from anatogen.dataset.manifest import Grid, load_manifest
+from anatogen.dataset.manifest import Grid, Split
 from anatogen.report.numbers import duration_text
 from anatogen.training.cost.memory import peak_memory_gb
 from anatogen.training.cost.probe import Measurement, probe
-from anatogen.training.devices import available_memory_gb, check_budgets
-from anatogen.training.run_folder import count_training_scans
-from anatogen.training.stage import ConfigT, Stage
+from anatogen.training.devices import available_memory_gb
+from anatogen.training.stage import ConfigT, Stage, check_training
 from anatogen.training.stages import STAGES
 
 
@@ -73,7 +72,7 @@ def estimate_stage(
     )
 
 
-def describe_plan(data: Path, settings: Section, stages: tuple[str, ...]) -> str:
+def describe_training(data: Path, settings: Section, stages: tuple[str, ...]) -> str:
     """Describes the resolved settings and what each stage takes, as text.
 
     Args:
@@ -82,14 +81,10 @@ def describe_plan(data: Path, settings: Section, stages: tuple[str, ...]) -> str
         stages: Names of its stages.
 
     Raises:
-        UserError: If a stage has no budget, the folder is no prepared dataset or has no training scans, or a
-            GAN's batch is too small.
+        UserError: See `check_training`.
     """
-    manifest = load_manifest(data)
-    check_budgets(settings, stages)
-    num_scans = count_training_scans(data, manifest)
-    for name in stages:
-        STAGES[name].check(settings, manifest.grid, 1)
+    manifest = check_training(data, settings, [STAGES[name] for name in stages])
+    num_scans = len(manifest.split(Split.TRAIN))
     lines = [to_yaml(settings), f"{num_scans} training scans of {manifest.grid.shape}"]
     lines += [
         _describe(name, estimate_stage(STAGES[name], settings, manifest.grid, num_scans)) for name in stages
