@@ -13,9 +13,11 @@ Triple = tuple[float, float, float]
 
 # Label maps have fewer values; a scan with so few would be one of 5 bits.
 MAX_LABELS = 32
-# Voxels along an axis that the body is looked for with, and of the thumbnail that mirrors are told by.
+# Voxels along an axis that the body is looked for with, at most; a thumbnail has fewer than twice as many as
+# its own; and voxels of the cube that mirrors are told by.
 _COARSE = 96
-_POSTURE_SIZE = 12
+_THUMBNAIL_SIZE = 48
+POSTURE_SIZE = 12
 # Longest side of a picture, in pixels, is below twice this.
 _PICTURE_SIZE = 192
 
@@ -55,20 +57,43 @@ def content_sha256(volume: Volume) -> str:
     return hashlib.sha256(orient(volume, "SPL").array.data).hexdigest()
 
 
-def measure_body(volume: Volume) -> tuple[dict[str, Triple], npt.NDArray[np.float16]]:
-    """How large the body is in a scan, and how it lies.
+def thumbnail(volume: Volume) -> Volume:
+    """Means of blocks of voxels, so that filters do not run over millions of them.
+
+    Args:
+        volume: Any scan; one that is small enough, or a thumbnail, keeps its values.
+
+    Returns:
+        The whole field of view along "SPL", of fewer than 96 voxels along each axis.
+    """
+    upright = orient(volume, "SPL")
+    array, affine = upright.array, upright.affine.copy()
+    for axis, length in enumerate(upright.array.shape):
+        block = max(1, length // _THUMBNAIL_SIZE)
+        if block > 1:
+            starts = np.arange(0, length, block)
+            shape = [1, 1, 1]
+            shape[axis] = len(starts)
+            sizes = np.diff(np.append(starts, length)).astype(np.float32).reshape(shape)
+            array = np.add.reduceat(array, starts, axis=axis) / sizes
+            affine[:3, 3] += (block - 1) / 2 * affine[:3, axis]
+            affine[:3, axis] *= block
+    return Volume(array, affine)
+
+
+def measure_body(volume: Volume) -> dict[str, Triple]:
+    """How large the body is in a scan.
 
     Args:
         volume: Any scan.
 
     Returns:
         By modality, which decides what is air: the bounding box in mm of what is not air, along (R-L, A-P,
-        I-S), or that of the scan where all is. And a thumbnail that left and right are told by: float16,
-        (12, 12, 12) along the same axes, mean 0 and length 1.
+        I-S), or that of the scan where all is.
     """
     upright = orient(volume, "RAS")
     shape = upright.array.shape
-    steps = [max(1, size // _COARSE) for size in shape]
+    steps = [-(-size // _COARSE) for size in shape]
     coarse = np.ascontiguousarray(upright.array[tuple(slice(step // 2, None, step) for step in steps)])
     sizes = {}
     for modality in ("CT", "MR"):
@@ -76,12 +101,25 @@ def measure_body(volume: Volume) -> tuple[dict[str, Triple], npt.NDArray[np.floa
         extent = coarse.shape if box is None else [part.stop - part.start for part in box]
         x, y, z = np.minimum(np.array(extent) * steps, shape) * np.array(upright.spacing_mm)
         sizes[modality] = (float(x), float(y), float(z))
-    clipped = np.clip(coarse, *np.percentile(coarse, (0.5, 99.5)))
-    factors = [_POSTURE_SIZE / size for size in clipped.shape]
+    return sizes
+
+
+def measure_posture(volume: Volume) -> npt.NDArray[np.float16]:
+    """How the body lies in a scan: what left and right are told by.
+
+    Args:
+        volume: `thumbnail` of a scan.
+
+    Returns:
+        float16, (12, 12, 12) along (R-L, A-P, I-S), mean 0 and length 1.
+    """
+    array = orient(volume, "RAS").array
+    clipped = np.clip(array, *np.percentile(array, (0.5, 99.5)))
+    factors = [POSTURE_SIZE / size for size in clipped.shape]
     blurred = ndimage.gaussian_filter(clipped, [0.4 / factor if factor < 1 else 0 for factor in factors])
     small = ndimage.zoom(blurred, factors, order=1, mode="nearest").astype(np.float64)
     centred = small - small.mean()
-    return sizes, (centred / max(float(np.linalg.norm(centred)), 1e-12)).astype(np.float16)
+    return (centred / max(float(np.linalg.norm(centred)), 1e-12)).astype(np.float16)
 
 
 def middle_slice(volume: Volume, window: tuple[float, float]) -> npt.NDArray[np.uint8]:

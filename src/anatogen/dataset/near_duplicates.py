@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import rankdata
 
-from anatogen.io.geometry import orient
+from anatogen.dataset.measures import thumbnail
 from anatogen.io.volume import Volume
 
 Cube = npt.NDArray[np.float32]
@@ -47,34 +47,20 @@ def describe(volume: Volume, size: int) -> Cube:
     """Ranks of the scan's values on a cube of its whole field of view, without what is slow.
 
     Args:
-        volume: Any scan; its axes are brought to "SPL" first, so that the order in a file does not matter.
+        volume: Any scan, or its `thumbnail`, which gives the same.
         size: `COARSE_SIZE` or `FINE_SIZE`.
 
     Returns:
-        float32, (size, size, size), mean 0 and norm 1.
+        float32, (size, size, size) along "SPL", mean 0 and norm 1.
     """
-    array = _shrunk(orient(volume, "SPL").array, 4 * size)
+    array = thumbnail(volume).array
     sigma = [0.5 * max(length / size, 1) for length in array.shape]
-    smooth = ndimage.gaussian_filter(array.astype(np.float32), sigma, mode="nearest")
+    smooth = ndimage.gaussian_filter(array, sigma, mode="nearest")
     places = [(np.arange(size) + 0.5) * length / size - 0.5 for length in array.shape]
     grid = np.meshgrid(*places, indexing="ij")
     cube = ndimage.map_coordinates(smooth, grid, order=1, mode="nearest")
     ranks = (rankdata(cube.ravel()) / cube.size).reshape(cube.shape).astype(np.float32)
     return _standardised(ranks - ndimage.gaussian_filter(ranks, _SLOW[size], mode="nearest"))
-
-
-def _shrunk(array: npt.NDArray[np.float32], most: int) -> npt.NDArray[np.float32]:
-    """Means of blocks, so that filters do not run over millions of voxels."""
-    for axis, length in enumerate(array.shape):
-        block = length // most
-        if block > 1:
-            starts = np.arange(0, length, block)
-            sizes = np.diff(np.append(starts, length)).astype(np.float32)
-            shape = [1, 1, 1]
-            shape[axis] = len(starts)
-            sums = np.add.reduceat(array, starts, axis=axis)
-            array = np.asarray(sums / sizes.reshape(shape), dtype=np.float32)
-    return array
 
 
 def _standardised(cube: Cube) -> Cube:

@@ -25,8 +25,10 @@ from anatogen.dataset.measures import (
     count_labels,
     looks_like_ct,
     measure_body,
+    measure_posture,
     middle_slice,
     own_window,
+    thumbnail,
 )
 from anatogen.dataset.near_duplicates import COARSE_SIZE, FINE_SIZE, describe
 from anatogen.dataset.prepare_config import PrepareConfig
@@ -60,7 +62,7 @@ class ScanRecord(_Record):
         modality: "CT" or "MR", as the scan was told to be or alone tells: by it the region was found.
         regions: The boxes of it that become a case each.
         foreground_mm: By modality, the bounding box of what is not air, along (R-L, A-P, I-S) of the body.
-        posture: Of `measure_body`, float16 (12, 12, 12).
+        posture: Of `measure_posture`, float16 (12, 12, 12).
         coarse: The coarse description of `near_duplicates`, float16 (12, 12, 12).
     """
 
@@ -221,15 +223,18 @@ def _recorded_scan(
     except ScanError as error:
         return _save(path, RefusedRecord(sha256=digest, refusal=error.refusal))
     try:
-        record = _measured(task, volume, key, digest, mask)
+        small = thumbnail(volume)
+        record = _measured(task, volume, small, key, digest, mask)
     except ScanError as error:
         return _save(path, _refused(digest, error.refusal, volume, count_labels(volume.array)))
-    write_array(describe(volume, FINE_SIZE).astype(np.float16), description_path(task.folder, key))
+    write_array(describe(small, FINE_SIZE).astype(np.float16), description_path(task.folder, key))
     write_array(middle_slice(volume, (record.low, record.high)), _picture_path(task.folder, key))
     return _save(path, record)
 
 
-def _measured(task: RecordTask, volume: Volume, key: str, digest: str, mask: Volume | None) -> ScanRecord:
+def _measured(
+    task: RecordTask, volume: Volume, small: Volume, key: str, digest: str, mask: Volume | None
+) -> ScanRecord:
     array, percentiles = volume.array, task.config.percentiles
     num_labels = count_labels(array)
     if num_labels:
@@ -241,7 +246,6 @@ def _measured(task: RecordTask, volume: Volume, key: str, digest: str, mask: Vol
     modality = _told_modality(task)
     if modality == "auto":
         modality = "CT" if looks_like_ct(minimum, maximum) else "MR"
-    foreground, posture = measure_body(volume)
     d, h, w = array.shape
     return ScanRecord(
         key=key,
@@ -256,9 +260,9 @@ def _measured(task: RecordTask, volume: Volume, key: str, digest: str, mask: Vol
         background=float(np.mean(array == minimum)),
         modality=modality,
         regions=tuple(find_regions(volume, task.config.region, modality, mask)),
-        foreground_mm=foreground,
-        posture=posture.tobytes(),
-        coarse=describe(volume, COARSE_SIZE).astype(np.float16).tobytes(),
+        foreground_mm=measure_body(volume),
+        posture=measure_posture(small).tobytes(),
+        coarse=describe(small, COARSE_SIZE).astype(np.float16).tobytes(),
     )
 
 

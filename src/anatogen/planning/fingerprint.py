@@ -207,7 +207,7 @@ def mirror_likeness(postures: Sequence[npt.NDArray[np.float16]]) -> tuple[float,
     """Mean correlation of pairs of scans, the same with one mirrored, and the error of their difference.
 
     Args:
-        postures: Of `measure_body`: alike in shape, first axis left to right, mean 0 and length 1; of
+        postures: Of `measure_posture`: alike in shape, first axis left to right, mean 0 and length 1; of
             different scans.
 
     Returns:
