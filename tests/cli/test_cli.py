@@ -247,6 +247,7 @@ def test_doctor_tells_what_to_type_and_its_exit_code_whether_anything_can_be_pre
     assert _call(monkeypatch, "doctor", scans, tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert "'exclude=[\"b[[]1].nii\"]'" in shown and "doctor.html" in shown
+    assert f"anatogen prepare {scans} DATA --records {tmp_path / 'out' / '.examined'}" in shown
     assert (tmp_path / "out" / "doctor.html").is_file()
     assert _call(monkeypatch, "doctor", scans, tmp_path / "none", "exclude=*.nii") == 1
     assert "nothing can be prepared" in capsys.readouterr().out

@@ -1,12 +1,15 @@
 """One survey for doctor, plan and prepare: what one of them decoded, no other decodes again."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from decodes import count_decodes
+from decodes import count_decodes, count_hashes
 from scan_makers import head, tree_bytes
 
+from anatogen.api import scans as api
+from anatogen.core.errors import UserError
 from anatogen.dataset.discover import Source
 from anatogen.dataset.prepare import prepare
 from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
@@ -78,6 +81,48 @@ def test_records_of_the_doctor_serve_plan_and_prepare_and_change_no_byte(
     assert decodes == dict.fromkeys(ALL, 2)
     assert tree_bytes(tmp_path / "data") == tree_bytes(tmp_path / "alone")
     assert take_fingerprint(scans, config, workers=1, progress=False) == found
+
+
+def test_doctor_and_then_prepare_with_its_records_decode_each_scan_once_each(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anatogen.dataset.workers.available_cores", lambda: 1)
+    recipe = "folder_with_masks"
+    decodes = count_decodes(monkeypatch)
+    api.doctor(scans, tmp_path / "doctor", recipe=recipe, progress=False)
+    assert decodes == dict.fromkeys(ALL, 1)
+    examined = tmp_path / "doctor" / ".examined"
+    api.prepare(scans, tmp_path / "data", recipe=recipe, records=examined, progress=False)
+    assert decodes == dict.fromkeys(ALL, 2)
+    # And the other way round.
+    api.doctor(scans, recipe=recipe, records=examined, progress=False)
+    assert decodes == dict.fromkeys(ALL, 2)
+
+
+def test_files_are_hashed_once_while_they_stay_as_they_are(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, records = prepare_settings(recipe="folder_with_masks"), tmp_path / "records"
+    hashes = count_hashes(monkeypatch)
+    examine(scans, config, records=records, workers=1, progress=False)
+    files = {path.name for path in scans.rglob("*") if path.is_file()}
+    assert hashes == dict.fromkeys(files, 1)
+    take_fingerprint(scans, config, records=records, workers=1, progress=False)
+    prepare(scans, tmp_path / "data", config, records=records, workers=1, progress=False)
+    assert hashes == dict.fromkeys(files, 1)
+    # Another scan in its place is seen, though size and time of writing are the same.
+    before = (scans / "b.npy").stat()
+    write_npy(head(7), scans / "b.npy")
+    os.utime(scans / "b.npy", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (scans / "b.npy").stat().st_size == before.st_size
+    examine(scans, config, records=records, workers=1, progress=False)
+    assert hashes == dict.fromkeys(files, 1) | {"b.npy": 2}
+
+
+def test_records_may_not_lie_among_the_scans(scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="choose another folder for records"):
+        examine(scans, records=scans / "records", workers=1, progress=False)
+    assert not (scans / "records").exists()
 
 
 def test_records_tell_no_names(scans: Path, tmp_path: Path) -> None:

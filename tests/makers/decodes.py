@@ -1,4 +1,4 @@
-"""Counts how often each file of a scan or mask is decoded."""
+"""Counts how often each file of a scan or mask is decoded, and how often one is hashed."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -26,3 +26,16 @@ def count_decodes(patch: pytest.MonkeyPatch) -> Counter[str]:
     patch.setattr(reading, "read_scan", scan)
     patch.setattr(reading, "read_dicom", dicom)
     return decodes
+
+
+def count_hashes(patch: pytest.MonkeyPatch) -> Counter[str]:
+    """Counts, from now on, by the name of the file; of work in this process."""
+    hashes = Counter[str]()
+    sha256_file = reading.sha256_file
+
+    def counted(path: Path) -> str:
+        hashes[path.name] += 1
+        return sha256_file(path)
+
+    patch.setattr(reading, "sha256_file", counted)
+    return hashes

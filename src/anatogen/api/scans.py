@@ -20,6 +20,7 @@ def doctor(
     recipe: str | None = None,
     config: Path | str | None = None,
     headers_only: bool = False,
+    records: Path | str | None = None,
     progress: bool = True,
 ) -> "Diagnosis":
     """Finds out what is wrong with a folder of scans, and what to do about it.
@@ -32,6 +33,8 @@ def doctor(
         recipe: Name of the recipe that the folder is meant for.
         config: YAML file of settings of `prepare`.
         headers_only: Read no voxels: quick, and blind to copies and damage.
+        records: Folder of records of scans that an earlier doctor, plan or prepare left, to be completed;
+            default OUT/.examined.
         progress: Show progress bars on the terminal.
 
     Returns:
@@ -42,16 +45,23 @@ def doctor(
     """
     from anatogen.dataset.prepare_config import prepare_settings
     from anatogen.doctor.examine import examine
-    from anatogen.doctor.page import check_out, write_doctor_page
+    from anatogen.doctor.page import RECORDS_NAME, check_out, write_doctor_page
     from anatogen.io.archives import scans_folder
 
     chosen = prepare_settings(overrides, settings=settings, config=config, recipe=recipe)
     out = None if out is None else Path(out)
     if out is not None:
         check_out(Path(scans), out)
-    records = None if out is None else out / ".examined"
+    if records is None and out is not None:
+        records = out / RECORDS_NAME
     with scans_folder(Path(scans), progress=progress) as folder:
-        diagnosis = examine(folder, chosen, headers_only=headers_only, records=records, progress=progress)
+        diagnosis = examine(
+            folder,
+            chosen,
+            headers_only=headers_only,
+            records=None if records is None else Path(records),
+            progress=progress,
+        )
         if out is not None:
             write_doctor_page(diagnosis, out)
     return diagnosis
@@ -67,6 +77,7 @@ def plan(
     recipe: str | None = None,
     preset: str = "default",
     device: str = "auto",
+    records: Path | str | None = None,
     progress: bool = True,
 ) -> "Plan":
     """Looks at scans and this machine, and decides how to prepare and train; each decision with its reason.
@@ -80,6 +91,8 @@ def plan(
         recipe: Name of a recipe, whose settings the plan keeps.
         preset: Preset that decides what no rule does.
         device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
+        records: Folder of records of scans that an earlier doctor, plan or prepare left, to be completed;
+            with it all scans are looked at, else 200.
         progress: Show progress bars on the terminal.
 
     Returns:
@@ -98,6 +111,7 @@ def plan(
         overrides=overrides,
         preset=preset,
         device=device,
+        records=None if records is None else Path(records),
         progress=progress,
     )
     if out is not None:
@@ -115,6 +129,7 @@ def prepare(
     limit: int | None = None,
     config: Path | str | None = None,
     strict: bool = False,
+    records: Path | str | None = None,
     progress: bool = True,
 ) -> "PrepareSummary":
     """Checks scans, brings them to one grid and intensity range, and splits them by patient.
@@ -128,6 +143,8 @@ def prepare(
         limit: Number of scans to take, the first ones, to try.
         config: YAML file of settings.
         strict: Make a scan that can't be used an error.
+        records: Folder of records of scans that an earlier doctor, plan or prepare left, to be completed;
+            default a part of OUT that is removed at the end.
         progress: Show progress bars on the terminal.
 
     Returns:
@@ -140,7 +157,14 @@ def prepare(
     from anatogen.dataset.prepare_config import prepare_settings
 
     chosen = prepare_settings(overrides, settings=settings, config=config, recipe=recipe, limit=limit)
-    return prepare_scans(Path(scans), Path(out), chosen, strict=strict, progress=progress)
+    return prepare_scans(
+        Path(scans),
+        Path(out),
+        chosen,
+        strict=strict,
+        records=None if records is None else Path(records),
+        progress=progress,
+    )
 
 
 def recipes() -> dict[str, str]:

@@ -1,5 +1,6 @@
 """The commands that begin with scans: doctor, plan, prepare, and the whole way."""
 
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,11 +44,16 @@ def _show_run(page: "Path | None", given: Mapping[str, Any]) -> None:
 
 
 def _show_diagnosis(diagnosis: "Diagnosis", given: Mapping[str, Any]) -> None:
+    from anatogen.doctor.page import RECORDS_NAME
     from anatogen.doctor.table import print_diagnosis
 
     print_diagnosis(diagnosis, given["out"])
     if not diagnosis.is_usable:
         sys.exit(1)
+    command = ["anatogen", "prepare", str(given["scans"]), "DATA"]
+    if not given["headers_only"]:
+        command += ["--records", str(given["records"] or given["out"] / RECORDS_NAME)]
+    print(f"next, with what is said above to add: {shlex.join(command)}")
 
 
 def _show_plan(made: "Plan", given: Mapping[str, Any]) -> None:

@@ -79,7 +79,7 @@ def prepare(
         scans_folder(scans, out / WORK_FOLDER, progress=progress) as folder,
         Workers(workers, progress) as pool,
     ):
-        survey = survey_folder(folder, config, pool)
+        survey = survey_folder(folder, config, records or out / WORK_FOLDER / "records", pool)
         left_out = survey.left_out
         inputs = fingerprint(folder, survey.selection, left_out, config)
         complete = completed(out, inputs)
@@ -87,13 +87,7 @@ def prepare(
             if strict:
                 _refuse_left_out(complete.left_out)
             return complete
-        usable, refused = usable_scans(
-            survey.selection.scans,
-            survey.selection,
-            config,
-            out / WORK_FOLDER / "records" if records is None else records,
-            pool,
-        )
+        usable, refused = usable_scans(survey, survey.selection.scans, pool)
         usable, copies = without_copies(usable)
         left_out += [*refused, *copies]
         require_scans(usable, left_out, scans, config.narrows)

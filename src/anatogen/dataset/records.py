@@ -2,7 +2,8 @@
 
 `doctor`, `plan` and `prepare` all ask for records, and what one of them left another takes: a record is named
 by a hash of the bytes and of the settings that its measurements depend on. It holds no name and nothing of a
-header but geometry; beside it lie a picture and a description of some kilobytes, which show the patient.
+header but geometry; beside it lie a picture and a description of some kilobytes, which show the patient. The
+hash of a scan's bytes is kept by a hash of path, sizes and times, so that unchanged files are hashed once.
 """
 
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ class RecordTask:
 def record_scan(task: RecordTask) -> Records:
     """The records of a scan and of its mask: those that are there, or made by decoding each file once."""
     try:
-        digest = source_sha256(task.source)
+        digest = _sha256(task.source, task.folder)
     except OSError as error:
         refused = RefusedRecord(sha256="", refusal=Reason.NOT_READABLE(why=str(error.strerror)))
         return refused, None
@@ -171,11 +172,24 @@ def record_scan(task: RecordTask) -> Records:
     return found, mask_record
 
 
+def _sha256(source: Source, folder: Path) -> str:
+    """`source_sha256`, kept in the folder of records for files that stay as they are."""
+    stats = [(file.name, file.stat()) for file in source.files]
+    # No program sets the time of the last change of an entry: a copy is not taken for what it overwrote.
+    files = [(name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in stats]
+    path = folder / f"{sha256_json([source.name, source.is_dicom, files])}.sha256"
+    if path.is_file():
+        return path.read_text(encoding="ascii")
+    digest = source_sha256(source)
+    write_text(path, digest)
+    return digest
+
+
 def _mask_of(task: RecordTask) -> tuple[MaskRecord | RefusedRecord, Volume | None]:
     """The record of the mask, and the mask if it was decoded for it."""
     assert task.mask is not None
     try:
-        digest = source_sha256(task.mask)
+        digest = _sha256(task.mask, task.folder)
     except OSError as error:
         return RefusedRecord(sha256="", refusal=Reason.NOT_READABLE(why=str(error.strerror))), None
     path = task.folder / f"{_key('mask', digest, task.mask, task.config)}.json"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from anatogen.core.errors import UserError
 from anatogen.core.reasons import Reason, Refusal
 from anatogen.dataset.discover import LeftOut, Source, discover
 from anatogen.dataset.masks import grid_refusal, label_refusal
@@ -27,6 +28,8 @@ class Survey:
 
     Attributes:
         folder: Where the scans are.
+        config: The settings that it was asked for with.
+        records: Folder of records of scans.
         sources: Every scan that was discovered, in order of name.
         damaged: What could not even be told to be a scan.
         num_ignored: Files that are no scans, or are not included.
@@ -34,6 +37,8 @@ class Survey:
     """
 
     folder: Path
+    config: PrepareConfig
+    records: Path
     sources: tuple[Source, ...]
     damaged: tuple[LeftOut, ...]
     num_ignored: int
@@ -71,17 +76,20 @@ class UsableScan:
         return self.scan.source.name
 
 
-def survey_folder(folder: Path, config: PrepareConfig, pool: Workers) -> Survey:
+def survey_folder(folder: Path, config: PrepareConfig, records: Path, pool: Workers) -> Survey:
     """Finds the scans below a folder, and selects among them.
 
     Args:
         folder: With scans in all formats, nested and mixed.
-        config: What narrows the scans, the recipe, and who the patients are.
+        config: What narrows the scans, the recipe, who the patients are, and how scans are measured.
+        records: Folder where what is learned of each scan is kept, and found.
         pool: Looks into the files that have no ending of a scan.
 
     Raises:
-        UserError: As `discover` and `select_scans`.
+        UserError: As `discover` and `select_scans`; or if the records would lie among the scans.
     """
+    if records.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{records} lies inside {folder}: choose another folder for records of scans")
     sources, damaged, num_ignored = discover(
         folder,
         lambda function, files: pool.map(function, files, [file.name for file in files], "Looking"),
@@ -89,42 +97,39 @@ def survey_folder(folder: Path, config: PrepareConfig, pool: Workers) -> Survey:
         config.exclude,
     )
     selection = select_scans(folder, sources, config)
-    return Survey(folder, tuple(sources), tuple(damaged), num_ignored, selection)
+    return Survey(folder, config, records, tuple(sources), tuple(damaged), num_ignored, selection)
 
 
 def record_scans(
-    scans: Sequence[tuple[Source, Source | None]], config: PrepareConfig, folder: Path, pool: Workers
+    survey: Survey, scans: Sequence[tuple[Source, Source | None]], pool: Workers
 ) -> list[Records]:
     """The records of scans and of their masks, in order.
 
     Args:
+        survey: Of the folder; records that are there are not made again.
         scans: Each scan with the mask that is asked for.
-        config: The settings that measurements depend on.
-        folder: Of records; what it holds is not made again.
         pool: Decodes the others.
     """
-    tasks = [RecordTask(source, mask, config, folder) for source, mask in scans]
+    tasks = [RecordTask(source, mask, survey.config, survey.records) for source, mask in scans]
     return pool.map(record_scan, tasks, [source.name for source, _ in scans], "Checking")
 
 
 def usable_scans(
-    scans: Sequence[Scan], selection: Selection, config: PrepareConfig, folder: Path, pool: Workers
+    survey: Survey, scans: Sequence[Scan], pool: Workers
 ) -> tuple[list[UsableScan], list[LeftOut]]:
     """The scans that `prepare` can take, and the others with their reasons; see `record_scans`.
 
     Args:
-        scans: Of the selection.
-        selection: Names the labels that masks may hold.
-        config: The settings that measurements depend on.
-        folder: Of records.
+        survey: Of the folder.
+        scans: Those of its selection to look at.
         pool: Decodes what has no record.
     """
-    records = record_scans([(scan.source, scan.mask) for scan in scans], config, folder, pool)
+    records = record_scans(survey, [(scan.source, scan.mask) for scan in scans], pool)
     usable, left_out = [], []
     for scan, (record, mask) in zip(scans, records, strict=True):
         if isinstance(record, RefusedRecord):
             left_out.append(LeftOut(scan.source.name, record.refusal))
-        elif (refusal := mask_refusal(record, mask, selection, config)) is not None:
+        elif (refusal := mask_refusal(survey, record, mask)) is not None:
             left_out.append(LeftOut(scan.source.name, refusal))
         else:
             assert not isinstance(mask, RefusedRecord)
@@ -133,26 +138,23 @@ def usable_scans(
 
 
 def mask_refusal(
-    record: ScanRecord | RefusedRecord,
-    mask: MaskRecord | RefusedRecord | None,
-    selection: Selection,
-    config: PrepareConfig,
+    survey: Survey, record: ScanRecord | RefusedRecord, mask: MaskRecord | RefusedRecord | None
 ) -> Refusal | None:
     """Why a scan can't be used with its mask; None where it can, and for a scan that can't be used anyway.
 
     Args:
+        survey: Names the labels that masks may hold, and says whether they have to lie on the scan's grid.
         record: Of the scan.
         mask: Record of its mask, if it has one.
-        selection: Names the labels that masks may hold.
-        config: Says whether the mask has to lie on the scan's grid.
     """
     if isinstance(record, RefusedRecord) or mask is None:
         return None
     if isinstance(mask, RefusedRecord):
         return mask.refusal
-    unknown = label_refusal(mask.labels, selection.labels) if selection.labels else None
+    known = survey.selection.labels
+    unknown = label_refusal(mask.labels, known) if known else None
     # Masks of breasts only tell where to cut.
-    if unknown is not None or config.region == "breasts":
+    if unknown is not None or survey.config.region == "breasts":
         return unknown
     return grid_refusal(record.shape, np.array(record.affine), mask.shape, np.array(mask.affine))
 

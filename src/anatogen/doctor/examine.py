@@ -69,20 +69,21 @@ def examine(
         pool = stack.enter_context(Workers(workers, progress))
         if records is None:
             records = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        survey = survey_folder(scans, config.model_copy(update={"limit": None, "where": {}}), pool)
-        facts = gather(survey, config, None if headers_only else records, pool)
+        everything = config.model_copy(update={"limit": None, "where": {}})
+        survey = survey_folder(scans, everything, records, pool)
+        facts = gather(survey, config, pool, headers_only=headers_only)
         diagnosis = Diagnosis(facts, conclude(facts), outliers(facts))
         return replace(diagnosis, shown=_shown(diagnosis, records))
 
 
-def gather(survey: Survey, config: PrepareConfig, records: Path | None, pool: Workers) -> Facts:
+def gather(survey: Survey, config: PrepareConfig, pool: Workers, *, headers_only: bool) -> Facts:
     """Looks at every scan of a survey.
 
     Args:
         survey: Of the folder, without limit.
         config: As `examine` has it.
-        records: Folder of records; None reads headers alone.
         pool: Does the work.
+        headers_only: Reads no voxels.
     """
     chosen = survey.selection.scans
     left_out: tuple[LeftOut, ...] = ()
@@ -95,14 +96,14 @@ def gather(survey: Survey, config: PrepareConfig, records: Path | None, pool: Wo
         left_out = survey.selection.left_out
     sources = {source.name: source for pair in pairs for source in pair if source is not None}
     found: dict[str, Record | None] = {}
-    if records is not None:
+    if not headers_only:
         for (source, mask), (record, mask_record) in zip(
-            pairs, record_scans(pairs, config, records, pool), strict=True
+            pairs, record_scans(survey, pairs, pool), strict=True
         ):
             found[source.name] = record
             if mask is not None:
                 found[mask.name] = mask_record
-                refusal = mask_refusal(record, mask_record, survey.selection, config)
+                refusal = mask_refusal(survey, record, mask_record)
                 by_mask += [LeftOut(source.name, refusal)] if refusal is not None else []
     patients = {scan.source.name: scan.patient for scan in chosen}
     headers = pool.map(read_scan_header, list(sources.values()), list(sources), "Headers")
@@ -118,9 +119,9 @@ def gather(survey: Survey, config: PrepareConfig, records: Path | None, pool: Wo
         masks=_find_masks(survey, config, facts),
         num_other_files=survey.num_ignored,
         num_pictures=_count_pictures(survey.folder),
-        alike=() if records is None else _find_alike(facts, records, pool),
+        alike=() if headers_only else _find_alike(facts, survey.records, pool),
         config=config,
-        looked_at_pixels=records is not None,
+        looked_at_pixels=not headers_only,
     )
 
 

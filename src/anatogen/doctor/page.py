@@ -17,6 +17,8 @@ from anatogen.report.numbers import times
 from anatogen.report.page import data_url, write_page
 
 PAGE_NAME, JSON_NAME = "doctor.html", "doctor.json"
+# What was learned of each scan, beside the page.
+RECORDS_NAME = ".examined"
 MOST_EXAMPLES = 5
 
 

@@ -121,12 +121,12 @@ def take_fingerprint(
         Workers(workers, progress) as pool,
         nullcontext(records) if records is not None else TemporaryDirectory() as place,
     ):
-        survey = survey_folder(folder, config, pool)
+        survey = survey_folder(folder, config, Path(place), pool)
         selection = survey.selection
         chosen = selection.scans if records is not None else _evenly(selection.scans, MAX_MEASURED)
         # Masks change nothing that a plan looks at but where breasts are.
         looked_at = [scan if config.region == "breasts" else replace(scan, mask=None) for scan in chosen]
-        usable, refused = usable_scans(looked_at, selection, config, Path(place), pool)
+        usable, refused = usable_scans(survey, looked_at, pool)
     left_out = [*survey.left_out, *refused]
     require_scans(usable, left_out, scans, config.narrows)
     modality, strays = _one_modality(usable, config)
