@@ -6,10 +6,15 @@ from scipy import stats
 from simulated_readers import simulated_ratings, simulated_rows
 from sklearn.metrics import roc_auc_score
 
-from anatogen.study.analysis.pairs import guessing_p, pair_statistics
 from anatogen.study.analysis.ratings import ratings_of
 from anatogen.study.analysis.statistic import pick, pick_one
-from anatogen.study.analysis.turing import roc_curve, signed_scores, turing_statistics
+from anatogen.study.analysis.turing import (
+    guessing_p,
+    pair_statistics,
+    roc_curve,
+    signed_scores,
+    turing_statistics,
+)
 from anatogen.study.questions import load_protocols
 
 NAN = np.nan

@@ -8,12 +8,11 @@ from anatogen.study.analysis.agreement import between_readers, with_themselves
 from anatogen.study.analysis.answers import AnswerRow
 from anatogen.study.analysis.equivalence import MARGIN, SHARE_MARGIN, check_margins, equivalence_statistics
 from anatogen.study.analysis.ordinal_model import model_statistics
-from anatogen.study.analysis.pairs import pair_statistics
 from anatogen.study.analysis.ratings import Ratings, is_choice_of_pair, is_turing, ratings_of
 from anatogen.study.analysis.shares import score_statistics, share_statistics
 from anatogen.study.analysis.statistic import Statistic
 from anatogen.study.analysis.times import time_statistics
-from anatogen.study.analysis.turing import turing_statistics
+from anatogen.study.analysis.turing import pair_statistics, turing_statistics
 from anatogen.study.questions import Protocol, Question
 
 SEED = 0

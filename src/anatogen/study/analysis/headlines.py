@@ -3,19 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from anatogen.report.numbers import (
-    MISSING,
-    capitalised,
-    count_of,
-    interval_text,
-    p_text,
-    percent_text,
-    signed_text,
-)
+from anatogen.report.numbers import capitalised, count_of, p_text, percent_text
 from anatogen.report.verdicts import Answer, Tone
 from anatogen.study.analysis.analyse import Analysis
 from anatogen.study.analysis.ratings import SOURCES
-from anatogen.study.analysis.statistic import Equivalence, Statistic, pick, pick_one
+from anatogen.study.analysis.statistic import Equivalence, Statistic, pick, pick_one, two_digits
 
 _MOSTLY_RIGHT = 0.75
 _TONES: dict[Equivalence, Tone] = {Equivalence.EQUIVALENT: Tone.GOOD, Equivalence.WORSE: Tone.BAD}
@@ -67,9 +59,7 @@ def _rated_alike(analysis: Analysis) -> Answer:
     if not tested:
         why = rows[0].note if rows else "there are no real scans to compare with"
         return Answer(question, Tone.OPEN, "This can't be told.", f"{capitalised(why)}.")
-    listed = "; ".join(
-        f"{analysis.title(row)}: {_with_interval(row, signed_text)}, {row.outcome}" for row in tested
-    )
+    listed = "; ".join(f"{analysis.title(row)}: {_with_interval(row)}, {row.outcome}" for row in tested)
     detail = f"Synthetic less real, in points, with the 90% interval of the equivalence test. {listed}."
     margin = f"{analysis.margin:g} points"
     found = Counter(row.outcome for row in tested)
@@ -109,13 +99,11 @@ def _best_answers(analysis: Analysis) -> Answer:
             continue
         text = next(option.text for option in ratings.question.options if option.value == best)
         if not headline:
-            said = ", ".join(
-                f"{percent_text(row.value)} of {source} scans" for source, row in reversed(known.items())
-            )
+            said = ", ".join(f"{row.text} of {source} scans" for source, row in reversed(known.items()))
             headline = f"“{text}”: {said}."
             test = pick_one(mine, name="best_share_difference", source="synthetic", reference="real")
             tone = Tone.OPEN if test is None or test.outcome is None else _TONES.get(test.outcome, Tone.MIXED)
-        listed = ", ".join(f"{source} {_with_interval(row, percent_text)}" for source, row in known.items())
+        listed = ", ".join(f"{source} {_with_interval(row)}" for source, row in known.items())
         lines.append(f"{ratings.question.text.rstrip('?')}: {listed}.")
     return Answer(question, tone, headline or "There are no answers.", " ".join(lines))
 
@@ -129,17 +117,13 @@ def _told_apart(analysis: Analysis, protocol: str) -> Answer:
         return Answer(
             question, Tone.OPEN, "This can't be told.", "It takes answers to real and synthetic cases."
         )
-    headline = (
-        f"They were right in {percent_text(accuracy.value)} of cases "
-        f"({interval_text(accuracy.low, accuracy.high, percent_text)}); guessing gives 50%."
-    )
+    headline = f"They were right in {accuracy.text} of cases ({accuracy.interval}); guessing gives 50%."
     said = pick_one(mine, name="called_real", source="synthetic")
     real = pick_one(mine, name="called_real", source="real")
     assert said is not None and real is not None
     detail = (
-        f"AUC {_with_interval(area, two_digits)}, where 0.5 is guessing: the mean of the readers' own. "
-        f"“Real” was said of {percent_text(said.value)} of synthetic and {percent_text(real.value)} of "
-        "real scans."
+        f"AUC {_with_interval(area)}, where 0.5 is guessing: the mean of the readers' own. "
+        f"“Real” was said of {said.text} of synthetic and {real.text} of real scans."
     )
     return Answer(question, _guessing_tone(area.value, area.low, area.high), headline, detail)
 
@@ -150,12 +134,9 @@ def _chosen(analysis: Analysis, protocol: str) -> Answer:
     row = pick_one(rows, source="synthetic", reference="real")
     if row is None or row.value is None or row.p is None:
         return Answer(question, Tone.OPEN, "This can't be told.", "There are no answers to such pairs.")
-    headline = (
-        f"They picked the real one in {percent_text(row.value)} of pairs "
-        f"({interval_text(row.low, row.high, percent_text)}); guessing gives 50%."
-    )
+    headline = f"They picked the real one in {row.text} of pairs ({row.interval}); guessing gives 50%."
     others = "".join(
-        f" Against {other.source} scans: {percent_text(other.value)}."
+        f" Against {other.source} scans: {other.text}."
         for other in rows
         if other is not row and other.value is not None
     )
@@ -200,24 +181,18 @@ def _agreement(analysis: Analysis) -> Answer:
     return Answer(question, tone, headline, f"{coefficients}: {explained} {detail}".strip())
 
 
-def _with_interval(row: Statistic, text: Callable[[float | None], str]) -> str:
+def _with_interval(row: Statistic) -> str:
     """A number and its interval, such as "54% (40% to 68%)"."""
-    interval = interval_text(row.low, row.high, text)
-    return f"{text(row.value)} ({interval})" if interval else text(row.value)
+    return f"{row.text} ({row.interval})" if row.interval else row.text
 
 
 def _values(statistics: Sequence[Statistic]) -> list[float]:
     return [each.value for each in statistics if each.value is not None]
 
 
-def _range(values: Sequence[float], text: Callable[[float | None], str]) -> str:
+def _range(values: Sequence[float], text: Callable[[float], str]) -> str:
     low, high = text(min(values)), text(max(values))
     return low if low == high else f"{low} to {high}"
-
-
-def two_digits(value: float | None) -> str:
-    """A number with two decimals, or a dash."""
-    return MISSING if value is None else f"{value:.2f}".replace("-", "−")
 
 
 def _guessing_tone(value: float, low: float | None, high: float | None) -> Tone:

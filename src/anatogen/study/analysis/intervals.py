@@ -46,17 +46,38 @@ def with_share(place: Statistic, successes: Floats, method: Literal["wilson", "e
         successes: (R, C), 1 or 0, NaN where there is no answer.
         method: Method of its interval.
     """
-    answered = np.isfinite(successes)
-    if not answered.any():
-        return replace(place, note="no answers")
+    place = with_counts(place, successes)
+    if not place.num_answers:
+        return place
     low, high = share_interval(successes, method)
+    return replace(place, value=float(np.nanmean(successes)), low=low, high=high)
+
+
+def with_quartiles(place: Statistic, answers: Floats) -> Statistic:
+    """The median, the quartiles being its interval; or the reason why there is none.
+
+    Args:
+        place: What it is of.
+        answers: (R, C), NaN where there is no answer.
+    """
+    place = with_counts(replace(place, level=0.5), answers)
+    if not place.num_answers:
+        return place
+    low, median, high = np.nanquantile(answers, [0.25, 0.5, 0.75]).tolist()
+    return replace(place, value=median, low=low, high=high)
+
+
+def with_counts(place: Statistic, answers: Floats) -> Statistic:
+    """How many cases and answers a number rests on; a note where there are none.
+
+    Args:
+        place: What it is of.
+        answers: (R, C), NaN where there is no answer.
+    """
+    answered = np.isfinite(answers)
+    num_cases, num_answers = int(answered.any(axis=0).sum()), int(answered.sum())
     return replace(
-        place,
-        value=float(successes[answered].mean()),
-        low=low,
-        high=high,
-        num_cases=int(answered.any(axis=0).sum()),
-        num_answers=int(answered.sum()),
+        place, num_cases=num_cases, num_answers=num_answers, note="" if num_answers else "no answers"
     )
 
 

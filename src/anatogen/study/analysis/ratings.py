@@ -1,6 +1,6 @@
 """Answers to one question as a table of readers by cases, which every statistic starts from."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.study.analysis.answers import AnswerRow
+from anatogen.study.analysis.statistic import Section, Statistic
 from anatogen.study.questions import Protocol, Question
 from anatogen.study.spec import Source
 
@@ -60,6 +61,18 @@ class Ratings:
     def of(self, source: Source) -> Flags:
         """Which cases (C,) come from the source."""
         return np.array([each == source for each in self.sources], dtype=bool)
+
+    def groups(self, section: Section, name: str) -> Iterator[tuple[Statistic, Floats]]:
+        """First answers (R, C) of each reader, then of all, to the cases of each source, and what they are of.
+
+        Args:
+            section: Section of the statistic without a value that says it.
+            name: Its name.
+        """
+        for source in self.present:
+            for reader, lines in self.readings:
+                place = Statistic(section, name, self.protocol, self.question.id, reader, source)
+                yield place, self.first[lines][:, self.of(source)]
 
 
 def ratings_of(rows: Sequence[AnswerRow], protocol: Protocol, question: Question) -> Ratings:

@@ -4,11 +4,12 @@ Every part of the analysis gives a flat list of these; the CSV and the JSON hold
 page and the headlines pick from them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, TypedDict, Unpack
 
+from anatogen.report.numbers import MISSING, duration_text, interval_text, percent_text, signed_text
 from anatogen.study.spec import Source
 
 Section = Literal[
@@ -86,6 +87,41 @@ class Statistic:
     num_cases: int = 0
     num_answers: int = 0
     note: str = ""
+
+    @property
+    def text(self) -> str:
+        """The value as people read it; a dash where there is none."""
+        return self._written(self.value)
+
+    @property
+    def interval(self) -> str:
+        """The interval as people read it; empty where there is none."""
+        return interval_text(self.low, self.high, self._written)
+
+    def _written(self, value: float | None) -> str:
+        return MISSING if value is None else _TEXTS.get(self.name, two_digits)(value)
+
+
+def two_digits(value: float) -> str:
+    """A number with two decimals."""
+    return f"{value:.2f}".replace("-", "−")
+
+
+# How values are written, by the statistic's name; others have two decimals.
+_TEXTS: dict[str, Callable[[float], str]] = {
+    "missing": "{:.0f}".format,
+    "share": percent_text,
+    "median": "{:.0f}".format,
+    "mean_difference": signed_text,
+    "best_share_difference": lambda share: f"{signed_text(100 * share, 0)}%",
+    "called_real": percent_text,
+    "accuracy": percent_text,
+    "chosen_real": percent_text,
+    "agreement": percent_text,
+    "seconds_median": duration_text,
+    "hours_active": lambda hours: duration_text(3600 * hours),
+    "hours_idle": lambda hours: duration_text(3600 * hours),
+}
 
 
 class Place(TypedDict, total=False):

@@ -1,12 +1,13 @@
 """How long readers took: a hint of how hard cases were, and of readings that were no readings."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from anatogen.study.analysis.answers import AnswerRow
+from anatogen.study.analysis.intervals import with_counts, with_quartiles
 from anatogen.study.analysis.ratings import SOURCES, Floats, source_of
-from anatogen.study.analysis.shares import with_quartiles
 from anatogen.study.analysis.statistic import Statistic
 
 
@@ -33,21 +34,11 @@ def time_statistics(rows: Sequence[AnswerRow]) -> list[Statistic]:
                 if source in sources:
                     place = Statistic("times", "seconds_median", protocol, reader=reader, source=source)
                     first = [row for row in shown if row.repeat_of is None and source_of(row) == source]
-                    seconds = item_seconds(first)
-                    statistics.append(with_quartiles(place, seconds, len(seconds)))
+                    statistics.append(with_quartiles(place, item_seconds(first)[None]))
             for name, idle in (("hours_active", False), ("hours_idle", True)):
                 seconds = item_seconds(shown, idle=idle)
-                statistics.append(
-                    Statistic(
-                        section="times",
-                        name=name,
-                        protocol=protocol,
-                        reader=reader,
-                        value=float(seconds.sum()) / 3600,
-                        num_cases=len(seconds),
-                        num_answers=len(seconds),
-                    )
-                )
+                total = with_counts(Statistic("times", name, protocol, reader=reader), seconds[None])
+                statistics.append(replace(total, value=float(seconds.sum()) / 3600, note=""))
     return statistics
 
 

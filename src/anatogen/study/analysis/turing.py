@@ -1,10 +1,13 @@
-"""Can readers tell real from synthetic, one volume at a time? Accuracy, and the ROC of their confidence."""
+"""Can readers tell real from synthetic?
+
+One volume at a time: accuracy, and the ROC of their confidence. Side by side: two-alternative forced choice.
+"""
 
 from dataclasses import replace
 
 import numpy as np
 
-from anatogen.study.analysis.intervals import case_weights, with_resamples, with_share
+from anatogen.study.analysis.intervals import case_weights, with_counts, with_resamples, with_share
 from anatogen.study.analysis.ratings import Flags, Floats, Ratings
 from anatogen.study.analysis.statistic import Statistic
 from anatogen.study.spec import Source
@@ -40,6 +43,46 @@ def turing_statistics(ratings: Ratings, confidence: Ratings | None, seed: int) -
             if source != "real":
                 statistics += _auc_statistics(ratings, scores[lines], source, place, seed)
     return statistics
+
+
+def pair_statistics(ratings: Ratings) -> list[Statistic]:
+    """How often the real one of a pair was chosen, against each other source, with the test of guessing.
+
+    Args:
+        ratings: Answers to a protocol of pairs: 1 for the real one, 0 for the other.
+
+    Returns:
+        "chosen_real" for each other source and each reader, then all together.
+    """
+    statistics = []
+    for place, right in ratings.groups("pairs", "chosen_real"):
+        share = with_share(replace(place, reference="real"), right, "exact")
+        statistics.append(replace(share, p=guessing_p(right)) if share.num_answers else share)
+    return statistics
+
+
+def guessing_p(right: Floats) -> float:
+    """The exact two-sided p of the hypothesis that nothing tells the real one of a pair.
+
+    Under it, the two volumes of a pair could change places: all readers' answers to that pair would be right
+    where they were wrong. Every such change of any pairs is counted, so readers who err together are no more
+    evidence than they are. With one reader it is the binomial test at 1/2.
+
+    Args:
+        right: (R, C), 1 or 0, NaN where there is no answer.
+    """
+    answered = np.isfinite(right)
+    # Of each pair: right answers less wrong ones.
+    surplus = np.abs(np.where(answered, 2 * right - 1, 0).sum(axis=0)).astype(int)
+    observed = abs(int(np.where(answered, 2 * right - 1, 0).sum()))
+    # The distribution of a sum of +-surplus, pair by pair: exact, in as many steps as there are pairs.
+    reach = int(surplus.sum())
+    chances = np.zeros(2 * reach + 1)
+    chances[reach] = 1.0
+    for size in surplus[surplus > 0]:
+        chances = (np.roll(chances, size) + np.roll(chances, -size)) / 2
+    sums = np.abs(np.arange(-reach, reach + 1))
+    return float(min(chances[sums >= observed].sum(), 1.0))
 
 
 def signed_scores(ratings: Ratings, confidence: Ratings | None) -> Floats:
@@ -86,15 +129,8 @@ def _auc_statistics(
 ) -> list[Statistic]:
     """The mean of the readers' AUCs, and for several readers that of all their scores together."""
     real, other = ratings.of("real"), ratings.of(source)
-    answered = np.isfinite(scores) & (real | other)
-    place = replace(
-        place,
-        name="auc",
-        source=source,
-        reference="real",
-        num_cases=int(answered.any(axis=0).sum()),
-        num_answers=int(answered.sum()),
-    )
+    place = replace(place, name="auc", source=source, reference="real")
+    place = with_counts(place, scores[:, real | other])
     weights = case_weights(ratings.sources, [seed, len(ratings.cases)]).astype(np.float64)
     each = np.stack([auc(line, weights, real, other) for line in scores])
     # Readers who have answered nothing of one source have no AUC.
