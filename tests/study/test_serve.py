@@ -18,7 +18,7 @@ from anatogen.core.errors import UserError
 from anatogen.study import niivue, serve
 from anatogen.study.app import make_app
 from anatogen.study.guard import MAX_BODY
-from anatogen.study.links import describe_links
+from anatogen.study.serve import describe_links
 from anatogen.study.spec import KEY_NAME, VOLUMES
 from anatogen.study.store import DATABASE_NAME, Study, all_readers, items_of
 

@@ -88,7 +88,7 @@ def study_links(study: Path | str, *, url: str = "http://127.0.0.1:8000") -> str
         UserError: If the folder is no study, or the url no address of a server.
     """
     require_extra("study")
-    from anatogen.study.links import describe_links
+    from anatogen.study.serve import describe_links
     from anatogen.study.store import open_study
 
     return describe_links(open_study(Path(study)), url)
@@ -196,12 +196,15 @@ def analyse_study(
             or a margin is wrong.
     """
     require_extra("study")
-    from anatogen.study.analysis.page import analyse_study as analyse
+    from anatogen.study.analysis.analyse import analyse_answers, check_finished
+    from anatogen.study.analysis.answers import read_answers
+    from anatogen.study.analysis.page import read_blinding, write_analysis
+    from anatogen.study.spec import load_spec
 
-    return analyse(
-        Path(study),
-        None if out is None else Path(out),
-        margin=margin,
-        share_margin=share_margin,
-        unfinished=unfinished,
-    )
+    folder = Path(study)
+    spec, rows = load_spec(folder), read_answers(folder)
+    analysis = analyse_answers(rows, spec.protocols, margin=margin, share_margin=share_margin)
+    if not unfinished:
+        check_finished(rows)
+    written = folder / "analysis" if out is None else Path(out)
+    return analysis, write_analysis(analysis, spec, written, read_blinding(folder))

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.types import Scope
 
 from anatogen.core.errors import UserError
-from anatogen.study.guard import Guard, holder, small_json
+from anatogen.study.guard import Guard, is_token, small_json
 from anatogen.study.spec import volume_path
 from anatogen.study.store import (
     AnswerInput,
@@ -30,6 +30,7 @@ from anatogen.study.store import (
     UnknownItemError,
     all_readers,
     answers_of,
+    asked,
     items_of,
     organiser_token,
     progress,
@@ -80,11 +81,13 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
 
     def find_reader(token: str) -> Reader | None:
         with study.session() as session:
-            return holder(token, [(reader.token, reader) for reader in all_readers(session)])
+            # Every token is compared, so that the time does not tell how far down the list it is.
+            found = [reader for reader in all_readers(session) if is_token(token, reader.token)]
+        return found[0] if found else None
 
     def is_organiser(token: str) -> bool:
         with study.session() as session:
-            return holder(token, [(organiser_token(session), True)]) is not None
+            return is_token(token, organiser_token(session))
 
     def reader_of(token: Token) -> Reader:
         found = find_reader(token.credentials) if token else None
@@ -228,13 +231,8 @@ def _answers_csv(study: Study) -> str:
     out = io.StringIO()
     table = csv.DictWriter(out, ["reader", "position", "protocol", "case", "other_case", *_ANSWER_COLUMNS])
     table.writeheader()
-    with study.session() as session:
-        for reader in all_readers(session):
-            answers = answers_of(session, reader)
-            for item in items_of(session, reader):
-                place = {"reader": reader.name, **item.model_dump(include=set(table.fieldnames))}
-                for question in study.spec.protocol(item.protocol).questions:
-                    answer = answers.get((item.id, question.id))
-                    if answer is not None:
-                        table.writerow(place | answer.model_dump(include=set(_ANSWER_COLUMNS)))
+    for reader, item, _, answer in asked(study):
+        if answer is not None:
+            place = {"reader": reader.name, **item.model_dump(include=set(table.fieldnames))}
+            table.writerow(place | answer.model_dump(include=set(_ANSWER_COLUMNS)))
     return out.getvalue()

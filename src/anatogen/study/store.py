@@ -6,7 +6,7 @@ disk when `save_answer` returns.
 
 import secrets
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from sqlalchemy.exc import DatabaseError
 from sqlmodel import Field, Session, SQLModel, UniqueConstraint, col, create_engine, select, update
 
 from anatogen.core.errors import UserError
+from anatogen.study.questions import Question
 from anatogen.study.spec import CASE_PATTERN, DATABASE_NAME, StudySpec, load_spec
 
 _ORGANISER_TOKEN = "organiser_token"
@@ -191,8 +192,10 @@ def open_study(folder: Path) -> Study:
     except DatabaseError as error:
         raise UserError(f"{path} can't be opened: {error.orig}") from error
     if version != SCHEMA_VERSION:
-        advice = "update Anatogen" if version > SCHEMA_VERSION else "import the study again"
-        raise UserError(f"{path} has version {version}, and this Anatogen reads {SCHEMA_VERSION}: {advice}")
+        raise UserError(
+            f"{path} has version {version}, and this Anatogen reads {SCHEMA_VERSION}: update Anatogen, or "
+            "import the study again"
+        )
     return Study(folder, spec, engine)
 
 
@@ -234,16 +237,6 @@ def new_token() -> str:
     return secrets.token_urlsafe(24)
 
 
-def reader_link(token: str) -> str:
-    """Where on the study's server the reader of this token reads."""
-    return f"/r/{token}"
-
-
-def organiser_link(token: str) -> str:
-    """Where on the study's server the organiser sees how far readers are."""
-    return f"/o/{token}"
-
-
 def organiser_token(session: Session) -> str:
     """The token of the organiser's link."""
     return session.exec(select(Setting.value).where(Setting.key == _ORGANISER_TOKEN)).one()
@@ -263,6 +256,16 @@ def answers_of(session: Session, reader: Reader) -> dict[tuple[str, str], Stored
     """The answers that count of one reader, by (item, question)."""
     found = session.exec(select(StoredAnswer).join(Item).where(Item.reader_id == reader.id))
     return latest_answers(found)
+
+
+def asked(study: Study) -> Iterator[tuple[Reader, Item, Question, StoredAnswer | None]]:
+    """Every question of every item of every reader, in each reader's order, with the answer that counts."""
+    with study.session() as session:
+        for reader in all_readers(session):
+            answers = answers_of(session, reader)
+            for item in items_of(session, reader):
+                for question in study.spec.protocol(item.protocol).questions:
+                    yield reader, item, question, answers.get((item.id, question.id))
 
 
 def latest_answers(answers: Iterable[StoredAnswer]) -> dict[tuple[str, str], StoredAnswer]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from anatogen.core.errors import UserError
 from anatogen.study.spec import KEY_NAME, Source
-from anatogen.study.store import all_readers, answers_of, items_of, open_study
+from anatogen.study.store import asked, open_study
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class AnswerRow:
     other_source: Source | None
     repeat_of: str | None
     position: int
-    value: int | None
-    seconds_active: float | None
-    seconds_idle: float | None
+    value: int | None = None
+    seconds_active: float | None = None
+    seconds_idle: float | None = None
 
 
 def read_key(folder: Path) -> dict[str, Source]:
@@ -74,27 +74,21 @@ def read_answers(folder: Path) -> list[AnswerRow]:
     study = open_study(folder)
     sources = read_key(folder)
     rows = []
-    with study.session() as session:
-        for reader in all_readers(session):
-            answers = answers_of(session, reader)
-            for item in items_of(session, reader):
-                for question in study.spec.protocol(item.protocol).questions:
-                    answer = answers.get((item.id, question.id))
-                    rows.append(
-                        AnswerRow(
-                            reader=reader.name,
-                            item=item.id,
-                            protocol=item.protocol,
-                            question=question.id,
-                            case=item.case,
-                            source=sources[item.case],
-                            other_case=item.other_case,
-                            other_source=None if item.other_case is None else sources[item.other_case],
-                            repeat_of=item.repeat_of,
-                            position=item.position,
-                            value=None if answer is None else answer.value,
-                            seconds_active=None if answer is None else answer.seconds_active,
-                            seconds_idle=None if answer is None else answer.seconds_idle,
-                        )
-                    )
+    for reader, item, question, answer in asked(study):
+        given = {"value", "seconds_active", "seconds_idle"}
+        rows.append(
+            AnswerRow(
+                reader=reader.name,
+                item=item.id,
+                protocol=item.protocol,
+                question=question.id,
+                case=item.case,
+                source=sources[item.case],
+                other_case=item.other_case,
+                other_source=None if item.other_case is None else sources[item.other_case],
+                repeat_of=item.repeat_of,
+                position=item.position,
+                **({} if answer is None else answer.model_dump(include=given)),
+            )
+        )
     return rows

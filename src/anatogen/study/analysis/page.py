@@ -13,15 +13,14 @@ from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, write_json, write_text
 from anatogen.core.provenance import versions
 from anatogen.report.page import write_page
-from anatogen.study.analysis.analyse import SEED, Analysis, analyse_answers, check_finished
-from anatogen.study.analysis.answers import AnswerRow, read_answers
-from anatogen.study.analysis.equivalence import check_margins
+from anatogen.study.analysis.analyse import SEED, Analysis
+from anatogen.study.analysis.answers import AnswerRow
 from anatogen.study.analysis.headlines import headlines, summary
 from anatogen.study.analysis.intervals import NUM_RESAMPLES
 from anatogen.study.analysis.parts import BLINDING_TEXTS, limits, page_parts
 from anatogen.study.analysis.statistic import Statistic
 from anatogen.study.leaks import BlindingStatus, blinding_status
-from anatogen.study.spec import LEAKS_NAME, StudySpec, load_spec
+from anatogen.study.spec import LEAKS_NAME, StudySpec
 
 PAGE_NAME, JSON_NAME, CSV_NAME, ANSWERS_NAME = (
     "analysis.html",
@@ -31,29 +30,6 @@ PAGE_NAME, JSON_NAME, CSV_NAME, ANSWERS_NAME = (
 )
 FIGURES = "figures"
 FORMAT_VERSION = 1
-
-
-def analyse_study(
-    study: Path, out: Path | None, *, margin: float, share_margin: float, unfinished: bool
-) -> tuple[Analysis, Path]:
-    """Analyses a study and writes `analysis.html`, `analysis.json`, `analysis.csv` and `answers.csv`.
-
-    The options are those of `anatogen.analyse_study`, which explains them.
-
-    Returns:
-        The analysis, and the path of the page.
-
-    Raises:
-        UserError: If the folder is no study or a reader's copy, nothing was answered, readers are not done,
-            or a margin is wrong.
-    """
-    check_margins(margin, share_margin)
-    spec, rows = load_spec(study), read_answers(study)
-    analysis = analyse_answers(rows, spec.protocols, margin=margin, share_margin=share_margin)
-    if not unfinished:
-        check_finished(rows)
-    folder = study / "analysis" if out is None else out
-    return analysis, write_analysis(analysis, spec, folder, read_blinding(study))
 
 
 def read_blinding(study: Path) -> BlindingStatus:

@@ -63,7 +63,7 @@ class Ratings:
         return np.array([each == source for each in self.sources], dtype=bool)
 
     def groups(self, section: Section, name: str) -> Iterator[tuple[Statistic, Floats]]:
-        """First answers (R, C) of each reader, then of all, to the cases of each source, and what they are of.
+        """First answers (R, C) of each reader, then of all, to each source's cases, and what they are of.
 
         Args:
             section: Section of the statistic without a value that says it.
