@@ -200,8 +200,14 @@ def test_what_no_audit_can_be_made_of_is_told_before_anything_is_measured(
 ) -> None:
     monkeypatch.setattr(evaluation, "measure_fidelity", lambda *_, **__: pytest.fail("measured"))
     few = write_dataset(tmp_path / "few", 3, 0, seed=5)
-    with pytest.raises(UserError, match="3 holdout scans: give at least 4"):
+    with pytest.raises(UserError, match="there are 3 holdout scans: 4 are needed"):
         evaluate(Path(f"{data}:test"), made, tmp_path / "report", train=Path(f"{data}:train"), holdout=few)
+    manifest, settings = load_manifest(data), GANSettings(width=2, latent_dim=5)
+    grid = manifest.grid.model_copy(update={"shape": (16, 16, 32)})
+    description = WGANGPDescription(gan=settings, grid=grid, intensity=manifest.intensity)
+    WGANGPBundle(description, Generator(settings, grid.shape)).save(tmp_path / "bundle")
+    with pytest.raises(UserError, match=r"the bundle makes scans of shape \(16, 16, 32\)"):
+        evaluate(data, made, tmp_path / "report", bundle=tmp_path / "bundle")
     assert not (tmp_path / "report").exists()
 
 

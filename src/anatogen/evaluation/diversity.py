@@ -6,7 +6,7 @@ what counts is the distance to the real set's own mean.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -96,15 +96,16 @@ def measure_diversity(
         And a JSON-ready record: "scales", "foreground" (share of voxels, or None where none was found),
         and "pairs": variant -> {"real": values, "synthetic": values} for a histogram.
     """
+    sizes = f"{len(real)} real, {len(synthetic)} synthetic"
     if min(len(real), len(synthetic)) < 2:
-        return _unmeasured(f"pairs need 2 scans in each set; there are {_sizes(real, synthetic)}"), {}
+        return _unmeasured(f"pairs need 2 scans in each set; there are {sizes}"), {}
     try:
         scales = choose_scales(real.grid.shape)
     except ValueError as error:
         return _unmeasured(str(error)), {}
     mask, notes = _usable_foreground(real, scales)
     if min(len(real), len(synthetic)) < _ENOUGH_SCANS:
-        notes.append(f"few scans ({_sizes(real, synthetic)}): {_ENOUGH_SCANS} in each set would do")
+        notes.append(f"few scans ({sizes}): {_ENOUGH_SCANS} in each set would do")
 
     def standard(x: Tensor, y: Tensor) -> Tensor:
         return ms_ssim(x, y, DATA_RANGE, scales, mask)
@@ -245,8 +246,4 @@ def _gap(a: PairValues, b: PairValues) -> Estimate:
 
 
 def _unmeasured(why: str) -> list[Row]:
-    return [replace(row, notes=(why,)) for row in (_PAIRS, _GAP, _PUBLISHED)]
-
-
-def _sizes(real: ScanSet, synthetic: ScanSet) -> str:
-    return f"{len(real)} real, {len(synthetic)} synthetic"
+    return [row.missing(why) for row in (_PAIRS, _GAP, _PUBLISHED)]

@@ -11,7 +11,7 @@ from anatogen.dataset.scan_sets import ScanSet, identical_scans, load_scans
 from anatogen.evaluation.answers import diversity_answer, fidelity_answer, privacy_answer
 from anatogen.evaluation.diversity import measure_diversity
 from anatogen.evaluation.fidelity.measure import measure_fidelity
-from anatogen.evaluation.privacy.audit import audit, check_inputs
+from anatogen.evaluation.privacy.audit import audit
 from anatogen.evaluation.report import (
     AUDIT,
     CACHE,
@@ -28,13 +28,12 @@ from anatogen.evaluation.sections import (
     privacy_section,
     scans_section,
 )
+from anatogen.generators.bundle import Bundle
 from anatogen.generators.loading import load_bundle
 from anatogen.report.numbers import times
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
 from anatogen.report.verdicts import Answer
-
-_MIN_SCANS = 4
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,6 @@ class Evaluation:
     rows: list[Row]
     answers: list[Answer]
     page: Path
-
-
-@dataclass(frozen=True)
-class _Roles:
-    """Places of the sets of scans; train and holdout are both given or both None."""
-
-    real: Path
-    train: Path | None
-    holdout: Path | None
 
 
 def evaluate(
@@ -104,19 +94,18 @@ def evaluate(
     if num_pairs < 1:
         raise UserError(f"pairs is {num_pairs}: it must be at least 1")
     where = device_named(device)
-    roles = _roles(Path(real), _path(train), _path(holdout))
-    if bundle is not None and roles.train is None:
+    real, train, holdout = _roles(Path(real), _path(train), _path(holdout))
+    if bundle is not None and train is None:
         raise UserError(f"the bundle {bundle} is for the privacy audit: give --train and --holdout too")
     if medicalnet is not None and not Path(medicalnet).is_file():
         raise UserError(f"{medicalnet} is no file: give a MedicalNet weights file (.pth), or leave it out")
-    real_scans = load_scans(roles.real, "real")
+    real_scans = load_scans(real, "real")
     synthetic_scans = load_scans(Path(synthetic), "synthetic", real_scans)
-    train_scans = None if roles.train is None else load_scans(roles.train, "train", real_scans)
-    holdout_scans = None if roles.holdout is None else load_scans(roles.holdout, "holdout", real_scans)
-    _check_sets(real_scans, synthetic_scans, train_scans, holdout_scans)
+    train_scans = None if train is None else load_scans(train, "train", real_scans)
+    holdout_scans = None if holdout is None else load_scans(holdout, "holdout", real_scans)
     generator = None if bundle is None else load_bundle(bundle).to(where)
-    if train_scans is not None and holdout_scans is not None:  # here, before minutes of other work
-        check_inputs(train_scans, holdout_scans, synthetic_scans, generator)
+    # All here, before minutes of work.
+    _check_sets(real_scans, synthetic_scans, train_scans, holdout_scans, generator)
     open_report_folder(out)
 
     fidelity = measure_fidelity(
@@ -159,12 +148,13 @@ def evaluate(
         privacy_section(privacy, found, figures),
     ]
     sets = [real_scans, synthetic_scans, train_scans, holdout_scans]
+    shape, spacing = (times(along, "×") for along in (real_scans.grid.shape, real_scans.grid.spacing_mm))
     hashes = {} if generator is None else {"bundle": generator.sha256}
     if medicalnet is not None:
         hashes["medicalnet"] = sha256_file(Path(medicalnet))
     report = Report(
         title=f"{len(synthetic_scans)} synthetic scans against {len(real_scans)} real ones",
-        summary=_summary(real_scans),
+        summary=f"{real_scans.modality}, {shape} voxels of {spacing} mm.",
         answers=answers,
         sections=sections,
         settings={"seed": seed, "pairs": num_pairs, "privacy_audit": "yes" if found else "no"},
@@ -178,35 +168,40 @@ def evaluate(
 
 def describe_roles(real: Path, train: Path | None = None, holdout: Path | None = None) -> str | None:
     """A line that says which split of a prepared dataset takes which part; None where nothing is assumed."""
-    roles = _roles(real, train, holdout)
-    if roles.real == real:
-        return None
-    return f"real and held-out scans: {roles.real}; copies are looked for of {roles.train}"
+    tested, known, _ = _roles(real, train, holdout)
+    return None if tested == real else f"real and held-out scans: {tested}; copies are looked for of {known}"
 
 
 def _path(given: Path | str | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _roles(real: Path, train: Path | None, holdout: Path | None) -> _Roles:
+def _roles(real: Path, train: Path | None, holdout: Path | None) -> tuple[Path, Path | None, Path | None]:
+    """Places of the real, training and held-out scans; the last two are both known or both None."""
     if (train is None) != (holdout is None):
         given, missing = ("--train", "--holdout") if holdout is None else ("--holdout", "--train")
         raise UserError(f"{given} was given without {missing}: the privacy audit needs both")
     if train is not None or not (real / MANIFEST_NAME).is_file():
-        return _Roles(real, train, holdout)
+        return real, train, holdout
     splits = {case.split for case in load_manifest(real).cases}
     if not {Split.TRAIN, Split.TEST} <= splits:
-        return _Roles(real, None, None)
+        return real, None, None
     test = Path(f"{real}:{Split.TEST}")
-    return _Roles(test, Path(f"{real}:{Split.TRAIN}"), test)
+    return test, Path(f"{real}:{Split.TRAIN}"), test
 
 
-def _check_sets(real: ScanSet, synthetic: ScanSet, train: ScanSet | None, holdout: ScanSet | None) -> None:
-    """A UserError if sets are too small, or share scans in a way that makes their comparison void."""
-    for scans in (real, synthetic):
-        if len(scans) < _MIN_SCANS:
+def _check_sets(
+    real: ScanSet,
+    synthetic: ScanSet,
+    train: ScanSet | None,
+    holdout: ScanSet | None,
+    bundle: Bundle | None,
+) -> None:
+    """A UserError if sets are too small, share scans so that their comparison is void, or don't fit."""
+    for scans, least in ((real, 4), (synthetic, 4), (train, 2), (holdout, 4)):
+        if scans is not None and len(scans) < least:
             raise UserError(
-                f"there are {len(scans)} {scans.role} scans: {_MIN_SCANS} are needed at least, 100 are better"
+                f"there are {len(scans)} {scans.role} scans: {least} are needed at least, 100 are better"
             )
     if identical_scans(synthetic, real) == len(synthetic):
         raise UserError(
@@ -222,6 +217,11 @@ def _check_sets(real: ScanSet, synthetic: ScanSet, train: ScanSet | None, holdou
                 f"{shared} of {len(scans)} scans of {name} are training scans too: give scans that the "
                 "generator was not trained on"
             )
+    if bundle is not None and bundle.grid.shape != train.grid.shape:
+        raise UserError(
+            f"the bundle makes scans of shape {bundle.grid.shape}, the training scans have "
+            f"{train.grid.shape}: give the scans that it was trained on"
+        )
 
 
 def _repeated_row(synthetic: ScanSet) -> Row:
@@ -241,9 +241,3 @@ def _identical_row(real: ScanSet, synthetic: ScanSet, train: ScanSet | None) -> 
         float(number),
         notes=("voxel for voxel", *(["a real scan lies among the synthetic ones"] if number else [])),
     )
-
-
-def _summary(real: ScanSet) -> str:
-    shape = times(real.grid.shape, "×")
-    spacing = times(real.grid.spacing_mm, "×")
-    return f"{real.modality}, {shape} voxels of {spacing} mm."

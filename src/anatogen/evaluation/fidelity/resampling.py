@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from anatogen.report.intervals import Estimate
+
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 # (real scans, other scans) -> K numbers
@@ -18,14 +20,6 @@ Measure = Callable[[Indices, Indices], Array]
 
 _NORMAL_95 = 1.96
 _NUM_SIZES = 6
-
-
-class Estimates(NamedTuple):
-    """K numbers, each with a 95% interval if there is one; all (K,)."""
-
-    value: Array
-    low: Array | None = None
-    high: Array | None = None
 
 
 class Halves(NamedTuple):
@@ -55,31 +49,37 @@ def random_splits(num_real: int, num_synthetic: int, num_splits: int, seed: int)
     return splits
 
 
-def over_splits(measure: Measure, splits: Sequence[Halves]) -> tuple[Estimates, Estimates]:
+def over_splits(measure: Measure, splits: Sequence[Halves]) -> tuple[list[Estimate], list[Estimate]]:
     """Synthetic against real, and real against other real scans, both at the same n.
 
     Returns:
-        Means over the splits, each with the interval in which 95% of single splits fall (mean plus and minus
-        1.96 standard deviations).
+        The K means over the splits, each with the interval in which 95% of single splits fall (mean plus and
+        minus 1.96 standard deviations).
     """
     values = np.stack([measure(split.real, split.synthetic) for split in splits])
     floors = np.stack([measure(split.real, split.other_real) for split in splits])
     return spread(values), spread(floors)
 
 
-def spread(draws: Array) -> Estimates:
-    """The mean of draws (R, K), with the interval in which 95% of single draws fall.
+def spread(draws: Array) -> list[Estimate]:
+    """The K means of draws (R, K), with the intervals in which 95% of single draws fall.
 
     Args:
         draws: R of them, taken as normal; with one draw alone the interval is that value.
     """
     mean = draws.mean(axis=0)
     reach = _NORMAL_95 * (draws.std(axis=0, ddof=1) if len(draws) > 1 else np.zeros_like(mean))
-    return Estimates(mean, mean - reach, mean + reach)
+    return _around(mean, reach)
 
 
-def jackknife(measure: Measure, real: Indices, other: Indices, seed: int, num_groups: int = 20) -> Estimates:
-    """A measure with its 95% confidence interval, by leaving out a group of scans at a time.
+def _around(values: Array, reach: Array) -> list[Estimate]:
+    return [Estimate(*map(float, ends)) for ends in zip(values, values - reach, values + reach, strict=True)]
+
+
+def jackknife(
+    measure: Measure, real: Indices, other: Indices, seed: int, num_groups: int = 20
+) -> list[Estimate]:
+    """A measure's K numbers with their 95% confidence intervals, by leaving out a group of scans at a time.
 
     Delete-a-group jackknife (Shao and Wu 1989) of each set in turn: with G groups and theta_g the value
     without group g, the variance is (G - 1) / G sum_g (theta_g - mean)^2, and both sets' variances add up.
@@ -104,7 +104,7 @@ def jackknife(measure: Measure, real: Indices, other: Indices, seed: int, num_gr
         deviations = np.stack(thetas) - np.mean(thetas, axis=0)
         variance += (len(groups) - 1) / len(groups) * np.square(deviations).sum(axis=0)
     reach = _NORMAL_95 * np.sqrt(variance)
-    return Estimates(value, value - reach, value + reach)
+    return _around(value, reach)
 
 
 def extrapolated(measure: Measure, real: Indices, other: Indices, seed: int, num_draws: int = 8) -> Array:

@@ -11,12 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
 from anatogen.core.version import __version__
 from anatogen.dataset.scan_sets import ScanSet, identical_scans
-from anatogen.evaluation.fidelity.descriptors import mirrored_correlations
-from anatogen.evaluation.privacy import neighbours
 from anatogen.evaluation.privacy.closest_pairs import FIGURE_NAME, Pair, pairs_figure
 from anatogen.evaluation.privacy.contrastive import (
     DEFAULT_SETTINGS,
@@ -24,14 +21,11 @@ from anatogen.evaluation.privacy.contrastive import (
     cached_encoder,
     embeddings,
 )
-from anatogen.evaluation.privacy.copy_detector import (
-    AUDIT_NAME,
-    FORMAT_VERSION,
-    CopyDetector,
-)
+from anatogen.evaluation.privacy.copy_detector import AUDIT_NAME, FORMAT_VERSION, CopyDetector
 from anatogen.evaluation.privacy.finding import PrivacyFinding, privacy_finding
 from anatogen.evaluation.privacy.membership import membership_rows
-from anatogen.evaluation.privacy.rows import closest_rows, copies_rows, memorised_row, planted_rows, ratio_row
+from anatogen.evaluation.privacy.neighbours import upper_threshold
+from anatogen.evaluation.privacy.rows import neighbour_rows, planted_rows
 from anatogen.generators.bundle import Bundle
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
@@ -76,8 +70,9 @@ def audit(
     """Looks for copies of training scans, shows that it would see them, and writes `out`.
 
     Args:
-        train: What the generator was trained on.
-        holdout: Scans of other patients, of the same source; decide what "too close" means.
+        train: What the generator was trained on, at least 2 scans.
+        holdout: Scans of other patients, of the same source and on the same grid, at least 4; decide what
+            "too close" means.
         synthetic: What is audited.
         bundle: The generator, for membership inference and for planted copies out of its autoencoder.
         seed: Random seed of everything.
@@ -86,40 +81,15 @@ def audit(
         cache: Folder of trained encoders.
         settings: Settings of the encoder.
         device: Device of the encoder.
-
-    Raises:
-        UserError: If held-out scans lie among the training scans, a set is too small, or grids differ.
     """
-    check_inputs(train, holdout, synthetic, bundle)
-    encoder = cached_encoder(
-        train,
-        cache,
-        seed=seed,
-        settings=settings,
-        device=device,
-        progress=progress,
-    )
-    known = embeddings(encoder, train.arrays, settings)
-    unseen = embeddings(encoder, holdout.arrays, settings)
-    made = embeddings(encoder, synthetic.arrays, settings)
-    to_train, null_to_train = made @ known.T, unseen @ known.T
-    nearest, null = to_train.max(axis=1), null_to_train.max(axis=1)
-    threshold = neighbours.upper_threshold(null)
-    detector = CopyDetector(encoder, settings, known, threshold, train.grid)
-
-    rows = [
-        *copies_rows(nearest, null, seed),
-        memorised_row(known, made, unseen, seed),
-        *closest_rows(
-            mirrored_correlations(synthetic, train),
-            mirrored_correlations(synthetic, holdout),
-            mirrored_correlations(holdout, train),
-            mirrored_correlations(holdout, holdout),
-            seed,
-        ),
-        ratio_row(to_train, null_to_train, seed),
-        *planted_rows(detector, train, holdout, null, bundle, seed, progress),
-    ]
+    encoder = cached_encoder(train, cache, seed=seed, settings=settings, device=device, progress=progress)
+    known, unseen, made = (embeddings(encoder, scans.arrays) for scans in (train, holdout, synthetic))
+    to_train = made @ known.T
+    nearest, null = to_train.max(axis=1), (unseen @ known.T).max(axis=1)
+    threshold = upper_threshold(null)
+    detector = CopyDetector(encoder, known, threshold, train.grid)
+    rows = neighbour_rows(train, holdout, synthetic, known, unseen, made, seed)
+    rows += planted_rows(detector, train, holdout, null, bundle, seed, progress)
     if bundle is not None:
         rows += membership_rows(bundle, train.arrays, holdout.arrays, seed=seed, progress=progress)
     finding = privacy_finding(rows, identical_scans(synthetic, train))
@@ -147,30 +117,3 @@ def audit(
     }
     write_json(out / AUDIT_NAME, content)
     return Audit(rows, finding, pairs, detector, found, out)
-
-
-def check_inputs(train: ScanSet, holdout: ScanSet, synthetic: ScanSet, bundle: Bundle | None) -> None:
-    """Refuses what no audit can be made of; takes no time.
-
-    Raises:
-        UserError: If held-out scans lie among the training scans, a set is too small, or grids differ.
-    """
-    for scans, least in ((train, 2), (holdout, 4), (synthetic, 1)):
-        if len(scans) < least:
-            raise UserError(f"the audit got {len(scans)} {scans.role} scans: give at least {least}")
-        if scans.grid.shape != train.grid.shape:
-            raise UserError(
-                f"{scans.role} scans have shape {scans.grid.shape}, {train.role} scans {train.grid.shape}: "
-                "prepare all on one grid"
-            )
-    shared = identical_scans(holdout, train)
-    if shared:
-        raise UserError(
-            f"{shared} of {len(holdout)} held-out scans lie among the training scans: give scans that the "
-            "generator has not seen, or every copy looks harmless"
-        )
-    if bundle is not None and bundle.grid.shape != train.grid.shape:
-        raise UserError(
-            f"the bundle makes scans of shape {bundle.grid.shape}, the training scans have "
-            f"{train.grid.shape}: give the scans that it was trained on"
-        )

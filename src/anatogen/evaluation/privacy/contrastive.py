@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_json
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import load_weights, save_weights
@@ -74,6 +73,7 @@ class Encoder(nn.Module):
 
     def __init__(self, settings: ContrastiveSettings) -> None:
         super().__init__()
+        self.settings = settings
         layers: list[nn.Module] = []
         channels = 1
         for width in settings.widths:
@@ -145,20 +145,13 @@ def train_encoder(
     """Trains the encoder on scans. The same on every run, to the bit on a CPU with one number of threads.
 
     Args:
-        arrays: float32 (N, D, H, W) in [-1, 1], the generator's training scans.
+        arrays: float32 (N, D, H, W) in [-1, 1], the generator's training scans, at least 2.
         spacing_mm: Distance between voxels along (D, H, W).
         seed: Random seed of initial weights, order and augmentations.
         settings: Architecture and training.
         device: Device to train on.
         progress: Called with (what, done, total).
-
-    Raises:
-        UserError: If there are fewer than 2 scans.
     """
-    if len(arrays) < 2:
-        raise UserError(
-            f"the audit's encoder can't learn from {len(arrays)} training scans: give at least 2, better 50"
-        )
     scans = scaled_down(arrays, settings.max_voxels)
     ratios = [big / small for big, small in zip(arrays.shape[1:], scans.shape[2:], strict=True)]
     working_mm = (spacing_mm[0] * ratios[0], spacing_mm[1] * ratios[1], spacing_mm[2] * ratios[2])
@@ -208,7 +201,7 @@ def cached_encoder(
     key = sha256_json([list(scans.hashes), list(spacing_mm), seed, asdict(settings)])[:16]
     path = folder / f"contrastive_{key}.safetensors"
     if path.is_file():
-        return load_encoder(path, settings).to(device)
+        return load_weights(Encoder(settings), path).to(device)
     encoder = train_encoder(
         scans.arrays, spacing_mm, seed=seed, settings=settings, device=device, progress=progress
     )
@@ -216,19 +209,13 @@ def cached_encoder(
     return encoder
 
 
-def load_encoder(path: Path, settings: ContrastiveSettings) -> Encoder:
-    """Reads an encoder's weights; a UserError if the file is missing or damaged."""
-    return load_weights(Encoder(settings), path)
-
-
 @torch.inference_mode()
-def embeddings(encoder: Encoder, arrays: Array, settings: ContrastiveSettings) -> Array:
+def embeddings(encoder: Encoder, arrays: Array) -> Array:
     """Embeddings that don't change when a scan is flipped along any axis: means over its eight flips.
 
     Args:
         encoder: Trained.
         arrays: float32 (N, D, H, W) in [-1, 1].
-        settings: Settings of the encoder.
 
     Returns:
         float32 (N, dimensions), each of mean 0 and length 1: inner products are Pearson correlations.
@@ -236,7 +223,7 @@ def embeddings(encoder: Encoder, arrays: Array, settings: ContrastiveSettings) -
     device = next(encoder.parameters()).device
     found = []
     for array in arrays:
-        scan = scaled_down(array[None], settings.max_voxels)[0].to(device)
+        scan = scaled_down(array[None], encoder.settings.max_voxels)[0].to(device)
         flips = torch.stack([scan.flip(axes) for axes in _ALL_FLIPS])
         embedding = functional.normalize(encoder(flips), dim=1).mean(0)
         found.append(functional.normalize(embedding - embedding.mean(), dim=0).cpu().numpy())

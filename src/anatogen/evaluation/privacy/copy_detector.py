@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 from anatogen.core.described import check_hashes, read_description_file
 from anatogen.core.errors import UserError
 from anatogen.core.files import atomic_path, sha256_file, sha256_json
-from anatogen.core.weights import save_weights
+from anatogen.core.weights import load_weights, save_weights
 from anatogen.dataset.manifest import Grid
-from anatogen.evaluation.privacy.contrastive import ContrastiveSettings, Encoder, embeddings, load_encoder
+from anatogen.evaluation.privacy.contrastive import ContrastiveSettings, Encoder, embeddings
 
 AUDIT_NAME = "audit.json"
 FORMAT_VERSION = 1
@@ -32,21 +32,19 @@ class CopyDetector:
 
     Attributes:
         encoder: Trained on the training scans.
-        settings: Settings of the encoder.
         train: float32 (N, K), embeddings of the training scans. They are patient data.
         threshold: Scans whose nearest training scan correlates more than this are flagged.
         grid: Grid of the scans.
     """
 
     encoder: Encoder
-    settings: ContrastiveSettings
     train: npt.NDArray[np.float32]
     threshold: float
     grid: Grid
 
     def nearest(self, arrays: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Correlation (M,) of scans, float32 (M, D, H, W) in [-1, 1], with their nearest training scan."""
-        correlations: npt.NDArray[np.float32] = embeddings(self.encoder, arrays, self.settings) @ self.train.T
+        correlations: npt.NDArray[np.float32] = embeddings(self.encoder, arrays) @ self.train.T
         return correlations.max(axis=1)
 
     def save(self, folder: Path) -> dict[str, object]:
@@ -55,7 +53,7 @@ class CopyDetector:
         with atomic_path(folder / _EMBEDDINGS) as temporary:
             save_file({"train": self.train}, temporary)
         return {
-            "settings": asdict(self.settings),
+            "settings": asdict(self.encoder.settings),
             "threshold": self.threshold,
             "grid": self.grid.model_dump(mode="json"),
             "files": {name: sha256_file(folder / name) for name in (_ENCODER, _EMBEDDINGS)},
@@ -91,8 +89,7 @@ def load_detector(folder: Path) -> CopyDetector:
         widths = tuple(about["settings"]["widths"])
         settings = ContrastiveSettings(**(about["settings"] | {"widths": widths}))
         return CopyDetector(
-            load_encoder(folder / _ENCODER, settings),
-            settings,
+            load_weights(Encoder(settings), folder / _ENCODER),
             load_file(folder / _EMBEDDINGS)["train"],
             float(about["threshold"]),
             Grid.model_validate(about["grid"]),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anatogen.generators.bundle import Bundle
 from anatogen.models.vqgan import VQGAN
-from anatogen.report.intervals import percentile_interval
+from anatogen.report.intervals import Estimate, percentile_interval
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
 
@@ -70,17 +70,17 @@ def membership_rows(
     if autoencoder is not None:
         scores["autoencoder"] = lambda array: -float(np.abs(decoded(autoencoder, array) - array).mean())
     rows = []
-    for source in SOURCES:
+    for source, text in SOURCES.items():
         if source not in scores:
             note = f"this bundle is a {bundle.family}, which has none"
-            rows += _rows(source, None, None, seed, note)
+            rows += [row.missing(note) for row in _rows(source)]
             continue
         found: list[list[float]] = [[], []]
         total = len(train) + len(holdout)
         for number, array in enumerate((*train, *holdout)):
             found[number >= len(train)].append(scores[source](array))
-            progress(f"membership by {SOURCES[source]}", number + 1, total)
-        rows += _rows(source, np.array(found[0]), np.array(found[1]), seed)
+            progress(f"membership by {text}", number + 1, total)
+        rows += _measured(_rows(source), np.array(found[0]), np.array(found[1]), seed)
     return rows
 
 
@@ -88,31 +88,34 @@ def _batch(array: Array) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))[None, None]
 
 
-def _rows(source: str, members: Values | None, others: Values | None, seed: int, note: str = "") -> list[Row]:
-    text = SOURCES[source]
-    labels = (f"Membership by {text}: AUC", f"Membership by {text}: true positives at 1% false ones")
-    names = (AUC_NAMES[source], f"membership_{source}_tpr")
-    references = (0.5, 0.01)
-    if members is None or others is None:
-        return [
-            Row("privacy", row, label, None, reference=reference, notes=(note,))
-            for row, label, reference in zip(names, labels, references, strict=True)
-        ]
+def _rows(source: str) -> list[Row]:
+    """Rows of a source of scores, but for their numbers: AUC, and true positives."""
+    text = f"Membership by {SOURCES[source]}"
+    return [
+        Row("privacy", AUC_NAMES[source], f"{text}: AUC", None, reference=0.5),
+        Row(
+            "privacy",
+            f"membership_{source}_tpr",
+            f"{text}: true positives at 1% false ones",
+            None,
+            reference=0.01,
+        ),
+    ]
+
+
+def _measured(rows: list[Row], members: Values, others: Values, seed: int) -> list[Row]:
+    notes: list[tuple[str, ...]] = [(), ()]
+    if len(others) < _ENOUGH_SCANS:
+        notes[1] = (f"{len(others)} held-out scans hardly define 1%: {_ENOUGH_SCANS} would do",)
     generator = np.random.default_rng([seed, 7])
-    rows = []
-    for row, label, reference, measure in zip(
-        names, labels, references, (auc, true_positive_rate), strict=True
-    ):
+    measured = []
+    for row, measure, told in zip(rows, (auc, true_positive_rate), notes, strict=True):
         draws = [
             measure(generator.choice(members, len(members)), generator.choice(others, len(others)))
             for _ in range(_NUM_BOOTSTRAPS)
         ]
         low, high = percentile_interval(draws)
-        notes: tuple[str, ...] = ()
-        if measure is true_positive_rate and len(others) < _ENOUGH_SCANS:
-            notes = (f"{len(others)} held-out scans hardly define 1%: {_ENOUGH_SCANS} would do",)
         value = measure(members, others)
         # Repeated values lower the highest scores of others, and no draw shows fewer true positives.
-        ends = min(low, value), max(high, value)
-        rows.append(Row("privacy", row, label, value, *ends, reference, notes=notes))
-    return rows
+        measured.append(row.measured(Estimate(value, min(low, value), max(high, value)), notes=told))
+    return measured

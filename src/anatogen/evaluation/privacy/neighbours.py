@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import betabinom, binomtest
 
-from anatogen.report.intervals import Estimate, percentile_interval
+from anatogen.report.intervals import Estimate, bootstrapped, percentile_interval
 
 Values = npt.NDArray[np.floating]
 
@@ -109,13 +109,6 @@ def distance_ratios(similarities: Values) -> Values:
     return np.where(second > 0, first / np.where(second > 0, second, 1), 1.0)
 
 
-def bootstrapped_median(values: Values, seed: int) -> Estimate:
-    """The median of values (M,), with its 95% bootstrap interval."""
-    generator = np.random.default_rng([seed, 3])
-    draws = np.median(generator.choice(values, (_NUM_DRAWS * 5, len(values))), axis=1)
-    return Estimate(float(np.median(values)), *percentile_interval(draws))
-
-
 def closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> tuple[Estimate, float]:
     """How often a scan's closest record is a training scan, when both sets of records have one size.
 
@@ -139,8 +132,7 @@ def closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> tuple[Es
         holdout = to_holdout[:, generator.permutation(to_holdout.shape[1])[:size]].max(axis=1)
         wins += (train > holdout) / _NUM_DRAWS
         p_values.append(binomtest(int((train > holdout).sum()), number, 0.5, "greater").pvalue)
-    means = generator.choice(wins, (_NUM_DRAWS * 5, number)).mean(axis=1)
-    return Estimate(float(wins.mean()), *percentile_interval(means)), min(1.0, 2 * float(np.median(p_values)))
+    return bootstrapped(wins, np.mean, generator), min(1.0, 2 * float(np.median(p_values)))
 
 
 def unseen_closer_to_train(to_train: Values, to_holdout: Values, seed: int) -> Estimate:

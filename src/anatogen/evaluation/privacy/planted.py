@@ -1,7 +1,6 @@
 """Copies planted by the audit among its scans, to show what it is able to see."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,21 +11,6 @@ Array = npt.NDArray[np.float32]
 BLUR_SIGMA = 1.0
 NOISE_DEVIATION = 0.1
 DECODED = "decoded"
-
-
-@dataclass(frozen=True)
-class PlantedKind:
-    """A way to hide a copy.
-
-    Attributes:
-        name: For machines.
-        text: For people, with its strength.
-        change: Maps (scan (D, H, W) in [-1, 1], generator) to the changed scan.
-    """
-
-    name: str
-    text: str
-    change: Callable[[Array, np.random.Generator], Array]
 
 
 def _flipped(array: Array, generator: np.random.Generator) -> Array:
@@ -43,14 +27,21 @@ def _noised(array: Array, generator: np.random.Generator) -> Array:
     return np.clip(array + NOISE_DEVIATION * noise, -1, 1).astype(np.float32)
 
 
-KINDS = (
-    PlantedKind("exact", "exact copies", lambda array, generator: array),
-    PlantedKind("flipped", "copies flipped along a random set of axes", _flipped),
-    PlantedKind("blurred", f"copies blurred (Gaussian, sigma {BLUR_SIGMA:g} voxel)", _blurred),
-    PlantedKind("noised", f"copies with noise ({NOISE_DEVIATION / 2:.0%} of the intensity range)", _noised),
-)
+# Ways to hide a copy.
+KINDS: dict[str, Callable[[Array, np.random.Generator], Array]] = {
+    "exact": lambda array, generator: array,
+    "flipped": _flipped,
+    "blurred": _blurred,
+    "noised": _noised,
+}
 # The copies that the audit plants, for people; those of the autoencoder need a bundle that has one.
-KIND_TEXTS = {kind.name: kind.text for kind in KINDS} | {DECODED: "copies out of the bundle's autoencoder"}
+KIND_TEXTS = {
+    "exact": "exact copies",
+    "flipped": "copies flipped along a random set of axes",
+    "blurred": f"copies blurred (Gaussian, sigma {BLUR_SIGMA:g} voxel)",
+    "noised": f"copies with noise ({NOISE_DEVIATION / 2:.0%} of the intensity range)",
+    DECODED: "copies out of the bundle's autoencoder",
+}
 
 
 def row_name(kind: str) -> str:
@@ -58,9 +49,7 @@ def row_name(kind: str) -> str:
     return f"planted_{kind}"
 
 
-def plant(kind: PlantedKind, arrays: Array, seed: int) -> Array:
+def plant(kind: str, arrays: Array, seed: int) -> Array:
     """Changed copies of scans, float32 (M, D, H, W) in [-1, 1]; each depends on the seed and its place."""
-    changed = [
-        kind.change(array, np.random.default_rng([seed, number])) for number, array in enumerate(arrays)
-    ]
+    changed = [KINDS[kind](array, np.random.default_rng([seed, place])) for place, array in enumerate(arrays)]
     return np.stack(changed)

@@ -1,18 +1,19 @@
-"""The rows of the privacy audit, each from embeddings' correlations to what a reader must know."""
+"""The rows of the privacy audit, each with what a reader must know to judge it."""
 
 import numpy as np
 import numpy.typing as npt
 
 from anatogen.dataset.scan_sets import ScanSet
+from anatogen.evaluation.fidelity.descriptors import mirrored_correlations
 from anatogen.evaluation.privacy import neighbours, planted
 from anatogen.evaluation.privacy.copy_detector import CopyDetector
 from anatogen.evaluation.privacy.membership import decoded
 from anatogen.evaluation.privacy.neighbours import RATE
 from anatogen.generators.bundle import Bundle
+from anatogen.report.intervals import bootstrapped
 from anatogen.report.progress import Progress
 from anatogen.report.rows import Row
 
-Array = npt.NDArray[np.float32]
 Values = npt.NDArray[np.floating]
 
 # Names of rows.
@@ -25,15 +26,32 @@ _NUM_PLANTED = 50
 _REFERENCE = "the reference is that of held-out scans"
 
 
-def copies_rows(nearest: Values, null: Values, seed: int) -> list[Row]:
-    """The share of synthetic scans that are flagged, from correlations with the nearest training scan.
+def neighbour_rows(
+    train: ScanSet,
+    holdout: ScanSet,
+    synthetic: ScanSet,
+    known: Values,
+    unseen: Values,
+    made: Values,
+    seed: int,
+) -> list[Row]:
+    """How close synthetic scans come to training scans, beside how close held-out scans come.
+
+    Whether the closest record is a training scan is told by coarse voxels, not by the audit's encoder: that
+    has seen the training scans alone, and draws whatever is like no scan to their side.
 
     Args:
-        nearest: (M,) of synthetic scans.
-        null: (n,) of held-out scans.
-        seed: Random seed of the bootstrap.
+        train: N scans.
+        holdout: n scans.
+        synthetic: M scans.
+        known: (N, K) embeddings of the training scans.
+        unseen: (n, K) those of the held-out scans.
+        made: (M, K) those of the synthetic scans.
+        seed: Random seed of the draws.
     """
-    share = neighbours.share_above(nearest, null, seed)
+    to_train, null_to_train = made @ known.T, unseen @ known.T
+    nearest, null = to_train.max(axis=1), null_to_train.max(axis=1)
+    flagged = int((nearest > neighbours.upper_threshold(null)).sum())
     notes = []
     if len(null) < ENOUGH_HOLDOUT:
         notes.append(f"{len(null)} held-out scans hardly define a 95th percentile: {ENOUGH_HOLDOUT} would do")
@@ -41,13 +59,22 @@ def copies_rows(nearest: Values, null: Values, seed: int) -> list[Row]:
         notes.append(f"with so few, chance flags {1 / (len(null) + 1):.0%}")
     if len(nearest) < ENOUGH_SYNTHETIC:
         notes.append(f"{len(nearest)} synthetic scans are few: {ENOUGH_SYNTHETIC} would do")
-    flagged = int((nearest > neighbours.upper_threshold(null)).sum())
+    closer, closer_p = neighbours.closer_to_train(
+        mirrored_correlations(synthetic, train), mirrored_correlations(synthetic, holdout), seed
+    )
+    closer_floor = neighbours.unseen_closer_to_train(
+        mirrored_correlations(holdout, train), mirrored_correlations(holdout, holdout), seed
+    )
+    ratios, null_ratios = (
+        bootstrapped(neighbours.distance_ratios(found), np.median, np.random.default_rng([seed, 3]))
+        for found in (to_train, null_to_train)
+    )
     return [
         Row(
             "privacy",
             COPIES,
             "Synthetic scans closer to a training scan than 95% of unseen scans are",
-            *share,
+            *neighbours.share_above(nearest, null, seed),
             reference=RATE,
             count=(flagged, len(nearest)),
             notes=tuple(notes),
@@ -60,49 +87,22 @@ def copies_rows(nearest: Values, null: Values, seed: int) -> list[Row]:
             better="higher",
             notes=("beta-binomial: the threshold's own uncertainty is in it",),
         ),
-    ]
-
-
-def memorised_row(known: Array, made: Array, unseen: Array, seed: int) -> Row:
-    """The share of training scans that were copied, from embeddings of all three sets."""
-    share = neighbours.memorised_share(known @ made.T, known @ unseen.T, seed)
-    return Row(
-        "privacy",
-        "memorised",
-        "Training scans with a synthetic scan closer than 95% of unseen scans come",
-        *share,
-        reference=RATE,
-        notes=(f"sets of {min(len(made), len(unseen))} synthetic and held-out scans",),
-    )
-
-
-def closest_rows(
-    to_train: Values, to_holdout: Values, null_to_train: Values, null: Values, seed: int
-) -> list[Row]:
-    """Whether the closest record is a training scan, from similarities to training and to held-out scans.
-
-    Not those of the audit's encoder: it has seen the training scans alone, and draws whatever is like no scan
-    to their side.
-
-    Args:
-        to_train: (M, N) of synthetic to training scans.
-        to_holdout: (M, n) of synthetic to held-out scans.
-        null_to_train: (n, N) of held-out to training scans.
-        null: (n, n) among held-out scans.
-        seed: Random seed of the draws.
-    """
-    share, p_value = neighbours.closer_to_train(to_train, to_holdout, seed)
-    floor = neighbours.unseen_closer_to_train(null_to_train, null, seed)
-    size = min(to_train.shape[1], to_holdout.shape[1])
-    return [
+        Row(
+            "privacy",
+            "memorised",
+            "Training scans with a synthetic scan closer than 95% of unseen scans come",
+            *neighbours.memorised_share(known @ made.T, known @ unseen.T, seed),
+            reference=RATE,
+            notes=(f"sets of {min(len(made), len(unseen))} synthetic and held-out scans",),
+        ),
         Row(
             "privacy",
             CLOSER,
             "Synthetic scans whose closest record is a training scan, not a held-out one",
-            *share,
-            *floor,
+            *closer,
+            *closer_floor,
             notes=(
-                f"by correlations of coarse voxels, sets of {size} records each",
+                f"by correlations of coarse voxels, sets of {min(len(train), len(holdout))} records each",
                 "one half is expected where nothing leaks",
                 _REFERENCE,
             ),
@@ -111,23 +111,19 @@ def closest_rows(
             "privacy",
             CLOSER_P,
             "The same: p-value, one-sided binomial against one half",
-            p_value,
+            closer_p,
             better="higher",
         ),
+        Row(
+            "privacy",
+            "distance_ratio",
+            "Distance to the nearest over the second nearest training scan, median",
+            *ratios,
+            *null_ratios,
+            better="higher",
+            notes=(_REFERENCE, "a copy of one scan is near 0"),
+        ),
     ]
-
-
-def ratio_row(to_train: Values, null_to_train: Values, seed: int) -> Row:
-    """Nearest over second nearest distance, of synthetic and of held-out scans (similarities to training)."""
-    return Row(
-        "privacy",
-        "distance_ratio",
-        "Distance to the nearest over the second nearest training scan, median",
-        *neighbours.bootstrapped_median(neighbours.distance_ratios(to_train), seed),
-        *neighbours.bootstrapped_median(neighbours.distance_ratios(null_to_train), seed),
-        better="higher",
-        notes=(_REFERENCE, "a copy of one scan is near 0"),
-    )
 
 
 def planted_rows(
@@ -152,7 +148,7 @@ def planted_rows(
     """
     chosen = np.random.default_rng([seed, 8]).permutation(len(train))[:_NUM_PLANTED]
     originals = train.arrays[chosen]
-    sets = {kind.name: planted.plant(kind, originals, seed) for kind in planted.KINDS}
+    sets = {kind: planted.plant(kind, originals, seed) for kind in planted.KINDS}
     autoencoder = None if bundle is None else bundle.autoencoder
     if autoencoder is not None:
         sets[planted.DECODED] = np.stack([decoded(autoencoder, scan) for scan in originals])

@@ -7,7 +7,7 @@ blurred autoencoder from a bad denoiser.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,12 @@ from anatogen.core.files import sha256_file
 from anatogen.dataset.scan_sets import ScanSet
 from anatogen.evaluation.fidelity.distances import polynomial_gram, unbiased_mmd
 from anatogen.evaluation.fidelity.features import Features, foreground_box, slice_features
-from anatogen.evaluation.fidelity.resampling import Estimates, Halves, over_splits
+from anatogen.evaluation.fidelity.resampling import Halves, over_splits
 from anatogen.evaluation.reconstruction.autoencoders import bundle_names, held_out_scans, load_autoencoder
 from anatogen.evaluation.ssim import Scales, choose_scales, ms_ssim, ssim
 from anatogen.models.perceptual import PerceptualDistance, load_slice_features
 from anatogen.models.vqgan import VQGAN
-from anatogen.report.intervals import Estimate, percentile_interval
+from anatogen.report.intervals import bootstrapped
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Better, Row
 from anatogen.training.autoencoder_check import psnr_db
@@ -33,7 +33,6 @@ from anatogen.training.autoencoder_check import psnr_db
 Floats = npt.NDArray[np.float64]
 
 _RANGE = 2.0
-_NUM_BOOTSTRAPS = 1000
 _NUM_SPLITS = 20
 # Halves of fewer scans give a kernel distance that is mostly noise.
 _ENOUGH_SCANS = 50
@@ -187,68 +186,49 @@ def _rows(scans: ScanSet, done: _Reconstruction, kernel: Row, seed: int) -> list
     window = flat if scales is None else f"window {scales.window}, sigma {scales.sigma:.2f}"
     no_weights = () if "perceptual" in done.per_scan else (_NO_WEIGHTS,)
     rows = [
-        _row("psnr", "PSNR", "higher", unit="dB", notes=("range [-1, 1]",)),
+        _row("psnr", "PSNR", "higher", "dB", ("range [-1, 1]",)),
         _row("ssim", "SSIM", "higher", notes=(window,)),
         _row("ms_ssim", "MS-SSIM", "higher", notes=(flat if scales is None else str(scales),)),
         _row("perceptual", "Perceptual distance of slices to their originals", notes=no_weights),
         kernel,
-    ]
-    if scans.modality == "CT":
-        rows.append(_row("hu_error", "Mean absolute error", unit="HU"))
-    rows += [
+        _row("hu_error", "Mean absolute error", unit="HU"),
         *_code_rows(done.code_counts, len(scans)),
         _row("seconds", "Seconds per scan", unit="s", notes=("encoding and decoding, on this machine",)),
     ]
+    if scans.modality != "CT":
+        rows = [row for row in rows if row.unit != "HU"]
     return [
-        _measured(row, done.per_scan[row.name], seed) if row.name in done.per_scan else row for row in rows
+        _over_scans(row, done.per_scan[row.name], seed) if row.name in done.per_scan else row for row in rows
     ]
 
 
 def _code_rows(counts: npt.NDArray[np.int64], num_scans: int) -> list[Row]:
     """Use of the codes, from how often each was chosen."""
+    rows = (
+        _row("codes_used", "Share of codes used", "higher"),
+        _row("perplexity", "Perplexity of the codes", "higher"),
+    )
     if not len(counts):
-        notes = ("this autoencoder's latent is continuous",)
-        return [
-            _row("codes_used", "Share of codes used", "higher", notes=notes),
-            _row("perplexity", "Perplexity of the codes", "higher", notes=notes),
-        ]
+        return [row.missing("this autoencoder's latent is continuous") for row in rows]
     chosen = counts[counts > 0]
     share = chosen / chosen.sum()
-    count = f"{len(chosen)} of {len(counts)} on {num_scans} scans"
     perplexity = float(np.exp(-(share * np.log(share)).sum()))
-    limit = f"at most {len(counts)}"
+    count = f"{len(chosen)} of {len(counts)} on {num_scans} scans"
     return [
-        _row(
-            "codes_used",
-            "Share of codes used",
-            "higher",
-            value=len(chosen) / len(counts),
-            notes=(count, "more scans use more"),
-        ),
-        _row("perplexity", "Perplexity of the codes", "higher", value=perplexity, notes=(limit,)),
+        rows[0].measured(len(chosen) / len(counts), notes=(count, "more scans use more")),
+        rows[1].measured(perplexity, notes=(f"at most {len(counts)}",)),
     ]
 
 
-def _row(
-    name: str,
-    label: str,
-    better: Better = "lower",
-    *,
-    value: float | None = None,
-    unit: str = "",
-    notes: tuple[str, ...] = (),
-) -> Row:
-    return Row("reconstruction", name, label, value, better=better, unit=unit, notes=notes)
+def _row(name: str, label: str, better: Better = "lower", unit: str = "", notes: tuple[str, ...] = ()) -> Row:
+    return Row("reconstruction", name, label, None, better=better, unit=unit, notes=notes)
 
 
-def _measured(row: Row, values: Floats, seed: int) -> Row:
+def _over_scans(row: Row, values: Floats, seed: int) -> Row:
     """The row with the mean over scans and its 95% interval, scans drawn with replacement."""
-    number = len(values)
-    if number < 2:
-        return replace(row, value=float(values.mean()))
-    draws = np.random.default_rng(seed).integers(number, size=(_NUM_BOOTSTRAPS, number))
-    interval = percentile_interval(values[draws].mean(axis=1))
-    return row.measured(Estimate(float(values.mean()), *interval), notes=row.notes)
+    if len(values) < 2:
+        return row.measured(float(values.mean()), notes=row.notes)
+    return row.measured(bootstrapped(values, np.mean, np.random.default_rng(seed)), notes=row.notes)
 
 
 def _kernel_row(real: dict[str, Features] | None, decoded: dict[str, Features] | None, seed: int) -> Row:
@@ -258,11 +238,11 @@ def _kernel_row(real: dict[str, Features] | None, decoded: dict[str, Features] |
     """
     row = _row("kid_slices", "Kernel distance of slices (KID)")
     if real is None or decoded is None:
-        return replace(row, notes=(_NO_WEIGHTS,))
+        return row.missing(_NO_WEIGHTS)
     number = len(next(iter(real.values())))
     n = number // 2
     if n < 2:
-        return replace(row, notes=("needs 4 scans",))
+        return row.missing("needs 4 scans")
     grams = [polynomial_gram(np.concatenate((real[plane], decoded[plane]))) for plane in real]
 
     def distance(x: npt.NDArray[np.int64], y: npt.NDArray[np.int64]) -> Floats:
@@ -270,14 +250,8 @@ def _kernel_row(real: dict[str, Features] | None, decoded: dict[str, Features] |
 
     orders = (np.random.default_rng([seed, draw]).permutation(number) for draw in range(_NUM_SPLITS))
     halves = [Halves(order[:n], order[n : 2 * n], number + order[n : 2 * n]) for order in orders]
-    found, floor = (_only(estimates) for estimates in over_splits(distance, halves))
+    (found,), (floor,) = over_splits(distance, halves)
     notes = [f"mean of three planes; {n} scans against the reconstructions of {n} others"]
     if number < _ENOUGH_SCANS:
         notes.append(f"few scans: {_ENOUGH_SCANS} would do")
     return row.measured(found, floor, notes)
-
-
-def _only(estimates: Estimates) -> Estimate:
-    """The one number of a measure, with its interval."""
-    assert estimates.low is not None and estimates.high is not None
-    return Estimate(float(estimates.value[0]), float(estimates.low[0]), float(estimates.high[0]))
