@@ -15,7 +15,6 @@ from anatogen.cli.app import main
 from anatogen.core.errors import UserError
 from anatogen.core.weights import load_weights, save_weights
 from anatogen.generators import shipped
-from anatogen.generators.description import read_description
 from anatogen.generators.loading import load_bundle, load_latent_diffusion
 from anatogen.generators.shipped import CARD_NAME, bundle_folder, describe_models, shipped_models
 from anatogen.training.latent_diffusion import train
@@ -94,8 +93,8 @@ def test_a_number_too_large_for_half_precision_is_refused(tmp_path):
 
 
 def test_models_are_listed_with_what_one_must_know(installed):
-    (model,) = shipped_models()
-    assert model.release.name == "blobs-ct" and model.card.read_text() == CARD
+    (folder,) = shipped_models()
+    assert folder.name == "blobs-ct" and (folder / CARD_NAME).read_text() == CARD
     text = describe_models()
     for wanted in (
         "blobs-ct: blobs of noise",
@@ -104,14 +103,14 @@ def test_models_are_listed_with_what_one_must_know(installed):
         "CC-BY-SA-4.0",
         "after Gauss",
         "PSNR: 30.1 dB",
-        str(model.card),
+        str(folder / CARD_NAME),
     ):
         assert wanted in text
 
 
 def test_no_models_are_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr(shipped, "_FOLDER", tmp_path / "none")
-    assert shipped_models() == [] and describe_models() == "no models come with this installation"
+    assert shipped_models() == {} and describe_models() == "no models come with this installation"
     with pytest.raises(UserError, match=r"come with anatogen are: none$"):
         bundle_folder("blobs-ct")
 
@@ -221,6 +220,7 @@ def test_the_card_s_template_only_lacks_what_is_measured():
 
 
 def test_all_models_of_this_package_are_whole():
-    for model in shipped_models():
-        assert read_description(model.folder).release == read_release(model.card.read_text(), model.card)
-        assert all(path.stat().st_size < 30e6 for path in model.folder.iterdir())
+    for folder, description in shipped_models().items():
+        card = folder / CARD_NAME
+        assert description.release == read_release(card.read_text(), card)
+        assert all(path.stat().st_size < 30e6 for path in folder.iterdir())

@@ -99,7 +99,7 @@ class Bundle(ABC):
         """Options of `sample` that are in force if these are asked for: what makes two sets of scans differ.
 
         Raises:
-            ValueError: If the family does not have such an option.
+            UserError: If the family does not have such an option.
         """
 
     def sample(
@@ -137,7 +137,6 @@ class Bundle(ABC):
             for x in self.generate(indices, seed=seed, sampler=sampler, steps=steps):
                 yield self.volume(x)
 
-    # Its options are described there, once.
     write = write_scans
 
     @torch.inference_mode()

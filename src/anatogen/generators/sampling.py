@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,6 @@ from anatogen.core.files import remove_parts, write_json
 from anatogen.core.version import __version__
 from anatogen.dataset.manifest import Grid
 from anatogen.dataset.workers import available_cores, end_with_parent
-from anatogen.generators.description import Release
 from anatogen.io.dicom.writing import write_dicom
 from anatogen.io.volume import Volume
 from anatogen.report.progress import shown_progress
@@ -37,11 +36,12 @@ _ENOUGH_CANDIDATES = 50
 _MOST_REJECTED = 0.9
 _SUFFIX = {"nifti": ".nii.gz", "dicom": "", "npy": ".npy"}
 
-# The numbers of a batch of scans, and of those of them that were kept.
-Made = tuple[list[int], list[int]]
-
 # From a scan, float32 (D, H, W) in [-1, 1], to its likeness to the training scan that it copies, or None.
 FindCopy = Callable[[npt.NDArray[np.float32]], float | None]
+
+
+class OtherSetError(UserError):
+    """A folder holds synthetic scans of another set: of another bundle, say, or seed."""
 
 
 class CopyFilter(Protocol):
@@ -80,31 +80,27 @@ def write_scans(
 ) -> list[Path]:
     """Writes synthetic scans 0 to num_samples - 1, as far as they are missing; `Bundle.write`.
 
-    Each scan is a file (a folder for DICOM) with a JSON beside it that says it is synthetic and how it was
-    made. Scan k depends on (seed, k) alone: to the bit on a CPU, where every process has one thread, and up
-    to rounding on a GPU.
-
     Args:
         bundle: Lies on disk: each process loads it, and scans name its hash.
         out: Folder for the scans; may hold some of the same set already.
-        num_samples: Number of scans of the set.
+        num_samples: As this and what follows in `anatogen.sample`.
         seed: Random seed of the set.
-        sampler: Default the bundle's own; a GAN has none.
-        steps: Number of sampling steps; default the bundle's own; a GAN has none.
-        batch_size: Number of scans made at once on a GPU; on a CPU one is made after the other.
-        file_format: "nifti" (.nii.gz), "dicom" (a folder of slices) or "npy".
-        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one; default where the bundle is.
-        processes: Each takes a part of the set; default one per core, or per GPU. With more than one, a
-            script must be guarded by `if __name__ == "__main__"`.
-        reject_copies: Copies that it finds are left out, and later numbers take their place, until there are
-            `num_samples` scans; a JSON `rejected_...` stands for each. For a privacy audit, an `AuditFilter`.
+        sampler: Default the bundle's own.
+        steps: Number of sampling steps; default the bundle's own.
+        batch_size: Number of scans made at once on a GPU.
+        file_format: "nifti", "dicom" or "npy".
+        device: Default where the bundle is.
+        processes: Default one per core, or per GPU.
+        reject_copies: Copies that it finds are left out, and later numbers take their place; a JSON
+            `rejected_...` stands for each. For a privacy audit, an `AuditFilter`.
 
     Returns:
         Paths of all scans of the set, in order.
 
     Raises:
-        UserError: If a number can't be, the bundle was never saved, the folder holds scans of another set,
-            the filter is for another grid, or nearly all scans are copies.
+        OtherSetError: If the folder holds scans of another set.
+        UserError: If a number can't be, the bundle was never saved, the filter is for another grid, or nearly
+            all scans are copies.
     """
     limits = {"num_samples": num_samples, "batch_size": batch_size, "processes": processes, "steps": steps}
     for name, value in limits.items():
@@ -117,10 +113,7 @@ def write_scans(
     place = device_named(device)
     if bundle.folder is None:
         raise UserError("the bundle lies on no disk: save it before it writes scans")
-    try:
-        options = bundle.sampling_options(sampler, steps)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    options = bundle.sampling_options(sampler, steps)
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the scans")
@@ -129,27 +122,25 @@ def write_scans(
         # Here its refusal is an error of the caller; in a process it would be that of a broken pool.
         reject_copies.load(bundle.grid, bundle.device)
     scans = _ScanSet(out, _about(bundle, seed, options, file_format, reject_copies), options)
-    done = {index for index in scans.told("synthetic") if scans.path(index).exists()}
-    rejected = scans.told("rejected")
+    kept = scans.told()
     if place.type == "cpu":
         batch_size = 1
     if processes is None:
-        processes = available_cores() if place.type == "cpu" else _num_gpus(device)
-    chosen, missing = _next_scans(num_samples, done, rejected)
+        num_gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 1
+        processes = available_cores() if place.type == "cpu" else num_gpus
+    chosen, missing = _next_scans(num_samples, kept)
     if missing:
         processes = min(processes, -(-len(missing) // batch_size))
         with shown_progress() as progress, _makers(bundle, device, scans, reject_copies, processes) as make:
             progress("sampling", num_samples - len(missing), num_samples)
             # Every round makes what is missing if none of it is rejected; without a filter there is one.
             while missing:
-                for indices, kept in make(
-                    [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-                ):
-                    done.update(kept)
-                    rejected.update(set(indices) - set(kept))
-                    progress("sampling", min(len(done), num_samples), num_samples)
-                    _check_rejection(len(rejected), len(done), reject_copies)
-                chosen, missing = _next_scans(num_samples, done, rejected)
+                batches = [missing[at : at + batch_size] for at in range(0, len(missing), batch_size)]
+                for made in make(batches):
+                    kept |= made
+                    progress("sampling", min(sum(kept.values()), num_samples), num_samples)
+                    _check_rejection(kept, reject_copies)
+                chosen, missing = _next_scans(num_samples, kept)
     return [scans.path(index) for index in chosen]
 
 
@@ -185,31 +176,30 @@ class _ScanSet:
         """Writes the JSON of a scan that is "synthetic" (made), or "rejected"."""
         write_json(self.folder / f"{what}_{index:06d}.json", self.about | {"index": index} | more)
 
-    def told(self, what: str) -> set[int]:
-        """Numbers of the scans that a JSON says are "synthetic" (made), or "rejected".
+    def told(self) -> dict[int, bool]:
+        """Whether each scan that was made was kept, by its number; kept ones whose file is gone are left out.
 
         Raises:
-            UserError: If any of them is of another set.
+            OtherSetError: If any of them is of another set.
         """
-        told = set()
-        for path in sorted(self.folder.glob(f"{what}_*.json")):
+        kept = {}
+        for path in sorted([*self.folder.glob("synthetic_*.json"), *self.folder.glob("rejected_*.json")]):
             try:
                 found = json.loads(path.read_text(encoding="utf-8"))
-            except (json.JSONDecodeError, UnicodeDecodeError):
-                continue
-            if not isinstance(found, dict) or not isinstance(found.get("index"), int):
+                index = found["index"]
+            except (ValueError, KeyError, TypeError):
                 continue
             # A set without an audit has scans that one with it lacks, so both must say so.
-            names = [*self.about, *{"audit_sha256"} - {*self.about}]
-            names.remove("anatogen_version")
-            differing = [name for name in names if found.get(name) != self.about.get(name)]
+            names = {*self.about, "audit_sha256"} - {"anatogen_version"}
+            differing = sorted(name for name in names if found.get(name) != self.about.get(name))
             if differing:
-                raise UserError(
+                raise OtherSetError(
                     f"{path} is of another set of scans (other {', '.join(differing)}): choose another "
                     "folder, or empty this one"
                 )
-            told.add(found["index"])
-        return told
+            if found.get("rejected") or self.path(index).exists():
+                kept[index] = not found.get("rejected")
+        return kept
 
     def write(self, volume: Volume, index: int) -> None:
         """Writes a scan, then the JSON beside it."""
@@ -239,23 +229,23 @@ class _Maker:
         self._scans = scans
         self._find_copy = None if reject_copies is None else reject_copies.load(bundle.grid, bundle.device)
 
-    def __call__(self, indices: list[int]) -> Made:
-        """Makes scans in one batch; returns their numbers, and the numbers of those that were kept."""
+    def __call__(self, indices: list[int]) -> dict[int, bool]:
+        """Makes scans in one batch; returns by number whether each was kept."""
         seed = int(self._scans.about["seed"])
         try:
             with _one_thread():
                 made = self._bundle.generate(indices, seed=seed, **self._scans.options)
         except ValueError as error:
             raise UserError(str(error)) from error
-        kept = []
+        kept = {}
         for index, x in zip(indices, made, strict=True):
             correlation = None if self._find_copy is None else self._find_copy(x.numpy())
             if correlation is None:
                 self._scans.write(self._bundle.volume(x), index)
-                kept.append(index)
             else:
                 self._scans.tell("rejected", index, rejected=True, correlation=correlation)
-        return indices, kept
+            kept[index] = correlation is None
+        return kept
 
 
 @contextmanager
@@ -276,43 +266,41 @@ def _about(
     file_format: FileFormat,
     reject_copies: CopyFilter | None,
 ) -> dict[str, str | int | bool]:
-    release = bundle.description.release
+    description = bundle.description
+    release, modality = description.release, description.intensity.modality
+    # What whoever passes on scans of a published model must pass on with them.
+    terms = (
+        {"model": release.name, "licence": release.licence, "attribution": release.attribution}
+        if release
+        else {}
+    )
     return {
         "synthetic": True,
         "anatogen_version": __version__,
         "bundle_sha256": bundle.sha256,
-        **({} if release is None else _terms(release)),
+        **terms,
         "seed": seed,
         **options,
         "format": file_format,
-        "modality": bundle.description.intensity.modality,
-        "unit": "HU" if bundle.description.intensity.modality == "CT" else "arbitrary",
+        "modality": modality,
+        "unit": "HU" if modality == "CT" else "arbitrary",
         **({} if reject_copies is None else {"audit_sha256": reject_copies.sha256}),
     }
 
 
-def _terms(release: Release) -> dict[str, str]:
-    """What whoever passes on scans of a published model must pass on with them."""
-    return {"model": release.name, "licence": release.licence, "attribution": release.attribution}
-
-
-def _next_scans(num_samples: int, done: set[int], rejected: set[int]) -> tuple[list[int], list[int]]:
+def _next_scans(num_samples: int, kept: dict[int, bool]) -> tuple[list[int], list[int]]:
     """The first `num_samples` scans that are not rejected, and those of them that are not there yet."""
-    chosen = list(islice((index for index in count() if index not in rejected), num_samples))
-    return chosen, [index for index in chosen if index not in done]
+    chosen = list(islice((index for index in count() if kept.get(index, True)), num_samples))
+    return chosen, [index for index in chosen if index not in kept]
 
 
-def _check_rejection(num_rejected: int, num_kept: int, reject_copies: CopyFilter | None) -> None:
-    total = num_rejected + num_kept
-    if total >= _ENOUGH_CANDIDATES and num_rejected > _MOST_REJECTED * total:
+def _check_rejection(kept: dict[int, bool], reject_copies: CopyFilter | None) -> None:
+    num_rejected = list(kept.values()).count(False)
+    if len(kept) >= _ENOUGH_CANDIDATES and num_rejected > _MOST_REJECTED * len(kept):
         raise UserError(
-            f"{reject_copies} flags {num_rejected} of {total} scans as copies: this bundle has memorised "
+            f"{reject_copies} flags {num_rejected} of {len(kept)} scans as copies: this bundle has memorised "
             "its training scans; train it on more scans, or for less long"
         )
-
-
-def _num_gpus(device: str) -> int:
-    return torch.cuda.device_count() if device in ("auto", "cuda") else 1
 
 
 _maker: _Maker | None = None
@@ -331,7 +319,7 @@ def _start_worker(
     _maker = _Maker(bundle, scans, reject_copies)
 
 
-def _make(indices: list[int]) -> Made:
+def _make(indices: list[int]) -> dict[int, bool]:
     assert _maker is not None
     return _maker(indices)
 
@@ -339,8 +327,8 @@ def _make(indices: list[int]) -> Made:
 @contextmanager
 def _makers(
     bundle: "Bundle", device: str, scans: _ScanSet, reject_copies: CopyFilter | None, processes: int
-) -> Iterator[Callable[[list[list[int]]], Iterable[Made]]]:
-    """What makes batches of scans, here or in processes, and yields what `_Maker` returns as each is done."""
+) -> Iterator[Callable[[list[list[int]]], Iterable[dict[int, bool]]]]:
+    """What makes batches of scans, here or in processes, and yields what `_Maker` returns for each."""
     if processes == 1:
         yield partial(map, _Maker(bundle.to(device_named(device)), scans, reject_copies))
         return
@@ -352,13 +340,8 @@ def _makers(
     load = partial(type(bundle).load, bundle.folder, bundle.description)
     start = partial(_start_worker, load, device, numbers, scans, reject_copies)
     with ProcessPoolExecutor(processes, context, start) as pool:
-
-        def make(batches: list[list[int]]) -> Iterator[Made]:
-            for future in as_completed([pool.submit(_make, batch) for batch in batches]):
-                yield future.result()
-
         try:
-            yield make
+            yield partial(pool.map, _make)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -1,52 +1,26 @@
 """The models that come with the package: listed by `anatogen models`, used by name like a bundle's folder."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from anatogen.core.errors import UserError
-from anatogen.generators.description import DESCRIPTION_NAME, Description, Release, read_description
+from anatogen.generators.description import DESCRIPTION_NAME, Description, read_description
 
 CARD_NAME = "model_card.md"
 _FOLDER = Path(__file__).parent / "shipped_models"
 
 
-@dataclass(frozen=True)
-class ShippedModel:
-    """A model that comes with the package.
-
-    Attributes:
-        folder: Its bundle, with the model card.
-        release: Name, licence and what was measured.
-        description: Content of its `bundle.json`.
-    """
-
-    folder: Path
-    release: Release
-    description: Description
-
-    @property
-    def card(self) -> Path:
-        """The model card, Markdown."""
-        return self.folder / CARD_NAME
-
-    @property
-    def num_bytes(self) -> int:
-        """Size of all its files."""
-        return sum(path.stat().st_size for path in self.folder.iterdir())
-
-
-def shipped_models() -> list[ShippedModel]:
-    """All models that come with the package, by name.
+def shipped_models() -> dict[Path, Description]:
+    """The bundles that come with the package, by folder, with what each says of itself; ordered by name.
 
     Raises:
         UserError: If one is damaged.
     """
-    models = []
+    models = {}
     for path in sorted(_FOLDER.glob(f"*/{DESCRIPTION_NAME}")):
         description = read_description(path.parent)
         if description.release is None or description.release.name != path.parent.name:
             raise UserError(f"{path} does not name the model {path.parent.name}: install anatogen again.")
-        models.append(ShippedModel(path.parent, description.release, description))
+        models[path.parent] = description
     return models
 
 
@@ -56,16 +30,18 @@ def describe_models() -> str:
     Raises:
         UserError: If one is damaged.
     """
-    return "\n\n".join(map(_describe, shipped_models())) or "no models come with this installation"
-
-
-def _describe(model: ShippedModel) -> str:
-    about = [
-        *model.description.text().splitlines(),
-        f"size: {model.num_bytes / 1e6:.1f} MB",
-        f"card: {model.card}",
-    ]
-    return "\n  ".join([f"{model.release.name}: {model.release.summary}", *about])
+    texts = []
+    for folder, description in shipped_models().items():
+        assert description.release is not None
+        num_bytes = sum(path.stat().st_size for path in folder.iterdir())
+        about = [
+            f"{folder.name}: {description.release.summary}",
+            *description.text().splitlines(),
+            f"size: {num_bytes / 1e6:.1f} MB",
+            f"card: {folder / CARD_NAME}",
+        ]
+        texts.append("\n  ".join(about))
+    return "\n\n".join(texts) or "no models come with this installation"
 
 
 def bundle_folder(name_or_folder: Path | str) -> Path:

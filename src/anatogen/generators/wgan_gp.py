@@ -6,6 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from anatogen.core.errors import UserError
 from anatogen.core.seeding import derived_generator
 from anatogen.generators.bundle import Bundle
 from anatogen.generators.description import WGANGPDescription
@@ -36,11 +37,11 @@ class WGANGPBundle(Bundle):
         """No options: a GAN makes a scan in one pass.
 
         Raises:
-            ValueError: If a sampler or a number of steps is asked for.
+            UserError: If a sampler or a number of steps is asked for.
         """
         for name, value in (("sampler", sampler), ("steps", steps)):
             if value is not None:
-                raise ValueError(
+                raise UserError(
                     f"{name} is {value}, but this bundle is a GAN, which makes a scan in one pass: "
                     f"leave out {name}"
                 )
