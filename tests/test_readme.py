@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quick_machine import make_quick
 
 from anatogen.cli.app import main
 from anatogen.config.resolving import parse_overrides
 from anatogen.config.settings import Settings
 from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
-from anatogen.training.cost.probe import Measurement
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,20 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One process; the machine is not timed, memory not counted; the audit trains for a moment."""
-    measured = Measurement(
-        seconds_per_step=0.01,
-        num_parameters={"all": 1000},
-        seconds_of_others={"encode": 0.01, "denoise": 0.01, "decode": 0.01},
-        peak_gb=0.5,
-        device="cpu",
-    )
-    for module in ("anatogen.planning.plan", "anatogen.training.cost.estimate"):
-        monkeypatch.setattr(f"{module}.probe", lambda *_, **__: measured)
-        monkeypatch.setattr(f"{module}.peak_memory_gb", lambda *_, **__: 0.5)
-    monkeypatch.setattr(
-        "anatogen.evaluation.privacy.contrastive.ContrastiveSettings.num_steps", lambda *_: 10
-    )
+    """One process on a quick machine."""
+    make_quick(monkeypatch)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     with contextlib.chdir(folder):
         yield

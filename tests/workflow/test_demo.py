@@ -1,6 +1,8 @@
-"""The demo goes the whole way and can be called again."""
+"""The demo goes the whole way, ends with one self-contained page, and can be called again."""
 
 import importlib.util
+import re
+from html.parser import HTMLParser
 
 import pytest
 
@@ -23,6 +25,26 @@ SMALL = [
 ]
 
 
+class _Page(HTMLParser):
+    """Collects elements and pictures, and checks that every element is closed in its turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
 def test_the_demo_ends_with_a_page_and_a_second_call_changes_nothing(tmp_path, monkeypatch, capsys):
     small = parse_overrides(SMALL, Settings)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
@@ -43,6 +65,14 @@ def test_the_demo_ends_with_a_page_and_a_second_call_changes_nothing(tmp_path, m
         "data:image/png",
     ):
         assert part in text
+    parsed = _Page()
+    parsed.feed(text)
+    parsed.close()
+    assert text.startswith("<!DOCTYPE html>") and parsed.open == []
+    # Planes, and the curves of two trainings.
+    assert [bool(image["alt"]) for image in parsed.images] == [True] * 3
+    assert not {"script", "link", "iframe"} & parsed.seen
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[^\"]*", "", text))
     assert "anatogen sample" in capsys.readouterr().out
     written = {path: path.read_bytes() for path in tmp_path.rglob("*.safetensors")}
     demo.run_demo(tmp_path, minutes=0.05)

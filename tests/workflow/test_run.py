@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from decodes import count_decodes
+from quick_machine import make_quick
 from scan_makers import head
 
 import anatogen
 from anatogen.config.resolving import merged
 from anatogen.core.errors import UserError
-from anatogen.dataset.manifest import load_manifest
 from anatogen.io import archives
 from anatogen.io.nifti import write_nifti
-from anatogen.training.cost.probe import Measurement
 from anatogen.workflow.request import FOLDERS, RunRequest
 from anatogen.workflow.run import run, scans_fingerprint, stages
 
@@ -40,25 +39,25 @@ OVERRIDES: dict[str, Any] = {
 }
 
 
+OPTIONS: dict[str, Any] = {
+    "overrides": OVERRIDES,
+    "hours": 0.01,
+    "num_samples": 4,
+    "memory_gb": 4.0,
+    "workers": 1,
+    "device": "cpu",
+    "progress": False,
+}
+
+
 class Killed(BaseException):
     """Stands for a kill: nothing in the program catches it."""
 
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Any:
-    """The machine is not timed, so that plans are equal, and the audit's network is trained for a moment."""
     with pytest.MonkeyPatch.context() as patch:
-        measured = Measurement(
-            seconds_per_step=0.01,
-            num_parameters={"all": 1000},
-            seconds_of_others={"encode": 0.01, "denoise": 0.01, "decode": 0.01},
-            peak_gb=0.5,
-            device="cpu",
-        )
-        for module in ("anatogen.planning.plan", "anatogen.training.cost.estimate"):
-            patch.setattr(f"{module}.probe", lambda *_, **__: measured)
-            patch.setattr(f"{module}.peak_memory_gb", lambda *_, **__: 0.5)
-        patch.setattr("anatogen.evaluation.privacy.contrastive.ContrastiveSettings.num_steps", lambda *_: 10)
+        make_quick(patch)
         yield
 
 
@@ -71,14 +70,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def request_for(scans: Path, out: Path, **changed: Any) -> RunRequest:
-    given: dict[str, Any] = {
-        "overrides": OVERRIDES,
-        "hours": 0.01,
-        "num_samples": 4,
-        "memory_gb": 4.0,
-        "workers": 1,
-    }
-    return RunRequest(scans, out, device="cpu", progress=False, **(given | changed))
+    return RunRequest(scans, out, **(OPTIONS | {"recipe": None, "preset": "default", "seed": 0} | changed))
 
 
 def result(out: Path) -> dict[str, bytes]:
@@ -244,16 +236,16 @@ def test_a_run_killed_before_or_after_a_stage_is_recorded(
 
 def test_a_process_killed_in_training_goes_on(scans: Path, whole: Path, tmp_path: Path) -> None:
     asked = request_for(scans, tmp_path / "out")
-    with pytest.MonkeyPatch.context() as patch:
-        kill_at_call(patch, "anatogen.workflow.run._train", 1)
-        with pytest.raises(Killed):
-            run(asked)
+    begun(whole, tmp_path / "out", "train")
     code = (
-        "import sys; from pathlib import Path; from anatogen.workflow.run import _train; "
-        "from anatogen.workflow.request import RunRequest\n"
+        "import sys; from pathlib import Path; import torch\n"
+        "from anatogen.config.resolving import resolve; from anatogen.config.settings import Settings\n"
+        "from anatogen.training.latent_diffusion import train\n"
         "if __name__ == '__main__':\n"
-        "    import torch; torch.set_num_threads(1)\n"
-        f"    _train(RunRequest(Path({str(scans)!r}), Path({str(tmp_path / 'out')!r}), device='cpu'))\n"
+        "    torch.set_num_threads(1)\n"
+        f"    out = Path({str(tmp_path / 'out')!r})\n"
+        "    settings = resolve(Settings, file=out / 'plan' / 'train.yaml')\n"
+        "    train(out / 'data', out / 'model', settings, device='cpu')\n"
     )
     (tmp_path / "train.py").write_text(code)
     process = subprocess.Popen([sys.executable, str(tmp_path / "train.py")], stdout=subprocess.DEVNULL)
@@ -263,8 +255,9 @@ def test_a_process_killed_in_training_goes_on(scans: Path, whole: Path, tmp_path
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out" / "model" / "bundle").exists()
-    run(asked)
-    assert result(tmp_path / "out") == result(whole)
+    assert run_through(asked, "train") == ["train"]
+    bundle = {name: content for name, content in result(whole).items() if name.startswith("model/bundle")}
+    assert bundle and bundle.items() <= result(tmp_path / "out").items()
 
 
 def test_only_what_depends_on_a_change_is_done_again(scans: Path, whole: Path, tmp_path: Path) -> None:
@@ -281,6 +274,10 @@ def test_only_what_depends_on_a_change_is_done_again(scans: Path, whole: Path, t
     assert redone(num_samples=5) == ["sample", "evaluate"]
     assert len(list((out / "synthetic").glob("*.nii.gz"))) == 5
     assert redone(num_samples=4) == ["sample", "evaluate"]
+    assert result(out) == result(whole)
+    assert redone(seed=1) == ["sample", "evaluate"]
+    assert result(out)["synthetic/synthetic_000000.json"] != result(whole)["synthetic/synthetic_000000.json"]
+    assert redone() == ["sample", "evaluate"]
     assert result(out) == result(whole)
     next((out / "data" / "volumes").iterdir()).unlink()
     # The dataset comes out as it was, so that nothing after it has other inputs.
@@ -332,7 +329,7 @@ def test_another_table_of_patients_is_another_source(scans: Path, tmp_path: Path
     keys = set()
     for text in ("file,patient\n", "file,patient\nscana.nii.gz,P1\n"):
         table.write_text(text, encoding="utf-8")
-        keys.add(json.dumps(dict(stages(asked)[0].inputs())))
+        keys.add(json.dumps(stages(asked)[0].inputs(), default=str))
     assert len(keys) == 2 and not (tmp_path / "out").exists()
 
 
@@ -414,16 +411,6 @@ def test_an_archive_is_unpacked_once_and_gives_what_its_folder_gives(
     assert found == wanted
 
 
-def test_masks_are_outputs_of_prepare(scans: Path, whole: Path, tmp_path: Path) -> None:
-    manifest = load_manifest(whole / "data")
-    mask = "masks/case_00000.npy"
-    cases = [manifest.cases[0].model_copy(update={"mask": mask}), *manifest.cases[1:]]
-    (tmp_path / "data").mkdir()
-    manifest.model_copy(update={"cases": cases}).save(tmp_path / "data")
-    prepare = next(stage for stage in stages(request_for(scans, tmp_path)) if stage.name == "prepare")
-    assert tmp_path / "data" / mask in prepare.outputs()
-
-
 @pytest.mark.parametrize(
     "stage", ["anatogen.dataset.survey.record_scan", "anatogen.planning.plan.take_fingerprint"]
 )
@@ -463,15 +450,5 @@ def test_what_can_not_be_is_refused_before_anything_is_made(scans: Path, tmp_pat
 
 
 def test_the_python_call_is_the_same(scans: Path, whole: Path) -> None:
-    page = anatogen.run(
-        scans,
-        whole,
-        overrides=OVERRIDES,
-        hours=0.01,
-        num_samples=4,
-        memory_gb=4.0,
-        workers=1,
-        device="cpu",
-        progress=False,
-    )
+    page = anatogen.run(scans, whole, **OPTIONS)
     assert page == whole / "index.html"

@@ -15,7 +15,7 @@ def shipped_models() -> dict[Path, Description]:
     Raises:
         UserError: If one is damaged.
     """
-    models = {}
+    models: dict[Path, Description] = {}
     for path in sorted(_FOLDER.glob(f"*/{DESCRIPTION_NAME}")):
         description = read_description(path.parent)
         if description.release is None or description.release.name != path.parent.name:

@@ -17,17 +17,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import atomic_path
 from anatogen.report.progress import shown_progress
 
 FIELD_OF_VIEW_MM = 192.0
-# Part of each file's description: change it when the same seed starts to give another brain.
-_VERSION = 1
+# Voxels along each side of a scan, and of the grid that it is averaged from: reading the template every 6 mm
+# would alias sulci.
+SIZE = 32
+_FINE_SIZE = 64
 # Of the lateral ventricles, in MNI space: their centre, and how far their growth is felt along each axis.
 _VENTRICLES_MM = np.array([0.0, -14.0, 14.0])
 _VENTRICLES_REACH_MM = np.array([24.0, 36.0, 22.0])
@@ -55,35 +56,23 @@ class _Template:
     centre_mm: Points
 
 
-def make_brains(out: Path, *, count: int = 300, size: int = 32, seed: int = 0, progress: bool = True) -> None:
+def make_brains(out: Path, count: int, *, progress: bool = True) -> None:
     """Writes `brain_0000.nii.gz`, `brain_0001.nii.gz`, ... into a folder; what is there already is kept.
 
-    Brain number i depends on (seed, i, size) only, never on `count` or on the number of processors.
+    Brain number i depends on i alone, never on `count` or on the number of processors.
     Work is spread over processes that import the caller's main module again: call this under
     ``if __name__ == "__main__":`` when it is called from a script.
 
     Args:
         out: The folder; made if it is missing.
         count: Number of brains.
-        size: Voxels along each side of the cube of 192 mm that holds a brain.
-        seed: Names the population.
         progress: Whether to show a progress bar.
 
     Raises:
-        UserError: If nilearn is not installed, a number is out of range, or the folder holds brains of
-            another size or seed.
+        UserError: If nilearn is not installed.
     """
-    if count < 1 or size < 8 or seed < 0:
-        raise UserError(
-            f"brains can't be made with count={count}, size={size}, seed={seed}: "
-            "count must be 1 or more, size 8 or more, seed 0 or more."
-        )
     _template_folder()
-    paths = [out / f"brain_{index:04d}.nii.gz" for index in range(count)]
-    for path in paths:
-        if path.exists():
-            _check_same_population(path, size, seed)
-    missing = [index for index, path in enumerate(paths) if not path.exists()]
+    missing = [index for index in range(count) if not _path(out, index).exists()]
     if not missing:
         return
     # Each process spends a second on the template, so many would not pay.
@@ -91,33 +80,27 @@ def make_brains(out: Path, *, count: int = 300, size: int = 32, seed: int = 0, p
     # Spawn, not fork: forking a process that has threads (torch, a GPU) can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool, shown_progress(progress) as display:
-        done = pool.map(partial(_write_brain, out, size=size, seed=seed), missing)
-        for number, _ in enumerate(done, 1):
+        for number, _ in enumerate(pool.map(partial(_write_brain, out), missing), 1):
             display("making brains", number, len(missing))
 
 
-def make_brain(index: int, *, size: int = 32, seed: int = 0) -> npt.NDArray[np.int16]:
+def make_brain(index: int) -> npt.NDArray[np.int16]:
     """One brain of the population: a skull-stripped T1-weighted scan, background 0.
 
     Args:
         index: Number of the brain in the population, from 0.
-        size: Voxels along each side of the cube of 192 mm.
-        seed: Names the population.
 
     Returns:
-        int16, (size, size, size) in RAS+ order, in the arbitrary unit that MR scanners use; its brightest
-        tissue lies between about 200 and 2,000.
+        int16, (32, 32, 32) in RAS+ order, in the arbitrary unit that MR scanners use; its brightest tissue
+        lies between about 200 and 2,000.
 
     Raises:
         UserError: If nilearn is not installed.
     """
     template = _load_template()
-    generator = np.random.default_rng([seed, index])
+    generator = np.random.default_rng([0, index])
     age = generator.uniform()
-    # Fine voxels of 3 mm or less, averaged in blocks: reading the template every 6 mm would alias sulci.
-    factor = int(np.ceil(FIELD_OF_VIEW_MM / size / 3))
-    fine = size * factor
-    voxels, inside = _bent_grid(template, fine, age, generator)
+    voxels, inside = _bent_grid(template, age, generator)
     grey, white, csf, texture = (
         ndimage.map_coordinates(channel, voxels[:, inside], order=1, prefilter=False)
         for channel in template.maps
@@ -130,13 +113,13 @@ def make_brain(index: int, *, size: int = 32, seed: int = 0) -> npt.NDArray[np.i
     # T1 weighting: white matter is brightest (1), fluid darkest.
     grey_level, csf_level = generator.uniform(0.55, 0.72), generator.uniform(0.12, 0.28)
     detail = generator.uniform(0.4, 1.0) * (1 - grey_level) * texture
-    signal = np.zeros((fine, fine, fine))
+    signal = np.zeros(inside.shape)
     signal[inside] = np.maximum(white + grey * grey_level + csf * csf_level + detail, 0)
-    signal *= np.exp(_smooth_field(generator, 2, fine, 0.06))
+    signal *= np.exp(_smooth_field(generator, 2, 0.06))
     brain = np.zeros_like(signal)
     brain[inside] = grey + white + csf
 
-    scan, cover = _block_mean(signal, factor), _block_mean(brain, factor)
+    scan, cover = _block_mean(signal), _block_mean(brain)
     noise = generator.normal(0, generator.uniform(0.004, 0.012), scan.shape)
     scan = np.maximum(scan + noise * cover, 0)
     unit = np.exp(generator.uniform(np.log(200), np.log(1800)))
@@ -144,22 +127,23 @@ def make_brain(index: int, *, size: int = 32, seed: int = 0) -> npt.NDArray[np.i
 
 
 def _bent_grid(
-    template: _Template, fine: int, age: float, generator: np.random.Generator
+    template: _Template, age: float, generator: np.random.Generator
 ) -> tuple[Points, npt.NDArray[np.bool_]]:
     """Where in the template each fine voxel of the scan looks, and whether that may be brain.
 
     Returns:
-        Template voxel indices, float64 (3, fine, fine, fine), and bool (fine, fine, fine).
+        Template voxel indices, float64 (3, 64, 64, 64), and bool (64, 64, 64).
     """
-    axis = (np.arange(fine) + 0.5) * (FIELD_OF_VIEW_MM / fine) - FIELD_OF_VIEW_MM / 2
+    axis = (np.arange(_FINE_SIZE) + 0.5) * (FIELD_OF_VIEW_MM / _FINE_SIZE) - FIELD_OF_VIEW_MM / 2
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"))
     # MNI152 is larger than most heads, hence the mean below 1.
     scale = generator.normal(0.93, 0.035) * generator.normal(1, 0.025, 3)
-    turn = _rotation(np.radians(np.clip(generator.normal(0, 3, 3), -7, 7)))
+    angles = np.clip(generator.normal(0, 3, 3), -7, 7)
+    turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
     shift = np.clip(generator.normal(0, 1.5, 3), -3, 3)
     # Lobes of another shape, and gyri that lie elsewhere.
-    bend = np.stack([_smooth_field(generator, 4, fine, 3.0) for _ in range(3)])
-    bend += np.stack([_smooth_field(generator, 10, fine, 1.8) for _ in range(3)])
+    bend = np.stack([_smooth_field(generator, 4, 3.0) for _ in range(3)])
+    bend += np.stack([_smooth_field(generator, 10, 1.8) for _ in range(3)])
     growth = np.clip(-0.2 + 0.7 * age + generator.normal(0, 0.12), -0.4, 0.6)
     while True:
         points = np.einsum("ij,jxyz->ixyz", turn / scale, grid - _column(shift)) + bend
@@ -180,22 +164,10 @@ def _column(vector: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return vector[:, None, None, None]
 
 
-def _rotation(angles: Points) -> Points:
-    """Rotation matrix (3, 3) for angles in radians about the x, y and z axes, in that order."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        first, second = (axis + 1) % 3, (axis + 2) % 3
-        turn = np.eye(3)
-        turn[first, first] = turn[second, second] = np.cos(angle)
-        turn[second, first], turn[first, second] = np.sin(angle), -np.sin(angle)
-        matrix = turn @ matrix
-    return matrix
-
-
-def _smooth_field(generator: np.random.Generator, intervals: int, size: int, deviation: float) -> Points:
-    """A random cubic B-spline field, float64 (size, size, size), of about the standard deviation given."""
+def _smooth_field(generator: np.random.Generator, intervals: int, deviation: float) -> Points:
+    """A random cubic B-spline field, float64 (64, 64, 64), of about the standard deviation given."""
     control = generator.normal(0, 1, (intervals + 3,) * 3)
-    distance = np.abs(np.linspace(0, intervals, size)[:, None] - np.arange(-1, intervals + 2))
+    distance = np.abs(np.linspace(0, intervals, _FINE_SIZE)[:, None] - np.arange(-1, intervals + 2))
     far = np.clip(2 - distance, 0, None) ** 3 / 6
     basis = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, far)
     # Averaging neighbouring controls shrinks their deviation by this much along each axis.
@@ -216,36 +188,23 @@ def _lookup(inside: npt.NDArray[np.bool_], voxels: Points) -> npt.NDArray[np.boo
     return found
 
 
-def _block_mean(array: Points, factor: int) -> Points:
-    size = array.shape[0] // factor
-    return np.asarray(array.reshape(size, factor, size, factor, size, factor).mean(axis=(1, 3, 5)))
+def _block_mean(array: Points) -> Points:
+    factor = _FINE_SIZE // SIZE
+    return np.asarray(array.reshape(SIZE, factor, SIZE, factor, SIZE, factor).mean(axis=(1, 3, 5)))
 
 
-def _description(size: int, seed: int) -> str:
-    return f"anatogen brains {_VERSION} size {size} seed {seed}"
+def _path(out: Path, index: int) -> Path:
+    return out / f"brain_{index:04d}.nii.gz"
 
 
-def _check_same_population(path: Path, size: int, seed: int) -> None:
-    try:
-        found = bytes(nib.Nifti1Image.from_filename(path).header["descrip"]).rstrip(b"\0").decode()
-    except (OSError, EOFError, ValueError, ImageFileError, HeaderDataError):
-        found = "an unreadable file"
-    if found != _description(size, seed):
-        raise UserError(
-            f"{path} is not a brain of this population (found '{found}', "
-            f"expected '{_description(size, seed)}'): choose another folder or delete this one."
-        )
-
-
-def _write_brain(out: Path, index: int, *, size: int, seed: int) -> None:
-    spacing = FIELD_OF_VIEW_MM / size
+def _write_brain(out: Path, index: int) -> None:
+    spacing = FIELD_OF_VIEW_MM / SIZE
     affine = np.diag([spacing, spacing, spacing, 1.0])
-    affine[:3, 3] = -(size - 1) / 2 * spacing
-    image = nib.Nifti1Image(make_brain(index, size=size, seed=seed), affine)
+    affine[:3, 3] = -(SIZE - 1) / 2 * spacing
+    image = nib.Nifti1Image(make_brain(index), affine)
     image.header.set_xyzt_units("mm")
-    image.header["descrip"] = _description(size, seed)
     with (
-        atomic_path(out / f"brain_{index:04d}.nii.gz") as temporary,
+        atomic_path(_path(out, index)) as temporary,
         temporary.open("wb") as file,
         # Neither time nor name in the gzip header: equal brains are equal bytes, and equal hashes.
         gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed,

@@ -1,11 +1,10 @@
 """`anatogen demo`: the whole way on embedded data, through the very calls that the commands make."""
 
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from anatogen.config.presets import budget, training_settings
@@ -16,11 +15,15 @@ from anatogen.dataset.prepare import PrepareConfig, prepare
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.generators.loading import load_bundle, load_latent_diffusion
 from anatogen.io.nifti import read_nifti
+from anatogen.report.figures import curves_figure
+from anatogen.report.numbers import duration_text
+from anatogen.report.page import data_url, write_page
 from anatogen.training.autoencoder_check import AutoencoderCheck
 from anatogen.training.latent_diffusion import AUTOENCODER_CHECK_NAME, train
 from anatogen.training.loop import read_log
 from anatogen.workflow.brains import make_brains
-from anatogen.workflow.demo_page import write_demo_page
+from anatogen.workflow.page import planes_of
+from anatogen.workflow.request import INDEX_NAME
 
 NUM_SCANS = 300
 NUM_SAMPLES = 16
@@ -28,6 +31,14 @@ _NUM_SHOWN = 8
 # Shares of the budget; the rest is for making and preparing scans, sampling and the page.
 _AUTOENCODER_SHARE = 0.3
 _DIFFUSION_SHARE = 0.6
+_NEXT_STEPS = [
+    "# your folder of NIfTI, NRRD, MetaImage, NPY or DICOM scans",
+    "anatogen prepare MY_SCANS my_data",
+    "# what it will take, before it is started",
+    "anatogen train my_data my_run --dry-run --minutes 60",
+    "anatogen train my_data my_run --minutes 60",
+    "anatogen sample my_run/bundle my_synthetic_scans -n 100 --seed 0",
+]
 
 
 def run_demo(folder: Path, minutes: float = 10.0) -> Path:
@@ -54,61 +65,78 @@ def run_demo(folder: Path, minutes: float = 10.0) -> Path:
         "tiny",
         merged(budget(("autoencoder",), first, None), budget(("diffusion",), second, None)),
     )
-    commands = [
-        f"# {NUM_SCANS} brains, made by deforming the MNI152 template; they stand in for real scans",
-        f"anatogen prepare {scans} {data}",
-        f"anatogen train {data} {run} --stages autoencoder --preset tiny --minutes {first:g}",
-        f"anatogen train {data} {run} --stages diffusion --preset tiny --minutes {second:g}",
-        f"anatogen sample {run / 'bundle'} {synthetic} -n {NUM_SAMPLES} --seed 0",
+    steps: list[tuple[str, str, Callable[[], object]]] = [
+        (
+            "Make scans",
+            f"# {NUM_SCANS} brains, made by deforming the MNI152 template; they stand in for real scans",
+            lambda: make_brains(scans, NUM_SCANS),
+        ),
+        ("Prepare", f"anatogen prepare {scans} {data}", lambda: prepare(scans, data, PrepareConfig())),
+        (
+            "Train autoencoder",
+            f"anatogen train {data} {run} --stages autoencoder --preset tiny --minutes {first:g}",
+            lambda: train(data, run, settings, stages=("autoencoder",)),
+        ),
+        (
+            "Train diffusion model",
+            f"anatogen train {data} {run} --stages diffusion --preset tiny --minutes {second:g}",
+            lambda: train(data, run, settings, stages=("diffusion",)),
+        ),
+        (
+            "Sample",
+            f"anatogen sample {run / 'bundle'} {synthetic} -n {NUM_SAMPLES} --seed 0",
+            lambda: load_bundle(run / "bundle").write(synthetic, num_samples=NUM_SAMPLES, device="auto"),
+        ),
     ]
     timings: dict[str, float] = {}
-
-    def step(name: str, command: str, action: Callable[[], object]) -> None:
+    for name, command, work in steps:
         print(f"\n{command}", flush=True)
         started = time.perf_counter()
-        action()
+        work()
         timings[name] = time.perf_counter() - started
-
-    step("Make scans", commands[0], lambda: make_brains(scans, count=NUM_SCANS))
-    step("Prepare", commands[1], lambda: prepare(scans, data, PrepareConfig()))
-    step("Train autoencoder", commands[2], lambda: train(data, run, settings, stages=("autoencoder",)))
-    step("Train diffusion model", commands[3], lambda: train(data, run, settings, stages=("diffusion",)))
-    paths: list[Path] = []
-    step(
-        "Sample",
-        commands[4],
-        lambda: paths.extend(
-            load_bundle(run / "bundle").write(synthetic, num_samples=NUM_SAMPLES, device="auto")
-        ),
-    )
     # A stage that an earlier call finished took its time then.
     for name, stage in (("Train autoencoder", "autoencoder"), ("Train diffusion model", "diffusion")):
         timings[name] = max(timings[name], 60 * read_log(run / stage)[-1]["minutes"])
-    page = _write_page(folder, data, run, paths, timings, commands)
+    page = folder / INDEX_NAME
+    _write_page(page, data, run, synthetic, timings, [command for _, command, _ in steps])
     print(f"\nopen {page}", flush=True)
     return page
 
 
 def _write_page(
-    folder: Path, data: Path, run: Path, paths: list[Path], timings: dict[str, float], commands: list[str]
-) -> Path:
+    page: Path, data: Path, run: Path, synthetic: Path, timings: dict[str, float], commands: list[str]
+) -> None:
     manifest = load_manifest(data)
     bundle = load_latent_diffusion(run / "bundle")
     held_out = VolumeDataset(data, Split.TEST)
     real = held_out.batch(range(min(_NUM_SHOWN, len(held_out))))
     with torch.inference_mode():
         reconstructed = bundle.autoencoder(real)[0].clamp(-1, 1)
-    synthetic = [manifest.intensity.normalise(read_nifti(path).array) for path in paths[:_NUM_SHOWN]]
+    paths = sorted(synthetic.glob("*.nii.gz"))
+    sources = {
+        "Real scans": list(real[:, 0].numpy()),
+        "Reconstructed scans": list(reconstructed[:, 0].numpy()),
+        "Synthetic scans": [
+            manifest.intensity.normalise(read_nifti(path).array) for path in paths[:_NUM_SHOWN]
+        ],
+    }
     check = AutoencoderCheck.model_validate_json((run / AUTOENCODER_CHECK_NAME).read_text(encoding="utf-8"))
     histories = {stage: read_log(run / stage) for stage in ("autoencoder", "diffusion")}
-    return write_demo_page(
-        folder,
-        real=_arrays(real),
-        reconstructed=_arrays(reconstructed),
-        synthetic=synthetic,
+    curves = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for stage, records in histories.items():
+            curves_figure(records, Path(scratch) / "curves.png")
+            curves[stage] = data_url(Path(scratch) / "curves.png")
+    total = sum(timings.values())
+    write_page(
+        page,
+        "demo.html",
+        planes=planes_of(list(sources.items()), manifest.grid),
+        sources=list(sources),
         grid=manifest.grid,
-        timings=timings,
-        histories=histories,
+        curves=curves,
+        timings=[(name, duration_text(time), 100 * time / total) for name, time in timings.items()],
+        total=duration_text(total),
         numbers={
             "Training scans": str(len(manifest.split(Split.TRAIN))),
             "Held-out reconstruction": f"{check.psnr_db:.1f} dB PSNR",
@@ -119,16 +147,5 @@ def _write_page(
             "Sampling": f"{timings['Sample'] / len(paths):.2f} s a scan, {len(paths)} scans",
         },
         commands=commands,
-        next_steps=[
-            "# your folder of NIfTI, NRRD, MetaImage, NPY or DICOM scans",
-            "anatogen prepare MY_SCANS my_data",
-            "# what it will take, before it is started",
-            "anatogen train my_data my_run --dry-run --minutes 60",
-            "anatogen train my_data my_run --minutes 60",
-            "anatogen sample my_run/bundle my_synthetic_scans -n 100 --seed 0",
-        ],
+        next_steps=_NEXT_STEPS,
     )
-
-
-def _arrays(batch: torch.Tensor) -> list[npt.NDArray[np.float32]]:
-    return list(batch[:, 0].numpy())

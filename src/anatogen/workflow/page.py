@@ -1,14 +1,18 @@
-"""`OUT/index.html` of `anatogen run`: what was found, decided, made and judged, with links to more."""
+"""`OUT/index.html` of `anatogen run`: what was found, decided, made and judged, with links to more.
+
+A page is one HTML file without scripts or network access, so that it can be mailed or archived.
+"""
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from anatogen.dataset.manifest import Split, load_manifest
+from anatogen.dataset.manifest import Grid, Split, load_manifest
 from anatogen.io.nifti import read_nifti
 from anatogen.report.figures import planes_figure
 from anatogen.report.numbers import duration_text, times
@@ -35,6 +39,7 @@ def write_index(request: RunRequest, finished: Mapping[str, Mapping[str, Any]]) 
         finished: By stage, as `run.json` has it.
     """
     out = request.out
+    not_evaluated = request.folder("evaluate") / NOT_EVALUATED_NAME
     write_page(
         out / INDEX_NAME,
         "run.html",
@@ -55,8 +60,16 @@ def write_index(request: RunRequest, finished: Mapping[str, Mapping[str, Any]]) 
         number=request.num_samples if "sample" in finished else 0,
         planes=_planes(request) if "sample" in finished else "",
         answers=_json(out / "report" / "report.json").get("answers", []) if "evaluate" in finished else [],
-        not_evaluated=_text(out / "report" / NOT_EVALUATED_NAME) if "evaluate" in finished else "",
+        not_evaluated=not_evaluated.read_text(encoding="utf-8").strip() if not_evaluated.is_file() else "",
     )
+
+
+def planes_of(groups: Sequence[tuple[str, Sequence[npt.NDArray[Any]]]], grid: Grid) -> str:
+    """Volumes (D, H, W) in [-1, 1], a row for each group, in their three planes: a picture's address."""
+    with tempfile.TemporaryDirectory() as scratch:
+        picture = Path(scratch) / "planes.png"
+        planes_figure(groups, picture, spacing_mm=grid.spacing_mm, axis_codes=grid.axis_codes)
+        return data_url(picture)
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -64,10 +77,6 @@ def _json(path: Path) -> dict[str, Any]:
         return {}
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
-
-
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
 
 
 def _counts(request: RunRequest) -> dict[str, str]:
@@ -88,12 +97,4 @@ def _planes(request: RunRequest) -> str:
     real = [np.load(data / case.file, mmap_mode="r") for case in shown[:_NUM_SHOWN]]
     paths = sorted(request.folder("sample").glob("synthetic_*.nii.gz"))[:_NUM_SHOWN]
     synthetic = [manifest.intensity.normalise(read_nifti(path).array) for path in paths]
-    with tempfile.TemporaryDirectory() as scratch:
-        picture = Path(scratch) / "planes.png"
-        planes_figure(
-            [("Real scans", real), ("Synthetic scans", synthetic)],
-            picture,
-            spacing_mm=manifest.grid.spacing_mm,
-            axis_codes=manifest.grid.axis_codes,
-        )
-        return data_url(picture)
+    return planes_of([("Real scans", real), ("Synthetic scans", synthetic)], manifest.grid)

@@ -27,13 +27,13 @@ def population() -> np.ndarray:
 
 @needs_template
 def test_files_do_not_depend_on_count_or_process_and_are_resumed(tmp_path: Path) -> None:
-    make_brains(tmp_path / "few", count=1, progress=False)
+    make_brains(tmp_path / "few", 1, progress=False)
     first = tmp_path / "few" / "brain_0000.nii.gz"
     before = (first.read_bytes(), first.stat().st_mtime_ns)
-    make_brains(tmp_path / "few", count=3, progress=False)
-    make_brains(tmp_path / "many", count=3, progress=False)
+    make_brains(tmp_path / "few", 2, progress=False)
+    make_brains(tmp_path / "many", 2, progress=False)
     assert (first.read_bytes(), first.stat().st_mtime_ns) == before
-    names = [f"brain_{index:04d}.nii.gz" for index in range(3)]
+    names = [f"brain_{index:04d}.nii.gz" for index in range(2)]
     assert sorted(path.name for path in (tmp_path / "few").iterdir()) == names
     for index, name in enumerate(names):
         assert (tmp_path / "few" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()
@@ -43,7 +43,7 @@ def test_files_do_not_depend_on_count_or_process_and_are_resumed(tmp_path: Path)
 
 @needs_template
 def test_geometry_is_ras_and_centred_on_the_brain(tmp_path: Path, population: np.ndarray) -> None:
-    make_brains(tmp_path, count=1, progress=False)
+    make_brains(tmp_path, 1, progress=False)
     image = nib.load(tmp_path / "brain_0000.nii.gz")
     assert image.shape == (32, 32, 32)
     assert nib.aff2axcodes(image.affine) == ("R", "A", "S")
@@ -62,7 +62,7 @@ def test_no_brain_is_cut_by_the_field_of_view(population: np.ndarray) -> None:
 
 
 @needs_template
-def test_brains_differ_in_shape_and_contrast_and_seed(population: np.ndarray) -> None:
+def test_brains_differ_in_shape_and_contrast(population: np.ndarray) -> None:
     scaled = population / np.percentile(population, 99.5, axis=(1, 2, 3), keepdims=True)
     for one in range(len(scaled)):
         for other in range(one):
@@ -71,7 +71,6 @@ def test_brains_differ_in_shape_and_contrast_and_seed(population: np.ndarray) ->
     units = population.max(axis=(1, 2, 3))
     assert units.min() >= 150
     assert units.max() / units.min() > 2
-    assert not np.array_equal(make_brain(0, seed=0), make_brain(0, seed=1))
 
 
 @needs_template
@@ -88,33 +87,10 @@ def test_tissues_are_plausible(population: np.ndarray) -> None:
         assert 0.1 < (scaled[core] > 0.85).mean() < 0.7
 
 
-@needs_template
-def test_finer_grids_show_the_same_brain() -> None:
-    coarse, fine = make_brain(3, size=32).astype(float), make_brain(3, size=64).astype(float)
-    halved = fine.reshape(32, 2, 32, 2, 32, 2).mean(axis=(1, 3, 5))
-    assert np.corrcoef(coarse.ravel(), halved.ravel())[0, 1] > 0.99
-
-
-@needs_template
-def test_another_population_in_the_folder_is_refused(tmp_path: Path) -> None:
-    make_brains(tmp_path, count=1, progress=False)
-    with pytest.raises(UserError, match="not a brain of this population"):
-        make_brains(tmp_path, count=2, seed=1, progress=False)
-    (tmp_path / "brain_0000.nii.gz").write_bytes(b"no scan")
-    with pytest.raises(UserError, match="unreadable"):
-        make_brains(tmp_path, count=1, progress=False)
-
-
-@pytest.mark.parametrize("wrong", [{"count": 0}, {"size": 4}, {"seed": -1}])
-def test_numbers_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
-    with pytest.raises(UserError, match="must be"):
-        make_brains(tmp_path, **wrong)
-
-
 def test_without_nilearn_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(brains.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'anatogen\[demo\]'"):
-        make_brains(tmp_path, count=1)
+        make_brains(tmp_path, 1)
 
 
 def test_importing_the_recipe_imports_neither_torch_nor_pandas() -> None:
