@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.spatialimages import SpatialImage
 
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.files import atomic_path
@@ -46,7 +47,7 @@ def read_nifti(path: Path) -> Volume:
     return checked_volume(array.T, affine[:, [2, 1, 0, 3]])
 
 
-def _whole_nifti(image: nib.spatialimages.SpatialImage, path: Path) -> npt.NDArray[np.float32]:
+def _whole_nifti(image: SpatialImage, path: Path) -> npt.NDArray[np.float32]:
     """The scaled values, after a look at what follows them: a checksum, or voxels that the header denies."""
     with gzip.open(path) if _is_zipped(path) else path.open("rb") as file:
         holder = nib.FileHolder(fileobj=file)
