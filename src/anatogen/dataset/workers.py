@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from types import TracebackType
 from typing import TypeVar
 
@@ -149,37 +149,14 @@ def _outcome(compute: Callable[[], ResultT], name: str) -> ResultT:
 
 
 def _run_alone(function: Callable[[TaskT], ResultT], task: TaskT, name: str) -> ResultT:
-    receiver, sender = _CONTEXT.Pipe(duplex=False)
-    process = _CONTEXT.Process(target=_answer, args=(sender, function, task))
-    process.start()
-    sender.close()
-    try:
-        answer = receiver.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        died = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        hint = "; most likely memory ran out" if code == -signal.SIGKILL else ""
-        raise UserError(
-            f"{name}: the process that worked on it {died}{hint}. "
-            "Leave this scan out, or use fewer workers or a machine with more memory"
-        ) from None
-    process.join()
-
-    def unwrap() -> ResultT:
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    return _outcome(unwrap, name)
-
-
-def _answer(sender: Connection, function: Callable[[TaskT], ResultT], task: TaskT) -> None:
-    _start_worker()
-    try:
-        sender.send(function(task))
-    except Exception as error:
-        sender.send(error)
+    with ProcessPoolExecutor(1, _CONTEXT, initializer=_start_worker) as pool:
+        try:
+            return _outcome(pool.submit(function, task).result, name)
+        except BrokenProcessPool:
+            raise UserError(
+                f"{name}: the process that worked on it died; most likely memory ran out. Leave this scan "
+                "out, or use fewer workers or a machine with more memory"
+            ) from None
 
 
 def _start_worker() -> None:
