@@ -565,24 +565,25 @@ def test_a_record_never_stands_beside_another_tasks_array(
                 interpolation="linear",
             ),
             reading=AS_IT_IS,
-            region=Region(start=(0, 0, 0), shape=(20, 24, 18)),
-            output=tmp_path / "case_00000.npy",
-            record=tmp_path / "case_00000.json",
+            regions=(Region(start=(0, 0, 0), shape=(20, 24, 18)),),
+            out=tmp_path,
+            ids=("case_00000",),
         )
         for high in (500, 900)
     ]
-    convert_scan(tasks[:1])
-    expected = tasks[0].output.read_bytes()
+    convert_scan(tasks[0])
+    (output,) = tasks[0].outputs("volumes")
+    expected = output.read_bytes()
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("anatogen.dataset.conversion.write_text", killed)
-        convert_scan(tasks[1:])
-    assert tasks[0].output.read_bytes() != expected
-    convert_scan(tasks[:1])
-    assert tasks[0].output.read_bytes() == expected
+        convert_scan(tasks[1])
+    assert output.read_bytes() != expected
+    convert_scan(tasks[0])
+    assert output.read_bytes() == expected
 
 
 def _group_lives(group: int) -> bool:

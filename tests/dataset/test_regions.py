@@ -145,8 +145,8 @@ def test_half_the_work_is_not_done_twice(
     expected = tree_bytes(tmp_path / "whole")
     assert len([name for name in expected if name.startswith("masks/")]) == 6
     out = tmp_path / "out"
-    # A case takes three writes: volume, mask and record. Killed before each of them in turn.
-    for num_writes, num_done in [(0, 0), (1, 0), (2, 0), (4, 1), (5, 2), (6, 4)]:
+    # A scan takes five writes: two volumes, two masks and a record. Killed before each of them in turn.
+    for num_writes, num_done in [(0, 0), (1, 0), (2, 0), (3, 0), (4, 0), (5, 1), (6, 2)]:
         with monkeypatch.context() as patch:
             remaining = iter(range(num_writes))
 
@@ -161,8 +161,8 @@ def test_half_the_work_is_not_done_twice(
                 prepare(scans, out, settings, workers=1, progress=False)
         assert not (out / "dataset.json").exists()
         done = sorted(path.stem for path in (out / ".work" / "conversions").glob("*.json"))
-        assert done == [f"case_{number:05d}" for number in range(num_done)]
-    finished = {path: path.stat().st_mtime_ns for stem in done for path in out.glob(f"*/{stem}.npy")}
+        assert done == [f"case_{2 * number:05d}" for number in range(num_done)]
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("*/case_0000[0-3].npy")}
     assert len(finished) == 8
     prepare(scans, out, settings, workers=1, progress=False)
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())

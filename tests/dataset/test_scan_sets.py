@@ -188,18 +188,20 @@ class TestBadInput:
     def test_mixed_grids(self, tmp_path):
         _write(tmp_path / "mixed", np.arange(125.0).reshape(5, 5, 5), name="a")
         _write(tmp_path / "mixed", np.arange(150.0).reshape(5, 5, 6), name="b")
-        self._fails("shape 5 x 5 x 6, and .*: 5 x 5 x 5", tmp_path / "mixed")
+        self._fails("5 x 5 x 6 voxels of .*, and .*: 5 x 5 x 5 voxels of", tmp_path / "mixed")
 
     def test_another_shape_or_spacing(self, real, tmp_path):
         affine = np.asarray(AFFINE)
         _write(tmp_path / "small", real.arrays[0][:8], affine)
-        self._fails("shape 8 x 16 x 16, and the real scans: 16 x 16 x 16", tmp_path / "small", real)
+        self._fails(
+            "8 x 16 x 16 voxels of .*, and the real scans: 16 x 16 x 16 voxels", tmp_path / "small", real
+        )
         _write(tmp_path / "fine", real.arrays[0], affine @ np.diag([0.5, 1, 1, 1]))
-        self._fails("spacing 1 x 1 x 1.5 mm, and the real scans: 2 x 1 x 1.5 mm", tmp_path / "fine", real)
+        self._fails("of 1 x 1 x 1.5 mm, .* and the real scans: .* of 2 x 1 x 1.5 mm", tmp_path / "fine", real)
 
     def test_another_dataset(self, real, tmp_path):
         other = write_dataset(tmp_path / "other", 2, 1, shape=(16, 16, 8))
-        self._fails("shape 16 x 16 x 8", other, real)
+        self._fails("16 x 16 x 8 voxels of", other, real)
         other = write_dataset(tmp_path / "mr", 2, 1, modality="MR")
         self._fails("are MR, and the real scans are CT", other, real)
 

@@ -1,76 +1,55 @@
 """What becomes of the usable scans: the tasks of conversion, and the dataset's description of them."""
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
 from anatogen.core.version import __version__
-from anatogen.dataset.common_grid import CommonGrid
 from anatogen.dataset.conversion import Conversion, ConversionTask, Placement
 from anatogen.dataset.discover import LeftOut
 from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
 from anatogen.dataset.patients import assign_splits, patient_hash, serial_names
 from anatogen.dataset.prepare_config import PrepareConfig
-from anatogen.dataset.prepared_folder import MASKS_FOLDER, VOLUMES_FOLDER, WORK_FOLDER
+from anatogen.dataset.prepared_folder import MASKS_FOLDER, VOLUMES_FOLDER
 from anatogen.dataset.recipes.recipe import Scan, Selection
-from anatogen.dataset.regions import Region
 from anatogen.dataset.survey import UsableScan
-from anatogen.io.geometry import centred_affine
-
-# A scan and the part of it that becomes one case.
-Part = tuple[UsableScan, Region]
 
 
 def conversion_tasks(
-    parts: Sequence[Part], modality: str, grid: CommonGrid, config: PrepareConfig, out: Path
+    scans: Sequence[UsableScan], modality: str, grid: Grid, config: PrepareConfig, out: Path
 ) -> list[ConversionTask]:
-    """A task for each case, in order; cases are numbered in that order."""
-    placement = placement_on(grid.codes, grid.spacing_mm, grid.shape, config)
+    """A task for each scan, in order; its regions are cases, numbered in that order."""
+    placement = placement_on(grid, config)
+    numbers = count()
     tasks = []
-    for number, (usable, region) in enumerate(parts):
-        scan, record = usable.scan, usable.record
+    for usable in scans:
+        record = usable.record
         low, high = (record.low, record.high) if modality == "MR" else config.window_hu
-        name = f"case_{number:05d}"
         tasks.append(
             ConversionTask(
-                source=scan.source,
+                source=usable.source,
                 source_sha256=record.sha256,
                 intensity=Intensity(modality=modality, low=low, high=high),
                 placement=placement,
                 reading=config.reading,
-                region=region,
-                mask=scan.mask,
+                regions=record.regions,
+                mask=usable.scan.mask,
                 mask_sha256=None if usable.mask is None else usable.mask.sha256,
-                output=out / VOLUMES_FOLDER / f"{name}.npy",
-                mask_output=None if scan.mask is None else out / MASKS_FOLDER / f"{name}.npy",
-                record=out / WORK_FOLDER / "conversions" / f"{name}.json",
+                out=out,
+                ids=tuple(f"case_{next(numbers):05d}" for _ in record.regions),
             )
         )
     return tasks
 
 
-def by_scan(tasks: Sequence[ConversionTask]) -> list[tuple[ConversionTask, ...]]:
-    """The tasks of each scan together, so that it is decoded once for all of its parts."""
-    return [tuple(group) for _, group in groupby(tasks, key=lambda task: task.source.name)]
-
-
-def placement_on(
-    codes: str, spacing_mm: tuple[float, float, float], shape: tuple[int, int, int], config: PrepareConfig
-) -> Placement:
-    """How scans are brought to a grid.
-
-    Args:
-        codes: Directions in which its (D, H, W) grow.
-        spacing_mm: Along (D, H, W).
-        shape: (D, H, W).
-        config: The dataset's settings.
-    """
+def placement_on(grid: Grid, config: PrepareConfig) -> Placement:
+    """How scans are brought to a grid by the dataset's settings."""
     return Placement(
-        codes=codes,
-        spacing_mm=None if config.fit == "resize" else spacing_mm,
-        shape=shape,
+        codes="".join(grid.axis_codes),
+        spacing_mm=None if config.fit == "resize" else grid.spacing_mm,
+        shape=grid.shape,
         center=config.center,
         interpolation=config.interpolation,
         cube=config.cube,
@@ -78,41 +57,40 @@ def placement_on(
 
 
 def describe_cases(
-    parts: Sequence[Part],
+    scans: Sequence[UsableScan],
     tasks: Sequence[ConversionTask],
     conversions: Sequence[Conversion | LeftOut],
     config: PrepareConfig,
 ) -> tuple[list[Case], list[LeftOut]]:
     """The cases that were made, dealt to splits by patient, and the scans that could not be."""
-    failed = {result.name: result for result in conversions if isinstance(result, LeftOut)}
-    # Of a scan with two parts both are made, or none.
     made = [
-        (part, task, result)
-        for part, task, result in zip(parts, tasks, conversions, strict=True)
-        if isinstance(result, Conversion) and task.source.name not in failed
+        (usable, task, result)
+        for usable, task, result in zip(scans, tasks, conversions, strict=True)
+        if isinstance(result, Conversion)
     ]
-    dealt = deal_patients([usable.scan for (usable, _), *_ in made], config)
+    dealt = deal_patients([usable.scan for usable, *_ in made], config)
     cases = []
-    for (usable, region), task, conversion in made:
+    for usable, task, conversion in made:
         scan, record = usable.scan, usable.record
         split, patient = dealt[scan.patient]
-        side = {} if region.side is None else {"side": region.side}
-        cases.append(
-            Case(
-                id=task.output.stem,
-                file=f"{VOLUMES_FOLDER}/{task.output.name}",
-                split=split,
-                patient=patient,
-                source_sha256=record.sha256,
-                intensity=task.intensity,
-                source_affine=record.affine,
-                source_shape=record.shape,
-                affine=conversion.affine,
-                conditions={**scan.conditions, **side},
-                mask=None if task.mask_output is None else f"{MASKS_FOLDER}/{task.mask_output.name}",
+        for name, region, affine in zip(task.ids, record.regions, conversion.affines, strict=True):
+            side = {} if region.side is None else {"side": region.side}
+            cases.append(
+                Case(
+                    id=name,
+                    file=f"{VOLUMES_FOLDER}/{name}.npy",
+                    split=split,
+                    patient=patient,
+                    source_sha256=record.sha256,
+                    intensity=task.intensity,
+                    source_affine=record.affine,
+                    source_shape=record.shape,
+                    affine=affine,
+                    conditions={**scan.conditions, **side},
+                    mask=None if scan.mask is None else f"{MASKS_FOLDER}/{name}.npy",
+                )
             )
-        )
-    return cases, list(failed.values())
+    return cases, [result for result in conversions if isinstance(result, LeftOut)]
 
 
 def deal_patients(scans: Sequence[Scan], config: PrepareConfig) -> dict[str, tuple[Split, str]]:
@@ -130,7 +108,7 @@ def deal_patients(scans: Sequence[Scan], config: PrepareConfig) -> dict[str, tup
 
 
 def describe_dataset(
-    cases: list[Case], modality: str, grid: CommonGrid, selection: Selection, config: PrepareConfig
+    cases: list[Case], modality: str, grid: Grid, selection: Selection, config: PrepareConfig
 ) -> Manifest:
     """The content of `dataset.json`."""
     training = [case.intensity for case in cases if case.split is Split.TRAIN]
@@ -141,11 +119,10 @@ def describe_dataset(
         low=float(np.median([scan.low for scan in intensities])),
         high=float(np.median([scan.high for scan in intensities])),
     )
-    affine = centred_affine(grid.codes, grid.shape, grid.spacing_mm)
     return Manifest(
         anatogen_version=__version__,
         recipe=config.recipe,
-        grid=Grid(shape=grid.shape, spacing_mm=grid.spacing_mm, affine=affine.tolist()),
+        grid=grid,
         intensity=intensity,
         config=config.portable(),
         labels={str(value): name for value, name in sorted(selection.labels.items())},
@@ -153,18 +130,20 @@ def describe_dataset(
     )
 
 
-def mask_notes(parts: Sequence[Part], conversions: Sequence[Conversion | LeftOut]) -> list[str]:
+def mask_notes(scans: Sequence[UsableScan], conversions: Sequence[Conversion | LeftOut]) -> list[str]:
     """What became of the labels of masks, one line each."""
     pairs = [
-        (region, usable.mask.labels, conversion.labels)
-        for (usable, region), conversion in zip(parts, conversions, strict=True)
+        (region, usable.mask.labels, kept)
+        for usable, conversion in zip(scans, conversions, strict=True)
         if usable.mask is not None and isinstance(conversion, Conversion)
+        for region, kept in zip(usable.record.regions, conversion.labels, strict=True)
     ]
     if not pairs:
         return []
+    num_cases = sum(len(usable.record.regions) for usable in scans)
     labels = sorted({label for _, _, kept in pairs for label in kept if label})
     told = ", ".join(map(str, labels)) or "none"
-    notes = [f"{len(pairs)} of {len(parts)} cases have a mask; labels on the grid: {told}"]
+    notes = [f"{len(pairs)} of {num_cases} cases have a mask; labels on the grid: {told}"]
     num_empty = sum(not any(before) for _, before, _ in pairs)
     if num_empty:
         notes.append(f"{num_empty} of {len(pairs)} masks are empty: background alone; they are kept")

@@ -1,8 +1,7 @@
 """What all scans of a dataset share, decided from their records: modality, axes, spacing, shape."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,7 +10,9 @@ import numpy.typing as npt
 from anatogen.core.errors import UserError
 from anatogen.core.reasons import Reason, Refusal
 from anatogen.dataset.discover import LeftOut
+from anatogen.dataset.manifest import Grid
 from anatogen.dataset.measures import looks_like_ct
+from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.records import ScanRecord
 from anatogen.dataset.regions import cube_shape
 from anatogen.dataset.survey import UsableScan
@@ -20,23 +21,8 @@ from anatogen.report.numbers import times
 
 # Latents are 4 or 8 times smaller along each axis.
 SHAPE_MULTIPLE = 8
-
-
-@dataclass(frozen=True)
-class CommonGrid:
-    """The grid that every scan is brought to.
-
-    Attributes:
-        codes: Directions in which (D, H, W) grow, e.g. "SPL".
-        spacing_mm: Along (D, H, W); of resized scans the median.
-        shape: (D, H, W) in voxels.
-        decisions: What was chosen from the data, one line each, for the user.
-    """
-
-    codes: str
-    spacing_mm: tuple[float, float, float]
-    shape: tuple[int, int, int]
-    decisions: tuple[str, ...]
+# What the codes of `slice_plane` are called.
+PLANE_NAMES = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}
 
 
 def choose_modality(scans: Sequence[UsableScan], wanted: str) -> tuple[str, list[LeftOut], list[str]]:
@@ -108,14 +94,7 @@ def other_modality(
     return None
 
 
-def choose_grid(
-    records: Sequence[ScanRecord],
-    orientation: str,
-    spacing_mm: tuple[float, float, float] | None,
-    shape: tuple[int, int, int] | None,
-    resize: bool,
-    cube: bool = False,
-) -> CommonGrid:
+def choose_grid(records: Sequence[ScanRecord], config: PrepareConfig) -> tuple[Grid, list[str]]:
     """Fills in what the configuration leaves open.
 
     Orientation: that of most scans' slices. Spacing: the median of each axis. Shape: the median field of view
@@ -123,48 +102,61 @@ def choose_grid(
 
     Args:
         records: The scans that count, not empty.
-        orientation: Three codes, or "auto".
-        spacing_mm: Wanted along (D, H, W), or None.
-        shape: Wanted (D, H, W), or None.
-        resize: Whether scans are resized to the shape whatever their field of view.
-        cube: Whether their regions are padded to cubes first.
+        config: How scans are prepared.
+
+    Returns:
+        The grid, of whose spacing that of resized scans is the median; and what was chosen, one line each.
     """
     decisions = []
-    codes = orientation
-    if orientation == "auto":
-        planes = Counter(slice_plane(np.array(record.affine)) for record in records)
-        codes = min(planes, key=lambda plane: (-planes[plane], plane))
-        plane = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}[codes]
-        decisions.append(f"orientation {codes} ({plane}), that of {planes[codes]} of {len(records)} scans")
-    geometry = [
-        oriented(region.shape, np.array(record.affine), codes, cube)
-        for record in records
-        for region in record.regions
-    ]
-    spacings = np.array([spacing for _, spacing in geometry])
-    if spacing_mm is None and not resize:
+    codes = config.orientation
+    if codes == "auto":
+        codes, number = usual_plane(slice_plane(np.array(record.affine)) for record in records)
+        plane = PLANE_NAMES[codes]
+        decisions.append(f"orientation {codes} ({plane}), that of {number} of {len(records)} scans")
+    sizes, spacings = regions_along(records, codes, config.cube)
+    spacing_mm = None if config.spacing_mm is None else each_axis(config.spacing_mm)
+    if spacing_mm is None and config.fit != "resize":
         # Six digits of a millimetre hide the noise of float32 affines.
         spacing_mm = triple(np.round(np.median(spacings, axis=0), 6).tolist())
         decisions.append(f"spacing {times(spacing_mm)} mm, the median of the scans")
-    sizes = np.array([size for size, _ in geometry])
     fields = sizes * spacings
-    voxels = sizes if resize or spacing_mm is None else np.rint(fields / np.array(spacing_mm))
+    voxels = sizes if spacing_mm is None else np.rint(fields / np.array(spacing_mm))
+    shape = config.shape
     if shape is None:
         rounded = np.ceil(np.median(voxels, axis=0) / SHAPE_MULTIPLE) * SHAPE_MULTIPLE
-        shape = (int(rounded[0]), int(rounded[1]), int(rounded[2]))
+        shape = triple(rounded.astype(int).tolist())
         decisions.append(f"shape {times(shape)}, the median size rounded up to multiples of {SHAPE_MULTIPLE}")
-    if resize or spacing_mm is None:
+    if spacing_mm is None:
         spacing_mm = triple(np.round(np.median(fields / np.array(shape), axis=0), 6).tolist())
         decisions.append(f"spacing {times(spacing_mm)} mm is the median after resizing")
     else:
         num_cut = int((voxels > np.array(shape)).any(axis=1).sum())
         if num_cut:
             decisions.append(f"{num_cut} of {len(voxels)} scans are larger than the grid and are cropped")
-    return CommonGrid(codes, spacing_mm, shape, tuple(decisions))
+    return Grid.centred(codes, shape, spacing_mm), decisions
+
+
+def usual_plane(planes: Iterable[str]) -> tuple[str, int]:
+    """The commonest of slice planes, and how many have it; of equally many the first by name."""
+    counts = Counter(planes)
+    codes = min(counts, key=lambda plane: (-counts[plane], plane))
+    return codes, counts[codes]
+
+
+def regions_along(
+    records: Sequence[ScanRecord], codes: str, cube: bool
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Shapes and spacings of all regions of scans along the axes of a grid: (N, 3) each."""
+    found = [
+        oriented(region.shape, np.array(record.affine), codes, cube)
+        for record in records
+        for region in record.regions
+    ]
+    return np.array([shape for shape, _ in found], float), np.array([spacing for _, spacing in found])
 
 
 def oriented(
-    shape: tuple[int, int, int], affine: npt.NDArray[np.float64], codes: str, cube: bool
+    shape: tuple[int, int, int], affine: npt.NDArray[np.float64], codes: str, cube: bool = False
 ) -> tuple[tuple[int, ...], tuple[float, float, float]]:
     """Shape and spacing of a region along the axes of the common grid."""
     axes = body_axes(affine)

@@ -1,7 +1,5 @@
 """Conversion in `prepare`: brings one scan to the common grid and range, and stores it."""
 
-from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +13,7 @@ from anatogen.core.version import __version__
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.manifest import Intensity
 from anatogen.dataset.masks import nearest, on_grid_of
+from anatogen.dataset.prepared_folder import MASKS_FOLDER, VOLUMES_FOLDER, WORK_FOLDER
 from anatogen.dataset.reading import read_mask, read_source
 from anatogen.dataset.regions import Region, oriented_box
 from anatogen.io.formats import Reading
@@ -54,7 +53,7 @@ class Placement(BaseModel):
 
 
 class ConversionTask(BaseModel):
-    """One part of a scan for `convert_scan`, and all that decides its bytes.
+    """A scan for `convert_scan`, and all that decides the bytes of its cases.
 
     Attributes:
         source: The scan.
@@ -62,12 +61,11 @@ class ConversionTask(BaseModel):
         intensity: Its map to [-1, 1].
         placement: How it is brought to the grid.
         reading: How the source is read.
-        region: The part of the scan.
+        regions: The parts of the scan that become a case each.
         mask: Label map of the scan, if there is one.
         mask_sha256: Of its bytes, as its record has it.
-        output: The .npy file to write.
-        mask_output: The .npy file of the mask, if there is one.
-        record: The JSON file that says that the outputs are done.
+        out: Folder of the dataset.
+        ids: Name of each case.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,18 +75,20 @@ class ConversionTask(BaseModel):
     intensity: Intensity
     placement: Placement
     reading: Reading
-    region: Region
+    regions: tuple[Region, ...]
     mask: Source | None = None
     mask_sha256: str | None = None
-    output: Path
-    mask_output: Path | None = None
-    record: Path
+    out: Path
+    ids: tuple[str, ...]
 
     def sha256(self) -> str:
         """Hash of all that decides the outputs' bytes, wherever they lie."""
-        places = {"source", "mask", "output", "mask_output", "record"}
-        deciding = self.model_dump(mode="json", exclude=places)
+        deciding = self.model_dump(mode="json", exclude={"source", "mask", "out", "ids"})
         return sha256_json([__version__, deciding])
+
+    def outputs(self, folder: str) -> list[Path]:
+        """The .npy file of each case in the dataset's folder of volumes or of masks."""
+        return [self.out / folder / f"{name}.npy" for name in self.ids]
 
 
 class Conversion(BaseModel):
@@ -96,66 +96,57 @@ class Conversion(BaseModel):
 
     Attributes:
         key: `ConversionTask.sha256` of the task that made it.
-        affine: 4 x 4 of the prepared volume, voxel (d, h, w, 1) to RAS+ mm in the patient's space.
-        labels: That the prepared mask holds, the background too.
+        affines: 4 x 4 of each prepared volume, voxel (d, h, w, 1) to RAS+ mm in the patient's space.
+        labels: Those that each prepared mask holds, the background too.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     key: str
-    affine: list[list[float]]
-    labels: tuple[int, ...] = ()
+    affines: tuple[list[list[float]], ...]
+    labels: tuple[tuple[int, ...], ...] = ()
 
 
-def convert_scan(tasks: Sequence[ConversionTask]) -> list[Conversion | LeftOut]:
-    """Writes the prepared arrays of a scan's parts and of its mask, or finds that an interrupted run did.
+def convert_scan(task: ConversionTask) -> Conversion | LeftOut:
+    """Writes the prepared arrays of a scan and of its mask, or finds that an interrupted run did.
 
     Arrays are float16, (D, H, W), in [-1, 1]; what the scan does not cover is -1. Masks are uint8 on the same
-    grid: at each voxel's centre the nearest label, 0 where the scan does not reach.
-
-    Args:
-        tasks: The parts, all of one scan, which is decoded once, as is its mask.
+    grid: at each voxel's centre the nearest label, 0 where the scan does not reach. Both cases of a scan with
+    two regions are made, or none. The scan is decoded once, as is its mask.
     """
-    first = tasks[0]
-    scan = cache(lambda: read_source(first.source, first.reading))
-
-    @cache
-    def mask() -> Volume | None:
-        # Breasts may be outlined on another series of the same study: their mask keeps its own grid.
-        return None if first.mask is None else on_grid_of(scan(), read_mask(first.mask, first.reading))
-
-    return [_convert_part(task, scan, mask) for task in tasks]
-
-
-def _convert_part(
-    task: ConversionTask, scan: Callable[[], Volume], mask: Callable[[], Volume | None]
-) -> Conversion | LeftOut:
     key = task.sha256()
+    finished = task.out / WORK_FOLDER / "conversions" / f"{task.ids[0]}.json"
+    outputs, mask_outputs = task.outputs(VOLUMES_FOLDER), task.outputs(MASKS_FOLDER) if task.mask else []
     try:
-        record = Conversion.model_validate_json(task.record.read_text(encoding="utf-8"))
-        outputs = [path for path in (task.output, task.mask_output) if path is not None]
-        if record.key == key and all(path.is_file() for path in outputs):
+        record = Conversion.model_validate_json(finished.read_text(encoding="utf-8"))
+        if record.key == key and all(path.is_file() for path in (*outputs, *mask_outputs)):
             return record
     except (OSError, ValidationError):
         pass
     # A record must never stand beside another task's array, whenever the process is killed.
-    task.record.unlink(missing_ok=True)
+    finished.unlink(missing_ok=True)
     try:
-        volume = to_grid(scan(), task.region, task.placement, task.intensity)
-        array = task.intensity.normalise(volume.array).astype(np.float16)
-        if array.min() == array.max():
-            raise ScanError(Reason.CONSTANT_ON_GRID(value=float(array.min())))
-        found = mask()
+        scan = read_source(task.source, task.reading)
+        volumes = [to_grid(scan, region, task.placement, task.intensity) for region in task.regions]
+        arrays = [task.intensity.normalise(volume.array).astype(np.float16) for volume in volumes]
+        for array in arrays:
+            if array.min() == array.max():
+                raise ScanError(Reason.CONSTANT_ON_GRID(value=float(array.min())))
+        # Breasts may be outlined on another series of the same study: their mask keeps its own grid.
+        mask = None if task.mask is None else on_grid_of(scan, read_mask(task.mask, task.reading))
     except ScanError as error:
         return LeftOut(task.source.name, error.refusal)
-    write_array(array, task.output)
-    held: tuple[int, ...] = ()
-    if found is not None and task.mask_output is not None:
-        labels = nearest(found, volume)
-        write_array(labels, task.mask_output)
-        held = tuple(int(label) for label in np.unique(labels))
-    record = Conversion(key=key, affine=volume.affine.tolist(), labels=held)
-    write_text(task.record, record.model_dump_json())
+    for array, path in zip(arrays, outputs, strict=True):
+        write_array(array, path)
+    maps = [] if mask is None else [nearest(mask, volume) for volume in volumes]
+    for labels, path in zip(maps, mask_outputs, strict=True):
+        write_array(labels, path)
+    record = Conversion(
+        key=key,
+        affines=tuple(volume.affine.tolist() for volume in volumes),
+        labels=tuple(tuple(int(label) for label in np.unique(labels)) for labels in maps),
+    )
+    write_text(finished, record.model_dump_json())
     return record
 
 

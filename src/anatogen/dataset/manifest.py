@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from anatogen.core.described import read_description_file
 from anatogen.core.files import sha256_json, write_json
-from anatogen.io.geometry import axis_codes
+from anatogen.io.geometry import axis_codes, centred_affine
 from anatogen.report.numbers import times
 
 MANIFEST_NAME = "dataset.json"
@@ -65,6 +65,14 @@ class Grid(_Record):
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
     affine: list[list[float]]
+
+    @classmethod
+    def centred(
+        cls, codes: str, shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+    ) -> "Grid":
+        """The grid whose (D, H, W) grow in the directions of the codes, e.g. "SPL"."""
+        affine = centred_affine(codes, shape, spacing_mm)
+        return cls(shape=shape, spacing_mm=spacing_mm, affine=affine.tolist())
 
     @property
     def axis_codes(self) -> tuple[str, str, str]:

@@ -75,7 +75,7 @@ def thumbnail(volume: Volume) -> Volume:
             shape = [1, 1, 1]
             shape[axis] = len(starts)
             sizes = np.diff(np.append(starts, length)).astype(np.float32).reshape(shape)
-            array = np.add.reduceat(array, starts, axis=axis) / sizes
+            array = np.asarray(np.add.reduceat(array, starts, axis=axis) / sizes, np.float32)
             affine[:3, 3] += (block - 1) / 2 * affine[:3, axis]
             affine[:3, axis] *= block
     return Volume(array, affine)

@@ -10,7 +10,6 @@ likest pair reaches 0.83; copies with noise, another window or gamma, resampled 
 three axes at least 0.89 (`tests/dataset/test_near_duplicates.py`).
 """
 
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -33,7 +32,8 @@ _WORTH_A_LOOK = 0.7
 _MAX_CANDIDATES = 4
 # In voxels of the fine cube; a scan of 48 voxels may be shifted by 4.
 _MAX_SHIFT = 2
-_CHUNK = 256
+# Scans that are compared with all others at a time.
+_CHUNK = 64
 # Of a mirrored scan over the scan as it is, or it is taken as it is.
 _LEAST_GAIN = 0.05
 # Standard deviation, in voxels of the cube, of what is slow: (coarse, fine).
@@ -72,37 +72,32 @@ def _standardised(cube: Cube) -> Cube:
 def likely_pairs(coarse: npt.NDArray[np.float16]) -> list[tuple[int, int, tuple[int, ...]]]:
     """Pairs that may be the same picture, with the axes along which the second is mirrored.
 
-    Compares all with all, in blocks: memory grows with the number of scans, not with its square.
+    Compares some with all at a time: memory grows with the number of scans, not with its square.
 
     Args:
         coarse: (N, 12, 12, 12), of `describe`.
     """
-    number = len(coarse)
-    pairs: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {}
-    for start in range(0, number, _CHUNK):
-        rows = coarse[start : start + _CHUNK].astype(np.float32).reshape(-1, COARSE_SIZE**3)
-        best: list[list[tuple[float, int, tuple[int, ...]]]] = [[] for _ in rows]
-        for other in range(start, number, _CHUNK):
-            block = coarse[other : other + _CHUNK].astype(np.float32)
-            for flips in _FLIPS:
-                mirrored = np.flip(block, tuple(axis + 1 for axis in flips)).reshape(len(block), -1)
-                # What is symmetric is not called mirrored.
-                handicap = _LEAST_GAIN if flips else 0.0
-                # Each pair once.
-                table = np.triu(rows @ mirrored.T, start - other + 1)
-                likeliest = np.argsort(-table, axis=1)[:, :_MAX_CANDIDATES]
-                for row, columns in enumerate(likeliest):
-                    best[row] += [
-                        (float(table[row, column]) - handicap, other + int(column), flips)
-                        for column in columns
-                        if table[row, column] > _WORTH_A_LOOK
-                    ]
-        for row, found in enumerate(best):
-            for correlation, column, flips in sorted(found, reverse=True)[:_MAX_CANDIDATES]:
-                pair = (start + row, column)
-                if correlation > pairs.get(pair, (0.0, ()))[0]:
-                    pairs[pair] = (correlation, flips)
-    return [(first, second, flips) for (first, second), (_, flips) in sorted(pairs.items())]
+    everything = coarse.reshape(len(coarse), -1).astype(np.float32)
+    # What is symmetric is not called mirrored.
+    handicaps = np.array([_LEAST_GAIN if flips else 0 for flips in _FLIPS], np.float32)[:, None, None]
+    pairs = []
+    for start in range(0, len(coarse), _CHUNK):
+        rows = coarse[start : start + _CHUNK].astype(np.float32)
+        mirrored = [
+            np.flip(rows, tuple(axis + 1 for axis in flips)).reshape(len(rows), -1) for flips in _FLIPS
+        ]
+        tables = np.stack([part @ everything.T for part in mirrored])
+        tables = np.where(tables > _WORTH_A_LOOK, tables - handicaps, 0)
+        flips_of = tables.argmax(axis=0)
+        # Each pair once.
+        best = np.triu(tables.max(axis=0), start + 1)
+        for row, likeliest in enumerate(np.argsort(-best, axis=1)[:, :_MAX_CANDIDATES]):
+            pairs += [
+                (start + row, int(column), _FLIPS[flips_of[row, column]])
+                for column in sorted(likeliest)
+                if best[row, column] > 0
+            ]
+    return pairs
 
 
 def similarity(first: Cube, second: Cube) -> float:
@@ -126,18 +121,7 @@ def similarity(first: Cube, second: Cube) -> float:
     return best
 
 
-@dataclass(frozen=True)
-class PairTask:
-    """Two scans for `compare_pair`: the files of their fine descriptions, and how the second is mirrored."""
-
-    first: Path
-    second: Path
-    flips: tuple[int, ...]
-
-
-def compare_pair(task: PairTask) -> float:
-    """`similarity` of two scans whose fine descriptions are on disk."""
-    first, second = (
-        np.load(path, allow_pickle=False).astype(np.float32) for path in (task.first, task.second)
-    )
-    return similarity(first, np.flip(second, task.flips))
+def compare_pair(pair: tuple[Path, Path, tuple[int, ...]]) -> float:
+    """`similarity` of two scans: the files of their fine descriptions, and how the second is mirrored."""
+    first, second = (np.load(path, allow_pickle=False).astype(np.float32) for path in pair[:2])
+    return similarity(first, np.flip(second, pair[2]))

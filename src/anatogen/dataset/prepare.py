@@ -8,19 +8,17 @@ last: where it is, the dataset is whole.
 """
 
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 
 from anatogen.core.errors import UserError
 from anatogen.dataset.cases import (
-    by_scan,
     conversion_tasks,
     describe_cases,
     describe_dataset,
     mask_notes,
     patient_notes,
 )
-from anatogen.dataset.common_grid import choose_grid, choose_modality, each_axis
+from anatogen.dataset.common_grid import choose_grid, choose_modality
 from anatogen.dataset.conversion import convert_scan
 from anatogen.dataset.discover import LeftOut
 from anatogen.dataset.manifest import MANIFEST_NAME
@@ -98,29 +96,20 @@ def prepare(
         require_scans(usable, left_out, scans, config.narrows)
         if strict:
             _refuse_left_out(left_out)
-        grid = choose_grid(
-            [scan.record for scan in usable],
-            config.orientation,
-            None if config.spacing_mm is None else each_axis(config.spacing_mm),
-            config.shape,
-            config.fit == "resize",
-            config.cube,
-        )
+        grid, of_grid = choose_grid([scan.record for scan in usable], config)
         # From here on an older dataset in the folder is no longer whole.
         (out / MANIFEST_NAME).unlink(missing_ok=True)
-        parts = [(scan, region) for scan in usable for region in scan.record.regions]
-        tasks = conversion_tasks(parts, modality, grid, config, out)
-        converted = pool.map(convert_scan, by_scan(tasks), [scan.name for scan in usable], "Preparing")
-        conversions = list(chain.from_iterable(converted))
-        cases, failed = describe_cases(parts, tasks, conversions, config)
+        tasks = conversion_tasks(usable, modality, grid, config, out)
+        conversions = pool.map(convert_scan, tasks, [scan.name for scan in usable], "Preparing")
+        cases, failed = describe_cases(usable, tasks, conversions, config)
         left_out += failed
         if strict:
             _refuse_left_out(left_out)
         if not cases:
             raise UserError(f"no scan in {scans} could be prepared; the first: {left_out[0].reason}")
         manifest = describe_dataset(cases, modality, grid, survey.selection, config)
-        decisions = [*survey.selection.notes, *decisions, *grid.decisions]
-        decisions += mask_notes(parts, conversions)
+        decisions = [*survey.selection.notes, *decisions, *of_grid]
+        decisions += mask_notes(usable, conversions)
         decisions += patient_notes(cases, config)
         summary = PrepareSummary(
             out,

@@ -134,8 +134,11 @@ class RefusedRecord(_Record):
     affine: list[list[float]] | None = None
 
 
-Records = tuple[ScanRecord | RefusedRecord, MaskRecord | RefusedRecord | None]
-RecordT = TypeVar("RecordT", ScanRecord, MaskRecord)
+AnyScan = ScanRecord | RefusedRecord
+AnyMask = MaskRecord | RefusedRecord
+RecordT = TypeVar("RecordT", bound=_Record)
+_SCANS: TypeAdapter[AnyScan] = TypeAdapter(AnyScan)
+_MASKS: TypeAdapter[AnyMask] = TypeAdapter(AnyMask)
 
 
 @dataclass(frozen=True)
@@ -155,21 +158,22 @@ class RecordTask:
     folder: Path
 
 
-def record_scan(task: RecordTask) -> Records:
+def record_scan(task: RecordTask) -> tuple[AnyScan, AnyMask | None]:
     """The records of a scan and of its mask: those that are there, or made by decoding each file once."""
     try:
         digest = _sha256(task.source, task.folder)
     except OSError as error:
-        refused = RefusedRecord(sha256="", refusal=Reason.NOT_READABLE(why=str(error.strerror)))
-        return refused, None
+        return _not_readable(error), None
     mask_record, mask = _mask_of(task) if task.mask is not None else (None, None)
     by_mask = mask_record if task.config.region == "breasts" else None
     if isinstance(by_mask, RefusedRecord):
         return RefusedRecord(sha256=digest, refusal=by_mask.refusal), mask_record
     found = _known_scan(task, digest, by_mask)
-    if found is None:
-        found = _recorded_scan(task, digest, by_mask, mask)
-    return found, mask_record
+    return found or _recorded_scan(task, digest, by_mask, mask), mask_record
+
+
+def _not_readable(error: OSError) -> RefusedRecord:
+    return RefusedRecord(sha256="", refusal=Reason.NOT_READABLE(why=str(error.strerror)))
 
 
 def _sha256(source: Source, folder: Path) -> str:
@@ -185,15 +189,15 @@ def _sha256(source: Source, folder: Path) -> str:
     return digest
 
 
-def _mask_of(task: RecordTask) -> tuple[MaskRecord | RefusedRecord, Volume | None]:
+def _mask_of(task: RecordTask) -> tuple[AnyMask, Volume | None]:
     """The record of the mask, and the mask if it was decoded for it."""
     assert task.mask is not None
     try:
         digest = _sha256(task.mask, task.folder)
     except OSError as error:
-        return RefusedRecord(sha256="", refusal=Reason.NOT_READABLE(why=str(error.strerror))), None
+        return _not_readable(error), None
     path = task.folder / f"{_key('mask', digest, task.mask, task.config)}.json"
-    known = _load(path, MaskRecord)
+    known = _load(path, _MASKS)
     if known is not None:
         return known, None
     try:
@@ -206,11 +210,11 @@ def _mask_of(task: RecordTask) -> tuple[MaskRecord | RefusedRecord, Volume | Non
     return _save(path, record), mask
 
 
-def _known_scan(task: RecordTask, digest: str, mask: MaskRecord | None) -> ScanRecord | RefusedRecord | None:
+def _known_scan(task: RecordTask, digest: str, mask: MaskRecord | None) -> AnyScan | None:
     told = _told_modality(task)
     # A scan that was not told its modality has told it by itself, which is the same most of the time.
     for modality in dict.fromkeys((told, "auto")):
-        known = _load(task.folder / f"{_scan_key(task, digest, mask, modality)}.json", ScanRecord)
+        known = _load(task.folder / f"{_scan_key(task, digest, mask, modality)}.json", _SCANS)
         if known is not None and (
             modality == told or (isinstance(known, ScanRecord) and known.modality == told)
         ):
@@ -220,7 +224,7 @@ def _known_scan(task: RecordTask, digest: str, mask: MaskRecord | None) -> ScanR
 
 def _recorded_scan(
     task: RecordTask, digest: str, mask_record: MaskRecord | None, mask: Volume | None
-) -> ScanRecord | RefusedRecord:
+) -> AnyScan:
     key = _scan_key(task, digest, mask_record, _told_modality(task))
     path = task.folder / f"{key}.json"
     try:
@@ -314,17 +318,14 @@ def _refused(digest: str, refusal: Refusal, volume: Volume, num_labels: int) -> 
     )
 
 
-def _load(path: Path, kind: type[RecordT]) -> RecordT | RefusedRecord | None:
+def _load(path: Path, kind: TypeAdapter[RecordT]) -> RecordT | None:
     try:
-        return TypeAdapter(kind | RefusedRecord).validate_json(path.read_bytes())  # type: ignore[arg-type]
+        return kind.validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
 
 
-AnyRecordT = TypeVar("AnyRecordT", bound=_Record)
-
-
-def _save(path: Path, record: AnyRecordT) -> AnyRecordT:
+def _save(path: Path, record: RecordT) -> RecordT:
     write_text(path, record.model_dump_json())
     return record
 

@@ -14,7 +14,6 @@ them; nothing that is returned does.
 """
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,11 +32,9 @@ from anatogen.dataset.reading import read_source
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.io.checks import ConstantScanError
 from anatogen.io.formats import ending
-from anatogen.io.geometry import centred_affine, orient, slice_plane
+from anatogen.io.geometry import axis_codes, orient, slice_plane, triple
 from anatogen.io.volume import Volume
-from anatogen.report.numbers import times
 
-_SPACING_TOLERANCE = 1e-3
 # Values apart by less than a step are one to `content_hash`: half the finest step of 12-bit scans.
 _HASH_STEPS = 2048
 
@@ -224,7 +221,7 @@ def _plain(folder: Path, role: str, like: ScanSet | None, indices: Sequence[int]
         if grid is None:
             grid = _grid_of(volume)
         other = f"the {like.role} scans" if like is not None else f"{folder / sources[0].name}"
-        _check_grid(name, volume.array.shape, volume.spacing_mm, grid, other)
+        _check_grid(name, _grid_of(volume), grid, other)
         volumes.append(volume)
     assert grid is not None
     modality = like.modality if like is not None else _modality(sources, volumes)
@@ -257,10 +254,7 @@ def _read(source: Source, name: str, grid: Grid | None) -> Volume:
 
 
 def _grid_of(volume: Volume) -> Grid:
-    d, h, w = volume.array.shape
-    codes = "".join(Grid(shape=(d, h, w), spacing_mm=(1, 1, 1), affine=volume.affine.tolist()).axis_codes)
-    affine = centred_affine(codes, (d, h, w), volume.spacing_mm)
-    return Grid(shape=(d, h, w), spacing_mm=volume.spacing_mm, affine=affine.tolist())
+    return Grid.centred(axis_codes(volume.affine), triple(volume.array.shape), volume.spacing_mm)
 
 
 def _modality(sources: Sequence[Source], volumes: Sequence[Volume]) -> str:
@@ -301,29 +295,12 @@ def _check_like(scans: ScanSet, like: ScanSet) -> None:
             f"{name} have the window {_window_text(scans)}, and the {like.role} scans {_window_text(like)}: "
             "prepare both with one `window_hu`"
         )
-    _check_grid(name, scans.grid.shape, scans.grid.spacing_mm, like.grid, f"the {like.role} scans")
-    if scans.grid.axis_codes != like.grid.axis_codes:
-        raise UserError(
-            f"{name} have orientation {''.join(scans.grid.axis_codes)}, and the {like.role} scans have "
-            f"{''.join(like.grid.axis_codes)}: prepare both with one `orientation`"
-        )
+    _check_grid(name, scans.grid, like.grid, f"the {like.role} scans")
 
 
-def _check_grid(
-    name: str, shape: tuple[int, ...], spacing_mm: tuple[float, float, float], grid: Grid, other: str
-) -> None:
-    if tuple(shape) != grid.shape:
-        raise UserError(
-            f"{name}: shape {times(shape)}, and {other}: {times(grid.shape)}; prepare both on one grid"
-        )
-    if not all(
-        math.isclose(a, b, rel_tol=_SPACING_TOLERANCE)
-        for a, b in zip(spacing_mm, grid.spacing_mm, strict=True)
-    ):
-        raise UserError(
-            f"{name}: spacing {times(spacing_mm)} mm, and {other}: {times(grid.spacing_mm)} mm; prepare both "
-            "on one grid"
-        )
+def _check_grid(name: str, grid: Grid, expected: Grid, other: str) -> None:
+    if not grid.fits(expected):
+        raise UserError(f"{name}: {grid.text()}, and {other}: {expected.text()}; prepare both on one grid")
 
 
 def _scan_set(

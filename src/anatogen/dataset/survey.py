@@ -17,7 +17,15 @@ from anatogen.dataset.discover import LeftOut, Source, discover
 from anatogen.dataset.masks import grid_refusal, label_refusal
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes.recipe import Scan, Selection
-from anatogen.dataset.records import MaskRecord, Records, RecordTask, RefusedRecord, ScanRecord, record_scan
+from anatogen.dataset.records import (
+    AnyMask,
+    AnyScan,
+    MaskRecord,
+    RecordTask,
+    RefusedRecord,
+    ScanRecord,
+    record_scan,
+)
 from anatogen.dataset.selection import select_scans
 from anatogen.dataset.workers import Workers
 
@@ -102,7 +110,7 @@ def survey_folder(folder: Path, config: PrepareConfig, records: Path, pool: Work
 
 def record_scans(
     survey: Survey, scans: Sequence[tuple[Source, Source | None]], pool: Workers
-) -> list[Records]:
+) -> list[tuple[AnyScan, AnyMask | None]]:
     """The records of scans and of their masks, in order.
 
     Args:
@@ -137,9 +145,7 @@ def usable_scans(
     return usable, left_out
 
 
-def mask_refusal(
-    survey: Survey, record: ScanRecord | RefusedRecord, mask: MaskRecord | RefusedRecord | None
-) -> Refusal | None:
+def mask_refusal(survey: Survey, record: AnyScan, mask: AnyMask | None) -> Refusal | None:
     """Why a scan can't be used with its mask; None where it can, and for a scan that can't be used anyway.
 
     Args:

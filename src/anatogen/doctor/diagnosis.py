@@ -19,8 +19,6 @@ from anatogen.report.numbers import count_of
 
 Record = ScanRecord | MaskRecord | RefusedRecord
 
-# How `ScanFacts.plane` is called.
-PLANE_NAMES = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}
 # Patterns that still can be typed.
 _MOST_PATTERNS = 4
 
@@ -56,6 +54,19 @@ class Finding:
     advice: str
     option: str = ""
     alternative: str = ""
+
+
+def of_scans(
+    code: str,
+    severity: Severity,
+    title: str,
+    names: Sequence[str],
+    advice: str,
+    option: str = "",
+    alternative: str = "",
+) -> Finding:
+    """A finding that counts the scans that it names."""
+    return Finding(code, severity, title, len(names), tuple(names), advice, option, alternative)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from anatogen.core.reasons import Reason
 from anatogen.dataset.common_grid import oriented
 from anatogen.dataset.discover import LeftOut, Source
 from anatogen.dataset.manifest import MANIFEST_NAME
-from anatogen.dataset.near_duplicates import THRESHOLD, PairTask, compare_pair, likely_pairs
+from anatogen.dataset.near_duplicates import THRESHOLD, compare_pair, likely_pairs
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes import folder_with_masks
 from anatogen.dataset.recipes.folder_with_masks import is_mask
@@ -160,7 +160,7 @@ def _find_alike(facts: Iterable[ScanFacts], records: Path, pool: Workers) -> tup
         return ()
     pairs = likely_pairs(np.stack([float16_cube(record.coarse) for _, record in chosen]))
     files = [description_path(records, record.key) for _, record in chosen]
-    tasks = [PairTask(files[one], files[other], flips) for one, other, flips in pairs]
+    tasks = [(files[one], files[other], flips) for one, other, flips in pairs]
     correlations = pool.map(compare_pair, tasks, [chosen[one][0] for one, *_ in pairs], "Comparing")
     return tuple(
         Alike(chosen[one][0], chosen[other][0], correlation, bool(flips))
@@ -205,7 +205,7 @@ def _shown(diagnosis: Diagnosis, records: Path) -> tuple[Shown, ...]:
 def _size_mm(record: ScanRecord) -> tuple[float, float]:
     """(height, width) of the record's picture."""
     affine = np.array(record.affine)
-    shape, spacing = oriented(record.shape, affine, slice_plane(affine), cube=False)
+    shape, spacing = oriented(record.shape, affine, slice_plane(affine))
     return shape[1] * spacing[1], shape[2] * spacing[2]
 
 

@@ -39,7 +39,7 @@ class Header:
     Attributes:
         shape: Voxels along (D, H, W), as far as it tells.
         spacing_mm: Along (D, H, W), as far as it tells.
-        hints: Of "burned_in", "screen_capture", "localiser", "person", "no_geometry".
+        hints: Of "burned_in", "screen_capture", "localisers", "no_geometry", "names_in_headers".
     """
 
     shape: tuple[int, ...] | None = None
@@ -61,7 +61,7 @@ def read_scan_header(source: Source) -> Header:
                 return _nifti_header(source.files[0])
             if kind == ".npy":
                 array = np.load(source.files[0], mmap_mode="r", allow_pickle=False)
-                return Header(shape=array.shape, hints=frozenset({"no_geometry"}))
+                return Header(shape=array.shape)
             return _itk_header(source.files[0])
         except MemoryError:
             raise
@@ -76,7 +76,7 @@ def _nifti_header(path: Path) -> Header:
         image.header[name].tobytes() for name in ("descrip", "db_name", "aux_file") if name in image.header
     ]
     if any(_NAME_OR_DATE.search(text) for text in texts):
-        hints.add("person")
+        hints.add("names_in_headers")
     codes = [int(image.header[name]) for name in ("sform_code", "qform_code") if name in image.header]
     if codes == [0, 0] or np.array_equal(image.affine, np.eye(4)):
         hints.add("no_geometry")
@@ -111,9 +111,9 @@ def _dicom_header(source: Source) -> Header:
         ):
             hints.add("screen_capture")
         if types & {"LOCALIZER", "SCOUT"}:
-            hints.add("localiser")
+            hints.add("localisers")
         if str(header.get("PatientName") or "").strip(" ^") or header.get("PatientBirthDate"):
-            hints.add("person")
+            hints.add("names_in_headers")
     assert first is not None
     depth = int(first.get("NumberOfFrames") or 1) if len(files) == 1 else len(files)
     shape = (depth, int(first.get("Rows") or 0), int(first.get("Columns") or 0))

@@ -9,8 +9,9 @@ import numpy as np
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
+from anatogen.dataset.common_grid import PLANE_NAMES
 from anatogen.doctor.charts import sheet_figure, spread_figure
-from anatogen.doctor.diagnosis import PLANE_NAMES, Diagnosis, Facts
+from anatogen.doctor.diagnosis import Diagnosis, Facts
 from anatogen.doctor.examine import as_json
 from anatogen.io.formats import ending
 from anatogen.report.numbers import times

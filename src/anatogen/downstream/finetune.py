@@ -175,14 +175,14 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
 
 def _start(splits: LabelledSplits, config: FinetuneConfig) -> Segmenter:
     manifest = splits.manifest
-    grid, prepared = manifest.grid, stored_settings(manifest.config)
+    prepared = stored_settings(manifest.config)
     description = SegmenterDescription(
         network=config.network,
         labels=splits.labels,
         names=manifest.labels,
         patch_shape=config.patch_shape,
         region=prepared.region,
-        placement=placement_on("".join(grid.axis_codes), grid.spacing_mm, grid.shape, prepared),
+        placement=placement_on(manifest.grid, prepared),
         intensity=manifest.intensity,
         told_modality=prepared.modality != "auto",
         percentiles=prepared.percentiles,

@@ -1,6 +1,5 @@
 """The fingerprint of a set of scans: all that the plan's rules look at, and nothing of a patient."""
 
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
 from anatogen.core.errors import UserError
-from anatogen.dataset.common_grid import choose_modality, oriented
+from anatogen.dataset.common_grid import choose_modality, regions_along, usual_plane
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes.recipe import Scan
 from anatogen.dataset.records import ScanRecord, float16_cube
@@ -171,15 +170,8 @@ def _summarise(
 ) -> Fingerprint:
     codes = config.orientation
     if codes == "auto":
-        planes = Counter(slice_plane(np.array(record.affine)) for record in records)
-        codes = min(planes, key=lambda plane: (-planes[plane], plane))
-    geometry = [
-        oriented(region.shape, np.array(record.affine), codes, config.cube)
-        for record in records
-        for region in record.regions
-    ]
-    size = np.array([shape for shape, _ in geometry], dtype=float)
-    spacing = np.array([lengths for _, lengths in geometry])
+        codes, _ = usual_plane(slice_plane(np.array(record.affine)) for record in records)
+    size, spacing = regions_along(records, codes, config.cube)
     wanted = body_axes(centred_affine(codes, (1, 1, 1), (1, 1, 1)))
     foreground = np.array([np.array(record.foreground_mm[modality])[list(wanted)] for record in records])
     highs = np.array([record.high for record in records])

@@ -8,7 +8,7 @@ import numpy as np
 
 from anatogen.dataset.common_grid import SHAPE_MULTIPLE, each_axis
 from anatogen.dataset.manifest import Grid
-from anatogen.io.geometry import centred_affine, triple
+from anatogen.io.geometry import triple
 from anatogen.planning.decisions import Decision, Why
 from anatogen.planning.fingerprint import Fingerprint
 from anatogen.report.numbers import times
@@ -135,5 +135,4 @@ def _is_isotropic(fingerprint: Fingerprint) -> bool:
 
 def _grid(shape: tuple[int, int, int], spacing_mm: Triple, orientation: str) -> Grid:
     codes = "SPL" if orientation == "auto" else orientation
-    affine = centred_affine(codes, shape, spacing_mm)
-    return Grid(shape=shape, spacing_mm=spacing_mm, affine=affine.tolist())
+    return Grid.centred(codes, shape, spacing_mm)

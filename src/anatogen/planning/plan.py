@@ -21,7 +21,6 @@ from anatogen.core.version import __version__
 from anatogen.dataset.manifest import MANIFEST_NAME, Grid
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes import recipe_named
-from anatogen.io.geometry import centred_affine
 from anatogen.planning.fingerprint import Fingerprint, take_fingerprint
 from anatogen.planning.rules import (
     STAGE_SHARES,
@@ -166,10 +165,7 @@ def _planned(
     @cache
     def speed(stage: str) -> float:
         """Seconds of this machine for a cell of the stage's batch."""
-        shape = _REFERENCE_SHAPE
-        grid = Grid(
-            shape=shape, spacing_mm=(1, 1, 1), affine=centred_affine("SPL", shape, (1, 1, 1)).tolist()
-        )
+        grid = Grid.centred("SPL", _REFERENCE_SHAPE, (1, 1, 1))
         settings = resolve(Settings, preset_named("default"))
         measured = probe(STAGES[stage], settings, grid, device=device)
         if measured is None:

@@ -12,6 +12,7 @@ from anatogen.doctor.diagnosis import (
     Severity,
     exclude,
     exclude_patterns,
+    of_scans,
     scans_are,
 )
 from anatogen.report.numbers import count_of
@@ -27,11 +28,10 @@ def label_maps(facts: Facts) -> Iterator[Finding]:
     patterns = exclude_patterns(facts, sorted({mask_pattern(name) for name in names}))
     paired = {mask for _, mask in facts.masks.pairs}
     if paired:
-        yield Finding(
+        yield of_scans(
             "masks",
             Severity.NOTE,
             f"{count_of(len(names), 'mask')} beside the images, {len(paired)} with an image of the same name",
-            len(names),
             names,
             "Prepare leaves label maps out. Keep each with its image by the first command; to generate "
             "images alone, exclude the masks.",
@@ -39,24 +39,22 @@ def label_maps(facts: Facts) -> Iterator[Finding]:
             patterns,
         )
     else:
-        yield Finding(
+        yield of_scans(
             "label_maps",
             Severity.WARNING,
             f"{scans_are(names)} label maps by their values or names, and no image is named like them",
-            len(names),
             names,
             "Exclude them, or rename them so that each is called as its image is.",
             patterns,
         )
     taken = [name for name in names if isinstance(facts.by_name[name].record, ScanRecord)]
     if taken:
-        yield Finding(
+        yield of_scans(
             "masks_as_images",
             Severity.WARNING,
             f"{scans_are(taken)} named as a mask, and would be prepared as images: their values are no "
             "labels",
-            len(taken),
-            tuple(taken),
+            taken,
             "Exclude them if they are masks or probability maps.",
             exclude_patterns(facts, sorted({mask_pattern(name) for name in taken})) or exclude(facts, taken),
         )
@@ -66,21 +64,19 @@ def unpaired(facts: Facts) -> Iterator[Finding]:
     """Images without a mask, and masks without an image."""
     names = facts.masks.images_without
     if names:
-        yield Finding(
+        yield of_scans(
             "images_without_mask",
             Severity.WARNING,
             f"{count_of(len(names), 'image')} without a mask, though others have one",
-            len(names),
             names,
             f"With {_KEEP} they are left out; without it masks do not matter.",
         )
     alone = facts.masks.masks_without
     if alone and facts.masks.pairs:
-        yield Finding(
+        yield of_scans(
             "masks_without_image",
             Severity.WARNING,
             f"{count_of(len(alone), 'mask')} without an image of the same name",
-            len(alone),
             alone,
             "Put the image beside them, rename one of the two, or exclude them.",
             exclude(facts, alone),

@@ -6,13 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.doctor.diagnosis import (
-    PLANE_NAMES,
-    Facts,
-    Finding,
-    Severity,
-    exclude,
-)
+from anatogen.dataset.common_grid import PLANE_NAMES, usual_plane
+from anatogen.doctor.diagnosis import Facts, Finding, Severity, exclude, of_scans
 from anatogen.report.numbers import count_of
 
 
@@ -65,14 +60,13 @@ def orientations(facts: Facts) -> Iterator[Finding]:
     """Slices in several planes."""
     planes = Counter(plane for scan in facts.usable if (plane := scan.plane) is not None)
     if len(planes) > 1:
-        usual = min(planes, key=lambda plane: (-planes[plane], plane))
+        usual, _ = usual_plane(planes.elements())
         listing = ", ".join(f"{count} {PLANE_NAMES[plane]}" for plane, count in planes.most_common())
         names = tuple(scan.name for scan in facts.usable if scan.plane not in (usual, None))
-        yield Finding(
+        yield of_scans(
             "orientations",
             Severity.NOTE,
             f"Slices lie in several planes: {listing}",
-            len(names),
             names,
             "Prepare turns all to that of most. Thick slices of another plane get blurred: leave them out "
             "if so.",
@@ -112,7 +106,7 @@ def far_from_the_median(facts: Facts) -> Iterator[Finding]:
         if names:
             told = title.format(f"{count_of(len(names), 'scan')} with")
             typed = option or exclude(facts, names)
-            yield Finding(f"{what}_outliers", severity, told, len(names), names, advice, typed)
+            yield of_scans(f"{what}_outliers", severity, told, names, advice, typed)
 
 
 def not_hounsfield(facts: Facts) -> Iterator[Finding]:
@@ -124,11 +118,10 @@ def not_hounsfield(facts: Facts) -> Iterator[Finding]:
         if (scan.source.modality or told) == "CT" and not record.looks_like_ct
     )
     if names:
-        yield Finding(
+        yield of_scans(
             "not_hounsfield",
             Severity.WARNING,
             f"{count_of(len(names), 'CT scan')} with values that are no Hounsfield units, or without air",
-            len(names),
             names,
             "If they are shifted (air at 0), export them with their rescale intercept; if they are "
             "cropped to soft tissue, all is well.",

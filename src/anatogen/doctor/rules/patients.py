@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
-from anatogen.doctor.diagnosis import Facts, Finding, Severity
+from anatogen.doctor.diagnosis import Facts, Finding, Severity, of_scans
 from anatogen.report.numbers import count_of
 
 _SPLIT = re.compile(
@@ -79,11 +79,10 @@ def several_scans(facts: Facts) -> Iterator[Finding]:
     """Patients with several scans, as told or guessed from names."""
     silent = tuple(scan.name for scan in facts.usable if scan.patient is None)
     if silent:
-        yield Finding(
+        yield of_scans(
             "unknown_patient",
             Severity.WARNING,
             f"patient_pattern or patient_csv says nothing of {count_of(len(silent), 'scan')}",
-            len(silent),
             silent,
             "Prepare leaves them out: widen the pattern, or complete the table.",
         )

@@ -9,14 +9,7 @@ from pathlib import PurePosixPath
 from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut
 from anatogen.dataset.records import RefusedRecord
-from anatogen.doctor.diagnosis import (
-    Facts,
-    Finding,
-    ScanFacts,
-    Severity,
-    exclude,
-    scans_are,
-)
+from anatogen.doctor.diagnosis import Facts, Finding, ScanFacts, Severity, exclude, of_scans, scans_are
 from anatogen.io.checks import MIN_VOXELS
 from anatogen.report.numbers import count_of
 
@@ -95,7 +88,7 @@ def unreadable(facts: Facts) -> Iterator[Finding]:
         LeftOut(scan.name, scan.record.refusal)
         for scan in facts.scans
         if isinstance(scan.record, RefusedRecord)
-        and not (scan.num_labels or _is_flat(scan) or "localiser" in scan.header.hints)
+        and not (scan.num_labels or _is_flat(scan) or "localisers" in scan.header.hints)
     ]
     # Masks that can't be read are among these, and those on another grid have a rule of their own.
     unknown = [scan for scan in facts.by_mask if scan.refusal.reason is Reason.UNKNOWN_LABEL]
@@ -116,18 +109,17 @@ def _by_reason(code: str, left_out: Iterable[LeftOut]) -> Iterator[Finding]:
         names = tuple(scan.name for scan in found)
         title = f"{len(names)} left out: {found[0].reason}"
         advice, option = found[0].refusal.remedy
-        yield Finding(code, Severity.WARNING, title, len(names), names, advice, option)
+        yield of_scans(code, Severity.WARNING, title, names, advice, option)
 
 
 def flat_images(facts: Facts) -> Iterator[Finding]:
     """Images without a third dimension."""
     names = tuple(scan.name for scan in facts.images if _is_flat(scan))
     if names:
-        yield Finding(
+        yield of_scans(
             "flat",
             Severity.WARNING,
             f"{scans_are(names)} 2D or nearly: fewer than {MIN_VOXELS} slices, rows or columns",
-            len(names),
             names,
             "Prepare leaves them out. If they are slices of one scan, put them together as one series.",
         )
@@ -149,11 +141,10 @@ def modalities(facts: Facts) -> Iterator[Finding]:
         listing = ", ".join(f"{count} {name}" for name, count in told.most_common())
         others = tuple(scan.name for scan in facts.images if scan.source.modality not in (usual, None))
         choose = usual if usual in ("CT", "MR") else "MR"
-        yield Finding(
+        yield of_scans(
             "modalities",
             Severity.WARNING,
             f"Several modalities: {listing}",
-            len(others),
             others,
             "One generator learns one modality: choose it, and the others are left out.",
             f"modality={choose}",
@@ -165,12 +156,11 @@ def modalities(facts: Facts) -> Iterator[Finding]:
         is_ct = 2 * len(like_ct) > len(known)
         odd = tuple(sorted(set(known) - set(like_ct))) if is_ct else tuple(like_ct)
         modality = "CT" if is_ct else "MR"
-        yield Finding(
+        yield of_scans(
             "modalities",
             Severity.WARNING,
             f"The values of {len(odd)} scans do not look like {modality}, those of the other "
             f"{len(known) - len(odd)} do",
-            len(odd),
             odd,
             "Prepare leaves the fewer ones out. If all are of one modality, name it and all are kept.",
             f"modality={modality}",
@@ -191,11 +181,10 @@ def sequences(facts: Facts) -> Iterator[Finding]:
         listing = ", ".join(f"{len(found)} {kind}" for kind, found in sorted(groups.items()))
         others = tuple(name for kind, found in groups.items() if kind != usual for name, _ in found)
         written = {word for _, word in groups[usual]}
-        yield Finding(
+        yield of_scans(
             "sequences",
             Severity.WARNING,
             f"Names tell of several MR sequences: {listing}",
-            len(others),
             others,
             "A generator learns one contrast best: choose it by a pattern that its names match.",
             shlex.quote(f"include=*{written.pop()}*") if len(written) == 1 else "",
