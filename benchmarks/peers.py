@@ -17,9 +17,12 @@ from torch.nn import functional
 
 from anatogen.config.settings import LossSettings, OptimiserSettings
 from anatogen.models.discriminators import take_slices
-from anatogen.training.ema import ExponentialMovingAverage
-from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
-from anatogen.training.optimisation import adam
+from anatogen.training.autoencoder import (
+    discriminator_hinge_loss,
+    feature_matching_loss,
+    generator_hinge_loss,
+)
+from anatogen.training.optimisation import ExponentialMovingAverage, adam
 from benchmarks.similarity import DATA_RANGE, value_note, volume_and_noisy_copy
 from benchmarks.steps import (
     cells_to_look_up,

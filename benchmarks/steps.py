@@ -23,10 +23,13 @@ from anatogen.models.convolution import Conv3d
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.discriminators import Discriminators, PatchOutput, take_slices
 from anatogen.models.vqgan import VQGAN
-from anatogen.training.ema import ExponentialMovingAverage
-from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
-from anatogen.training.optimisation import adam, take_step
-from anatogen.training.vqgan_step import VQGANStep
+from anatogen.training.autoencoder import (
+    VQGANStep,
+    discriminator_hinge_loss,
+    feature_matching_loss,
+    generator_hinge_loss,
+)
+from anatogen.training.optimisation import ExponentialMovingAverage, adam, take_step
 from benchmarks.task import CODE_DIM, COMPRESSION, NUM_CODES, Part, Sizes, Task
 
 # Loss weights of `paper` that `default_adversarial` takes over.

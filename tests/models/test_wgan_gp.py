@@ -7,7 +7,6 @@ from anatogen.config.settings import GANSettings
 from anatogen.models.wgan_gp import (
     Critic,
     Generator,
-    fit_running_statistics,
     level_shapes,
 )
 
@@ -60,20 +59,3 @@ def test_no_volume_of_a_batch_acts_on_another_in_the_critic_but_in_kwons():
         critic = Critic(SMALL.model_copy(update={"kwon_compatible": is_kwon}), x.shape[2:])
         alone = torch.cat([critic(volume) for volume in x.split(1)])
         assert torch.allclose(critic(x), alone, atol=1e-5) != is_kwon
-
-
-def test_running_statistics_are_the_means_over_the_batches():
-    """The first norm sees a linear map of the noise, whose mean and variance are plain sums."""
-    torch.manual_seed(0)
-    generator = Generator(SMALL, (16, 16, 32))
-    batches = [torch.randn(6, 5) for _ in range(3)]
-    fit_running_statistics(generator, batches)
-    seen = torch.stack([generator.entry(z).unflatten(1, (16, -1)) for z in batches])
-    norm = generator.norms[0]
-    assert torch.allclose(norm.running_mean, seen.mean((0, 1, 3)), atol=1e-5)
-    variances = seen.transpose(1, 2).flatten(2).var(2)
-    assert torch.allclose(norm.running_var, variances.mean(0), rtol=1e-4)
-    assert not generator.training and norm.momentum == 0.1
-    before = {name: value.clone() for name, value in generator.state_dict().items()}
-    fit_running_statistics(generator, batches)
-    assert all(torch.equal(value, before[name]) for name, value in generator.state_dict().items())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from anatogen.training.ema import ExponentialMovingAverage
+from anatogen.training.optimisation import ExponentialMovingAverage
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999])

@@ -7,13 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
+from synthetic_dataset import AFFINE, SPACING_MM
 from torch import nn
 
 from anatogen.config.settings import OptimiserSettings, TrainingSettings
 from anatogen.core.errors import UserError
+from anatogen.dataset.manifest import Grid
 from anatogen.training import loop as module
-from anatogen.training.checkpoint import load_checkpoint, save_checkpoint
-from anatogen.training.loop import CHECKPOINT_NAME, Loop, NonFiniteLossError, read_log, still_falling
+from anatogen.training.loop import (
+    CHECKPOINT_NAME,
+    Loop,
+    NonFiniteLossError,
+    load_checkpoint,
+    read_log,
+    save_checkpoint,
+    still_falling,
+)
 
 
 def _loop(folder: Path, network: nn.Module | None = None, **options: object) -> Loop:
@@ -27,7 +36,8 @@ def _loop(folder: Path, network: nn.Module | None = None, **options: object) -> 
         TrainingSettings(checkpoint_minutes=0),
         {"network": network, "optimiser": optimiser},
         5,
-        lambda path: None,
+        lambda: {"noise": torch.rand(1, 4, 4, 4)},
+        Grid(shape=(4, 4, 4), spacing_mm=SPACING_MM, affine=AFFINE),
     )
 
 

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from anatogen.training.losses import discriminator_hinge_loss, feature_matching_loss, generator_hinge_loss
+from anatogen.training.autoencoder import (
+    discriminator_hinge_loss,
+    feature_matching_loss,
+    generator_hinge_loss,
+)
 
 
 def test_hinge_losses_by_hand():

@@ -132,27 +132,34 @@ def test_a_run_stopped_at_any_moment_and_started_again_ends_with_the_same_bits(
     assert not list(run.rglob(".part-*"))
 
 
-def test_a_killed_process_resumes_to_the_same_bits(data, tmp_path):
+def _train_until(data: Path, run: Path, stage: str, reached) -> None:
+    """Trains up to the fourth step of a stage, and hangs in it."""
+    record = loop_module.Loop.record
+
+    def hangs(self, values):
+        record(self, values)
+        if (self.folder.name, self.step) == (stage, 3):
+            reached.set()
+            time.sleep(600)
+
+    loop_module.Loop.record = hangs
+    train(data, run, tiny_settings(*OVERRIDES), device="cpu")
+
+
+def test_a_killed_process_resumes_to_the_same_bits(data, finished, tmp_path):
     """The real thing: SIGKILL from outside in each stage."""
-    longer = (*ADVERSARIAL, "autoencoder_training.steps=60", "diffusion_training.steps=150")
-    run, settings = tmp_path / "killed", tiny_settings(*longer, "training.checkpoint_minutes=0.001")
+    run, context = tmp_path / "killed", multiprocessing.get_context("fork")
     for stage in STAGES:
-        process = multiprocessing.get_context("fork").Process(
-            target=train, args=(data, run, settings), kwargs={"device": "cpu"}
-        )
+        reached = context.Event()
+        process = context.Process(target=_train_until, args=(data, run, stage, reached))
         process.start()
-        checkpoint = run / stage / "checkpoint.pt"
-        deadline = time.monotonic() + 90
-        while not checkpoint.exists() and process.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(0.05)
+        assert reached.wait(90)
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert checkpoint.exists() and not (run / stage / WEIGHTS_NAME).exists(), "killed too late"
-    train(data, run, settings, device="cpu")
-    train(data, tmp_path / "whole", tiny_settings(*longer), device="cpu")
-    assert _weights(run) == _weights(tmp_path / "whole")
+        assert (run / stage / "checkpoint.pt").exists() and not (run / stage / WEIGHTS_NAME).exists()
+    train(data, run, tiny_settings(*OVERRIDES), device="cpu")
+    assert _weights(run) == _weights(finished)
 
 
 def test_a_finished_run_is_left_as_it_is(data, finished):
@@ -236,6 +243,7 @@ def test_a_training_without_a_budget_is_refused(data, tmp_path):
         train(data, tmp_path / "run", tiny_settings("diffusion_training.steps=null"), device="cpu")
 
 
+@pytest.mark.usefixtures("forked_processes")
 @pytest.mark.parametrize("devices", [1, 2])
 def test_scans_that_are_not_finite_stop_the_training_before_the_step(tmp_path, devices):
     data = write_dataset(tmp_path / "data", num_train=4)

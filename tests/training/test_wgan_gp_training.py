@@ -25,8 +25,7 @@ from anatogen.training.cost.probe import Measurement
 from anatogen.training.devices import build_fabric, launch
 from anatogen.training.latent_diffusion import train
 from anatogen.training.loop import NonFiniteLossError, read_log
-from anatogen.training.wgan_gp import train_gan
-from anatogen.training.wgan_gp_step import WGANGPStep, gradient_penalty
+from anatogen.training.wgan_gp import WGANGPStep, gradient_penalty, train_gan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -214,11 +213,11 @@ def test_a_batch_too_small_for_batch_normalisation_is_refused(tmp_path):
 
 
 def test_a_run_of_the_other_kind_is_refused_both_ways(data, finished, tmp_path):
-    with pytest.raises(UserError, match="trains a GAN: choose another folder"):
+    with pytest.raises(UserError, match="trains another kind of model: choose another folder"):
         train(data, finished, tiny_settings(), device="cpu")
     settings = tiny_settings("autoencoder_training.steps=1")
     train(data, tmp_path, settings, stages=("autoencoder",), device="cpu")
-    with pytest.raises(UserError, match="trains an autoencoder or a diffusion model"):
+    with pytest.raises(UserError, match="trains another kind of model"):
         train_gan(data, tmp_path, tiny(), device="cpu")
 
 
@@ -295,6 +294,7 @@ def test_the_plan_counts_all_scans_of_a_step(data, tmp_path, monkeypatch):
         seconds_per_step=1e-3, num_parameters={}, seconds_of_others={}, peak_gb=0.5, device="cpu"
     )
     monkeypatch.setattr("anatogen.training.cost.estimate.probe", lambda *_, **__: quick)
+    monkeypatch.setattr("anatogen.training.cost.estimate.peak_memory_gb", lambda *_, **__: 0.5)
     config = tiny("gan.critic_steps=3", steps=10)
     text = describe_training(data, config, ("gan",))
     assert "width: 2" in text and f"{10 * 3 * 4 / 6:.1f} passes" in text

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from anatogen.core.choices import FileFormat, Sampler, Stage
+from anatogen.core.choices import FileFormat, Sampler, StageName
 from anatogen.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def train(
     config: Path | str | None = None,
     minutes: float | None = None,
     steps: int | None = None,
-    stages: Sequence[Stage] = ("autoencoder", "diffusion"),
+    stages: Sequence[StageName] = ("autoencoder", "diffusion"),
     autoencoder_run: Path | str | None = None,
     device: str = "auto",
     devices: int = 1,
@@ -58,8 +58,8 @@ def train(
 
     stages = tuple(stages)
     for stage in stages:
-        if stage not in get_args(Stage):
-            raise UserError(f"stage {stage!r} is unknown: use {', '.join(get_args(Stage))}")
+        if stage not in get_args(StageName):
+            raise UserError(f"stage {stage!r} is unknown: use {', '.join(get_args(StageName))}")
     chosen = training_settings(
         preset,
         overrides,

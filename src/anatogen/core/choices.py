@@ -2,6 +2,6 @@
 
 from typing import Literal
 
-Stage = Literal["autoencoder", "diffusion"]
+StageName = Literal["autoencoder", "diffusion"]
 Sampler = Literal["ddpm", "ddim", "dpm_solver_pp", "euler", "heun"]
 FileFormat = Literal["nifti", "dicom", "npy"]

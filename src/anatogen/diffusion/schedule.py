@@ -5,7 +5,7 @@ Time t runs from 0 (clean) to 1 (noise). Everything else in `diffusion` is writt
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,31 +13,6 @@ from torch import Tensor
 _OFFSET = 0.008
 # The last beta is clipped to 0.999 (Nichol and Dhariwal 2021), which leaves this share of alpha_bar.
 _LAST_STEP_LEFT = 0.001
-
-
-class Schedule(Protocol):
-    """What samplers and the training loss ask of a schedule."""
-
-    def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights of x_0 and of eps at times in [0, 1]; any shape."""
-        ...
-
-    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """d alpha / dt and d sigma / dt at times in [0, 1]; any shape."""
-        ...
-
-    def sampling_times(self, num_steps: int) -> Tensor:
-        """(num_steps + 1,) float64 times that fall from 1 to 0."""
-        ...
-
-    @property
-    def shortest_time(self) -> Tensor:
-        """0-d float64: a time at which hardly any noise is left."""
-        ...
-
-    def draw_times(self, number: int, generator: torch.Generator) -> Tensor:
-        """(number,) float32 random times in (0, 1] for training."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -62,12 +37,12 @@ class CosineSchedule:
         return torch.maximum((self._angle(t).cos() / start).square(), smallest)
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Schedule`."""
+        """Weights of x_0 and of eps at times in [0, 1]; any shape."""
         alpha_bar = self._alpha_bar(t)
         return alpha_bar.sqrt(), (1 - alpha_bar).clamp(min=0).sqrt()
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Schedule`; d sigma / dt is infinite at t = 0."""
+        """d alpha / dt and d sigma / dt at times in [0, 1]; any shape. The latter is infinite at t = 0."""
         speed = math.pi / 2 / (1 + _OFFSET)
         start = math.cos(_OFFSET / (1 + _OFFSET) * math.pi / 2)
         alpha, sigma = self.alpha_sigma(t)
@@ -75,7 +50,7 @@ class CosineSchedule:
         return d_alpha, -alpha * d_alpha / sigma
 
     def sampling_times(self, num_steps: int) -> Tensor:
-        """See `Schedule`; every time is a level of the discrete process.
+        """(num_steps + 1,) float64 times that fall from 1 to 0; each is a level of the discrete process.
 
         Raises:
             ValueError: If there are more steps than levels.
@@ -89,11 +64,11 @@ class CosineSchedule:
 
     @property
     def shortest_time(self) -> Tensor:
-        """See `Schedule`: the first level."""
+        """0-d float64, a time at which hardly any noise is left: the first level."""
         return torch.tensor(1 / self.num_steps, dtype=torch.float64)
 
     def draw_times(self, number: int, generator: torch.Generator) -> Tensor:
-        """See `Schedule`: uniform over the levels 1 to num_steps."""
+        """(number,) float32 random times in (0, 1] for training, uniform over the levels 1 to num_steps."""
         return torch.randint(1, self.num_steps + 1, (number,), generator=generator) / self.num_steps
 
 
@@ -109,15 +84,15 @@ class LinearFlowSchedule:
     time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Schedule`."""
+        """See `CosineSchedule`."""
         return 1 - t, t
 
     def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Schedule`."""
+        """See `CosineSchedule`."""
         return -torch.ones_like(t), torch.ones_like(t)
 
     def sampling_times(self, num_steps: int) -> Tensor:
-        """See `Schedule`: evenly spaced.
+        """See `CosineSchedule`: evenly spaced.
 
         Raises:
             ValueError: If there is not at least one step.
@@ -128,11 +103,14 @@ class LinearFlowSchedule:
 
     @property
     def shortest_time(self) -> Tensor:
-        """See `Schedule`: sigma is 0.01."""
+        """See `CosineSchedule`: sigma is 0.01."""
         return torch.tensor(0.01, dtype=torch.float64)
 
     def draw_times(self, number: int, generator: torch.Generator) -> Tensor:
-        """See `Schedule`."""
+        """See `CosineSchedule`."""
         if self.time_sampling == "logit_normal":
             return torch.randn(number, generator=generator).sigmoid()
         return 1 - torch.rand(number, generator=generator)
+
+
+Schedule = CosineSchedule | LinearFlowSchedule

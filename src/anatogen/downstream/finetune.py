@@ -27,10 +27,9 @@ from anatogen.downstream.segmenter import Segmenter, SegmenterDescription
 from anatogen.downstream.settings import FINETUNING, PRETRAINING, FinetuneConfig
 from anatogen.downstream.transfer import transfer_weights
 from anatogen.training.cuda_graph import set_up
-from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch, loading_processes
-from anatogen.training.loop import Loop
+from anatogen.training.devices import build_fabric, check_stages, launch, loading_processes
+from anatogen.training.loop import NUM_PREVIEWS, Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
-from anatogen.training.previews import NUM_PREVIEWS, write_preview
 from anatogen.training.run_folder import claim_run
 
 
@@ -61,8 +60,7 @@ def finetune(
         NonFiniteLossError: If a loss is not finite.
     """
     data, run = Path(data), Path(run)
-    check_budgets(config, (FINETUNING,))
-    check_devices(config, (FINETUNING,), device, devices)
+    check_stages(config, (FINETUNING,), device, devices)
     splits = load_labelled(data)
     check_patch(config.patch_shape, splits.manifest.grid.shape)
     labelled_subset(splits.train.cases, config.fraction, config.training.seed)
@@ -118,13 +116,12 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
     batches = _Batches(splits.train, subset, config)
     measure = DiceCELoss(to_onehot_y=True, softmax=True)
 
-    def preview(path: Path) -> None:
+    def preview() -> dict[str, Tensor]:
         x, truth = (splits.validation.batch, splits.validation.masks)
         shown = range(min(NUM_PREVIEWS, len(splits.validation)))
         labels = segmenter.segment(x(shown).to(fabric.device))
         scale = 2 / max(splits.labels)
-        rows = {"scan": x(shown), "truth": truth(shown) * scale - 1, "prediction": labels * scale - 1}
-        write_preview(rows, path, grid)
+        return {"scan": x(shown), "truth": truth(shown) * scale - 1, "prediction": labels * scale - 1}
 
     loop = Loop(
         fabric,
@@ -134,6 +131,7 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
         {"network": network, "optimiser": optimiser, "stopping": stopping},
         len(subset),
         preview,
+        grid,
     )
 
     def judge() -> float:

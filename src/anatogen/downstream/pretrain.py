@@ -28,10 +28,9 @@ from anatogen.downstream.network import seeded_network
 from anatogen.downstream.patches import check_patch, crop, random_corner
 from anatogen.downstream.settings import PRETRAINING, PretrainConfig
 from anatogen.training.cuda_graph import set_up
-from anatogen.training.devices import build_fabric, check_budgets, check_devices, launch
-from anatogen.training.loop import Loop
+from anatogen.training.devices import build_fabric, check_stages, launch
+from anatogen.training.loop import NUM_PREVIEWS, Loop
 from anatogen.training.optimisation import adam, local_slice, take_step
-from anatogen.training.previews import NUM_PREVIEWS, write_preview
 from anatogen.training.run_folder import claim_run
 
 NUM_SCANS_NAME = "scans.json"
@@ -70,8 +69,7 @@ def pretrain(
         NonFiniteLossError: If a loss is not finite.
     """
     run = Path(run)
-    check_budgets(config, (PRETRAINING,))
-    check_devices(config, (PRETRAINING,), device, devices)
+    check_stages(config, (PRETRAINING,), device, devices)
     sets = unlabelled_scans(scans, like)
     grid = sets[0].grid
     check_patch(config.patch_shape, grid.shape)
@@ -149,13 +147,12 @@ def _stage(
         mask = random_masks(batch_size, shape, config.masking, draws)
         return torch.stack(patches)[mine], mask[mine]
 
-    def preview(path: Path) -> None:
+    def preview() -> dict[str, Tensor]:
         x = torch.stack([crop(volume, (0, 0, 0), shape) for volume in volumes[:NUM_PREVIEWS]])
         mask = random_masks(len(x), shape, config.masking, derived_generator(seed, "preview"))
         with torch.no_grad():
             guess = network(hide(x, mask).to(fabric.device)).float().cpu()
-        rows = {"scan": x, "seen": hide(x, mask), "filled in": torch.where(mask, guess, x)}
-        write_preview(rows, path, grid)
+        return {"scan": x, "seen": hide(x, mask), "filled in": torch.where(mask, guess, x)}
 
     loop = Loop(
         fabric,
@@ -165,6 +162,7 @@ def _stage(
         {"network": network, "optimiser": optimiser},
         len(volumes),
         preview,
+        grid,
     )
     for _, (x, mask) in prefetched(loop.steps(), load):
         x, mask = x.to(fabric.device), mask.to(fabric.device)

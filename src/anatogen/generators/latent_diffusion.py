@@ -12,14 +12,13 @@ from anatogen.core.seeding import derived_generator
 from anatogen.dataset.manifest import Grid
 from anatogen.diffusion import samplers
 from anatogen.diffusion.latents import LatentScaling
-from anatogen.diffusion.process import Network, denoising_loss, mean_x_0_error, x_0_predictor
+from anatogen.diffusion.process import denoising_loss, x_0_predictor
 from anatogen.diffusion.schedule import CosineSchedule, LinearFlowSchedule, Schedule
 from anatogen.generators.bundle import Bundle
 from anatogen.generators.description import LatentDiffusionDescription
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN
 
-_NUM_VARIANCE_TIMES = 32
 # Times and draws of noise at which `loss` is asked for.
 _LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
 _NUM_LOSS_DRAWS = 2
@@ -176,20 +175,3 @@ def build_denoiser(
     spacing = zip(grid.spacing_mm, autoencoder.compression, strict=True)
     spacing_mm = tuple(millimetres * factor for millimetres, factor in spacing)
     return Denoiser(denoiser, autoencoder.latent_channels, latent_shape, spacing_mm)
-
-
-@torch.inference_mode()
-def measure_x_0_variance(predict: Network, latents: Tensor, schedule: Schedule, seed: int) -> list[float]:
-    """Mean squared error of the estimated x_0, at evenly spaced times from 0 to 1.
-
-    For the best estimate this is the mean variance of x_0 given x_t (Bao et al. 2022).
-
-    Args:
-        predict: Estimates x_0.
-        latents: float32 (N, C, d, h, w), scaled; held-out ones, or the error is that of memory.
-        schedule: Gives alpha and sigma.
-        seed: Random seed of the noise.
-    """
-    times = torch.linspace(0, 1, _NUM_VARIANCE_TIMES)[1:]
-    generator = derived_generator(seed, "x_0 variance")
-    return [0.0] + [mean_x_0_error(predict, latents, float(t), schedule, generator) for t in times]

@@ -7,7 +7,6 @@ axis is padded on its way down and cropped on its way up, and an axis shorter th
 """
 
 import math
-from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -122,27 +121,3 @@ def _strides(fine: Shape, coarse: Shape) -> Shape:
     """2 along the axes that are halved between two levels, else 1."""
     d, h, w = (2 if after < before else 1 for before, after in zip(fine, coarse, strict=True))
     return d, h, w
-
-
-@torch.no_grad()
-def fit_running_statistics(generator: Generator, batches: Sequence[Tensor]) -> None:
-    """Sets the running statistics of batch normalisation to the means over batches, and evaluation mode.
-
-    For weights that were never run in training, such as a moving average (Wu and Johnson 2021, "Rethinking
-    'Batch' in BatchNorm").
-
-    Args:
-        generator: Changed in place.
-        batches: Noise, float (B, latent_dim) each, on the generator's device.
-    """
-    norms = [part for part in generator.modules() if isinstance(part, nn.BatchNorm3d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over all batches
-    generator.train()
-    for z in batches:
-        generator(z)
-    generator.eval()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from anatogen.config.presets import preset_named, split_overrides
 from anatogen.config.resolving import merged, resolve, save_yaml, to_yaml
 from anatogen.config.settings import Settings
+from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
 from anatogen.core.version import __version__
@@ -23,26 +24,28 @@ from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes import recipe_named
 from anatogen.planning.fingerprint import Fingerprint, take_fingerprint
 from anatogen.planning.rules import (
-    STAGE_SHARES,
+    STAGES as PLANNED,
+)
+from anatogen.planning.rules import (
     Budget,
     decide,
     decide_budgets,
     num_training_scans,
     settings_of,
 )
-from anatogen.report.numbers import duration_text, times
+from anatogen.report.numbers import times
 from anatogen.report.progress import shown_progress
 from anatogen.training.cost.estimate import StageEstimate, estimate_stage
 from anatogen.training.cost.memory import peak_memory_gb
 from anatogen.training.cost.probe import probe
-from anatogen.training.devices import available_memory_gb, build_fabric, check_devices
+from anatogen.training.devices import available_memory_gb
 from anatogen.training.latent_cache import ENCODED_AT_ONCE, num_views
 from anatogen.training.stages import STAGES
 
 PREPARE_NAME = "prepare.yaml"
 TRAIN_NAME = "train.yaml"
 PLAN_NAME = "plan.json"
-# The grid on which this machine's speed is measured, and what a probe of the chosen grid may take.
+# The grid, of 1 mm, on which this machine's speed is measured, and what a probe of the chosen grid may take.
 _REFERENCE_SHAPE = (40, 56, 40)
 _LONGEST_STEP = 30.0
 
@@ -101,7 +104,7 @@ class Plan(BaseModel):
             "",
             *(f"  {reason}" for reason in self.reasons),
             "",
-            *(_stage_line(stage, estimate) for stage, estimate in self.estimates.stages.items()),
+            *(f"  {estimate.text(stage)}" for stage, estimate in self.estimates.stages.items()),
         ]
         if self.estimates.sample_seconds is not None:
             lines.append(f"  a synthetic scan: {self.estimates.sample_seconds:.2g} s")
@@ -189,7 +192,7 @@ def _planned(
     decisions = decide(fingerprint, budget, given, given_training, memory_gb, seconds_per_step, preset)
     settings = settings_of(decisions.training, preset)
     num_scans = num_training_scans(fingerprint, decisions.prepare)
-    seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in STAGE_SHARES}
+    seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in PLANNED}
     tried = {
         stage: estimate_stage(
             STAGES[stage],
@@ -239,12 +242,11 @@ def _settled(
 
 
 def _budget(memory_gb: float | None, hours: float, device: str) -> Budget:
-    check_devices(Settings(), (), device, 1)
     if not hours > 0:
         raise UserError(f"hours is {hours:g}: it must be more than 0")
     if memory_gb is not None and not memory_gb > 0:
         raise UserError(f"memory is {memory_gb:g} GB: it must be more than 0")
-    on_gpu = build_fabric(device, 1).device.type == "cuda"
+    on_gpu = device_named(device).type == "cuda"
     return Budget(
         memory_gb=available_memory_gb(device) if memory_gb is None else memory_gb,
         hours=hours,
@@ -273,16 +275,3 @@ def _estimates(
         sample = round(others["denoise"] * training.diffusion.sampling_steps + others["decode"], 3)
     hours = sum(steps[stage] * seconds[stage] for stage in steps) / 3600
     return Estimates(stages=stages, training_hours=hours, encode_seconds=encode, sample_seconds=sample)
-
-
-def _stage_line(stage: str, found: StageEstimate) -> str:
-    seconds = found.seconds
-    memory = f"{found.memory_gb:.1f} GB at most"
-    if found.measured is not None:
-        memory += f" (a few steps of it: {found.measured.peak_gb:.1f} GB)"
-    took = (
-        "not timed: it does not fit into this machine"
-        if seconds is None
-        else f"about {duration_text(seconds)}"
-    )
-    return f"  {stage}: {found.steps:,.0f} steps, {found.passes:,.0f} passes over the scans, {took}, {memory}"

@@ -36,8 +36,8 @@ _CT_WINDOW = (-1000, 1000)
 _MIRROR_GAP = 0.01
 # Share of the memory that is planned with: an estimate may be wrong by a fifth.
 _USABLE_MEMORY = 1 / 1.2
-# Shares of the hours; the rest is for preparing, encoding, previews and sampling.
-STAGE_SHARES = {"autoencoder": 0.45, "diffusion": 0.45}
+# Share of the hours for each stage; the rest is for preparing, encoding, previews and sampling.
+_STAGE_SHARE = 0.45
 # Below these numbers of steps no training was seen to give anatomy.
 MIN_STEPS = {"autoencoder": 2_000, "diffusion": 4_000}
 # A moving average over 1,000 steps needs several thousand.
@@ -147,7 +147,7 @@ def decide(
         settings = settings_of(values_on(grid), preset)
         for stage in STAGES:
             seconds = seconds_per_step(stage, settings, grid)
-            if 3600 * budget.hours * STAGE_SHARES[stage] < MIN_STEPS[stage] * seconds:
+            if 3600 * budget.hours * _STAGE_SHARE < MIN_STEPS[stage] * seconds:
                 return f"{budget.hours:g} hours"
         # Last, for it takes a second to count.
         return f"{budget.memory_gb:.3g} GB of memory" if peak(grid) > budget.usable_gb else None
@@ -189,7 +189,7 @@ def decide_budgets(
         name, seconds = f"{stage}_training", seconds_per_step[stage]
         own, settled = getattr(settings, name), given_training.get(name, {})
         # What stage one leaves is stage two's.
-        available = 3600 * budget.hours * STAGE_SHARES[stage] + spare
+        available = 3600 * budget.hours * _STAGE_SHARE + spare
         reachable = max(1, int(available / seconds))
         if "steps" in settled or "minutes" in settled:
             of_minutes = math.inf if own.minutes is None else 60 * own.minutes / seconds

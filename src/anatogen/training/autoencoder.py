@@ -1,23 +1,30 @@
-"""Stage one of latent diffusion: trains the VQ-GAN on prepared volumes."""
+"""Stage one of latent diffusion: trains the VQ-GAN on prepared volumes.
+
+Adversarial losses: Esser et al. 2021; feature matching: Wang et al. 2018.
+"""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
+from torch.nn import functional
 
 from anatogen.config.settings import Settings
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, save_weights
 from anatogen.dataset.manifest import Grid, Split
 from anatogen.dataset.volumes import VolumeDataset, prefetched
+from anatogen.models.discriminators import DiscriminatorOutputs, Discriminators, take_slices
+from anatogen.models.perceptual import PerceptualDistance, load_slice_features
+from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.training.batches import scans_of_step
-from anatogen.training.loop import Loop, report_trend
-from anatogen.training.optimisation import local_slice
-from anatogen.training.previews import NUM_PREVIEWS, write_preview
+from anatogen.training.loop import NUM_PREVIEWS, Loop, report_trend
+from anatogen.training.optimisation import adam, local_slice, take_step
 from anatogen.training.stage import DryRun, Stage, accept_losses, made_up_scans
-from anatogen.training.vqgan_step import VQGANStep
 
 
 def train_autoencoder(fabric: Fabric, data: Path, folder: Path, settings: Settings) -> None:
@@ -42,12 +49,12 @@ def train_autoencoder(fabric: Fabric, data: Path, folder: Path, settings: Settin
     def load(step: int) -> Tensor:
         return scans_of_step(dataset, settings.training, step, batch_size, range(batch_size)[mine])
 
-    def preview(path: Path) -> None:
+    def preview() -> dict[str, Tensor]:
         with torch.no_grad(), fabric.autocast():
             # One by one, so that no preview needs more memory than a step.
             scans = preview_scans.to(fabric.device).split(1)
             reconstructed = torch.cat([train_step.network(scan)[0].float().cpu() for scan in scans])
-        write_preview({"real": preview_scans, "reconstructed": reconstructed}, path, dataset.manifest.grid)
+        return {"real": preview_scans, "reconstructed": reconstructed}
 
     loop = Loop(
         fabric,
@@ -57,6 +64,7 @@ def train_autoencoder(fabric: Fabric, data: Path, folder: Path, settings: Settin
         train_step.state,
         len(dataset),
         preview,
+        dataset.manifest.grid,
     )
     for step, x in prefetched(loop.steps(), load):
         generator = derived_generator(seed, "autoencoder", step)
@@ -84,6 +92,153 @@ def _preview_scans(data: Path, train: VolumeDataset) -> Tensor:
     validation = VolumeDataset(data, Split.VALIDATION)
     shown = validation if len(validation) else train
     return shown.batch(range(min(NUM_PREVIEWS, len(shown))))
+
+
+class VQGANStep:
+    """The networks of stage one with their optimisers, and what one batch does to them.
+
+    Args:
+        fabric: Devices and processes; launched.
+        settings: The whole configuration; its seed decides the initial weights.
+
+    Attributes:
+        network: The autoencoder.
+        networks: What is trained by name: "autoencoder", and "discriminators" where the losses ask for them.
+        state: All that a checkpoint holds, by name.
+    """
+
+    def __init__(self, fabric: Fabric, settings: Settings) -> None:
+        self._fabric = fabric
+        self._losses = losses = settings.losses
+        self._optimisation = settings.autoencoder_training
+        self._draws_latents = settings.autoencoder.quantiser == "none"
+        self._latent_channels = settings.autoencoder.latent_channels
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.training.seed)
+            self.network = VQGAN(settings.autoencoder)
+            discriminators = Discriminators(
+                losses.discriminator_width, losses.adversarial_slice > 0, losses.adversarial_volume > 0
+            )
+        optimiser = adam(self.network, self._optimisation)
+        self._autoencoder, self._optimiser = fabric.setup(self.network, optimiser)
+        self.networks: dict[str, nn.Module] = {"autoencoder": self.network}
+        self.state: dict[str, Stateful] = {"network": self.network, "optimiser": optimiser}
+        self._discriminators = None
+        if losses.adversarial:
+            optimiser = adam(discriminators, self._optimisation)
+            self._discriminators, self._discriminator_optimiser = fabric.setup(discriminators, optimiser)
+            self.networks["discriminators"] = discriminators
+            self.state |= {"discriminators": discriminators, "discriminator_optimiser": optimiser}
+        self._perceptual = None
+        if losses.perceptual > 0:
+            file = None if losses.perceptual_weights is None else Path(losses.perceptual_weights)
+            self._perceptual = PerceptualDistance(load_slice_features(file)).to(fabric.device)
+
+    def __call__(
+        self,
+        x: Tensor,
+        step: int,
+        slice_index: Tensor,
+        generator: torch.Generator,
+        require_finite: Callable[[Mapping[str, Tensor]], None],
+    ) -> dict[str, Tensor]:
+        """Learns from one batch.
+
+        Args:
+            x: float32 (B, 1, D, H, W) in [-1, 1], on the device.
+            step: Batches before this one.
+            slice_index: int64 (B,), the slice of each volume that 2D losses see, in [0, D).
+            generator: Decides what is random in the quantiser; alike on all ranks.
+            require_finite: Raises if a loss is not finite; called before any weight changes.
+
+        Returns:
+            All losses, 0-d, unweighted, and their weighted sum "loss" without the adversarial part.
+        """
+        noise = self._noise(x, generator) if self._draws_latents else None
+        reconstructed, h, indices = self._autoencoder(x, noise)
+        losses = self._reconstruction_losses(x, reconstructed, slice_index)
+        losses |= self.network.codebook.losses(h, indices)
+        total = torch.stack([getattr(self._losses, name) * value for name, value in losses.items()]).sum()
+        generator_loss, discriminator_loss = total, None
+        if self._discriminators is not None and step >= self._losses.discriminator_start:
+            # One pass through the discriminators serves both: their own loss goes back to their weights,
+            # the generator's only to `fake`, and from there on through the autoencoder.
+            fake = reconstructed.detach().requires_grad_()
+            outputs = self._discriminators(x, fake, slice_index)
+            hinges = [
+                discriminator_hinge_loss(on_real[0].float(), on_fake[0].float())
+                for on_real, on_fake in outputs.values()
+            ]
+            discriminator_loss = torch.stack(hinges).sum()
+            losses["discriminator"] = discriminator_loss
+            if step >= self._losses.adversarial_start:
+                adversarial, parts = self._adversarial_loss(outputs)
+                losses |= parts
+                # Through Fabric: in mixed precision it refuses any other way back.
+                self._fabric.backward(adversarial, inputs=[fake], retain_graph=True)
+                assert fake.grad is not None
+                generator_loss = total + (reconstructed * fake.grad).sum()
+        losses = {"loss": total, **losses}
+        require_finite(losses)
+        take_step(self._fabric, generator_loss, self._autoencoder, self._optimiser, self._optimisation)
+        if self._discriminators is not None and discriminator_loss is not None:
+            take_step(
+                self._fabric,
+                discriminator_loss,
+                self._discriminators,
+                self._discriminator_optimiser,
+                self._optimisation,
+            )
+        self.network.codebook.update(h, indices, generator)
+        return losses
+
+    def _noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Standard normal noise for the latents of this process's part of the batch."""
+        cells = latent_shape(x.shape[2:], self.network.compression)
+        shape = (self._optimisation.batch_size, self._latent_channels, *cells)
+        noise = torch.randn(shape, generator=generator)
+        return noise[local_slice(self._fabric, len(noise))].to(x.device)
+
+    def _reconstruction_losses(
+        self, x: Tensor, reconstructed: Tensor, slice_index: Tensor
+    ) -> dict[str, Tensor]:
+        losses = {"l1": functional.l1_loss(reconstructed.float(), x)}
+        if self._perceptual is not None:
+            shown = take_slices(reconstructed.float(), slice_index)
+            losses["perceptual"] = self._perceptual(shown, take_slices(x, slice_index))
+        return losses
+
+    def _adversarial_loss(self, outputs: DiscriminatorOutputs) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's loss of all discriminators, weighted, and its parts by name, unweighted."""
+        weighted, parts = [], dict[str, Tensor]()
+        for name, (on_real, on_fake) in outputs.items():
+            hinge = generator_hinge_loss(on_fake[0].float())
+            matching = feature_matching_loss(on_fake[1], on_real[1])
+            parts |= {f"adversarial_{name}": hinge, f"feature_matching_{name}": matching}
+            weighted += [
+                getattr(self._losses, f"adversarial_{name}") * hinge,
+                self._losses.feature_matching * matching,
+            ]
+        return torch.stack(weighted).sum(), parts
+
+
+def discriminator_hinge_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+    """0-d hinge loss of a discriminator: real logits above 1, fake ones below -1; any shapes."""
+    return (functional.relu(1 - real_logits).mean() + functional.relu(1 + fake_logits).mean()) / 2
+
+
+def generator_hinge_loss(fake_logits: Tensor) -> Tensor:
+    """0-d adversarial loss of the generator, -mean(logits of its reconstructions)."""
+    return -fake_logits.mean()
+
+
+def feature_matching_loss(fake_features: Sequence[Tensor], real_features: Sequence[Tensor]) -> Tensor:
+    """0-d sum over stages of the mean L1 distance of features; real ones give no gradient."""
+    distances = [
+        functional.l1_loss(fake, real.detach())
+        for fake, real in zip(fake_features, real_features, strict=True)
+    ]
+    return torch.stack(distances).sum()
 
 
 def _dry_run(fabric: Fabric, settings: Settings, grid: Grid) -> DryRun:

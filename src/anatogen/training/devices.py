@@ -72,20 +72,27 @@ def loading_processes(fabric: Fabric) -> int:
     return min(torch.get_num_threads() - 1, _MOST_LOADING_PROCESSES)
 
 
-def check_devices(settings: Section, stages: Sequence[str], device: str, devices: int) -> None:
-    """Raises a UserError if the machine lacks the devices, or a stage's batch can't be shared by them."""
+def check_stages(settings: Section, stages: Sequence[str], device: str, devices: int) -> None:
+    """Checks that stages would end, and that this machine can run them.
+
+    Raises:
+        UserError: If a stage has no budget, devices are lacking, or they can't share a batch.
+    """
+    budgets = {stage: getattr(settings, f"{stage}_training") for stage in stages}
+    for stage, budget in budgets.items():
+        if budget.steps is None and budget.minutes is None:
+            raise UserError(f"{stage}_training has no budget: give --minutes or --steps")
     on_gpu = device_named(device).type == "cuda"
     if devices < 1 or (on_gpu and devices > torch.cuda.device_count()):
         available = f"; this machine has {torch.cuda.device_count()} GPUs" if on_gpu else ""
         raise UserError(f"devices is {devices}: it must be at least 1{available}")
     if devices > 1 and ":" in device:
         raise UserError(f"device {device} is one GPU, and devices is {devices}: use --device cuda")
-    for stage in stages:
-        batch_size = getattr(settings, f"{stage}_training").batch_size
-        if batch_size % devices:
+    for stage, budget in budgets.items():
+        if budget.batch_size % devices:
             raise UserError(
-                f"{stage}_training.batch_size {batch_size} can't be shared evenly by {devices} devices: "
-                "use a multiple of their number"
+                f"{stage}_training.batch_size {budget.batch_size} can't be shared evenly by {devices} "
+                "devices: use a multiple of their number"
             )
 
 
@@ -108,11 +115,3 @@ def _run_stage(fabric: Fabric, stage: Callable[[Fabric], None], errors: "SimpleQ
         if fabric.world_size > 1:
             errors.put(error)
         raise
-
-
-def check_budgets(settings: Section, stages: Sequence[str]) -> None:
-    """Raises a UserError if a stage has no budget, which would never end."""
-    for stage in stages:
-        budget = getattr(settings, f"{stage}_training")
-        if budget.steps is None and budget.minutes is None:
-            raise UserError(f"{stage}_training has no budget: give --minutes or --steps")

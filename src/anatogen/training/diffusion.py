@@ -1,26 +1,28 @@
 """Stage two of latent diffusion: trains the denoiser on the latents of the autoencoder of stage one."""
 
 import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
 
 from anatogen.config.settings import Settings
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.manifest import Grid
 from anatogen.dataset.volumes import prefetched, shuffled_indices
+from anatogen.diffusion.process import denoising_loss
 from anatogen.generators.description import LatentDiffusionDescription
-from anatogen.generators.latent_diffusion import LatentDiffusionBundle
+from anatogen.generators.latent_diffusion import LatentDiffusionBundle, build_denoiser, build_schedule
+from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN, latent_shape
-from anatogen.training.denoiser_step import DenoiserStep
 from anatogen.training.latent_cache import ENCODED_AT_ONCE
-from anatogen.training.loop import Loop, report_trend
-from anatogen.training.optimisation import local_slice
-from anatogen.training.previews import NUM_PREVIEWS, write_preview
+from anatogen.training.loop import NUM_PREVIEWS, Loop, report_trend
+from anatogen.training.optimisation import ExponentialMovingAverage, adam, local_slice, take_step
 from anatogen.training.stage import DryRun, Stage, accept_losses, made_up_scans
 
 # Few steps whatever the preset samples with: the time counts against the budget.
@@ -63,10 +65,11 @@ def train_diffusion(
         chosen = zip(indices[mine], views[mine].tolist(), strict=True)
         return scaling.apply(torch.from_numpy(np.stack([cache[index, view] for index, view in chosen])))
 
-    def preview(path: Path) -> None:
+    def preview() -> dict[str, Tensor]:
         steps = min(_PREVIEW_STEPS, settings.diffusion.sampling_steps)
-        scans = bundle.generate(range(NUM_PREVIEWS), seed=seed, sampler="dpm_solver_pp", steps=steps)
-        write_preview({"synthetic": scans}, path, description.grid)
+        return {
+            "synthetic": bundle.generate(range(NUM_PREVIEWS), seed=seed, sampler="dpm_solver_pp", steps=steps)
+        }
 
     loop = Loop(
         fabric,
@@ -76,6 +79,7 @@ def train_diffusion(
         train_step.state,
         len(cache),
         preview,
+        description.grid,
     )
     for step, x_0 in prefetched(loop.steps(), load):
         generator = derived_generator(seed, "diffusion", step)
@@ -85,6 +89,74 @@ def train_diffusion(
         save_weights(train_step.ema.shadow, folder / WEIGHTS_NAME)
         report_trend(folder)
     fabric.barrier()
+
+
+class DenoiserStep:
+    """The network of stage two with its optimiser and moving average, and what one batch does to them.
+
+    Args:
+        fabric: Devices and processes; launched.
+        settings: The whole configuration; its seed decides the initial weights.
+        grid: Grid of the volumes.
+        latent_shape: (d, h, w) of the latents.
+
+    Attributes:
+        network: The denoiser.
+        ema: Its moving average.
+        networks: What is trained, by name.
+        state: All that a checkpoint holds, by name.
+    """
+
+    def __init__(self, fabric: Fabric, settings: Settings, grid: Grid, latent_shape: tuple[int, ...]) -> None:
+        self._fabric = fabric
+        self._diffusion = settings.diffusion
+        self._optimisation = settings.diffusion_training
+        self._schedule = build_schedule(settings.diffusion)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.training.seed + 1)
+            self.network: Denoiser = build_denoiser(
+                settings.denoiser, settings.autoencoder, grid, latent_shape
+            )
+        optimiser = adam(self.network, self._optimisation)
+        self._denoiser, self._optimiser = fabric.setup(self.network, optimiser)
+        self.networks: dict[str, nn.Module] = {"denoiser": self.network}
+        self.ema = ExponentialMovingAverage(self.network, settings.diffusion.ema_decay)
+        self.state: dict[str, Stateful] = {
+            "network": self.network,
+            "optimiser": optimiser,
+            "ema": self.ema.shadow,
+        }
+
+    def __call__(
+        self,
+        x_0: Tensor,
+        step: int,
+        generator: torch.Generator,
+        require_finite: Callable[[Mapping[str, Tensor]], None],
+    ) -> dict[str, Tensor]:
+        """Learns from one batch.
+
+        Args:
+            x_0: float32 (B, C, d, h, w), this process's part of a batch of scaled latents, on the device.
+            step: Batches before this one.
+            generator: Decides times and noise of the whole batch; alike on all ranks.
+            require_finite: Raises if the loss is not finite; called before any weight changes.
+
+        Returns:
+            The "loss", 0-d.
+        """
+        # Drawn for the whole batch on every process, so that their number changes nothing.
+        batch_size = self._optimisation.batch_size
+        mine = local_slice(self._fabric, batch_size)
+        t = self._schedule.draw_times(batch_size, generator)[mine].to(x_0.device)
+        eps = torch.randn(batch_size, *x_0.shape[1:], generator=generator)[mine].to(x_0.device)
+        loss = denoising_loss(
+            self._denoiser, x_0, eps, t, self._schedule, self._diffusion.prediction, self._diffusion.loss
+        )
+        require_finite({"loss": loss})
+        take_step(self._fabric, loss, self._denoiser, self._optimiser, self._optimisation)
+        self.ema.update(self.network, step)
+        return {"loss": loss}
 
 
 def _dry_run(fabric: Fabric, settings: Settings, grid: Grid) -> DryRun:

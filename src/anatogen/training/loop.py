@@ -14,12 +14,15 @@ from torch.distributed.checkpoint.stateful import Stateful
 from anatogen.config.settings import LoopSettings, OptimiserSettings
 from anatogen.core.errors import UserError
 from anatogen.core.extras import missing_modules
-from anatogen.core.files import remove_parts, write_text
+from anatogen.core.files import atomic_path, remove_parts, write_text
+from anatogen.dataset.manifest import Grid
+from anatogen.report.figures import planes_figure
 from anatogen.report.progress import shown_progress
-from anatogen.training.checkpoint import load_checkpoint, save_checkpoint
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"
+# Scans of a preview picture.
+NUM_PREVIEWS = 4
 _SECONDS_PER_RECORD = 1.0
 _NOT_LOSSES = ("step", "minutes", "scans_per_second", "learning_rate")
 
@@ -41,7 +44,9 @@ class Loop:
         training: Intervals.
         state: Networks and optimisers to checkpoint, by name; the learning rate of the optimisers is set.
         num_cases: Scans in an epoch.
-        preview: Writes a picture of the present state to a path, or returns without one.
+        preview: Scans that show the present state by label, float (B, D, H, W) or (B, 1, D, H, W) in [-1, 1]
+            on the CPU.
+        grid: Grid of those scans.
         batches_per_step: Batches of scans that a step learns from.
     """
 
@@ -53,7 +58,8 @@ class Loop:
         training: LoopSettings,
         state: Mapping[str, Stateful],
         num_cases: int,
-        preview: Callable[[Path], None],
+        preview: Callable[[], Mapping[str, Tensor]],
+        grid: Grid,
         batches_per_step: int = 1,
     ) -> None:
         self.fabric = fabric
@@ -64,6 +70,7 @@ class Loop:
         self.optimisers = [part for part in state.values() if isinstance(part, torch.optim.Optimizer)]
         self.num_cases = num_cases
         self.preview = preview
+        self.grid = grid
         self.scans_per_step = batches_per_step * settings.batch_size
         self.step = 0
         self._is_stopped = False
@@ -222,7 +229,44 @@ class Loop:
         return f"step {record['step']:.0f} · epoch {self.epoch} · {losses} · {speed}"
 
     def _write_preview(self) -> None:
-        self.preview(self.folder / "previews" / f"step_{self.step:07d}.png")
+        """Draws the middle planes of a row of scans for each label."""
+        planes_figure(
+            [(label, list(scans.flatten(0, -4).numpy())) for label, scans in self.preview().items()],
+            self.folder / "previews" / f"step_{self.step:07d}.png",
+            spacing_mm=self.grid.spacing_mm,
+            axis_codes=self.grid.axis_codes,
+        )
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Stateful], counters: Mapping[str, float]) -> None:
+    """Writes the state of networks and optimisers and the counters, atomically.
+
+    Nothing random is in it: all randomness is a function of seed and step (`anatogen.core.seeding`).
+    """
+    content = {
+        "counters": dict(counters),
+        "parts": {name: part.state_dict() for name, part in state.items()},
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: Path, state: Mapping[str, Stateful]) -> dict[str, float]:
+    """Restores networks and optimisers in place and returns the counters.
+
+    Raises:
+        UserError: If the file is damaged or of other networks.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        for name, part in state.items():
+            part.load_state_dict(content["parts"][name])
+        return dict(content["counters"])
+    except Exception as error:
+        # torch reports damage as RuntimeError, UnpicklingError, EOFError or KeyError by where it is.
+        raise UserError(
+            f"the checkpoint {path} can't be used ({type(error).__name__}): delete it to start anew."
+        ) from error
 
 
 def read_log(folder: Path) -> list[dict[str, float]]:

@@ -1,4 +1,7 @@
-"""Optimisers, one step of them, and each process's part of a batch."""
+"""Optimisers, one step of them, the moving average of weights, and each process's part of a batch."""
+
+import copy
+from typing import Generic, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -7,6 +10,8 @@ from torch import Tensor, nn
 
 from anatogen.config.settings import OptimiserSettings
 from anatogen.training.loop import NonFiniteLossError
+
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
 def adam(network: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimizer:
@@ -45,7 +50,29 @@ def take_step(
     optimiser.step()
 
 
+class ExponentialMovingAverage(Generic[NetworkT]):
+    """A shadow of a network whose weights follow it slowly.
+
+    Args:
+        network: The network to follow. Its buffers, such as running statistics, are not followed.
+        decay: Share of the shadow that one update keeps, once enough steps are made.
+    """
+
+    def __init__(self, network: NetworkT, decay: float) -> None:
+        self.shadow: NetworkT = copy.deepcopy(network).requires_grad_(False).eval()
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, network: nn.Module, step: int) -> None:
+        """Follows the network after its step number `step` (from 0).
+
+        The first updates keep less, so that the random start is soon forgotten.
+        """
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.shadow.parameters()), list(network.parameters()), 1 - decay)
+
+
 def local_slice(fabric: Fabric, batch_size: int) -> slice:
-    """This process's part of a batch, which `check_devices` found to be a multiple of the processes."""
+    """This process's part of a batch, which `check_stages` found to be a multiple of the processes."""
     share = batch_size // fabric.world_size
     return slice(fabric.global_rank * share, (fabric.global_rank + 1) * share)

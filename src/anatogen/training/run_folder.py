@@ -1,6 +1,6 @@
 """A run's folder belongs to one training: one dataset, one set of settings, one autoencoder."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,6 @@ _CHANGEABLE = (
     "training.preview_minutes",
     "training.require_fit_autoencoder",
 )
-
-# Kinds of models by a section that only their configuration has.
-_KINDS = {
-    "gan": "a GAN",
-    "autoencoder": "an autoencoder or a diffusion model",
-    "inpainter_training": "an inpainting network",
-    "segmenter_training": "a segmentation network",
-}
 
 
 def read_settings(run: Path) -> Settings:
@@ -59,9 +51,12 @@ def claim_run(
     """
     if run.exists() and not run.is_dir():
         raise UserError(f"{run} is a file: name a folder for the run")
-    dataset = run / _DATASET_NAME
-    if (run / "config.yaml").exists():
-        before, now = (_flat(value) for value in (_saved(run, settings), settings.model_dump(mode="json")))
+    dataset, config = run / _DATASET_NAME, run / "config.yaml"
+    if config.exists():
+        if not read_yaml(config).keys() <= settings.model_dump().keys():
+            raise UserError(f"{run} holds a run that trains another kind of model: choose another folder")
+        saved = resolve(type(settings), file=config)
+        before, now = (_flat(value.model_dump(mode="json")) for value in (saved, settings))
         changed = [
             name
             for name in now
@@ -79,25 +74,7 @@ def claim_run(
     run.mkdir(parents=True, exist_ok=True)
     write_text(dataset, dataset_sha256 + "\n")
     write_provenance(run / _PROVENANCE_NAME, {"dataset": dataset_sha256}, seed)
-    save_yaml(settings, run / "config.yaml")
-
-
-def _saved(run: Path, settings: Section) -> dict[str, Any]:
-    """Values that a run of the same kind of model was started with.
-
-    Raises:
-        UserError: If it trains another kind of model, or its settings are not of this version.
-    """
-    path = run / "config.yaml"
-    kind = _kind(read_yaml(path))
-    if kind != _kind(type(settings).model_fields):
-        raise UserError(f"{run} holds a run that trains {kind}: choose another folder")
-    return resolve(type(settings), file=path).model_dump(mode="json")
-
-
-def _kind(keys: Iterable[str]) -> str:
-    """Kind of model that a configuration of these sections trains."""
-    return next((kind for section, kind in _KINDS.items() if section in keys), "something else")
+    save_yaml(settings, config)
 
 
 def _is_begun(entry: Path) -> bool:

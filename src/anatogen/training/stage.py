@@ -13,7 +13,7 @@ from anatogen.config.resolving import Section
 from anatogen.config.settings import OptimiserSettings
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Grid, Manifest, Split, load_manifest
-from anatogen.training.devices import build_fabric, check_budgets, check_devices
+from anatogen.training.devices import build_fabric, check_stages
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
@@ -101,9 +101,7 @@ def check_training(
             from, or a batch can't be shared by the devices or taken by the networks.
     """
     manifest = load_manifest(data)
-    names = [stage.name for stage in stages]
-    check_budgets(settings, names)
-    check_devices(settings, names, device, devices)
+    check_stages(settings, [stage.name for stage in stages], device, devices)
     if not manifest.split(Split.TRAIN):
         raise UserError(f"{data} has no training scans: prepare it with other split fractions")
     for stage in stages:

@@ -1,12 +1,19 @@
-"""`anatogen train-gan`: the WGAN-GP baseline from prepared dataset to bundle, resumed where it stopped."""
+"""`anatogen train-gan`: the WGAN-GP baseline from prepared dataset to bundle, resumed where it stopped.
+
+Gulrajani et al. 2017, "Improved training of Wasserstein GANs", with the networks of Kwon et al. 2019. With
+`gan.kwon_compatible` it repeats what the latter's published code does, faults included.
+"""
 
 import math
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.stateful import Stateful
+from torch.optim.swa_utils import update_bn
 
 from anatogen.config.settings import GANConfig
 from anatogen.core.errors import UserError
@@ -16,18 +23,14 @@ from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.manifest import Grid, Manifest, Split
 from anatogen.dataset.volumes import VolumeDataset, prefetched
 from anatogen.generators.description import WGANGPDescription
-from anatogen.generators.loading import load_bundle
 from anatogen.generators.wgan_gp import WGANGPBundle
-from anatogen.models.wgan_gp import Generator, fit_running_statistics, level_shapes
+from anatogen.models.wgan_gp import Critic, Generator, Shape, level_shapes
 from anatogen.training.batches import scans_of_step
 from anatogen.training.devices import launch
-from anatogen.training.ema import ExponentialMovingAverage
-from anatogen.training.loop import Loop, read_log
-from anatogen.training.optimisation import local_slice
-from anatogen.training.previews import NUM_PREVIEWS, write_preview
+from anatogen.training.loop import NUM_PREVIEWS, Loop, read_log
+from anatogen.training.optimisation import ExponentialMovingAverage, adam, local_slice, take_step
 from anatogen.training.run_folder import claim_run
 from anatogen.training.stage import DryRun, Stage, accept_losses, check_training, made_up_scans
-from anatogen.training.wgan_gp_step import WGANGPStep
 
 _NUM_STATISTICS_BATCHES = 32
 
@@ -96,18 +99,20 @@ def train_wgan_gp(
         return torch.randn(batch_size, gan.latent_dim, generator=draws)[mine].to(fabric.device)
 
     def sampled_generator() -> Generator:
-        """The moving average, whose running statistics are fitted: it was never run in training."""
+        """The moving average with running statistics of its own: it was never run in training.
+
+        Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm".
+        """
         draws = derived_generator(seed, "running statistics")
         batches = [
             torch.randn(batch_size, gan.latent_dim, generator=draws) for _ in range(_NUM_STATISTICS_BATCHES)
         ]
-        fit_running_statistics(ema.shadow, [z.to(fabric.device) for z in batches])
+        update_bn(batches, ema.shadow, fabric.device)
         return ema.shadow
 
-    def preview(path: Path) -> None:
+    def preview() -> dict[str, Tensor]:
         bundle = WGANGPBundle(description, sampled_generator()).to(fabric.device)
-        scans = bundle.generate(range(NUM_PREVIEWS), seed=seed)
-        write_preview({"synthetic": scans}, path, description.grid)
+        return {"synthetic": bundle.generate(range(NUM_PREVIEWS), seed=seed)}
 
     loop = Loop(
         fabric,
@@ -117,6 +122,7 @@ def train_wgan_gp(
         train_step.state | {"ema": ema.shadow},
         len(dataset),
         preview,
+        description.grid,
         batches_per_step=num_critic_updates,
     )
     for step, batches in prefetched(loop.steps(), load):
@@ -136,6 +142,107 @@ def train_wgan_gp(
     if fabric.is_global_zero:
         save_weights(sampled_generator(), folder / WEIGHTS_NAME)
     fabric.barrier()
+
+
+class WGANGPStep:
+    """Generator and critic with their optimisers, and what one batch does to either.
+
+    Args:
+        fabric: Devices and processes; launched.
+        config: The whole configuration; its seed decides the initial weights.
+        shape: (D, H, W) of the volumes.
+
+    Attributes:
+        generator: The generator.
+        critic: The critic.
+        networks: Both by name.
+        state: All that a checkpoint holds but the moving average, by name.
+    """
+
+    def __init__(self, fabric: Fabric, config: GANConfig, shape: Shape) -> None:
+        self._fabric = fabric
+        self._settings = config.gan
+        self._optimisation = config.gan_training
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.training.seed)
+            self.generator = Generator(config.gan, shape)
+            self.critic = Critic(config.gan, shape)
+        self.networks: dict[str, nn.Module] = {"generator": self.generator, "critic": self.critic}
+        optimisers = {name: adam(network, config.gan_training) for name, network in self.networks.items()}
+        self.state: dict[str, Stateful] = {
+            **self.networks,
+            **{f"{name}_optimiser": optimiser for name, optimiser in optimisers.items()},
+        }
+        self._generator, self._generator_optimiser = fabric.setup(self.generator, optimisers["generator"])
+        self._critic, self._critic_optimiser = fabric.setup(self.critic, optimisers["critic"])
+
+    def update_critic(
+        self, real: Tensor, z: Tensor, epsilon: Tensor, require_finite: Callable[[Mapping[str, Tensor]], None]
+    ) -> dict[str, Tensor]:
+        """One step of the critic towards L = E[C(fake)] - E[C(real)] + weight * penalty.
+
+        Args:
+            real: float32 (B, 1, D, H, W) in [-1, 1], on the device.
+            z: float32 (B, latent_dim), noise for as many fakes.
+            epsilon: float32 (B,) in [0, 1], where between fake (0) and real (1) the gradient is penalised.
+            require_finite: Raises if a loss is not finite; called before any weight changes.
+
+        Returns:
+            "critic_loss", the "gradient_penalty" without its weight, and the "wasserstein" estimate
+            E[C(real)] - E[C(fake)]; 0-d.
+        """
+        with torch.no_grad():
+            fake = self.generator(z)
+        wasserstein = self._critic(real).mean() - self._critic(fake).mean()
+        # Past the wrapper: it allows no way back but Fabric's, and gathers these gradients all the same.
+        penalty = gradient_penalty(self.critic, real, fake, epsilon, per_voxel=self._settings.kwon_compatible)
+        loss = self._settings.gradient_penalty * penalty - wasserstein
+        losses = {"critic_loss": loss, "gradient_penalty": penalty, "wasserstein": wasserstein}
+        require_finite(losses)
+        take_step(self._fabric, loss, self._critic, self._critic_optimiser, self._optimisation)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def update_generator(
+        self, z: Tensor, require_finite: Callable[[Mapping[str, Tensor]], None]
+    ) -> dict[str, Tensor]:
+        """One step of the generator towards L = -E[C(G(z))].
+
+        Args:
+            z: float32 (B, latent_dim), on the device.
+            require_finite: Raises if the loss is not finite; called before any weight changes.
+
+        Returns:
+            "generator_loss", 0-d.
+        """
+        self.critic.requires_grad_(False)
+        loss = -self.critic(self._generator(z)).mean()
+        require_finite({"generator_loss": loss})
+        take_step(self._fabric, loss, self._generator, self._generator_optimiser, self._optimisation)
+        self.critic.requires_grad_(True)
+        return {"generator_loss": loss.detach()}
+
+
+def gradient_penalty(
+    critic: nn.Module, real: Tensor, fake: Tensor, epsilon: Tensor, *, per_voxel: bool = False
+) -> Tensor:
+    """E[(||grad C(x)|| - 1)^2] at volumes between real and fake (Gulrajani et al. 2017, equation 3).
+
+    Args:
+        critic: Gives float (B,) for volumes.
+        real: float32 (B, C, D, H, W).
+        fake: float32 (B, C, D, H, W).
+        epsilon: float32 (B,) in [0, 1], the weight of the real volume.
+        per_voxel: Takes the norm over the channels of each voxel, and asks of every voxel that it be 1: the
+            fault of Kwon et al.'s published code. The equation's norm is over the whole volume.
+
+    Returns:
+        0-d, differentiable in the critic's weights.
+    """
+    epsilon = epsilon[:, None, None, None, None]
+    between = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    norms = gradient.norm(dim=1) if per_voxel else gradient.flatten(1).norm(dim=1)
+    return (norms - 1).square().mean()
 
 
 def _means(records: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -161,7 +268,6 @@ def _write_bundle(run: Path, description: WGANGPDescription) -> Path:
     generator = load_weights(Generator(description.gan, description.grid.shape), weights)
     description = description.model_copy(update={"training": training})
     WGANGPBundle(description, generator).save(run / "bundle")
-    load_bundle(run / "bundle")
     return run / "bundle"
 
 

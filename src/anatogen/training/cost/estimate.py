@@ -6,6 +6,7 @@ import torch
 from pydantic import BaseModel
 
 from anatogen.config.resolving import Section, to_yaml
+from anatogen.core.devices import device_named
 from anatogen.dataset.manifest import Grid, Split
 from anatogen.report.numbers import duration_text
 from anatogen.training.cost.memory import peak_memory_gb
@@ -36,6 +37,23 @@ class StageEstimate(BaseModel):
         """How long the budget lasts; None where no step could be timed."""
         return None if self.measured is None else self.steps * self.measured.seconds_per_step
 
+    def text(self, stage: str) -> str:
+        """One line for a reader.
+
+        Args:
+            stage: Name of the stage.
+        """
+        budget = f"{self.steps:,.0f} steps, {self.passes:,.1f} passes over the training scans"
+        memory = f"{self.memory_gb:.1f} GB at most"
+        if self.measured is None or self.seconds is None:
+            return f"{stage}: {budget}; {memory}; not timed, for it is too large for this machine"
+        found = self.measured
+        parameters = ", ".join(f"{name} {number:,}" for name, number in found.num_parameters.items())
+        return (
+            f"{stage}: {budget}, about {duration_text(self.seconds)} ({found.seconds_per_step:.2g} s a step)"
+            f"; {memory} (a few steps: {found.peak_gb:.1f} GB); parameters: {parameters}"
+        )
+
 
 def estimate_stage(
     stage: Stage[ConfigT],
@@ -56,7 +74,7 @@ def estimate_stage(
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
         measure: Whether to make those steps.
     """
-    on_gpu = stage.build_fabric(device).device.type == "cuda"
+    on_gpu = device_named(device).type == "cuda"
     bf16 = on_gpu and stage.mixed_precision and torch.cuda.is_bf16_supported()
     memory_gb = peak_memory_gb(stage, settings, grid, on_gpu=on_gpu, bf16=bf16)
     # What does not fit is not tried: the system might end other programs for it.
@@ -86,23 +104,5 @@ def describe_training(data: Path, settings: Section, stages: tuple[str, ...]) ->
     manifest = check_training(data, settings, [STAGES[name] for name in stages])
     num_scans = len(manifest.split(Split.TRAIN))
     lines = [to_yaml(settings), f"{num_scans} training scans of {manifest.grid.shape}"]
-    lines += [
-        _describe(name, estimate_stage(STAGES[name], settings, manifest.grid, num_scans)) for name in stages
-    ]
+    lines += [estimate_stage(STAGES[name], settings, manifest.grid, num_scans).text(name) for name in stages]
     return "\n".join(lines)
-
-
-def _describe(stage: str, found: StageEstimate) -> str:
-    """One line of what a stage takes."""
-    if found.measured is None:
-        return (
-            f"{stage}: about {found.memory_gb:.1f} GB, more than this machine has free: nothing was timed; "
-            f"the budget is {found.passes:.1f} passes over the training scans"
-        )
-    parameters = ", ".join(f"{name} {number:,}" for name, number in found.measured.num_parameters.items())
-    assert found.seconds is not None
-    return (
-        f"{stage}: parameters {parameters}; about {found.memory_gb:.1f} GB at most; the budget is "
-        f"{found.passes:.1f} passes over the training scans, at {found.measured.seconds_per_step:.2f} s a "
-        f"step about {duration_text(found.seconds)}"
-    )
