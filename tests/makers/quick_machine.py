@@ -27,7 +27,6 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
         num_parameters={"all": 1000},
         seconds_of_others={"encode": 0.01, "denoise": 0.01, "decode": 0.01},
         peak_gb=0.5,
-        device="cpu",
     )
     for module in ("anatogen.planning.plan", "anatogen.training.cost.estimate"):
         patch.setattr(f"{module}.probe", lambda *_, **__: measured)

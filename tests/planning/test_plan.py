@@ -45,7 +45,6 @@ QUICK = Measurement(
     num_parameters={},
     seconds_of_others={"encode": 0.01, "denoise": 0.01, "decode": 0.01},
     peak_gb=0.5,
-    device="cpu",
 )
 
 

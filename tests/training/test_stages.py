@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import shutil
 import signal
 import sys
 import time
@@ -48,6 +49,12 @@ def finished(data: Path, one_thread: None, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("stages") / "run"
     train(data, run, tiny_settings(*OVERRIDES), device="cpu")
     return run
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def _weights(run: Path) -> dict[str, bytes]:
@@ -163,13 +170,13 @@ def test_a_killed_process_resumes_to_the_same_bits(data, finished, tmp_path):
 
 
 def test_a_finished_run_is_left_as_it_is(data, finished):
-    before = {path: path.read_bytes() for path in finished.rglob("*.safetensors")}
-    previews = sorted(finished.rglob("*.png"))
-    records = (finished / "diffusion" / "log.jsonl").read_text()
+    description = finished / "bundle" / "bundle.json"
+    kept = [*finished.rglob("*.safetensors"), *finished.rglob("log.jsonl"), description]
+    before = {path: path.read_bytes() for path in kept}
+    written, previews = description.stat().st_mtime_ns, sorted(finished.rglob("*.png"))
     train(data, finished, tiny_settings(*OVERRIDES), device="cpu")
-    assert {path: path.read_bytes() for path in finished.rglob("*.safetensors")} == before
-    assert sorted(finished.rglob("*.png")) == previews
-    assert (finished / "diffusion" / "log.jsonl").read_text() == records
+    assert {path: path.read_bytes() for path in kept} == before
+    assert description.stat().st_mtime_ns == written and sorted(finished.rglob("*.png")) == previews
 
 
 def test_a_larger_budget_goes_on_from_where_the_run_ended(data, tmp_path):
@@ -278,7 +285,7 @@ def _assert_finite_checkpoint_if_any(folder: Path) -> None:
         assert all(value.isfinite().all() for value in network.values())
 
 
-def test_discriminators_learn_where_only_fabric_may_go_backward(data, tmp_path):
+def test_discriminators_learn_where_only_fabric_may_go_backward(data, finished, tmp_path):
     """Mixed precision refuses any other way back, as on every GPU; here without its rounding."""
 
     class Strict(Precision):
@@ -286,10 +293,9 @@ def test_discriminators_learn_where_only_fabric_may_go_backward(data, tmp_path):
             super().backward(tensor, model, *arguments, **options)
 
     fabric = Fabric(accelerator="cpu", plugins=[Strict()])
-    train_autoencoder(fabric, data, tmp_path / "strict", tiny_settings(*OVERRIDES))
-    train_autoencoder(Fabric(accelerator="cpu"), data, tmp_path / "plain", tiny_settings(*OVERRIDES))
-    strict, plain = (tmp_path / name / WEIGHTS_NAME for name in ("strict", "plain"))
-    assert strict.read_bytes() == plain.read_bytes()
+    train_autoencoder(fabric, data, tmp_path, tiny_settings(*OVERRIDES))
+    plain = finished / "autoencoder" / WEIGHTS_NAME
+    assert (tmp_path / WEIGHTS_NAME).read_bytes() == plain.read_bytes()
 
 
 def test_discriminators_start_when_the_settings_say(finished):
@@ -415,11 +421,9 @@ def test_stage_two_without_stage_one_says_what_is_missing(data, tmp_path):
         train(data, run, tiny_settings(), stages=("diffusion",), device="cpu")
 
 
-def test_the_autoencoder_stays_as_it_is_once_stage_two_has_begun(data, tmp_path, capsys):
-    run = tmp_path / "run"
-    train(data, run, tiny_settings(), device="cpu")
+def test_the_autoencoder_stays_as_it_is_once_stage_two_has_begun(data, run, capsys):
     before = (run / "autoencoder" / WEIGHTS_NAME).read_bytes()
-    longer = tiny_settings("autoencoder_training.steps=7", "diffusion_training.steps=7")
+    longer = tiny_settings(*OVERRIDES, "autoencoder_training.steps=7", "diffusion_training.steps=7")
     train(data, run, longer, device="cpu")
     assert (run / "autoencoder" / WEIGHTS_NAME).read_bytes() == before
     assert "left as it is" in capsys.readouterr().out
@@ -427,29 +431,19 @@ def test_the_autoencoder_stays_as_it_is_once_stage_two_has_begun(data, tmp_path,
     assert (run / "autoencoder" / WEIGHTS_NAME).read_bytes() == before
 
 
-def test_stage_two_is_not_resumed_on_latents_of_an_autoencoder_that_trained_on(data, tmp_path):
-    run = tmp_path / "run"
-    train(data, run, tiny_settings(), device="cpu")
+def test_stage_two_is_not_resumed_on_latents_of_an_autoencoder_that_trained_on(data, run):
     network = VQGAN(tiny_settings().autoencoder)
     save_weights(network, run / "autoencoder" / WEIGHTS_NAME)
     with pytest.raises(UserError, match="latents of another autoencoder"):
-        train(data, run, tiny_settings("diffusion_training.steps=7"), device="cpu")
+        train(data, run, tiny_settings(*OVERRIDES, "diffusion_training.steps=7"), device="cpu")
 
 
-def test_a_finished_run_keeps_its_bundle_to_the_byte(data, finished):
-    path = finished / "bundle" / "bundle.json"
-    content, written = path.read_bytes(), path.stat().st_mtime_ns
-    train(data, finished, tiny_settings(*OVERRIDES), device="cpu")
-    assert (path.read_bytes(), path.stat().st_mtime_ns) == (content, written)
-
-
-def test_a_damaged_bundle_is_written_anew(data, tmp_path):
-    run = tmp_path / "run"
-    bundle = train(data, run, tiny_settings(), device="cpu")
-    weights = (bundle / "denoiser.safetensors").read_bytes()
-    (bundle / "denoiser.safetensors").write_bytes(weights[:100])
-    train(data, run, tiny_settings(), device="cpu")
-    assert (bundle / "denoiser.safetensors").read_bytes() == weights
+def test_a_damaged_bundle_is_written_anew(data, run):
+    denoiser = run / "bundle" / "denoiser.safetensors"
+    weights = denoiser.read_bytes()
+    denoiser.write_bytes(weights[:100])
+    train(data, run, tiny_settings(*OVERRIDES), device="cpu")
+    assert denoiser.read_bytes() == weights
 
 
 @pytest.fixture
@@ -537,9 +531,8 @@ def test_a_cache_cut_short_is_never_used_and_is_removed(encoder, tmp_path, monke
     assert [path.suffix for path in folder.iterdir()] == [".npy"] and len(list(folder.iterdir())) == 1
 
 
-def test_settings_of_stage_two_may_change_until_it_has_begun(data, tmp_path):
-    run = tmp_path / "run"
-    train(data, run, tiny_settings(*OVERRIDES), stages=("autoencoder",), device="cpu")
+def test_settings_of_stage_two_may_change_until_it_has_begun(data, run):
+    shutil.rmtree(run / "diffusion")
     other = tiny_settings(*OVERRIDES, "diffusion_training.learning_rate=2e-4", "autoencoder.num_codes=7")
     train(data, run, other, stages=("diffusion",), device="cpu")
     used = run_folder.read_settings(run)

@@ -4,7 +4,6 @@ The network is EfficientNet-lite0 (Tan and Le 2019, without squeeze-and-excitati
 block, frozen, with batch normalisation folded into the convolutions. Nothing is downloaded.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,24 +17,8 @@ _BATCH_NORM_EPSILON = 1e-3
 _STEM_CHANNELS = 32
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """Blocks of one resolution: expansion, output channels, number of blocks, first stride, kernel."""
-
-    expansion: int
-    channels: int
-    num_blocks: int
-    stride: int
-    kernel: int
-
-
-_STAGES = (
-    _Stage(1, 16, 1, 1, 3),
-    _Stage(6, 24, 2, 2, 3),
-    _Stage(6, 40, 2, 2, 5),
-    _Stage(6, 80, 3, 2, 3),
-    _Stage(6, 112, 3, 1, 5),
-)
+# Expansion, output channels, number of blocks, first stride, kernel.
+_STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5))
 # Stages whose output is compared: the last one of each resolution.
 _COMPARED = (0, 1, 2, 4)
 
@@ -55,13 +38,11 @@ class SliceFeatures(nn.Module):
         self.stem = _Convolution(1, _STEM_CHANNELS, 3, stride=2)
         self.stages = nn.ModuleList()
         current = _STEM_CHANNELS
-        for stage in _STAGES:
-            blocks = []
-            for index in range(stage.num_blocks):
-                stride = stage.stride if index == 0 else 1
-                blocks.append(_Block(current, stage.channels, stage.expansion, stride, stage.kernel))
-                current = stage.channels
+        for expansion, channels, num_blocks, stride, kernel in _STAGES:
+            blocks = [_Block(current, channels, expansion, stride, kernel)]
+            blocks += [_Block(channels, channels, expansion, 1, kernel) for _ in range(num_blocks - 1)]
             self.stages.append(nn.Sequential(*blocks))
+            current = channels
         try:
             self._load(weights)
         except (KeyError, TypeError, RuntimeError) as error:

@@ -39,7 +39,6 @@ from anatogen.training.cost.estimate import StageEstimate, estimate_stage
 from anatogen.training.cost.memory import peak_memory_gb
 from anatogen.training.cost.probe import probe
 from anatogen.training.devices import available_memory_gb
-from anatogen.training.latent_cache import ENCODED_AT_ONCE, num_views
 from anatogen.training.stages import STAGES
 
 PREPARE_NAME = "prepare.yaml"
@@ -55,14 +54,10 @@ class Estimates(BaseModel):
 
     Attributes:
         stages: Estimates of "autoencoder" and "diffusion".
-        training_hours: Duration of both stages.
-        encode_seconds: Time to encode the training scans once; None where it could not be measured.
         sample_seconds: Time to sample one scan; None where it could not be measured.
     """
 
     stages: dict[str, StageEstimate]
-    training_hours: float
-    encode_seconds: float | None
     sample_seconds: float | None
 
 
@@ -200,6 +195,7 @@ def _planned(
             decisions.grid,
             num_scans,
             device=device,
+            memory_gb=memory_gb(stage, settings, decisions.grid),
             measure=seconds[stage] < _LONGEST_STEP,
         )
         for stage in seconds
@@ -216,7 +212,7 @@ def _planned(
         fingerprint=fingerprint,
         reasons=decisions.reasons,
         warnings=decisions.warnings,
-        estimates=_estimates(tried, decisions.steps, seconds, training, num_scans),
+        estimates=_estimates(tried, decisions.steps, training, num_scans),
     )
 
 
@@ -258,7 +254,6 @@ def _budget(memory_gb: float | None, hours: float, device: str) -> Budget:
 def _estimates(
     tried: Mapping[str, StageEstimate],
     steps: Mapping[str, int],
-    seconds: Mapping[str, float],
     training: Settings,
     num_scans: int,
 ) -> Estimates:
@@ -267,11 +262,8 @@ def _estimates(
         passes = steps[stage] * STAGES[stage].optimisation(training).batch_size / num_scans
         stages[stage] = estimate.model_copy(update={"steps": steps[stage], "passes": passes})
     measured = tried["diffusion"].measured
-    encode = sample = None
+    sample = None
     if measured is not None:
         others = measured.seconds_of_others
-        views = num_views(training.training)
-        encode = round(others["encode"] * views * num_scans / ENCODED_AT_ONCE, 2)
         sample = round(others["denoise"] * training.diffusion.sampling_steps + others["decode"], 3)
-    hours = sum(steps[stage] * seconds[stage] for stage in steps) / 3600
-    return Estimates(stages=stages, training_hours=hours, encode_seconds=encode, sample_seconds=sample)
+    return Estimates(stages=stages, sample_seconds=sample)

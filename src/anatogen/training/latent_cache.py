@@ -81,11 +81,6 @@ def claim_latents(folder: Path, latents: np.memmap) -> None:
     write_text(path, key + "\n")
 
 
-def num_views(settings: TrainingSettings) -> int:
-    """Number of views of each scan that stage two learns from."""
-    return (1 + settings.deformations) * (1 if settings.flip == "none" else 2)
-
-
 def _views(dataset: VolumeDataset, index: int, settings: TrainingSettings) -> Tensor:
     """All that stage two sees of a scan, float32 (V, 1, D, H, W)."""
     x = dataset.batch([index])

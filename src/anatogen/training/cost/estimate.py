@@ -62,6 +62,7 @@ def estimate_stage(
     num_scans: int,
     *,
     device: str = "auto",
+    memory_gb: float | None = None,
     measure: bool = True,
 ) -> StageEstimate:
     """Estimates what a stage takes; a few steps of it are made in a process of its own.
@@ -72,11 +73,13 @@ def estimate_stage(
         grid: Grid of the scans.
         num_scans: Training scans.
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+        memory_gb: Its memory, if that has been counted already.
         measure: Whether to make those steps.
     """
-    on_gpu = device_named(device).type == "cuda"
-    bf16 = on_gpu and stage.mixed_precision and torch.cuda.is_bf16_supported()
-    memory_gb = peak_memory_gb(stage, settings, grid, on_gpu=on_gpu, bf16=bf16)
+    if memory_gb is None:
+        on_gpu = device_named(device).type == "cuda"
+        bf16 = on_gpu and stage.mixed_precision and torch.cuda.is_bf16_supported()
+        memory_gb = peak_memory_gb(stage, settings, grid, on_gpu=on_gpu, bf16=bf16)
     # What does not fit is not tried: the system might end other programs for it.
     fits = measure and memory_gb < available_memory_gb(device)
     measured = probe(stage, settings, grid, device=device) if fits else None

@@ -34,14 +34,12 @@ class Measurement(BaseModel):
         num_parameters: Trained parameters by network.
         seconds_of_others: Times of what else the stage does, by the names of `DryRun.others`.
         peak_gb: Largest memory of the process so far, in 10^9 bytes: of the GPU, or resident in RAM.
-        device: Where it ran, e.g. "cpu (1 thread)".
     """
 
     seconds_per_step: float
     num_parameters: dict[str, int]
     seconds_of_others: dict[str, float]
     peak_gb: float
-    device: str
 
 
 def probe(
@@ -107,7 +105,6 @@ def _measure(stage: Stage[ConfigT], settings: ConfigT, grid: Grid, device: str) 
         num_parameters=trial.num_parameters,
         seconds_of_others=others,
         peak_gb=(torch.cuda.max_memory_reserved() if on_gpu else peak_resident_bytes()) / 1e9,
-        device=torch.cuda.get_device_name() if on_gpu else f"cpu ({torch.get_num_threads()} threads)",
     )
 
 
