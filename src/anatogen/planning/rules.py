@@ -156,8 +156,14 @@ def decide(
     grid, geometry = choose_grid(fingerprint, given, orientation, too_much)
     batches = _batches(grid, peak, budget)
     splits = _splits(fingerprint, given)
-    made = [intensity, *views, *geometry, *choose_networks(grid), _batches_decision(batches, budget)]
-    made += [_precision(budget), *splits]
+    made = [intensity, *views, *geometry, *choose_networks(grid)]
+    if batches is None:
+        made.append(Decision(Why.BATCHES))
+    else:
+        facts = {"first": batches[0], "second": batches[1], "memory": budget.memory_gb}
+        made.append(Decision(Why.BATCHES_LESS, facts))
+    precision = Why.BFLOAT16 if budget.bf16 else Why.NO_BFLOAT16 if budget.on_gpu else Why.CPU_PRECISION
+    made += [Decision(precision), *splits]
     if "orientation" not in given:
         made.insert(0, Decision(Why.ORIENTATION, {"orientation": orientation}))
     prepare = {"orientation": orientation} | _values_of([intensity, *geometry, *splits])
@@ -308,19 +314,6 @@ def _batches(
             )
             raise UserError(f"{problem}: spacing_mm=[{spacing}] shape=[{shape}] fits")
     raise UserError(f"{problem}, in which no grid fits: use a machine with more")
-
-
-def _batches_decision(batches: tuple[int, int] | None, budget: Budget) -> Decision:
-    if batches is None:
-        return Decision(Why.BATCHES)
-    facts = {"first": batches[0], "second": batches[1], "memory": budget.memory_gb}
-    return Decision(Why.BATCHES_LESS, facts)
-
-
-def _precision(budget: Budget) -> Decision:
-    if budget.bf16:
-        return Decision(Why.BFLOAT16)
-    return Decision(Why.NO_BFLOAT16 if budget.on_gpu else Why.CPU_PRECISION)
 
 
 def _splits(fingerprint: Fingerprint, given: Mapping[str, Any]) -> list[Decision]:

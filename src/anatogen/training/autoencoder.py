@@ -132,7 +132,8 @@ class VQGANStep:
         self._perceptual = None
         if losses.perceptual > 0:
             file = None if losses.perceptual_weights is None else Path(losses.perceptual_weights)
-            self._perceptual = PerceptualDistance(load_slice_features(file)).to(fabric.device)
+            self._perceptual = PerceptualDistance(load_slice_features(file))
+            fabric.to_device(self._perceptual)
 
     def __call__(
         self,

@@ -80,9 +80,9 @@ def train(
     if "diffusion" not in stages:
         return run / "autoencoder"
     place = device_named(device)
-    network = _load_autoencoder(source, settings, place)
-    check = _require_fit(network, data, run, settings, place)
     weights = source / "autoencoder" / WEIGHTS_NAME
+    network = load_weights(VQGAN(settings.autoencoder), weights).to(place)
+    check = _require_fit(network, data, run, settings, place)
     dataset = VolumeDataset(data, Split.TRAIN)
     latents = cached_latents(network, weights, dataset, settings, run / "latents", place)
     scaling = _scaling(settings, network, latents)
@@ -125,10 +125,6 @@ def _is_settled(run: Path) -> bool:
         flush=True,
     )
     return True
-
-
-def _load_autoencoder(source: Path, settings: Settings, device: torch.device) -> VQGAN:
-    return load_weights(VQGAN(settings.autoencoder), source / "autoencoder" / WEIGHTS_NAME).to(device)
 
 
 def _require_fit(

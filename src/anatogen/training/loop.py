@@ -84,11 +84,6 @@ class Loop:
         """Seconds spent on this stage, over all resumptions."""
         return self._seconds_before + time.perf_counter() - self._started
 
-    @property
-    def epoch(self) -> int:
-        """Complete passes over the data before the next step."""
-        return self.step * self.scans_per_step // self.num_cases
-
     def steps(self) -> Iterator[int]:
         """Yields the number of each step until the budget is used up; logs and checkpoints in between."""
         checkpoint = self.folder / CHECKPOINT_NAME
@@ -225,8 +220,9 @@ class Loop:
 
     def _shown(self, record: Mapping[str, float]) -> str:
         losses = " ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in _NOT_LOSSES)
+        epoch = self.step * self.scans_per_step // self.num_cases
         speed = f"{record['scans_per_second']:.1f} scans/s"
-        return f"step {record['step']:.0f} · epoch {self.epoch} · {losses} · {speed}"
+        return f"step {record['step']:.0f} · epoch {epoch} · {losses} · {speed}"
 
     def _write_preview(self) -> None:
         """Draws the middle planes of a row of scans for each label."""
@@ -281,9 +277,9 @@ def read_log(folder: Path) -> list[dict[str, float]]:
     return records
 
 
-def still_falling(records: list[dict[str, float]], name: str = "loss") -> bool:
-    """Whether a loss fell by more than 2% from the third to the last quarter of the log."""
-    values = [record[name] for record in records if name in record]
+def still_falling(records: list[dict[str, float]]) -> bool:
+    """Whether the loss fell by more than 2% from the third to the last quarter of the log."""
+    values = [record["loss"] for record in records]
     quarter = len(values) // 4
     if quarter == 0:
         return True

@@ -50,8 +50,8 @@ class StageEstimate(BaseModel):
         found = self.measured
         parameters = ", ".join(f"{name} {number:,}" for name, number in found.num_parameters.items())
         return (
-            f"{stage}: {budget}, about {duration_text(self.seconds)} ({found.seconds_per_step:.2g} s a step)"
-            f"; {memory} (a few steps: {found.peak_gb:.1f} GB); parameters: {parameters}"
+            f"{stage}: parameters {parameters}; {memory} (a few steps: {found.peak_gb:.1f} GB); {budget}, "
+            f"about {duration_text(self.seconds)} ({found.seconds_per_step:.2g} s a step)"
         )
 
 
