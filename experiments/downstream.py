@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from anatogen import prepare, sample
 from anatogen.config.resolving import merged, resolve, save_yaml
 from anatogen.core.files import sha256_file
@@ -140,7 +142,7 @@ def table_text(experiment: Path) -> str:
     comparisons = compare(scores, comparison_pairs(arms))
     dice: dict[str, dict[float, str]] = {arm_text(arm): {} for arm in arms}
     for (arm, fraction), own in scores.items():
-        if found := estimate(own.values):
+        if found := estimate(np.array([*own.values()])):
             dice[arm_text(arm)][fraction] = _with_interval(found, "{:.3f}".format)
     differences: dict[str, dict[float, str]] = {}
     for comparison, outcome in zip(comparisons, outcomes(comparisons), strict=True):

@@ -72,7 +72,7 @@ def _scores(
         shared = patients + 0.01 * generator.normal(size=(num_seeds, 1))
         for arm in ARMS:
             own = table(generator, num_seeds, of_seeds) / np.sqrt(2) + gain * (arm == "synthetic")
-            yield (arm, fraction), Scores(tuple(range(num_seeds)), 0.8 + shared + own)
+            yield (arm, fraction), dict(enumerate(0.8 + shared + own))
 
 
 def main() -> None:

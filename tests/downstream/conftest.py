@@ -1,5 +1,6 @@
 """What the tests of the downstream tasks share."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,3 +23,9 @@ def small_network() -> Iterator[None]:
 def labelled(tmp_path_factory) -> Path:
     """A prepared dataset with masks, of 4 training, 2 validation and 2 test scans; not to be changed."""
     return write_labelled(tmp_path_factory.mktemp("labelled"))
+
+
+@pytest.fixture(autouse=True)
+def no_collections(monkeypatch) -> None:
+    """Spares the collection of garbage in statsmodels' corrections, most of a comparison's time."""
+    monkeypatch.setattr(gc, "collect", lambda generation=2: 0)

@@ -14,7 +14,7 @@ from anatogen.core.errors import ConfigError, UserError
 from anatogen.dataset.manifest import load_manifest
 from anatogen.downstream.experiment import run as experiment_module
 from anatogen.downstream.experiment.plan import Arm, ExperimentPlan
-from anatogen.downstream.experiment.results import ResultRow, collect_results, read_results, rows_text
+from anatogen.downstream.experiment.results import ResultRow, read_results, rows_text, write_results
 from anatogen.downstream.experiment.run import run_experiment
 from anatogen.downstream.experiment.shapes import random_shapes
 from anatogen.downstream.experiment.trials import Pretraining, Trial, pretrainings, trials
@@ -121,8 +121,9 @@ def test_a_stopped_experiment_repeats_nothing_and_ends_with_the_same_results(dat
     stops_at[0] = 3
     with pytest.raises(KeyboardInterrupt):
         run_experiment(plan, stopped)
-    assert len(collect_results(plan, stopped)) == 2 * 2  # two fine-tunings, two test scans
-    assert read_results(stopped / "results.jsonl") == collect_results(plan, stopped)
+    rows = read_results(stopped / "results.jsonl")
+    assert len(rows) == 2 * 2  # two fine-tunings, two test scans
+    assert rows == write_results(plan, stopped)
     stops_at[0] = None
     run_experiment(plan, stopped)
     assert len(set(made)) == len(made) == 5
@@ -149,7 +150,7 @@ def test_the_page_is_drawn_at_first_when_it_is_old_and_at_the_end(
         return pages[-1]
 
     monkeypatch.setattr(experiment_module, "_do", pretend)
-    monkeypatch.setattr(experiment_module, "report_experiment", draw)
+    monkeypatch.setattr(experiment_module, "write_experiment_page", draw)
     monkeypatch.setattr(experiment_module, "_SECONDS_BETWEEN_PAGES", seconds_between)
     run_experiment(plan_of(data), tmp_path / "out")  # five jobs
     assert len(pages) == drawn

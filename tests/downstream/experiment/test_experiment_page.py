@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,11 @@ from anatogen.downstream.experiment.figures import (
     predictions_figure,
 )
 from anatogen.downstream.experiment.page import write_experiment_page
-from anatogen.downstream.experiment.trials import Trial
+from anatogen.downstream.experiment.plan import ExperimentPlan
+from anatogen.downstream.experiment.trials import Pretraining, Trial
+from anatogen.downstream.inpainting import InpaintingQuality, save_inpainting_quality
+from anatogen.downstream.labelled import load_labelled
+from anatogen.io.npy import write_array
 
 GAINS = {
     "scratch": (0, 0, 0, 0),
@@ -29,18 +34,39 @@ def _picture(prediction, truth, case="case_00000"):
     return PredictionPicture(case, image, truth, {"scratch": prediction})
 
 
-def _write(out, rows, **options):
-    planned = [Trial(arm, fraction, seed) for arm in ARMS for fraction in FRACTIONS for seed in range(3)]
-    values = {
-        "arms": {arm: f"what {arm} is" for arm in ARMS},
-        "labels": {"1": "anterior", "2": "posterior"},
-        "planned": planned,
-        "tolerance_mm": 1.5,
-        "settings": {"network": "Swin UNETR <12>"},
-        "minutes": {"pre-training": 200.0},
-    }
-    page = write_experiment_page(out, rows, **(values | options))
-    return page.read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def splits(labelled):
+    found = load_labelled(labelled)
+    names = {"1": "anterior", "2": "posterior <half>"}
+    found.train.manifest = found.manifest.model_copy(update={"labels": names})
+    return found
+
+
+PLAN = ExperimentPlan(
+    data="target",
+    arms={arm: {} if arm == "scratch" else {"scans": arm} for arm in ARMS},
+    fractions=FRACTIONS,
+    tolerance_mm=1.5,
+)
+
+
+def _write(splits, out, rows):
+    return write_experiment_page(PLAN, splits, rows, out).read_text(encoding="utf-8")
+
+
+def _finish(job, out, splits):
+    """Makes the files of a finished job that the page shows."""
+    if isinstance(job, Pretraining):
+        stage = job.folder(out) / "inpainter"
+        stage.mkdir(parents=True)
+        (stage / "weights.safetensors").touch()
+        (stage / "log.jsonl").write_text('{"step": 9, "minutes": 200.0}\n')
+        (job.folder(out) / "scans.json").write_text('{"num_scans": 400}')
+        save_inpainting_quality(InpaintingQuality(network=0.5, copying=0.4), job.folder(out))
+        return
+    case = splits.test.cases[0].id
+    write_array(splits.test.masks([0])[0, 0].numpy(), job.folder(out) / "predictions" / f"{case}.npy")
+    (job.folder(out) / "results.jsonl").touch()
 
 
 def _text(page):
@@ -48,14 +74,13 @@ def _text(page):
     return re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", page.split("<body>")[1]))
 
 
-def test_a_finished_experiment_s_page_says_everything(tmp_path):
-    truth = np.zeros((6, 20, 20), np.uint8)
-    truth[2, 5:12, 5:12], truth[2, 12:15, 5:12] = 1, 2
-    pictures = [_picture(np.roll(truth, 1, axis=2), truth)]
-    page = _write(tmp_path, simulated_rows(GAINS), pictures=pictures, axis_codes=("S", "A", "R"))
+def test_a_finished_experiment_s_page_says_everything(splits, tmp_path):
+    _finish(Trial("scratch", 0.05, 0), tmp_path, splits)
+    _finish(Pretraining("synthetic"), tmp_path, splits)
+    page = _write(splits, tmp_path, simulated_rows(GAINS))
     text = _text(page)
     assert text.index("Synthetic pre-training helps at 5-10% of the labels") < text.index("Dice against")
-    assert "Real scans" in text or "real scans would" in text
+    assert "real scans instead of synthetic ones" in text
     assert "trials are done" not in text
     assert "synthetic and real − scratch" in text and "synthetic − shapes" in text
     assert "all 24 comparisons" in text
@@ -64,9 +89,11 @@ def test_a_finished_experiment_s_page_says_everything(tmp_path):
     assert "within 1.5 mm" in text
     assert "undefined " not in text.replace("counted as undefined", "")
     assert "Training scans: 5 at 5%, 10 at 10%" in text
-    assert "Swin UNETR &lt;12&gt;" in page and "3 h 20 min" in text
+    assert "posterior &lt;half&gt;" in page and "Swin UNETR, feature size 24" in text
+    assert "pre-training synthetic took 3 h 20 min" in text and "pre-trained on 400 scans; fills in" in text
+    assert "predictions of seed 0 with 5% of the labels" in text
     assert "stays in your institution" in text
-    assert {path.name for path in tmp_path.iterdir()} == {
+    assert {path.name for path in tmp_path.glob("*.*")} == {
         "experiment.html",
         "dice_by_fraction.png",
         "predictions.png",
@@ -74,14 +101,16 @@ def test_a_finished_experiment_s_page_says_everything(tmp_path):
     assert not re.search(r'(src|href)="(?!data:)', page), "the page holds all that it shows"
 
 
-def test_pretraining_that_taught_nothing_is_named_before_all_numbers(tmp_path):
-    text = _text(_write(tmp_path, simulated_rows(GAINS), unlearned=["shapes", "synthetic_and_real"]))
+def test_pretraining_that_taught_nothing_is_named_before_all_numbers(splits, tmp_path):
+    assert "taught next to nothing" not in _text(_write(splits, tmp_path, []))
+    for arm in ("shapes", "synthetic_and_real"):
+        _finish(Pretraining(arm), tmp_path, splits)
+    text = _text(_write(splits, tmp_path, []))
     warning = "Pre-training on shapes, synthetic and real taught next to nothing about the target’s scans"
     assert text.index(warning) < text.index("test patients")
-    assert "taught next to nothing" not in _text(_write(tmp_path, simulated_rows(GAINS)))
 
 
-def test_an_unfinished_experiment_s_page_says_what_is_missing(tmp_path):
+def test_an_unfinished_experiment_s_page_says_what_is_missing(splits, tmp_path):
     rows = [
         row
         for row in simulated_rows(GAINS)
@@ -89,19 +118,19 @@ def test_an_unfinished_experiment_s_page_says_what_is_missing(tmp_path):
     ]
     # A kill may leave half a run, which does not count.
     half = [row for row in rows if row.trial != Trial("shapes", 0.05, 1) or row.case < "case_00020"]
-    text = _text(_write(tmp_path, half))
+    text = _text(_write(splits, tmp_path, half))
     assert "13 of 60 trials are done" in text
     assert "real at 5% (1 of 3 seeds), shapes at 5% (1 of 3 seeds), scratch at 10% (3 of 3 seeds)" in text
     assert "stays in your institution" not in text
 
 
-def test_a_page_before_the_first_run(tmp_path):
-    text = _text(_write(tmp_path, []))
+def test_a_page_before_the_first_run(splits, tmp_path):
+    text = _text(_write(splits, tmp_path, []))
     assert "0 of 60 trials are done" in text
     assert "Can't tell yet" in text.replace("&#39;", "'")
 
 
-def test_undefined_metrics_are_counted_where_they_are(tmp_path):
+def test_undefined_metrics_are_counted_where_they_are(splits, tmp_path):
     rows = simulated_rows(GAINS)
     first = rows[0]
     rows[0] = first.model_copy(
@@ -110,20 +139,20 @@ def test_undefined_metrics_are_counted_where_they_are(tmp_path):
             "hausdorff95_mm": first.hausdorff95_mm | {"2": None},
         }
     )
-    text = _text(_write(tmp_path, rows))
+    text = _text(_write(splits, tmp_path, rows))
     assert text.count("1 of 120 undefined") == 1
     assert text.index("95% Hausdorff distance (mm)") < text.index("1 of 120 undefined")
 
 
-def test_one_label_needs_no_mean_and_one_seed_gives_no_interval(tmp_path):
+def test_one_label_needs_no_mean_and_one_seed_gives_no_interval(splits, tmp_path):
     rows = [
         row.model_copy(
             update={name: {"1": getattr(row, name)["1"]} for name in row.model_dump() if name in _METRICS}
         )
         for row in simulated_rows(GAINS, num_seeds=1)
     ]
-    text = _text(_write(tmp_path, rows, labels={"1": "tumour"}))
-    assert "tumour" in text and "mean over labels" not in text.split("Surface Dice")[1]
+    text = _text(_write(replace(splits, labels=(0, 1)), tmp_path, rows))
+    assert "anterior" in text and "mean over labels" not in text.split("Surface Dice")[1]
     assert "no interval; 1 seed, 40 patients" in text
 
 
@@ -190,7 +219,7 @@ def test_figures_need_something_to_draw(tmp_path):
         predictions_figure([], ARMS, tmp_path / "a.png", spacing_mm=(1, 1, 1), axis_codes=None)
 
 
-def test_equal_results_give_an_equal_page(tmp_path):
+def test_equal_results_give_an_equal_page(splits, tmp_path):
     rows = simulated_rows(GAINS, num_patients=8)
-    first = _write(tmp_path / "one", rows)
-    assert _write(tmp_path / "two", rows[::-1]) == first
+    first = _write(splits, tmp_path / "one", rows)
+    assert _write(splits, tmp_path / "two", rows[::-1]) == first

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.downstream.experiment.statistics import ArmComparison, MeanEstimate
-from anatogen.downstream.experiment.verdict import SCRATCH, TREATMENT, Control
+from anatogen.downstream.experiment.verdict import REAL, SCRATCH, SHAPES, TREATMENT
 from anatogen.downstream.experiment.wording import arm_text, fraction_text
 from anatogen.downstream.metrics import Mask, dice, mean_over_labels
 from anatogen.report.figures import FONT, central_slice, display_axes, new_figure, save_figure, style_panel
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _STYLES: Mapping[str, tuple[str, str]] = {
     SCRATCH: ("#4d4d4d", "s"),
     TREATMENT: ("#0072b2", "o"),
-    Control.REAL: ("#d55e00", "^"),
-    Control.SHAPES: ("#009e73", "D"),
+    REAL: ("#d55e00", "^"),
+    SHAPES: ("#009e73", "D"),
     "synthetic_and_real": ("#cc79a7", "v"),
 }
 _OTHER_STYLES = (("#e69f00", "P"), ("#56b4e9", "X"), ("#8c564b", "h"), ("#000000", "*"))

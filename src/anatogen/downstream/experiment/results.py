@@ -5,15 +5,19 @@ The runner writes them, statistics and page read them. They hold anonymous names
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Annotated
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from anatogen.config.resolving import Section
 from anatogen.core.errors import UserError
+from anatogen.core.files import write_text
 from anatogen.downstream.experiment.plan import ExperimentPlan
 from anatogen.downstream.experiment.trials import RESULTS_NAME, Trial, trials
-from anatogen.downstream.metrics import METRICS
+
+Name = Annotated[str, Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Distance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ResultRow(Section):
@@ -23,7 +27,7 @@ class ResultRow(Section):
         arm: Name of the arm, such as "scratch" or "synthetic".
         fraction: Fraction of the labelled training scans that it was fine-tuned with, above 0, at most 1.
         seed: Random seed of the trial: draws the training scans and the order of steps.
-        num_training_scans: Number of scans that the fraction came to.
+        num_training_scans: Number of scans in that fraction.
         case: Anonymous name of the test scan.
         patient: Anonymous name of its patient, who may have several cases.
         dice: Dice by label, 0 to 1; None where it is undefined, as for the others (see `case_metrics`).
@@ -31,26 +35,15 @@ class ResultRow(Section):
         hausdorff95_mm: 95% Hausdorff distance by label, in mm.
     """
 
-    arm: str = Field(min_length=1)
+    arm: Name
     fraction: float = Field(gt=0, le=1)
     seed: int
     num_training_scans: int = Field(ge=1)
-    case: str = Field(min_length=1)
-    patient: str = Field(min_length=1)
-    dice: dict[str, float | None] = Field(min_length=1)
-    surface_dice: dict[str, float | None]
-    hausdorff95_mm: dict[str, float | None]
-
-    @model_validator(mode="after")
-    def _agrees(self) -> Self:
-        if not self.dice.keys() == self.surface_dice.keys() == self.hausdorff95_mm.keys():
-            raise ValueError("the three metrics must name the same labels")
-        for metric in METRICS:
-            most = float("inf") if metric == "hausdorff95_mm" else 1.0
-            for label, value in getattr(self, metric).items():
-                if value is not None and not 0 <= value <= most:
-                    raise ValueError(f"{metric} of label {label} can't be {value}")
-        return self
+    case: Name
+    patient: Name
+    dice: dict[str, Share | None] = Field(min_length=1)
+    surface_dice: dict[str, Share | None]
+    hausdorff95_mm: dict[str, Distance | None]
 
     @property
     def trial(self) -> Trial:
@@ -66,54 +59,32 @@ def rows_text(rows: Iterable[ResultRow]) -> str:
 def read_results(path: Path) -> list[ResultRow]:
     """Reads what `rows_text` gave.
 
-    Args:
-        path: The file of lines.
-
     Raises:
-        UserError: If the file can't be read, a line is damaged, a case stands twice in a trial, or cases
-            differ in their labels or patients.
+        UserError: If the file can't be read or a line is damaged.
     """
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = path.read_bytes().splitlines()
     except OSError as error:
         raise UserError(f"the results {path} can't be read: {error.strerror}") from error
-    rows: list[ResultRow] = []
-    lines_by_key: dict[tuple[Trial, str], int] = {}
-    patients: dict[str, str] = {}
+    rows = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"line {number} of the results {path}"
         try:
-            row = ResultRow.model_validate_json(line, strict=True)
+            rows.append(ResultRow.model_validate_json(line, strict=True))
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
-            key = ".".join(map(str, problem["loc"]))
-            reason = problem["msg"].removeprefix("Value error, ")
+            reason = ": ".join([*map(str, problem["loc"]), problem["msg"]])
             raise UserError(
-                f"{where} is damaged ({f'{key}: ' if key else ''}{reason}): remove it and run the experiment "
-                "again, which fills the gap"
+                f"line {number} of the results {path} is damaged ({reason}): remove the file and run the "
+                "experiment again, which makes it anew"
             ) from error
-        first = lines_by_key.setdefault((row.trial, row.case), number)
-        if first != number:
-            raise UserError(
-                f"{where} repeats line {first} ({row.case} of the same trial): remove one of them"
-            )
-        if rows and row.dice.keys() != rows[0].dice.keys():
-            raise UserError(
-                f"{where} has labels {', '.join(row.dice)}, the first {', '.join(rows[0].dice)}: "
-                "the results of two experiments are mixed"
-            )
-        if patients.setdefault(row.case, row.patient) != row.patient:
-            raise UserError(f"{where} gives {row.case} to another patient than before: it is damaged")
-        rows.append(row)
     return rows
 
 
-def collect_results(plan: ExperimentPlan, out: Path) -> list[ResultRow]:
-    """The rows of all finished trials of a plan."""
-    rows: list[ResultRow] = []
+def write_results(plan: ExperimentPlan, out: Path) -> list[ResultRow]:
+    """Writes `results.jsonl`, a row for each test scan of each finished trial, and returns the rows."""
+    rows = []
     for trial in trials(plan):
         if trial.is_done(out):
             rows += read_results(trial.folder(out) / RESULTS_NAME)
+    write_text(out / RESULTS_NAME, rows_text(rows))
     return rows

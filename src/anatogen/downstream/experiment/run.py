@@ -24,10 +24,9 @@ from anatogen.core.files import write_text
 from anatogen.dataset.manifest import Manifest, load_manifest
 from anatogen.dataset.scan_sets import folder_and_split
 from anatogen.dataset.workers import available_cores
-from anatogen.downstream.experiment.page import PAGE_NAME
+from anatogen.downstream.experiment.page import NUM_PICTURES, PAGE_NAME, write_experiment_page
 from anatogen.downstream.experiment.plan import ExperimentPlan
-from anatogen.downstream.experiment.report import NUM_PICTURES, report_experiment, write_results
-from anatogen.downstream.experiment.results import ResultRow, rows_text
+from anatogen.downstream.experiment.results import ResultRow, rows_text, write_results
 from anatogen.downstream.experiment.shapes import random_shapes
 from anatogen.downstream.experiment.trials import RESULTS_NAME, Job, Pretraining, Trial, pretrainings, trials
 from anatogen.downstream.finetune import finetune
@@ -48,17 +47,8 @@ _SECONDS_BETWEEN_PAGES = 60.0
 def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1) -> Path:
     """Does every pre-training and trial that is not done yet, and writes results and page.
 
-    Args:
-        plan: Plan of the experiment.
-        out: Folder of the experiment; the same call again goes on. Arms, fractions and seeds may be added
-            to a plan, other settings need another folder.
-        processes: Number of jobs that are done at a time on this machine; they share its cores.
-
-    Returns:
-        The page, `OUT/experiment.html`; beside it `results.jsonl`, a row for each test scan of each trial.
-
-    Raises:
-        UserError: If the plan does not fit the data or the folder, or a job fails.
+    See `anatogen.run_experiment`. Arms, fractions and seeds may be added to a plan, other settings need
+    another folder. Beside the page is `results.jsonl`, a row for each test scan of each trial.
     """
     out = Path(out)
     if processes < 1:
@@ -87,7 +77,7 @@ def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1)
         for worker in workers:
             worker.join()
         failed = any(worker.exitcode for worker in workers)
-    page = report_experiment(plan, splits, write_results(plan, out), out)
+    page = write_experiment_page(plan, splits, write_results(plan, out), out)
     if failed:
         raise UserError(f"jobs of {out} failed, see above: mend that, then the same command does them")
     return page
@@ -138,7 +128,7 @@ def _draw_old_page(
     page = out / PAGE_NAME
     with suppress(Timeout), FileLock(out / ".page.lock").acquire(timeout=0):
         if not page.exists() or time.time() - page.stat().st_mtime > _SECONDS_BETWEEN_PAGES:
-            report_experiment(plan, splits, rows, out)
+            write_experiment_page(plan, splits, rows, out)
 
 
 def _is_ready(job: Job, plan: ExperimentPlan, out: Path) -> bool:

@@ -12,7 +12,7 @@ Neither covers what was done once: the generator, its synthetic scans, each arm'
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,24 +23,13 @@ from anatogen.downstream.metrics import Metric, mean_over_labels
 
 Array = npt.NDArray[np.float64]
 Interval = tuple[float, float]
+# One metric of one arm at one fraction: by seed, the mean of each patient's cases (P,), NaN where undefined.
+# All scores of an experiment have the same patients in the same order.
+Scores = Mapping[int, Array]
 
 NUM_BOOTSTRAPS = 1000
 # Up to 13 patients have fewer ways to flip their signs, which are then counted and not drawn.
 NUM_SIGN_FLIPS = 10_000
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One metric of one arm at one fraction.
-
-    Attributes:
-        seeds: Seeds of the S trials.
-        values: float64 (S, P), the mean of each patient's cases; NaN where undefined. All scores of an
-            experiment have the same patients in the same order.
-    """
-
-    seeds: tuple[int, ...]
-    values: Array
 
 
 @dataclass(frozen=True)
@@ -75,15 +64,14 @@ class ArmComparison:
         other: The other.
         fraction: Fraction of the labelled scans.
         difference: Over the seeds that both have, and the patients whose value is defined in all of them.
-        p: p-value of the sign-flip test over patients.
-        p_corrected: The same after Holm's correction over all comparisons made together.
+        p_corrected: p-value of the sign-flip test over patients, after Holm's correction over all comparisons
+            made together.
     """
 
     arm: str
     other: str
     fraction: float
     difference: MeanEstimate
-    p: float
     p_corrected: float
 
 
@@ -98,7 +86,7 @@ def finished_trials(rows: Sequence[ResultRow]) -> set[Trial]:
 
 def scores_by_arm(
     rows: Sequence[ResultRow], metric: Metric, label: str | None = None
-) -> dict[tuple[str, float], Scores]:
+) -> Mapping[tuple[str, float], Scores]:
     """The scores of every (arm, fraction) that has a finished trial.
 
     Args:
@@ -107,23 +95,18 @@ def scores_by_arm(
         metric: Name of the metric.
         label: Label that is scored; None for the mean over the labels for which the metric is defined.
     """
-    columns = {name: column for column, name in enumerate(sorted({row.patient for row in rows}))}
-    cases: dict[Trial, list[list[float]]] = {
-        trial: [[] for _ in columns] for trial in sorted(finished_trials(rows))
-    }
+    values: dict[Trial, dict[str, list[float]]] = {}
     for row in rows:
-        values = getattr(row, metric)
-        value = mean_over_labels(values) if label is None else values[label]
-        if value is not None and row.trial in cases:
-            cases[row.trial][columns[row.patient]].append(value)
-    table: dict[tuple[str, float], dict[int, list[float]]] = {}
-    for trial, patients in cases.items():
-        means = [float(np.mean(found)) if found else np.nan for found in patients]
-        table.setdefault((trial.arm, trial.fraction), {})[trial.seed] = means
-    return {
-        key: Scores(tuple(by_seed), np.array(list(by_seed.values()), np.float64))
-        for key, by_seed in table.items()
-    }
+        by_label = getattr(row, metric)
+        value = mean_over_labels(by_label) if label is None else by_label[label]
+        of_patient = values.setdefault(row.trial, {}).setdefault(row.patient, [])
+        if value is not None:
+            of_patient.append(value)
+    scores: dict[tuple[str, float], dict[int, Array]] = {}
+    for trial in sorted(finished_trials(rows)):
+        means = [np.mean(found) if found else np.nan for _, found in sorted(values[trial].items())]
+        scores.setdefault((trial.arm, trial.fraction), {})[trial.seed] = np.array(means)
+    return scores
 
 
 def estimate(values: Array, seed: int = 0) -> MeanEstimate | None:
@@ -136,7 +119,7 @@ def estimate(values: Array, seed: int = 0) -> MeanEstimate | None:
     Returns:
         None where no patient is defined in every seed.
     """
-    complete = values[:, ~np.isnan(values).any(axis=0)]
+    complete = _complete(values)
     num_seeds, num_patients = complete.shape
     if num_patients == 0:
         return None
@@ -155,6 +138,11 @@ def estimate(values: Array, seed: int = 0) -> MeanEstimate | None:
     )
 
 
+def _complete(values: Array) -> Array:
+    """The columns of values (S, P) that are defined in every seed."""
+    return values[:, ~np.isnan(values).any(axis=0)]
+
+
 def _bootstrap_over_patients(means: Array, seed: int) -> tuple[float, Interval]:
     """Standard deviation and 95% interval of the mean of patients (P,) that are drawn again."""
     from scipy.stats import bootstrap
@@ -169,8 +157,8 @@ def _bootstrap_over_patients(means: Array, seed: int) -> tuple[float, Interval]:
     return float(drawn.standard_error), (float(interval.low), float(interval.high))
 
 
-def margin_over_seeds(values: Array, level: float = 0.95) -> float | None:
-    """Half the width of the interval for the mean if both seeds and patients were drawn anew.
+def margin_over_seeds(values: Array) -> float | None:
+    """Half the width of the 95% interval for the mean if both seeds and patients were drawn anew.
 
     Every seed's network sees every patient, as every reader does in a reader study. With the mean squares of
     the two-way table MS_S (seeds), MS_P (patients) and MS_SP (what is left), the variance of the mean is
@@ -184,7 +172,6 @@ def margin_over_seeds(values: Array, level: float = 0.95) -> float | None:
 
     Args:
         values: Values of seeds and patients (S, P), all finite.
-        level: Level of confidence.
 
     Returns:
         None with one seed or one patient, which say nothing about others.
@@ -207,7 +194,7 @@ def margin_over_seeds(values: Array, level: float = 0.95) -> float | None:
     else:
         total = max(of_patients, of_both)
         freedom = num_patients - 1
-    return float(t.ppf((1 + level) / 2, freedom) * np.sqrt(total / (num_seeds * num_patients)))
+    return float(t.ppf(0.975, freedom) * np.sqrt(total / (num_seeds * num_patients)))
 
 
 def compare(
@@ -227,26 +214,17 @@ def compare(
     """
     from statsmodels.stats.multitest import multipletests
 
-    found = []
+    found, p_values = [], []
     for arm, other in pairs:
         for fraction in sorted({fraction for _, fraction in scores}):
-            if (arm, fraction) not in scores or (other, fraction) not in scores:
-                continue
-            one, two = scores[arm, fraction], scores[other, fraction]
-            common = [number for number in one.seeds if number in two.seeds]
-            if not common:
-                continue
-            differences = (
-                one.values[[one.seeds.index(number) for number in common]]
-                - two.values[[two.seeds.index(number) for number in common]]
-            )
-            difference = estimate(differences, seed)
+            one, two = scores.get((arm, fraction), {}), scores.get((other, fraction), {})
+            differences = [one[number] - two[number] for number in one if number in two]
+            difference = estimate(np.array(differences), seed) if differences else None
             if difference is not None:
-                complete = differences[:, ~np.isnan(differences).any(axis=0)]
-                p = sign_flip_p(complete.mean(axis=0), seed)
-                found.append(ArmComparison(arm, other, fraction, difference, p, p))
-    corrected = multipletests([comparison.p for comparison in found], method="holm")[1]
-    return [replace(comparison, p_corrected=float(p)) for comparison, p in zip(found, corrected, strict=True)]
+                found.append((arm, other, fraction, difference))
+                p_values.append(sign_flip_p(_complete(np.array(differences)).mean(axis=0), seed))
+    corrected = multipletests(p_values, method="holm")[1]
+    return [ArmComparison(*one, float(p)) for one, p in zip(found, corrected, strict=True)]
 
 
 def sign_flip_p(differences: Array, seed: int = 0) -> float:

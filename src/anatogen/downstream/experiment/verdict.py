@@ -7,16 +7,14 @@ from enum import StrEnum
 from anatogen.downstream.experiment.statistics import ArmComparison
 from anatogen.report.verdicts import Tone
 
-SCRATCH, TREATMENT = "scratch", "synthetic"
+SCRATCH, TREATMENT, SHAPES, REAL = "scratch", "synthetic", "shapes", "real"
 LEAST_GAIN = 0.01
 SIGNIFICANCE = 0.05
 
-
-class Control(StrEnum):
-    """Arms that tell what a gain of synthetic scans is due to, and whether anything would have helped."""
-
-    SHAPES = "shapes"
-    REAL = "real"
+# What the gain of synthetic scans is due to, and whether real scans would give more.
+CONTROLS_OF_GAIN = ((TREATMENT, SHAPES), (REAL, TREATMENT))
+# Where there is no gain: whether anything would have helped.
+CONTROLS_OF_NONE = ((SHAPES, SCRATCH), (REAL, SCRATCH))
 
 
 class Outcome(StrEnum):
@@ -28,13 +26,7 @@ class Outcome(StrEnum):
     NO_GAIN = "no gain"
 
 
-class BesideControl(StrEnum):
-    """How synthetic scans do beside a control, where they help."""
-
-    BETTER = "better"
-    WORSE = "worse"
-    EQUAL = "equal"  # shapes: they can't gain 0.01 on it; real scans: it can't gain 0.01 on them
-    OPEN = "open"
+Groups = Mapping[Outcome, Sequence[ArmComparison]]
 
 
 @dataclass(frozen=True)
@@ -45,14 +37,13 @@ class ExperimentVerdict:
         tested: Fractions at which anything was compared.
         effect: Comparisons of the synthetic arm with training from scratch by outcome, in the order of
             `Outcome`; empty without results of both.
-        beside: Comparisons of the synthetic arm with each control, at fractions where synthetic scans help.
-        controls: Comparisons of each control with training from scratch, if synthetic scans help nowhere.
+        controls: Comparisons of `CONTROLS_OF_GAIN` at fractions where synthetic scans help, by pair of arms;
+            those of `CONTROLS_OF_NONE` if they help nowhere.
     """
 
     tested: Sequence[float]
-    effect: Mapping[Outcome, Sequence[ArmComparison]]
-    beside: Mapping[Control, Mapping[BesideControl, Sequence[ArmComparison]]]
-    controls: Mapping[Control, Mapping[Outcome, Sequence[ArmComparison]]]
+    effect: Groups
+    controls: Mapping[tuple[str, str], Groups]
 
     @property
     def tone(self) -> Tone:
@@ -65,9 +56,9 @@ class ExperimentVerdict:
 
 
 def comparison_pairs(arms: Sequence[str]) -> list[tuple[str, str]]:
-    """Every arm against scratch, then the synthetic one against its controls, as far as they are there."""
+    """Every arm against scratch, then the synthetic one and its controls, as far as they are there."""
     pairs = [(arm, SCRATCH) for arm in arms if arm != SCRATCH and SCRATCH in arms]
-    return pairs + [(TREATMENT, control.value) for control in Control if {TREATMENT, control} <= set(arms)]
+    return pairs + [pair for pair in CONTROLS_OF_GAIN if set(pair) <= set(arms)]
 
 
 def outcomes(comparisons: Sequence[ArmComparison]) -> list[Outcome]:
@@ -112,38 +103,22 @@ def is_significant(comparison: ArmComparison) -> bool:
 def verdict(comparisons: Sequence[ArmComparison]) -> ExperimentVerdict:
     """The verdict from the comparisons of mean Dice, those of `comparison_pairs`."""
     tested = sorted({item.fraction for item in comparisons})
-    effect = _by_outcome(_of_pair(comparisons, TREATMENT, SCRATCH))
-    helped = {item.fraction for item in effect.get(Outcome.BETTER, ())}
-    beside: dict[Control, dict[BesideControl, list[ArmComparison]]] = {}
-    alone: dict[Control, dict[Outcome, list[ArmComparison]]] = {}
-    for control in Control if effect else ():
-        if helped:
-            # The pair's smaller fractions, where synthetic scans don't help, leave none of these undecided.
-            pair = [item for item in _of_pair(comparisons, TREATMENT, control) if item.fraction in helped]
-            for item, outcome in zip(pair, outcomes(pair), strict=True):
-                groups = beside.setdefault(control, {})
-                groups.setdefault(_beside(control, item, outcome), []).append(item)
-        elif found := _by_outcome(_of_pair(comparisons, control, SCRATCH)):
-            alone[control] = found
-    return ExperimentVerdict(tested, effect, beside, alone)
+    effect = _by_outcome(comparisons, (TREATMENT, SCRATCH), tested)
+    helped = [item.fraction for item in effect.get(Outcome.BETTER, ())]
+    controls = {}
+    if effect:
+        # A pair's smaller fractions, where synthetic scans don't help, leave none of these undecided.
+        for pair in CONTROLS_OF_GAIN if helped else CONTROLS_OF_NONE:
+            controls[pair] = _by_outcome(comparisons, pair, helped or tested)
+    return ExperimentVerdict(tested, effect, controls)
 
 
-def _of_pair(comparisons: Sequence[ArmComparison], arm: str, other: str) -> list[ArmComparison]:
-    pair = [item for item in comparisons if (item.arm, item.other) == (arm, other)]
-    return sorted(pair, key=lambda item: item.fraction)
-
-
-def _by_outcome(comparisons: Sequence[ArmComparison]) -> dict[Outcome, list[ArmComparison]]:
-    found = list(zip(comparisons, outcomes(comparisons), strict=True))
-    groups = {outcome: [item for item, own in found if own is outcome] for outcome in Outcome}
+def _by_outcome(
+    comparisons: Sequence[ArmComparison], pair: tuple[str, str], fractions: Sequence[float]
+) -> dict[Outcome, list[ArmComparison]]:
+    """The comparisons of a pair of arms at some fractions, sorted by fraction."""
+    own = [item for item in comparisons if (item.arm, item.other) == pair and item.fraction in fractions]
+    own.sort(key=lambda item: item.fraction)
+    found = list(zip(own, outcomes(own), strict=True))
+    groups = {outcome: [item for item, its in found if its is outcome] for outcome in Outcome}
     return {outcome: group for outcome, group in groups.items() if group}
-
-
-def _beside(control: Control, comparison: ArmComparison, outcome: Outcome) -> BesideControl:
-    if outcome in (Outcome.BETTER, Outcome.WORSE):
-        return BesideControl(outcome.value)
-    interval = comparison.difference.over_seeds
-    if interval is None:
-        return BesideControl.OPEN
-    is_equal = interval[1] < LEAST_GAIN if control is Control.SHAPES else interval[0] > -LEAST_GAIN
-    return BesideControl.EQUAL if is_equal else BesideControl.OPEN

@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from anatogen.downstream.experiment.statistics import ArmComparison
 from anatogen.downstream.experiment.verdict import (
     LEAST_GAIN,
+    REAL,
+    SCRATCH,
+    SHAPES,
     SIGNIFICANCE,
-    BesideControl,
-    Control,
+    TREATMENT,
     ExperimentVerdict,
+    Groups,
     Outcome,
     is_significant,
     leaves_out_zero,
@@ -26,91 +29,66 @@ from anatogen.report.verdicts import Answer
 
 QUESTION = "Does pre-training on synthetic scans help?"
 _SUBJECT = "synthetic pre-training"
-_CONTROLS: Mapping[Control, str] = {Control.SHAPES: "random shapes", Control.REAL: "real scans"}
 
+_HEADLINES: Mapping[Outcome, str] = {
+    Outcome.BETTER: "{subject} helps at {where} of the labels",
+    Outcome.WORSE: "{subject} hurts at {where} of the labels",
+    Outcome.OPEN: "can't tell whether {subject} helps at {where} of the labels",
+    Outcome.NO_GAIN: "{subject} does not help",
+}
 _CLAUSES: Mapping[Outcome, str] = {
     Outcome.BETTER: "{subject} helps at {where} ({effect})",
     Outcome.WORSE: "{subject} hurts at {where} ({effect})",
     Outcome.OPEN: "whether {subject} helps at {where} can't be told ({effect}; {numbers})",
     Outcome.NO_GAIN: "{subject} adds less than {least:g} at {where} ({effect})",
 }
-_BESIDE_CONTROLS: Mapping[Control, Mapping[BesideControl, str]] = {
-    Control.SHAPES: {
-        BesideControl.BETTER: "{name} do worse at {where} ({effect}), so what the synthetic scans show "
-        "matters",
-        BesideControl.WORSE: "{name} do even better at {where} ({effect}), so the gain there is not due to "
-        "the synthetic scans' anatomy",
-        BesideControl.EQUAL: "{name} do as well at {where} ({effect}), so the gain there is not due to the "
-        "synthetic scans' anatomy",
-        BesideControl.OPEN: "synthetic scans are not shown to beat {name} at {where} ({effect}), so the gain "
-        "there can't be put down to their anatomy",
-    },
-    Control.REAL: {
-        BesideControl.BETTER: "{name} do worse at {where} ({effect})",
-        BesideControl.WORSE: "{name} help more at {where} ({effect})",
-        BesideControl.EQUAL: "{name} would not have gained {least:g} more at {where} ({effect})",
-        BesideControl.OPEN: "whether {name} would help more at {where} can't be told ({effect})",
-    },
+_SUBJECTS: Mapping[tuple[str, str], str] = {
+    (SHAPES, SCRATCH): "pre-training on random shapes",
+    (REAL, SCRATCH): "pre-training on real scans",
+    (TREATMENT, SHAPES): "taking synthetic scans instead of random shapes",
+    (REAL, TREATMENT): "taking real scans instead of synthetic ones",
 }
+_NOT_ANATOMY = (
+    "Where they do not beat random shapes, the gain can't be put down to the synthetic scans' anatomy."
+)
 
 
 def answer(verdict: ExperimentVerdict) -> Answer:
     """The answer in a few words, and with its numbers."""
-    return Answer(QUESTION, verdict.tone, _headline(verdict), _detail(verdict))
-
-
-def _headline(verdict: ExperimentVerdict) -> str:
     if not verdict.effect:
-        return f"Can't tell yet whether {_SUBJECT} helps"
+        headline = f"Can't tell yet whether {_SUBJECT} helps"
+        detail = "No share of labelled scans has results of both synthetic pre-training and none yet."
+        return Answer(QUESTION, verdict.tone, headline, detail)
     outcome, group = next(iter(verdict.effect.items()))
-    where = f" at {_where(group, verdict)} of the labels"
-    return capitalised(
-        {
-            Outcome.BETTER: f"{_SUBJECT} helps{where}",
-            Outcome.WORSE: f"{_SUBJECT} hurts{where}",
-            Outcome.OPEN: f"can't tell whether {_SUBJECT} helps{where if len(verdict.effect) > 1 else ''}",
-            Outcome.NO_GAIN: f"{_SUBJECT} does not help",
-        }[outcome]
-    )
+    headline = _HEADLINES[outcome].format(subject=_SUBJECT, where=_where(group, verdict))
+    detail = _effect_sentence(_SUBJECT, verdict.effect, verdict)
+    return Answer(QUESTION, verdict.tone, capitalised(headline), detail)
 
 
-def _detail(verdict: ExperimentVerdict) -> str:
-    if not verdict.effect:
-        return "No share of labelled scans has results of both synthetic pre-training and none yet."
+def controls_text(verdict: ExperimentVerdict) -> str:
+    """What a gain is due to, or whether anything would have helped; empty without the controls' arms."""
+    sentences = []
+    for pair, groups in verdict.controls.items():
+        if groups:
+            sentences.append(_effect_sentence(_SUBJECTS[pair], groups, verdict))
+        if pair == (TREATMENT, SHAPES) and set(groups) - {Outcome.BETTER}:
+            sentences.append(_NOT_ANATOMY)
+    return " ".join(sentences)
+
+
+def _effect_sentence(subject: str, groups: Groups, verdict: ExperimentVerdict) -> str:
+    """At which fractions a pre-training helps, hurts, or neither."""
     clauses = [
         _CLAUSES[outcome].format(
-            subject="it" if number else _SUBJECT,
+            subject="it" if number else subject,
             where=_where(group, verdict) + ("" if number else " of the labelled scans"),
             effect=_effect_text(group),
             numbers=_numbers_text(group[0]),
             least=LEAST_GAIN,
         )
-        for number, (outcome, group) in enumerate(verdict.effect.items())
+        for number, (outcome, group) in enumerate(groups.items())
     ]
     return f"{capitalised('; '.join(clauses))}."
-
-
-def controls_text(verdict: ExperimentVerdict) -> str:
-    """What a gain is due to, or whether anything would have helped; empty without the controls' arms."""
-    sentences = [
-        _BESIDE_CONTROLS[control][kind].format(
-            name=_CONTROLS[control],
-            where=_where(group, verdict),
-            effect=_effect_text(group, " for synthetic ones"),
-            least=LEAST_GAIN,
-        )
-        for control, groups in verdict.beside.items()
-        for kind, group in groups.items()
-    ]
-    for control, found in verdict.controls.items():
-        outcome, group = next(iter(found.items()))
-        helps = (
-            f"help at {_where(group, verdict)}"
-            if outcome is Outcome.BETTER
-            else "are not shown to help either"
-        )
-        sentences.append(f"{_CONTROLS[control]} {helps} ({_effect_text(group)})")
-    return " ".join(f"{capitalised(sentence)}." for sentence in sentences)
 
 
 def arm_text(arm: str) -> str:
@@ -159,11 +137,11 @@ def _where(group: Sequence[ArmComparison], verdict: ExperimentVerdict) -> str:
     return fractions_text([item.fraction for item in group], verdict.tested)
 
 
-def _effect_text(group: Sequence[ArmComparison], whose: str = "") -> str:
+def _effect_text(group: Sequence[ArmComparison]) -> str:
     """The effect at the group's smallest fraction, with its interval over seeds and patients."""
     first = group[0]
     place = f"at {fraction_text(first.fraction)}: " if len(group) > 1 else ""
-    text = f"{place}Dice {dice_text(first.difference.mean)}{whose}"
+    text = f"{place}Dice {dice_text(first.difference.mean)}"
     if first.difference.over_seeds is None:
         return f"{text}, no interval"
     text += f", 95% interval {interval_text(*first.difference.over_seeds, dice_text)}"
