@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from anatogen.doctor.diagnosis import Diagnosis, Shown
-from anatogen.report.figures import FONT, new_figure, save_figure, style_panel
+from anatogen.report.figures import FONT, new_figure, new_panels, save_figure, style_panel
 
 _COLOUR = "#1f4e8c"
 _COLUMNS = 6
@@ -38,14 +38,10 @@ def spread_figure(diagnosis: Diagnosis, path: Path) -> bool:
         ranges = [record.high - record.low for record in measured]
         is_wide = max(ranges) > 20 * min(ranges)
         panels.append(("Range of values", "of tissue, the scan's unit", ranges, is_wide))
-    figure = new_figure(9, 2.2, "white")
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
-    for panel, (title, label, values, is_log) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
+    figure, axes = new_panels(9, 2.2, columns=len(panels))
+    for panel, (title, label, values, is_log) in zip(axes, panels, strict=True):
         _draw(panel, values, is_log)
-        style_panel(panel, title)
-        panel.set_xlabel(label, fontsize=8, fontfamily=FONT, color="0.35")
+        style_panel(panel, title, label)
     save_figure(figure, path, dpi=150)
     return True
 

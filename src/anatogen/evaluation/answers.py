@@ -7,26 +7,32 @@ from anatogen.evaluation.privacy.finding import Copying, PrivacyFinding
 from anatogen.evaluation.privacy.neighbours import RATE
 from anatogen.evaluation.privacy.planted import KIND_TEXTS
 from anatogen.report.numbers import interval_text, joined, number_text, p_text
-from anatogen.report.rows import (
-    Row,
-    label_text,
-    overlap_floor,
-    ratio_to_floor,
-    tells_apart,
-)
+from anatogen.report.rows import Row, label_text, overlap_floor, ratio_to_floor, tells_apart
 from anatogen.report.verdicts import Answer, Tone
 
-_NO_GUARANTEE = "An audit is no guarantee: a patient may be recognised by other means."
+NO_GUARANTEE = (
+    "An audit is no guarantee: it finds copies like those that it planted, and a patient may be recognised "
+    "by other means."
+)
 HOW_TO_AUDIT = (
     "To make one, give the generator's training scans and scans that it has not seen: --train and --holdout; "
     "a prepared dataset as REAL gives both by itself."
 )
 
 
+def judged_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows of fidelity that judge the scans: with a floor, and not said in short by another row."""
+    return [
+        row
+        for row in rows
+        if not row.is_detail and row.name != CONSTANT_SCANS and None not in (row.value, row.reference)
+    ]
+
+
 def fidelity_answer(rows: Sequence[Row]) -> Answer:
     """Do the scans look real? A measure tells them apart where its interval lies beyond the floor's."""
     question = "Do they look real?"
-    judged = [row for row in rows if row.group == "fidelity" and _is_judged(row)]
+    judged = judged_rows(rows)
     if not judged:
         return Answer(
             question, Tone.OPEN, "This was not measured.", "No distance has a floor to compare with."
@@ -83,7 +89,7 @@ def privacy_answer(finding: PrivacyFinding | None) -> Answer:
     if finding is None:
         return Answer(question, Tone.OPEN, "No privacy audit was made.", HOW_TO_AUDIT)
     details = () if finding.copying is Copying.CANNOT_SEE else _privacy_details(finding)
-    return Answer(question, finding.tone, _privacy_headline(finding), " ".join([*details, _NO_GUARANTEE]))
+    return Answer(question, finding.tone, _privacy_headline(finding), " ".join([*details, NO_GUARANTEE]))
 
 
 def _privacy_headline(finding: PrivacyFinding) -> str:
@@ -135,10 +141,6 @@ def _privacy_details(finding: PrivacyFinding) -> Iterator[str]:
             f"The bundle's loss tells who was in the training set (AUC {finding.membership_auc:.2f}): keep "
             "the bundle, and share scans only."
         )
-
-
-def _is_judged(row: Row) -> bool:
-    return not row.is_detail and row.name != CONSTANT_SCANS and None not in (row.value, row.reference)
 
 
 def _worst_ratio(rows: Sequence[Row]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anatogen.report.figures import FONT, new_figure, save_figure, style_panel
+from anatogen.report.figures import FONT, new_figure, new_panels, save_figure, style_panel
 from anatogen.report.numbers import number_text
 from anatogen.report.rows import Row, label_text
 
@@ -24,20 +24,14 @@ def forest_figure(rows: Sequence[Row], path: Path) -> None:
     units differ; lengths are to be compared within a line.
 
     Args:
-        rows: Those without a value or a reference are left out.
+        rows: At least one; each has a value and a reference.
         path: The PNG file.
-
-    Raises:
-        ValueError: If no row has both a value and a reference.
     """
-    shown = [row for row in rows if row.value is not None and row.reference is not None]
-    if not shown:
-        raise ValueError("there is nothing to draw: no row has both a value and a reference")
-    figure = new_figure(8.6, 0.3 * len(shown) + 0.75, "white")
+    figure = new_figure(8.6, 0.3 * len(rows) + 0.75, "white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, 10)
-    axes.set_ylim(len(shown) + 0.1, -2.1)
+    axes.set_ylim(len(rows) + 0.1, -2.1)
     left, right = 3.9, 7.6
     for x, name, colour in (
         (left, "real against real", REAL),
@@ -47,7 +41,7 @@ def forest_figure(rows: Sequence[Row], path: Path) -> None:
         axes.text(x + 0.12, -1.2, name, color="0.35", **_TEXT)
     for x, name in ((right + 0.3, "synthetic"), (right + 1.35, "real")):
         axes.text(x, -1.2, name, color="0.35", **_TEXT)
-    for line, row in enumerate(shown):
+    for line, row in enumerate(rows):
         _draw_row(axes, line, row, left, right)
     save_figure(figure, path, dpi=150)
 
@@ -91,37 +85,26 @@ def histogram_figure(
     """Draws how values are spread, as densities over the same bins.
 
     Args:
-        series: Values (N,) by name; the first is drawn as real, the second as synthetic, others lighter.
+        series: Finite values (N,), N at least 1, of real and of synthetic scans, by name.
         path: The PNG file.
         title: Above the axes.
         label: Label of the horizontal axis.
         threshold: A value to mark, and its name.
-
-    Raises:
-        ValueError: If there is no finite value.
     """
-    finite = {name: np.asarray(values)[np.isfinite(values)] for name, values in series.items()}
-    everything = np.concatenate(list(finite.values()))
-    if not len(everything):
-        raise ValueError("there is nothing to draw: no value is finite")
+    everything = np.concatenate(list(series.values()))
     low, high = float(everything.min()), float(everything.max())
     if threshold is not None:
         low, high = min(low, threshold[0]), max(high, threshold[0])
     margin = 0.02 * (high - low) or 0.5
-    smallest = min(len(values) for values in finite.values() if len(values))
-    number = int(np.clip(2 * np.sqrt(smallest), 10, 40))
+    number = int(np.clip(2 * np.sqrt(min(map(len, series.values()))), 10, 40))
     bins = np.linspace(low - margin, high + margin, number + 1).tolist()
-    figure = new_figure(8, 2.7, "white")
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
-    panel = figure.subplots()
-    for (name, values), colour in zip(finite.items(), (REAL, SYNTHETIC, "#c98b2b"), strict=False):
-        if len(values):
-            panel.hist(values, bins, density=True, color=colour, alpha=0.25)
-            panel.hist(values, bins, density=True, color=colour, histtype="step", linewidth=1.4, label=name)
+    figure, (panel,) = new_panels(8, 2.7)
+    for (name, values), colour in zip(series.items(), (REAL, SYNTHETIC), strict=True):
+        panel.hist(values, bins, density=True, color=colour, alpha=0.25)
+        panel.hist(values, bins, density=True, color=colour, histtype="step", linewidth=1.4, label=name)
     if threshold is not None:
         panel.axvline(threshold[0], color=MARK, linewidth=1.2, linestyle="--", label=threshold[1])
-    style_panel(panel, title)
-    panel.set_xlabel(label, fontsize=8, fontfamily=FONT, color="0.35")
+    style_panel(panel, title, label)
     panel.set_yticks([])
     panel.legend(frameon=False, prop={"family": FONT, "size": 8})
     save_figure(figure, path, dpi=150)
@@ -135,9 +118,7 @@ def bars_figure(shares: Mapping[str, float], path: Path, *, title: str) -> None:
         path: The PNG file.
         title: Above the bars.
     """
-    figure = new_figure(8, 0.27 * len(shares) + 0.7, "white")
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
-    panel = figure.subplots()
+    figure, (panel,) = new_panels(8, 0.27 * len(shares) + 0.7)
     places = [float(place) for place in range(len(shares))]
     panel.barh(places, [1.0] * len(shares), color="0.95", height=0.6)
     panel.barh(places, list(shares.values()), color=SYNTHETIC, height=0.6)
@@ -164,9 +145,7 @@ def spectra_figure(
         longest_mm: The scans' longest side: the length of frequency 1.
         path: The PNG file.
     """
-    figure = new_figure(9, 2.7, "white")
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
-    intensities, spectra = figure.subplots(1, 2)
+    figure, (intensities, spectra) = new_panels(9, 2.7, columns=2)
     for name, (shares, power), colour in (("real", real, REAL), ("synthetic", synthetic, SYNTHETIC)):
         intensities.stairs(
             shares, np.linspace(-1, 1, len(shares) + 1), color=colour, linewidth=1.5, label=name
@@ -175,9 +154,7 @@ def spectra_figure(
         spectra.plot((present + 1) / longest_mm, power[present], color=colour, linewidth=1.5, label=name)
     intensities.set_yscale("symlog", linthresh=1e-4)
     spectra.set_yscale("log")
-    style_panel(intensities, "Intensities: share of voxels")
-    style_panel(spectra, "Radial power spectrum")
-    intensities.set_xlabel("intensity in [-1, 1]", fontsize=8, fontfamily=FONT, color="0.35")
-    spectra.set_xlabel("spatial frequency (1/mm)", fontsize=8, fontfamily=FONT, color="0.35")
+    style_panel(intensities, "Intensities: share of voxels", "intensity in [-1, 1]")
+    style_panel(spectra, "Radial power spectrum", "spatial frequency (1/mm)")
     intensities.legend(frameon=False, prop={"family": FONT, "size": 8})
     save_figure(figure, path, dpi=150)

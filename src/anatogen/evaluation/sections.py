@@ -7,20 +7,15 @@ from typing import Any
 import numpy as np
 
 from anatogen.dataset.scan_sets import ScanSet
-from anatogen.evaluation.answers import HOW_TO_AUDIT
+from anatogen.evaluation.answers import HOW_TO_AUDIT, NO_GUARANTEE, judged_rows
 from anatogen.evaluation.charts import bars_figure, forest_figure, histogram_figure, spectra_figure
 from anatogen.evaluation.fidelity.descriptors import intensity_histograms, radial_power
-from anatogen.evaluation.fidelity.measure import CONSTANT_SCANS
 from anatogen.evaluation.privacy.audit import Audit
 from anatogen.evaluation.privacy.closest_pairs import FIGURE_NAME
 from anatogen.evaluation.report import Picture, Section
 from anatogen.report.figures import planes_figure
 from anatogen.report.rows import Row, label_text
 
-NO_GUARANTEE = (
-    "The privacy audit is no guarantee: it finds copies like those that it planted, and a patient may be "
-    "recognised by other means."
-)
 LIMITS = (
     "Features of networks see what they were trained to see. No number here replaces a look at the scans, "
     "a reading by radiologists, or a test in the task that the scans are for.",
@@ -60,11 +55,7 @@ def scans_section(real: ScanSet, synthetic: ScanSet, figures: Path, seed: int) -
 def fidelity_section(rows: Sequence[Row], real: ScanSet, synthetic: ScanSet, figures: Path) -> Section:
     """Distances beside their floors, intensities and power spectra."""
     pictures = []
-    drawn = [
-        row
-        for row in rows
-        if None not in (row.value, row.reference) and row.name != CONSTANT_SCANS and not row.is_detail
-    ]
+    drawn = judged_rows(rows)
     if drawn:
         path = figures / "fidelity.png"
         forest_figure(drawn, path)
@@ -173,7 +164,6 @@ def privacy_section(rows: Sequence[Row], found: Audit | None, figures: Path) -> 
             ),
         ],
         reference="Expected",
-        notes=[NO_GUARANTEE],
     )
 
 

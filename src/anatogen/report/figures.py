@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 MAX_PNG_BYTES = 500_000
 FONT = "DejaVu Sans"  # matplotlib carries it, so that pictures look the same on every computer
 _BOOKKEEPING = frozenset({"step", "minutes"})
+_AXIS_LABEL: dict[str, Any] = {"fontsize": 8, "fontfamily": FONT, "color": "0.35"}
+# Up to here, of [-1, 1], a voxel is background.
+_BLACK = -0.9
 
 Slice = npt.NDArray[np.float32]
 
@@ -32,7 +35,6 @@ def planes_figure(
     path: Path,
     *,
     spacing_mm: tuple[float, float, float] = (1, 1, 1),
-    value_range: tuple[float, float] = (-1, 1),
     axis_codes: tuple[str, str, str] | None = None,
 ) -> None:
     """Draws volumes as their three central planes, a labelled group of rows for each source.
@@ -42,11 +44,10 @@ def planes_figure(
     anterior up, the patient's right (or front) at the left.
 
     Args:
-        rows: (label, volumes) pairs; each volume of shape (D, H, W), any real dtype. All volumes have one
-            shape; sources may hold different numbers of volumes.
+        rows: (label, volumes) pairs; each volume of shape (D, H, W), any real dtype, shown from black at -1
+            to white at 1. All volumes have one shape; sources may hold different numbers of volumes.
         path: The PNG file, written atomically, smaller than 500 kB.
         spacing_mm: Distance between voxels along (D, H, W).
-        value_range: The values shown as black and white.
         axis_codes: The patient's direction in which each index increases, such as ("S", "A", "R"). Without
             it, planes are shown as stored: rows down, columns to the right.
 
@@ -60,7 +61,7 @@ def planes_figure(
     if len(shape) != 3 or any(volume.shape != shape for volume in volumes):
         raise ValueError(f"volumes must share one shape (D, H, W), got {sorted({v.shape for v in volumes})}")
     directions, codes = display_axes(axis_codes)
-    bounds = _occupied(volumes, value_range)
+    bounds = _occupied(volumes)
     left_right, front_back, up_down = (
         (bounds[axis].stop - bounds[axis].start) * abs(spacing_mm[axis]) for axis in directions
     )
@@ -76,10 +77,7 @@ def planes_figure(
     gap, margin, heading = 0.05 * cell, 0.26 * cell, 0.22 * cell
     width = margin + columns * (cell + gap)
     height = len(rows) * (heading + sum(plane[4] + gap for plane in planes)) + gap
-    inches = 1.1 * width / cell
-    figure = new_figure(inches, inches * height / width, "black")
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set_axis_off()
+    figure, axes = _sheet(width, height, 1.1 * width / cell)
     text: dict[str, Any] = {"fontfamily": FONT, "va": "center"}
     top = 0.0
     for label, group in rows:
@@ -93,18 +91,9 @@ def planes_figure(
                 axes.text(0.22 * cell, middle, mark, color="0.5", fontsize=5.5, ha="center", **text)
             for column, volume in enumerate(group):
                 left = margin + column * (cell + gap) + (cell - plane_width) / 2
-                axes.imshow(
-                    central_slice(np.asarray(volume), bounds, directions, codes, (across, up)),
-                    cmap="gray",
-                    vmin=value_range[0],
-                    vmax=value_range[1],
-                    interpolation="catrom",
-                    extent=(left, left + plane_width, top + plane_height, top),
-                )
+                picture = central_slice(np.asarray(volume), bounds, directions, codes, (across, up))
+                _draw_slice(axes, picture, left, top, plane_width, plane_height)
             top += plane_height + gap
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    axes.set_aspect("auto")
     save_figure(figure, path, dpi=140)
 
 
@@ -114,7 +103,6 @@ def zoom_figure(
     *,
     row_labels: Sequence[str],
     spacing_mm: tuple[float, float, float] = (1, 1, 1),
-    value_range: tuple[float, float] = (-1, 1),
     axis_codes: tuple[str, str, str] | None = None,
 ) -> None:
     """Draws the middle slice of volumes side by side, each with a magnified region of it at its right.
@@ -123,30 +111,24 @@ def zoom_figure(
     first column's tissue changes most from voxel to voxel. Slices lie across the volumes' first axis.
 
     Args:
-        columns: (label, volumes, captions), a volume (D, H, W) and a caption for each row.
+        columns: (label, volumes, captions), a volume (D, H, W) in [-1, 1] and a caption for each row; all
+            volumes have one shape.
         path: The PNG file, written atomically, smaller than 500 kB.
         row_labels: What each row shows.
         spacing_mm: Distance between voxels along (D, H, W).
-        value_range: The values shown as black and white.
         axis_codes: As in `planes_figure`.
 
     Raises:
-        ValueError: If there is no volume, columns or volumes differ in size, or the axis codes don't name
-            three axes.
+        ValueError: If the axis codes don't name three axes.
     """
-    shapes = {np.asarray(volume).shape for _, volumes, _ in columns for volume in volumes}
-    lengths = {len(group) for _, volumes, captions in columns for group in (volumes, captions, row_labels)}
-    if len(shapes) != 1 or len(lengths) != 1:
-        raise ValueError(f"columns must be of one length and shape, got {sorted(lengths)}, {sorted(shapes)}")
     directions, codes = display_axes(axis_codes)
     across, up = (number for number in (0, 1, 2) if directions[number] != 0)
-    everything = [slice(0, length) for length in shapes.pop()]
+    everything = [slice(None)] * 3
     pictures = [
         [central_slice(np.asarray(v), everything, directions, codes, (across, up)) for v in volumes]
         for _, volumes, _ in columns
     ]
-    black = value_range[0] + 0.05 * (value_range[1] - value_range[0])
-    regions = [_busiest_region(picture, black) for picture in pictures[0]]
+    regions = [_busiest_region(picture) for picture in pictures[0]]
     num_rows, num_columns = pictures[0][0].shape
     width = num_columns * abs(spacing_mm[directions[across]])
     height = num_rows * abs(spacing_mm[directions[up]])
@@ -154,12 +136,8 @@ def zoom_figure(
     cell = 2 * width + gap
     total_width = margin + len(columns) * (cell + 4 * gap)
     total_height = heading + len(row_labels) * (height + caption)
-    inches = 1.35 * total_width / width
-    figure = new_figure(inches, inches * total_height / total_width, "black")
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set_axis_off()
+    figure, axes = _sheet(total_width, total_height, 1.35 * total_width / width)
     text: dict[str, Any] = {"fontfamily": FONT, "va": "center", "ha": "center"}
-    shown: dict[str, Any] = {"cmap": "gray", "vmin": value_range[0], "vmax": value_range[1]}
     for row, label in enumerate(row_labels):
         middle = heading + row * (height + caption) + height / 2
         axes.text(0.5 * margin, middle, label, color="0.8", fontsize=8, rotation=90, **text)
@@ -168,11 +146,10 @@ def zoom_figure(
         beside = left + width + gap
         middle = left + cell / 2
         axes.text(middle, 0.5 * heading, label, color="white", fontsize=9, weight="bold", **text)
-        for row, picture in enumerate(pictures[column]):
-            top, region = heading + row * (height + caption), regions[row]
-            for part, start in ((picture, left), (picture[region], beside)):
-                extent = (start, start + width, top + height, top)
-                axes.imshow(part, interpolation="catrom", extent=extent, **shown)
+        for row, (picture, region, said) in enumerate(zip(pictures[column], regions, captions, strict=True)):
+            top = heading + row * (height + caption)
+            _draw_slice(axes, picture, left, top, width, height)
+            _draw_slice(axes, picture[region], beside, top, width, height)
             box = (
                 left + region[1].start / num_columns * width,
                 top + region[0].start / num_rows * height,
@@ -182,10 +159,7 @@ def zoom_figure(
             _draw_box(axes, *box)
             _draw_box(axes, beside, top, width, height)
             bottom = top + height + 0.4 * caption
-            axes.text(middle, bottom, captions[row], color="0.75", fontsize=7.5, **text)
-    axes.set_xlim(0, total_width)
-    axes.set_ylim(total_height, 0)
-    axes.set_aspect("auto")
+            axes.text(middle, bottom, said, color="0.75", fontsize=7.5, **text)
     save_figure(figure, path, dpi=140)
 
 
@@ -208,19 +182,16 @@ def curves_figure(records: Sequence[Mapping[str, float]], path: Path) -> None:
         raise ValueError("there is no curve to draw: no record holds a finite quantity beside its step")
     columns = min(3, len(series))
     lines = math.ceil(len(series) / columns)
-    figure = new_figure(9, 2.2 * lines, "white")
-    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
-    panels = figure.subplots(lines, columns, squeeze=False, sharex=True)
+    figure, panels = new_panels(9, 2.2 * lines, lines, columns, sharex=True)
     minutes = max((float(record["minutes"]) for record in records if "minutes" in record), default=None)
     x_label = "training step" if minutes is None else f"training step ({duration_text(60 * minutes)} in all)"
-    for panel, name in zip(panels.flat, series, strict=False):
+    for number, (panel, name) in enumerate(zip(panels, series, strict=False)):
         _draw_curve(panel, name, *series[name])
-    for panel in list(panels.flat)[len(series) :]:
-        panel.set_axis_off()
-    for number, panel in enumerate(panels.flat):
-        if number < len(series) and number + columns >= len(series):
+        if number + columns >= len(series):
             panel.tick_params(labelbottom=True)
-            panel.set_xlabel(x_label, fontsize=8, fontfamily=FONT, color="0.35")
+            panel.set_xlabel(x_label, **_AXIS_LABEL)
+    for panel in panels[len(series) :]:
+        panel.set_axis_off()
     save_figure(figure, path, dpi=150)
 
 
@@ -235,6 +206,23 @@ def new_figure(width: float, height: float, colour: str) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), facecolor=colour)
+
+
+def new_panels(
+    width: float, height: float, lines: int = 1, columns: int = 1, **options: Any
+) -> "tuple[Figure, list[Axes]]":
+    """A white figure of charts, and their axes line by line.
+
+    Args:
+        width: In inches.
+        height: In inches.
+        lines: Charts one below the other.
+        columns: Charts side by side.
+        **options: Of matplotlib's `subplots`.
+    """
+    figure = new_figure(width, height, "white")
+    figure.set_layout_engine("constrained", w_pad=0.1, h_pad=0.1)
+    return figure, list(figure.subplots(lines, columns, squeeze=False, **options).flat)
 
 
 def save_figure(figure: "Figure", path: Path, *, dpi: int) -> None:
@@ -267,13 +255,16 @@ def save_figure(figure: "Figure", path: Path, *, dpi: int) -> None:
         temporary.write_bytes(packed.getvalue())
 
 
-def style_panel(panel: "Axes", title: str) -> None:
+def style_panel(panel: "Axes", title: str, x_label: str = "") -> None:
     """Gives axes the project's look: a bold title at the left, a light grid, no frame.
 
     Args:
         panel: With its data drawn already.
         title: In plain words.
+        x_label: Label of the horizontal axis.
     """
+    if x_label:
+        panel.set_xlabel(x_label, **_AXIS_LABEL)
     panel.set_title(title, fontsize=9, fontfamily=FONT, loc="left", color="0.15", weight="bold")
     panel.tick_params(labelsize=7.5, labelcolor="0.35", color="0.7", which="both", labelfontfamily=FONT)
     panel.grid(visible=True, color="0.92", linewidth=0.7)
@@ -298,10 +289,26 @@ def display_axes(axis_codes: tuple[str, str, str] | None) -> tuple[list[int], li
     return found, [axis_codes[axis] for axis in found]
 
 
-def _occupied(volumes: Sequence[npt.NDArray[Any]], value_range: tuple[float, float]) -> list[slice]:
+def _sheet(width: float, height: float, inches: float) -> "tuple[Figure, Axes]":
+    """A black figure so many inches wide, and axes that fill it: `width` across, `height` downwards."""
+    figure = new_figure(inches, inches * height / width, "black")
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_axis_off()
+    axes.set_xlim(0, width)
+    axes.set_ylim(height, 0)
+    return figure, axes
+
+
+def _draw_slice(
+    axes: "Axes", picture: npt.NDArray[Any], left: float, top: float, width: float, height: float
+) -> None:
+    extent = (left, left + width, top + height, top)
+    axes.imshow(picture, cmap="gray", vmin=-1, vmax=1, interpolation="catrom", extent=extent, aspect="auto")
+
+
+def _occupied(volumes: Sequence[npt.NDArray[Any]]) -> list[slice]:
     """Along each array axis, the part outside which every volume is black."""
-    black = value_range[0] + 0.05 * (value_range[1] - value_range[0])
-    shown = np.any([volume > black for volume in volumes], axis=0)
+    shown = np.any([volume > _BLACK for volume in volumes], axis=0)
     bounds = []
     for axis, length in enumerate(shown.shape):
         used = np.flatnonzero(shown.any(axis=tuple({0, 1, 2} - {axis})))
@@ -335,12 +342,12 @@ def central_slice(
     return np.ascontiguousarray(picture, dtype=np.float32)
 
 
-def _busiest_region(picture: Slice, black: float) -> tuple[slice, slice]:
+def _busiest_region(picture: Slice) -> tuple[slice, slice]:
     """The third of a picture, along both axes, whose neighbouring voxels differ most.
 
     Steps from or to black don't count: they are the body's outline, or the border of what was scanned.
     """
-    picture = np.where(picture > black, picture, np.nan)
+    picture = np.where(picture > _BLACK, picture, np.nan)
     rows, columns = (max(length // 3, 1) for length in picture.shape)
     change = np.zeros(np.add(picture.shape, 1))
     change[1:-1, 1:] += np.nan_to_num(np.abs(np.diff(picture, axis=0)))

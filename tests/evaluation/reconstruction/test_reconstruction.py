@@ -167,5 +167,3 @@ def test_the_magnified_region_is_where_the_tissue_changes(tmp_path):
     columns_of_box = coloured[coloured[:, 1] < 0.22 * picture.shape[1]]
     # The box around the stripes, in the lower right of the first slice.
     assert columns_of_box[:, 0].min() > 0.45 * picture.shape[0]
-    with pytest.raises(ValueError, match="one length and shape"):
-        zoom_figure([("real", [volume], [])], tmp_path / "bad.png", row_labels=["scan 1"])

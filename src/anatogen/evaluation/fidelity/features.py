@@ -25,8 +25,6 @@ Features = npt.NDArray[np.float32]
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 
 NUM_SLICES = 16
-# Of the network's feature maps at four resolutions.
-NUM_CHANNELS = 16 + 24 + 40 + 112
 # Pixels along a slice's longer side, at least: the network halves slices four times.
 _MIN_PIXELS = 128
 # Part of the range of intensities below which the mean real scan counts as background.
@@ -96,8 +94,7 @@ def slice_features(
             parts.append(torch.cat([found.mean(dim=(2, 3)) for found in maps], dim=1))
         return torch.cat(parts).cpu().numpy()
 
-    shape = (sum(len(chosen) for chosen in places), NUM_CHANNELS)
-    rows = _cached(scans, compute, shape, settings, cache, progress, f"slice features, {scans.role} scans")
+    rows = _cached(scans, compute, settings, cache, progress, f"slice features, {scans.role} scans")
     edges = np.cumsum([len(chosen) for chosen in places])[:-1]
     return dict(zip(names, np.split(rows, edges, axis=1), strict=True))
 
@@ -139,8 +136,7 @@ def volume_features(
         found: Features = network(standardised)[0].cpu().numpy()
         return found
 
-    shape = (network.num_features,)
-    return _cached(scans, compute, shape, settings, cache, progress, f"volume features, {scans.role} scans")
+    return _cached(scans, compute, settings, cache, progress, f"volume features, {scans.role} scans")
 
 
 def _slice_places(start: int, stop: int) -> list[int]:
@@ -167,32 +163,21 @@ def _weights_sha256(network: SliceFeatures) -> str:
 def _cached(
     scans: ScanSet,
     compute: Callable[[Features], Features],
-    shape: tuple[int, ...],
     settings: list[object],
     cache: Path | None,
     progress: Progress,
     what: str,
 ) -> Features:
-    """What `compute` makes of each scan, stacked; from the cache as far as that is whole."""
+    """What `compute` makes of each scan, stacked; from the cache where it is known already."""
     rows: list[Features] = []
     for done, (array, digest) in enumerate(zip(scans.arrays, scans.hashes, strict=True), start=1):
         file = None if cache is None else cache / f"{sha256_json([digest, *settings])}.npy"
-        row = None if file is None else _read(file, shape)
-        if row is None:
-            row = compute(array)
+        if file is not None and file.is_file():
+            rows.append(np.load(file, allow_pickle=False))
+        else:
+            rows.append(compute(array))
             if file is not None:
                 with atomic_path(file) as temporary, temporary.open("wb") as stream:
-                    np.save(stream, row, allow_pickle=False)
-        rows.append(row)
+                    np.save(stream, rows[-1], allow_pickle=False)
         progress(what, done, len(scans))
     return np.stack(rows)
-
-
-def _read(file: Path, shape: tuple[int, ...]) -> Features | None:
-    """A scan's features; None if they are not there or the file is damaged."""
-    try:
-        row: Features = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    fits = isinstance(row, np.ndarray) and row.dtype == np.float32 and row.shape == shape
-    return row if fits and np.isfinite(row).all() else None

@@ -47,6 +47,10 @@ class CopyDetector:
         correlations: npt.NDArray[np.float32] = embeddings(self.encoder, arrays) @ self.train.T
         return correlations.max(axis=1)
 
+    def num_flagged(self, arrays: npt.NDArray[np.float32]) -> int:
+        """Number of these scans that are flagged."""
+        return int((self.nearest(arrays) > self.threshold).sum())
+
     def save(self, folder: Path) -> dict[str, object]:
         """Writes weights and embeddings, and returns what `audit.json` says of them."""
         save_weights(self.encoder, folder / _ENCODER)

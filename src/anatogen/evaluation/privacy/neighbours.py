@@ -80,8 +80,8 @@ def share_above(values: Values, null: Values, seed: int) -> Estimate:
     return Estimate(value, min(low, value), max(high, value))
 
 
-def cross_fitted_share(null: Values, seed: int) -> float:
-    """The share of null values above a threshold that was set without them.
+def num_cross_fitted(null: Values, seed: int) -> int:
+    """Number of null values above a threshold that was set without them.
 
     Args:
         null: (n,), at least 2.
@@ -92,7 +92,7 @@ def cross_fitted_share(null: Values, seed: int) -> float:
     for fold in np.array_split(order, min(_NUM_FOLDS, len(null))):
         kept = np.delete(null, fold)
         flagged += int((null[fold] > upper_threshold(kept)).sum())
-    return flagged / len(null)
+    return flagged
 
 
 def distance_ratios(similarities: Values) -> Values:

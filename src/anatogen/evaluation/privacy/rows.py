@@ -154,37 +154,38 @@ def planted_rows(
         sets[planted.DECODED] = np.stack([decoded(autoencoder, scan) for scan in originals])
     rows = []
     for number, (kind, copies) in enumerate(sets.items(), 1):
-        count = int((detector.nearest(copies) > detector.threshold).sum()), len(copies)
-        rows.append(
-            Row(
-                "privacy",
-                planted.row_name(kind),
-                f"Found of planted {planted.KIND_TEXTS[kind]}",
-                *neighbours.binomial_estimate(*count),
-                reference=1.0,
-                better="higher",
-                count=count,
-                is_detail=True,
-            )
-        )
+        label = f"Found of planted {planted.KIND_TEXTS[kind]}"
+        rows.append(_flagged_row(kind, label, detector.num_flagged(copies), len(copies), is_copy=True))
         progress("planting copies", number, len(sets))
-    cleared = [("", "", neighbours.cross_fitted_share(null, seed))]
+    judged = neighbours.num_cross_fitted(null, seed)
+    notes = ("each judged by a threshold that was set without it",)
+    label = "Flagged of held-out scans{}, which are no copies"
+    rows.append(_flagged_row("independent", label.format(""), judged, len(holdout), notes=notes))
     if autoencoder is not None:
         through = np.stack([decoded(autoencoder, scan) for scan in holdout.arrays])
-        share = float((detector.nearest(through) > detector.threshold).mean())
-        cleared.append(("_decoded", " out of the bundle's autoencoder", share))
-    for name, text, share in cleared:
-        count = round(share * len(holdout)), len(holdout)
-        rows.append(
-            Row(
-                "privacy",
-                planted.row_name(f"independent{name}"),
-                f"Flagged of held-out scans{text}, which are no copies",
-                *neighbours.binomial_estimate(*count),
-                reference=RATE,
-                count=count,
-                notes=() if name else ("each judged by a threshold that was set without it",),
-                is_detail=True,
-            )
-        )
+        label = label.format(" out of the bundle's autoencoder")
+        rows.append(_flagged_row("independent_decoded", label, detector.num_flagged(through), len(through)))
     return rows
+
+
+def _flagged_row(
+    kind: str,
+    label: str,
+    num_flagged: int,
+    number: int,
+    *,
+    is_copy: bool = False,
+    notes: tuple[str, ...] = (),
+) -> Row:
+    """Share of scans that are flagged: all should be of copies, and few of other scans."""
+    return Row(
+        "privacy",
+        planted.row_name(kind),
+        label,
+        *neighbours.binomial_estimate(num_flagged, number),
+        reference=1.0 if is_copy else RATE,
+        better="higher" if is_copy else "lower",
+        count=(num_flagged, number),
+        notes=notes,
+        is_detail=True,
+    )

@@ -8,7 +8,7 @@ import numpy as np
 from anatogen.core.errors import UserError
 from anatogen.core.weights import WEIGHTS_NAME, load_weights
 from anatogen.dataset.manifest import MANIFEST_NAME, Split, load_manifest
-from anatogen.dataset.scan_sets import ScanSet, load_scans
+from anatogen.dataset.scan_sets import ScanSet, folder_and_split, load_scans
 from anatogen.generators.description import DESCRIPTION_NAME, read_description
 from anatogen.generators.loading import load_bundle
 from anatogen.models.vqgan import VQGAN
@@ -70,8 +70,9 @@ def load_autoencoder(folder: Path, scans: ScanSet, data: Path) -> tuple[VQGAN, P
     inner = _bundle_in(folder)
     weights = folder / "autoencoder" / WEIGHTS_NAME
     if not (inner / DESCRIPTION_NAME).is_file() and weights.is_file():
-        dataset = _dataset_sha256(data)
-        if (folder / "dataset.sha256").read_text(encoding="utf-8").strip() != dataset:
+        dataset, _ = folder_and_split(data)
+        known = load_manifest(dataset).sha256() if (dataset / MANIFEST_NAME).is_file() else None
+        if (folder / "dataset.sha256").read_text(encoding="utf-8").strip() != known:
             raise UserError(
                 f"{folder} was trained on another dataset than {data}, and a run keeps no grid: name its "
                 "bundle, or the dataset that it was trained on"
@@ -94,8 +95,3 @@ def load_autoencoder(folder: Path, scans: ScanSet, data: Path) -> tuple[VQGAN, P
             f"{scans.modality} from {scans.intensity.low:g} to {scans.intensity.high:g}: prepare them alike"
         )
     return bundle.autoencoder, inner / "autoencoder.safetensors"
-
-
-def _dataset_sha256(data: Path) -> str:
-    folder = data if (data / MANIFEST_NAME).is_file() else Path(str(data).rpartition(":")[0])
-    return load_manifest(folder).sha256() if (folder / MANIFEST_NAME).is_file() else ""
