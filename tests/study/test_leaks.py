@@ -150,7 +150,12 @@ def test_false_alarms_are_as_rare_as_they_should_be():
     generator = np.random.default_rng(0)
     sources = ["real"] * 15 + ["reconstructed"] * 15 + ["synthetic"] * 15
     found = [
-        differing({str(n): generator.standard_normal(45) for n in range(10)}, sources, seed)
+        differing(
+            {str(n): generator.standard_normal(45) for n in range(10)},
+            sources,
+            np.random.default_rng(seed),
+            SUSPICION,
+        )
         for seed in range(100)
     ]
     alarms = sum(any(d.p_value <= SIGNIFICANCE for d in differences) for differences in found)

@@ -49,7 +49,7 @@ def _given(item, value=3, **changes):
 def test_the_same_answer_sent_twice_is_stored_once(study):
     reader, item = _first(study)
     given = _given(item)
-    assert save_answer(study, reader, given).answer.id == save_answer(study, reader, given).answer.id
+    assert save_answer(study, reader, given) is save_answer(study, reader, given) is None
     with study.session() as session:
         assert len(session.exec(StoredAnswer.__table__.select()).all()) == 1
 
@@ -66,7 +66,7 @@ def test_an_answer_hears_what_was_stored_before_it_and_overrules_it(study):
     reader, item = _first(study)
 
     def overruled_by(given):
-        return save_answer(study, reader, given).overruled_by
+        return save_answer(study, reader, given)
 
     first, late = _given(item, revision=0), _given(item, revision=1)
     assert overruled_by(first) is None

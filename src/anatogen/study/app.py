@@ -7,13 +7,12 @@ of cases, repeats, numbers and seed stay here, and key.json is never opened.
 import csv
 import io
 import threading
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -41,7 +40,6 @@ from anatogen.study.store import (
 STATIC = Path(__file__).resolve().parent / "static"
 _Input = TypeVar("_Input", bound=BaseModel)
 Token = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
-_CHUNK = 1 << 20
 _ANSWER_COLUMNS = ("question", "value", "seconds_active", "seconds_idle", "answered_at")
 _UNKNOWN_LINK = "this link is not valid: ask the organiser for yours"
 
@@ -124,7 +122,7 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
         return _for_reader(study, reader)
 
     @app.get("/api/items/{item_id}/{side}")
-    def volume(reader: ReaderOf, item_id: str, side: Literal["left", "right"]) -> StreamingResponse:
+    def volume(reader: ReaderOf, item_id: str, side: Literal["left", "right"]) -> FileResponse:
         with study.session() as session:
             item = session.get(Item, item_id)
         if item is None or item.reader_id != reader.id:
@@ -132,17 +130,14 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
         case = item.case if side == "left" else item.other_case
         if case is None:
             raise HTTPException(404, "you have no such volume")
-        return _stream(volume_path(study.folder, case))
+        return _volume(volume_path(study.folder, case))
 
     @app.post("/api/answers")
     def answer(reader: ReaderOf, body: Body) -> dict[str, Any]:
+        given = _validated(AnswerInput, body)
         with writing:
-            saved = save_answer(study, reader, _validated(AnswerInput, body))
-        return {
-            "client_id": saved.answer.client_id,
-            "question": saved.answer.question,
-            "overruled_by": saved.overruled_by,
-        }
+            overruled_by = save_answer(study, reader, given)
+        return {"client_id": given.client_id, "question": given.question, "overruled_by": overruled_by}
 
     @app.post("/api/pause")
     def pause(reader: ReaderOf, body: Body) -> dict[str, bool]:
@@ -171,9 +166,7 @@ def make_app(study: Study, host: str = "127.0.0.1", url: str | None = None) -> F
 
 
 def _page(name: str) -> FileResponse:
-    response = FileResponse(STATIC / name, status_code=404 if name == "unknown.html" else 200)
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return FileResponse(STATIC / name, status_code=404 if name == "unknown.html" else 200)
 
 
 def _for_reader(study: Study, reader: Reader) -> dict[str, Any]:
@@ -199,18 +192,14 @@ def _for_reader(study: Study, reader: Reader) -> dict[str, Any]:
     }
 
 
-def _stream(path: Path) -> StreamingResponse:
+def _volume(path: Path) -> FileResponse:
     """A volume, without the file's time, by which one could tell which were written together."""
-
-    def parts() -> Iterator[bytes]:
-        with path.open("rb") as file:
-            while part := file.read(_CHUNK):
-                yield part
-
     if not path.is_file():
         raise HTTPException(500, "a volume of this study is missing: tell the organiser")
-    headers = {"Content-Length": str(path.stat().st_size)}
-    return StreamingResponse(parts(), media_type="application/octet-stream", headers=headers)
+    response = FileResponse(path, media_type="application/octet-stream", stat_result=path.stat())
+    for name in ("etag", "last-modified"):
+        del response.headers[name]
+    return response
 
 
 def _validated(model: type[_Input], body: bytes) -> _Input:

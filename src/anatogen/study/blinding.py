@@ -50,6 +50,7 @@ class Blinding:
     """How scans are made alike.
 
     Attributes:
+        intensity: Modality, and the Hounsfield units of [-1, 1].
         shape: Shape of the whole grid, (D, H, W).
         box: Part of the grid that is kept.
         clipped: Fractions of each MR scan's voxels that become black and white.
@@ -58,6 +59,7 @@ class Blinding:
         clears_background: Whether dark surroundings become black throughout.
     """
 
+    intensity: Intensity
     shape: tuple[int, int, int]
     box: Box
     clipped: tuple[float, float]
@@ -65,19 +67,42 @@ class Blinding:
     floor: float
     clears_background: bool
 
+    @property
+    def kept(self) -> tuple[int, int, int]:
+        """Shape of the part that is kept."""
+        d, h, w = (part.stop - part.start for part in self.box)
+        return d, h, w
+
+    @property
+    def at_percentiles(self) -> bool:
+        """Whether every scan is clipped at percentiles of its own."""
+        return self.intensity.modality == "MR" and self.floor == 0
+
+    @property
+    def stored_window(self) -> tuple[int, int]:
+        """Between what stored values scans are clipped: Hounsfield units of CT, levels of MR."""
+        if self.intensity.modality == "MR":
+            return 0, MR_LEVELS - 1
+        low, high = (
+            self.intensity.low + (end + 1) / 2 * (self.intensity.high - self.intensity.low)
+            for end in self.window
+        )
+        return round(low + self.floor * (high - low)), round(high)
+
     def __str__(self) -> str:
-        kept, whole = (times(sizes) for sizes in ([p.stop - p.start for p in self.box], self.shape))
+        kept, whole = times(self.kept), times(self.shape)
         floor = f", made black the lowest {self.floor:.0%} of the range" if self.floor else ""
         cleared = " and all of the dark background" if self.clears_background else ""
         part = f"all {whole}" if kept == whole else f"{kept} of {whole}"
         return f"{part} voxels kept{floor}{cleared}"
 
 
-def blindings(arrays: npt.NDArray[np.float32]) -> Iterator[Blinding]:
+def blindings(arrays: npt.NDArray[np.float32], intensity: Intensity) -> Iterator[Blinding]:
     """Ways of making scans alike, the mildest first.
 
     Args:
         arrays: float32 (N, D, H, W) in [-1, 1], of all sources.
+        intensity: Modality, and the Hounsfield units of [-1, 1].
     """
     box = common_box(arrays)
     inside = arrays[(slice(None), *box)].reshape(len(arrays), -1)
@@ -92,7 +117,7 @@ def blindings(arrays: npt.NDArray[np.float32]) -> Iterator[Blinding]:
         window = -1.0, 1.0
     _, d, h, w = arrays.shape
     for floor, clears in _CLEARINGS:
-        yield Blinding((d, h, w), box, (clipped[0], clipped[1]), window, floor, clears)
+        yield Blinding(intensity, (d, h, w), box, (clipped[0], clipped[1]), window, floor, clears)
 
 
 def common_box(arrays: npt.NDArray[np.float32]) -> Box:
@@ -137,23 +162,21 @@ def padded_borders(array: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 
 
 def blinded(
-    array: npt.NDArray[np.float32], how: Blinding, intensity: Intensity, generator: np.random.Generator
+    array: npt.NDArray[np.float32], how: Blinding, generator: np.random.Generator
 ) -> npt.NDArray[np.int16]:
     """One scan, made like the others.
 
     Args:
         array: float32 (D, H, W) in [-1, 1].
         how: Way in which all scans are made alike.
-        intensity: Modality, and the Hounsfield units of [-1, 1].
         generator: Generator of the noise that fills gaps between grey levels of MR.
 
     Returns:
         int16: 0 to 255 for MR, Hounsfield units for CT.
     """
-    if intensity.modality == "CT":
-        low, high = window_hu(intensity, how)
-        hu = np.rint(intensity.restore(array[how.box]))
-        return _cleared(np.asarray(np.clip(hu, low, high), dtype=np.int16), how)
+    if how.intensity.modality == "CT":
+        hu = np.rint(how.intensity.restore(array[how.box]))
+        return _cleared(np.asarray(np.clip(hu, *how.stored_window), dtype=np.int16), how)
     inside = spread_levels(array[how.box], generator)
     darkest, brightest = np.quantile(inside, (how.clipped[0], 1 - how.clipped[1]))
     darkest += how.floor * (brightest - darkest)
@@ -186,12 +209,6 @@ def background(array: npt.NDArray[np.int16]) -> npt.NDArray[np.bool_]:
     faces = [np.take(labels, end, axis).ravel() for axis in range(3) for end in (0, -1)]
     outside = np.unique(np.concatenate(faces))
     return np.asarray(np.isin(labels, outside[outside > 0]))
-
-
-def window_hu(intensity: Intensity, how: Blinding) -> tuple[int, int]:
-    """Between what Hounsfield units CT is clipped."""
-    low, high = (intensity.low + (end + 1) / 2 * (intensity.high - intensity.low) for end in how.window)
-    return round(low + how.floor * (high - low)), round(high)
 
 
 def spread_levels(array: npt.NDArray[np.float32], generator: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -13,13 +13,14 @@ from anatogen.config.resolving import save_yaml
 from anatogen.core.errors import UserError
 from anatogen.core.files import atomic_folder, write_json
 from anatogen.core.seeding import derived_generator
+from anatogen.dataset.manifest import Intensity
 from anatogen.dataset.scan_sets import ScanSet, count_scans, identical_scans, load_scans
 from anatogen.io.geometry import centred_affine
 from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 from anatogen.report.progress import Progress, silent
 from anatogen.study import leaks
-from anatogen.study.blinding import MR_LEVELS, Blinding, blinded, blindings, window_hu
+from anatogen.study.blinding import Blinding, blinded, blindings
 from anatogen.study.orders import random_names, reader_items, shuffled
 from anatogen.study.questions import Protocol, load_protocols
 from anatogen.study.spec import (
@@ -122,30 +123,28 @@ def new_study(
     sources = [source for source, scan_set in scans.items() for _ in range(len(scan_set))]
     arrays = np.concatenate([scan_set.arrays for scan_set in scans.values()])
     first = next(iter(scans.values()))
-    how = _mildest_blinding(arrays, sources, first, seed, progress)
+    how = _mildest_blinding(arrays, sources, first.intensity, seed, progress)
     cases = random_names(len(arrays), seed, "cases")
     # Files lie in the order of their names on the disk too, which must not be that of the sources.
     with atomic_folder(folder) as part:
-        shape = _write_volumes(part, dict(zip(cases, arrays, strict=True)), how, first, seed, progress)
+        _write_volumes(part, dict(zip(cases, arrays, strict=True)), how, first, seed, progress)
         key = dict(zip(cases, sources, strict=True))
         hashes = [digest for scan_set in scans.values() for digest in scan_set.hashes]
-        at_percentiles = _at_percentiles(how, first)
-        check = check_files(part, key, at_percentiles=at_percentiles, seed=seed, progress=progress)
+        check = check_files(part, key, at_percentiles=how.at_percentiles, seed=seed, progress=progress)
         if not check.passed and not allow_leaks:
             raise UserError(
                 f"sources can be told apart without looking at the picture, by {check.finding}: prepare all "
                 "scans in the same way, or accept it with --allow-leaks"
             )
-        is_ct = first.modality == "CT"
         spec = StudySpec(
             id=secrets.token_hex(8),
             title=title,
             protocols=chosen_protocols,
             readers=names,
-            modality="CT" if is_ct else "MR",
-            shape=shape,
+            modality="CT" if first.modality == "CT" else "MR",
+            shape=how.kept,
             spacing_mm=first.grid.spacing_mm,
-            window=window_hu(first.intensity, how) if is_ct else (0, MR_LEVELS - 1),
+            window=how.stored_window,
             num_cases={source: len(scan_set) for source, scan_set in scans.items()},
             repeat=repeat,
             seed=seed,
@@ -234,22 +233,20 @@ def _load(
     return scans
 
 
-def _at_percentiles(how: Blinding, scans: ScanSet) -> bool:
-    return scans.modality == "MR" and how.floor == 0
-
-
 def _mildest_blinding(
-    arrays: np.ndarray, sources: Sequence[Source], scans: ScanSet, seed: int, progress: Progress
+    arrays: np.ndarray, sources: Sequence[Source], intensity: Intensity, seed: int, progress: Progress
 ) -> Blinding:
     """The mildest blinding that leaves no suspicion of a difference in storage, else the fewest."""
     found: list[tuple[int, int, Blinding]] = []
-    for how in blindings(arrays):
+    for how in blindings(arrays, intensity):
         rows = []
         for index, array in enumerate(arrays):
-            volume = blinded(array, how, scans.intensity, _noise(seed, index))
-            rows.append(leaks.features(volume, at_percentiles=_at_percentiles(how, scans))[0])
+            volume = blinded(array, how, _noise(seed, index))
+            rows.append(leaks.features(volume, at_percentiles=how.at_percentiles)[0])
             progress("Making scans alike", index + 1, len(arrays))
-        differences = leaks.differing(leaks.table_of(rows), sources, seed)
+        # With few scans a leak is hardly significant: what may be one is mended.
+        generator = np.random.default_rng(seed)
+        differences = leaks.differing(leaks.table_of(rows), sources, generator, leaks.SUSPICION)
         if not differences:
             return how
         found.append((len(differences), len(found), how))
@@ -267,18 +264,16 @@ def _write_volumes(
     scans: ScanSet,
     seed: int,
     progress: Progress,
-) -> tuple[int, int, int]:
-    """Writes the volumes in the order of their names, with one header and time; returns their shape."""
-    d, h, w = (part.stop - part.start for part in how.box)
-    affine = centred_affine("".join(scans.grid.axis_codes), (d, h, w), scans.grid.spacing_mm)
+) -> None:
+    """Writes the volumes in the order of their names, with one header and time."""
+    affine = centred_affine("".join(scans.grid.axis_codes), how.kept, scans.grid.spacing_mm)
     indices = {case: index for index, case in enumerate(arrays)}
     for number, case in enumerate(sorted(arrays), 1):
-        volume = blinded(arrays[case], how, scans.intensity, _noise(seed, indices[case]))
+        volume = blinded(arrays[case], how, _noise(seed, indices[case]))
         path = volume_path(folder, case)
         write_nifti(Volume(volume.astype(np.float32), affine), path, np.int16)
         os.utime(path, (VOLUME_TIME, VOLUME_TIME))
         progress("Writing blinded volumes", number, len(arrays))
-    return d, h, w
 
 
 def _write_database(folder: Path, spec: StudySpec, key: Mapping[str, Source]) -> int:

@@ -9,6 +9,7 @@ Features of storage must tell nothing. Features of the picture (brightness, cont
 is to see them. They are reported, for who writes the study up.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -113,8 +114,7 @@ def blinding_status(num_scans: Mapping[str, int], passed: bool) -> BlindingStatu
     """
     if not passed:
         return BlindingStatus.FAILED
-    enough = len(num_scans) > 1 and min(num_scans.values()) >= LEAST_SCANS
-    return BlindingStatus.PASSED if enough else BlindingStatus.UNTESTED
+    return BlindingStatus.PASSED if _are_enough(num_scans) else BlindingStatus.UNTESTED
 
 
 def features(array: npt.NDArray[np.int16], *, at_percentiles: bool) -> tuple[Features, Features]:
@@ -204,56 +204,50 @@ def check(storage: Table, picture: Table, sources: Sequence[str], seed: int) -> 
         sources: Source of each of the N scans.
         seed: Random seed of the relabelling.
     """
-    names, labels = np.unique(sources, return_inverse=True)
-    counts = {str(name): int((labels == number).sum()) for number, name in enumerate(names)}
-    chance = 1 / len(names)
-    if len(names) < 2 or min(counts.values()) < LEAST_SCANS:
+    counts = dict(Counter(sorted(sources)))
+    chance = 1 / len(counts)
+    if not _are_enough(counts):
         return LeakCheck(counts, (), chance, chance, 1.0, ())
     generator = np.random.default_rng(seed)
-    leaks = _differences(storage, labels, names, generator, SIGNIFICANCE)
-    accuracy, p_value = _classified(storage, labels, generator)
-    visible = _differences(picture, labels, names, generator, SIGNIFICANCE)
-    return LeakCheck(counts, leaks, accuracy, chance, p_value, visible)
+    leaks = differing(storage, sources, generator, SIGNIFICANCE)
+    accuracy, p_value = _classified(storage, sources, generator)
+    return LeakCheck(
+        counts, leaks, accuracy, chance, p_value, differing(picture, sources, generator, SIGNIFICANCE)
+    )
 
 
-def differing(table: Table, sources: Sequence[str], seed: int) -> tuple[DifferingFeature, ...]:
-    """The features, each by itself, in which sources may differ: with few scans a leak is hardly significant.
+def differing(
+    table: Table, sources: Sequence[str], generator: np.random.Generator, significance: float
+) -> tuple[DifferingFeature, ...]:
+    """The features in which sources differ, the worst first; none where scans are too few to tell.
 
     Args:
         table: Features by name, each float64 (N,).
         sources: Source of each of the N scans.
-        seed: Random seed of the relabelling.
+        generator: Generator of the relabelling.
+        significance: Greatest p-value of a difference.
     """
     names, labels = np.unique(sources, return_inverse=True)
-    if len(names) < 2 or min(np.bincount(labels)) < LEAST_SCANS:
-        return ()
-    return _differences(table, labels, names, np.random.default_rng(seed), SUSPICION)
-
-
-def _differences(
-    table: Table,
-    labels: npt.NDArray[np.int64],
-    names: npt.NDArray[np.str_],
-    generator: np.random.Generator,
-    significance: float,
-) -> tuple[DifferingFeature, ...]:
     varied = {name: values for name, values in table.items() if np.ptp(values) > 0}
-    if not varied:
+    if not varied or not _are_enough(Counter(sources)):
         return ()
-    relabelled = [labels] + [generator.permutation(labels) for _ in range(_NUM_RELABELLED)]
-    stacked = np.stack(relabelled)
-    found = {name: _distances(values, stacked) for name, values in varied.items()}
+    relabelled = np.stack([labels] + [generator.permutation(labels) for _ in range(_NUM_RELABELLED)])
+    found = {name: _distances(values, relabelled) for name, values in varied.items()}
     greatest = np.max(list(found.values()), axis=0)
     differences = []
-    for name, distances in found.items():
+    for name, distances in sorted(found.items(), key=lambda each: -each[1][0]):
         p_value = float(np.mean(greatest >= distances[0] - 1e-9))
         if p_value <= significance:
             medians = {
                 str(source): float(np.median(varied[name][labels == number]))
                 for number, source in enumerate(names)
             }
-            differences.append((float(-distances[0]), DifferingFeature(name, p_value, medians)))
-    return tuple(difference for _, difference in sorted(differences, key=lambda pair: pair[0]))
+            differences.append(DifferingFeature(name, p_value, medians))
+    return tuple(differences)
+
+
+def _are_enough(num_scans: Mapping[str, int]) -> bool:
+    return len(num_scans) > 1 and min(num_scans.values()) >= LEAST_SCANS
 
 
 def _distances(values: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -268,11 +262,10 @@ def _distances(values: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -
     return np.max([np.abs(a - b).max(axis=1) for a, b in combinations(shares, 2)], axis=0)
 
 
-def _classified(
-    table: Table, labels: npt.NDArray[np.int64], generator: np.random.Generator
-) -> tuple[float, float]:
+def _classified(table: Table, sources: Sequence[str], generator: np.random.Generator) -> tuple[float, float]:
     """Balanced accuracy of a linear classifier of ranks and their squares, and its p-value."""
-    num_sources = int(labels.max()) + 1
+    names, labels = np.unique(sources, return_inverse=True)
+    num_sources = len(names)
     columns = [rankdata(values) / len(values) - 0.5 for values in table.values() if np.ptp(values) > 0]
     if not columns:
         return 1 / num_sources, 1.0

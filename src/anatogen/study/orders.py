@@ -13,8 +13,8 @@ from anatogen.study.questions import Protocol
 from anatogen.study.spec import Source
 from anatogen.study.store import Item
 
-# A case, or the left and the right case of a pair.
-Shown = tuple[str, str | None]
+# The source of a case and the case; of a pair the source that is not real, the left and the right case.
+_Shown = tuple[str, str, str | None]
 
 
 def random_names(number: int, *parts: int | str) -> list[str]:
@@ -31,22 +31,27 @@ def shuffled(number: int, *parts: int | str) -> list[int]:
     return torch.randperm(number, generator=derived_generator(*parts)).tolist()
 
 
-def pairs_of(cases: Mapping[str, Source], seed: int) -> list[tuple[str, str]]:
+def pairs_of(cases: Mapping[str, Source], seed: int) -> dict[str, list[tuple[str, str]]]:
     """Pairs of a real case and another one, no case in two of them: what comes back would be known as real.
 
     Args:
         cases: Source of each case. Each source gets an equal part of the real ones, so with two of them half
             of their cases are in no pair.
         seed: Random seed of the study.
+
+    Returns:
+        For each source that is not real the pairs of its cases, the real case first.
     """
-    by_source = _by_source(cases)
+    by_source: dict[str, list[str]] = {}
+    for case, source in cases.items():
+        by_source.setdefault(source, []).append(case)
     real = by_source.pop("real")
     order = shuffled(len(real), seed, "pairs")
-    pairs = []
+    pairs = {}
     for number, (source, others) in enumerate(by_source.items()):
         mine = [real[index] for index in order[number :: len(by_source)]]
         theirs = [others[index] for index in shuffled(len(others), seed, "pairs", source)]
-        pairs += list(zip(mine, theirs, strict=False))
+        pairs[source] = list(zip(mine, theirs, strict=False))
     return pairs
 
 
@@ -72,14 +77,15 @@ def reader_items(
     items: list[Item] = []
     for protocol in protocols:
         parts = (seed, name, protocol.id)
-        shown = _sided_pairs(cases, seed, parts) if protocol.kind == "pair" else [(c, None) for c in cases]
-        groups = [cases[case] if other is None else _stranger(cases, case, other) for case, other in shown]
+        shown: list[_Shown] = [(source, case, None) for case, source in cases.items()]
+        if protocol.kind == "pair":
+            shown = _sided_pairs(cases, seed, parts)
         order = shuffled(len(shown), *parts, "order")
-        places = _with_repeats([groups[index] for index in order], repeat, parts)
+        places = _with_repeats([shown[index][0] for index in order], repeat, parts)
         names = random_names(len(places), *parts, "items")
         first: dict[int, str] = {}
         for item_id, place in zip(names, places, strict=True):
-            case, other = shown[order[place]]
+            _, case, other = shown[order[place]]
             items.append(
                 Item(
                     id=item_id,
@@ -95,32 +101,16 @@ def reader_items(
     return items
 
 
-def _by_source(cases: Mapping[str, Source]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for case, source in cases.items():
-        found.setdefault(source, []).append(case)
-    return found
-
-
-def _stranger(cases: Mapping[str, Source], left: str, right: str) -> str:
-    """What the case of a pair is that is not real."""
-    return cases[right] if cases[left] == "real" else cases[left]
-
-
-def _sided_pairs(cases: Mapping[str, Source], seed: int, parts: tuple[int | str, ...]) -> list[Shown]:
+def _sided_pairs(cases: Mapping[str, Source], seed: int, parts: tuple[int | str, ...]) -> list[_Shown]:
     """The pairs, the real case at the left in half of those of each source, by chance."""
-    pairs = pairs_of(cases, seed)
-    by_source: dict[str, list[tuple[str, str]]] = {}
-    for real, other in pairs:
-        by_source.setdefault(cases[other], []).append((real, other))
-    shown: list[Shown] = []
-    for source, group in by_source.items():
-        order = shuffled(len(group), *parts, "sides", source)
+    shown: list[_Shown] = []
+    for source, pairs in pairs_of(cases, seed).items():
         # Of an odd number, which side has one more is by chance too.
         first = shuffled(2, *parts, "first side", source)[0]
-        for rank, index in enumerate(order):
-            real, other = group[index]
-            shown.append((real, other) if (rank + first) % 2 else (other, real))
+        for rank, index in enumerate(shuffled(len(pairs), *parts, "sides", source)):
+            real, other = pairs[index]
+            left, right = (real, other) if (rank + first) % 2 else (other, real)
+            shown.append((source, left, right))
     return shown
 
 

@@ -141,20 +141,6 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Receipt:
-    """What became of an answer.
-
-    Attributes:
-        answer: Answer that is stored: of one sent again, what was stored the first time.
-        overruled_by: Revision of another answer that was stored before this one, and counts instead; None
-            if this one counts, or was followed by what counts.
-    """
-
-    answer: StoredAnswer
-    overruled_by: int | None
-
-
-@dataclass(frozen=True)
 class ReaderProgress:
     """How far a reader is; never what they answered.
 
@@ -278,13 +264,17 @@ def latest_answers(answers: Iterable[StoredAnswer]) -> dict[tuple[str, str], Sto
     return latest
 
 
-def save_answer(study: Study, reader: Reader, given: AnswerInput) -> Receipt:
+def save_answer(study: Study, reader: Reader, given: AnswerInput) -> int | None:
     """Stores an answer; it is on the disk when this returns. The same answer sent again is stored once.
 
     Args:
         study: Study, opened.
         reader: Reader who answers.
         given: Answer as the page sends it.
+
+    Returns:
+        Revision of another answer that was stored before this one, and counts instead; None if this one
+        counts, or was followed by what counts.
 
     Raises:
         UnknownItemError: If the item is none of the reader's.
@@ -318,8 +308,7 @@ def save_answer(study: Study, reader: Reader, given: AnswerInput) -> Receipt:
             )
         )
         latest = latest_answers(rivals)[given.item_id, given.question]
-    overruled = (latest.id or 0) < (stored.id or 0)
-    return Receipt(stored, latest.revision if overruled else None)
+    return latest.revision if (latest.id or 0) < (stored.id or 0) else None
 
 
 def set_paused(study: Study, reader: Reader, paused: bool) -> None:
