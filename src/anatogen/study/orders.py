@@ -31,7 +31,7 @@ def shuffled(number: int, *parts: int | str) -> list[int]:
     return torch.randperm(number, generator=derived_generator(*parts)).tolist()
 
 
-def pairs_of(cases: Mapping[str, Source], seed: int) -> dict[str, list[tuple[str, str]]]:
+def pairs_of(cases: Mapping[str, Source], seed: int) -> dict[Source, list[tuple[str, str]]]:
     """Pairs of a real case and another one, no case in two of them: what comes back would be known as real.
 
     Args:
@@ -42,7 +42,7 @@ def pairs_of(cases: Mapping[str, Source], seed: int) -> dict[str, list[tuple[str
     Returns:
         For each source that is not real the pairs of its cases, the real case first.
     """
-    by_source: dict[str, list[str]] = {}
+    by_source: dict[Source, list[str]] = {}
     for case, source in cases.items():
         by_source.setdefault(source, []).append(case)
     real = by_source.pop("real")

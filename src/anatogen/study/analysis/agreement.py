@@ -1,6 +1,5 @@
 """Do readers agree with each other, and with themselves when they see a case again?"""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -72,16 +71,14 @@ def _coefficients(
     weights = case_weights([ratings.sources[case] for case in unique], [seed, len(unique)])[:, which]
     counts = coefficients.counts_by_option(answers, ratings.values)
     nearness = coefficients.quadratic_weights(ratings.values)
-    measures: dict[str, Callable[[], Floats]] = {
-        "agreement": lambda: coefficients.exact_agreement(counts, weights),
-        "kappa_quadratic": lambda: coefficients.kappa_quadratic(answers, weights),
-        "ac2_quadratic": lambda: coefficients.gwet_ac2(counts, weights, nearness),
-        "alpha_ordinal": lambda: coefficients.krippendorff_alpha(counts, weights),
-    }
-    statistics = []
-    for name in COEFFICIENTS:
-        draws = measures[name]()
-        named = replace(place, name=name)
-        known = np.isfinite(draws[0])
-        statistics.append(with_resamples(named, draws) if known else replace(named, note=_ALL_EQUAL))
-    return statistics
+    found = (
+        coefficients.exact_agreement(counts, weights),
+        coefficients.kappa_quadratic(answers, weights),
+        coefficients.gwet_ac2(counts, weights, nearness),
+        coefficients.krippendorff_alpha(counts, weights),
+    )
+    named = [replace(place, name=name) for name in COEFFICIENTS]
+    return [
+        with_resamples(each, draws) if np.isfinite(draws[0]) else replace(each, note=_ALL_EQUAL)
+        for each, draws in zip(named, found, strict=True)
+    ]

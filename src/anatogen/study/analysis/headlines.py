@@ -58,7 +58,7 @@ def _rated_alike(analysis: Analysis) -> Answer:
     tested = [row for row in rows if row.value is not None]
     if not tested:
         why = rows[0].note if rows else "there are no real scans to compare with"
-        return Answer(question, Tone.OPEN, "This can't be told.", f"{capitalised(why)}.")
+        return _untold(question, f"{capitalised(why)}.")
     listed = "; ".join(f"{analysis.title(row)}: {_with_interval(row)}, {row.outcome}" for row in tested)
     detail = f"Synthetic less real, in points, with the 90% interval of the equivalence test. {listed}."
     margin = f"{analysis.margin:g} points"
@@ -114,9 +114,7 @@ def _told_apart(analysis: Analysis, protocol: str) -> Answer:
     accuracy = pick_one(mine, name="accuracy", source="synthetic", reference="real")
     area = pick_one(mine, name="auc", source="synthetic", reference="real")
     if accuracy is None or accuracy.value is None or area is None or area.value is None:
-        return Answer(
-            question, Tone.OPEN, "This can't be told.", "It takes answers to real and synthetic cases."
-        )
+        return _untold(question, "It takes answers to real and synthetic cases.")
     headline = f"They were right in {accuracy.text} of cases ({accuracy.interval}); guessing gives 50%."
     said = pick_one(mine, name="called_real", source="synthetic")
     real = pick_one(mine, name="called_real", source="real")
@@ -133,7 +131,7 @@ def _chosen(analysis: Analysis, protocol: str) -> Answer:
     rows = pick(analysis.statistics, section="pairs", protocol=protocol, reader="")
     row = pick_one(rows, source="synthetic", reference="real")
     if row is None or row.value is None or row.p is None:
-        return Answer(question, Tone.OPEN, "This can't be told.", "There are no answers to such pairs.")
+        return _untold(question, "There are no answers to such pairs.")
     headline = f"They picked the real one in {row.text} of pairs ({row.interval}); guessing gives 50%."
     others = "".join(
         f" Against {other.source} scans: {other.text}."
@@ -179,6 +177,10 @@ def _agreement(analysis: Analysis) -> Answer:
     )
     explained = "1 is full agreement, 0 is chance; kappa fails where nearly all answers are alike."
     return Answer(question, tone, headline, f"{coefficients}: {explained} {detail}".strip())
+
+
+def _untold(question: str, why: str) -> Answer:
+    return Answer(question, Tone.OPEN, "This can't be told.", why)
 
 
 def _with_interval(row: Statistic) -> str:

@@ -22,12 +22,10 @@ from anatogen.study.analysis.statistic import Statistic
 from anatogen.study.leaks import BlindingStatus, blinding_status
 from anatogen.study.spec import LEAKS_NAME, StudySpec
 
-PAGE_NAME, JSON_NAME, CSV_NAME, ANSWERS_NAME = (
-    "analysis.html",
-    "analysis.json",
-    "analysis.csv",
-    "answers.csv",
-)
+PAGE_NAME = "analysis.html"
+JSON_NAME = "analysis.json"
+CSV_NAME = "analysis.csv"
+ANSWERS_NAME = "answers.csv"
 FIGURES = "figures"
 FORMAT_VERSION = 1
 
@@ -62,43 +60,32 @@ def write_analysis(analysis: Analysis, spec: StudySpec, out: Path, blinding: Bli
     remove_parts(out)
     remove_parts(out / FIGURES)
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    settings = {
-        "margin": analysis.margin,
-        "share_margin": analysis.share_margin,
-        "resamples": NUM_RESAMPLES,
-        "seed": SEED,
-        "blinding": BLINDING_TEXTS[blinding],
-    }
-    used = versions("numpy", "scipy", "scikit-learn", "statsmodels")
     answers = headlines(analysis)
+    shared = {
+        "study": spec.id,
+        "title": spec.title,
+        "settings": {
+            "margin": analysis.margin,
+            "share_margin": analysis.share_margin,
+            "resamples": NUM_RESAMPLES,
+            "seed": SEED,
+            "blinding": BLINDING_TEXTS[blinding],
+        },
+        "versions": versions("numpy", "scipy", "scikit-learn", "statsmodels"),
+        "summary": summary(analysis),
+        "limits": limits(analysis, blinding),
+    }
     write_text(out / CSV_NAME, _csv_text(Statistic, analysis.statistics))
     write_text(out / ANSWERS_NAME, _csv_text(AnswerRow, analysis.rows))
     page = out / PAGE_NAME
-    write_page(
-        page,
-        "analysis.html",
-        title=spec.title,
-        summary=summary(analysis),
-        answers=answers,
-        parts=page_parts(analysis, out / FIGURES),
-        limits=limits(analysis, blinding),
-        settings=settings,
-        versions=used,
-        created=created[:10],
-        study=spec.id,
-    )
-    content = {
+    parts = page_parts(analysis, out / FIGURES)
+    write_page(page, "analysis.html", **shared, created=created[:10], answers=answers, parts=parts)
+    content = shared | {
         "format_version": FORMAT_VERSION,
         "created": created,
-        "study": spec.id,
-        "title": spec.title,
         "readers": list(analysis.readers),
-        "settings": settings,
-        "versions": used,
-        "summary": summary(analysis),
         "answers": [asdict(answer) for answer in answers],
         "numbers": [asdict(statistic) for statistic in analysis.statistics],
-        "limits": limits(analysis, blinding),
     }
     write_json(out / JSON_NAME, content)
     return page
