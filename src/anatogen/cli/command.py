@@ -28,6 +28,10 @@ class Group(click.Group):
         """Names of the commands, in the order in which they were added."""
         return list(self.commands)
 
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """What the group is for, whole."""
+        return self.help or ""
+
     def derive(
         self,
         name: str,
@@ -105,7 +109,12 @@ def _option(parameter: inspect.Parameter, text: str) -> click.Option:
     name, default = parameter.name, parameter.default
     flag = f"--{name.replace('_', '-')}"
     if default is True:
-        return click.Option([f"--no-{flag[2:]}", name], flag_value=False, default=True, help=f"Don't {text}")
+        return click.Option(
+            [f"--no-{flag[2:]}", name],
+            flag_value=False,
+            default=True,
+            help=f"Don't {text[0].lower()}{text[1:]}",
+        )
     if default is False:
         return click.Option([flag], is_flag=True, help=text)
     is_several, kind = _kind(parameter.annotation)

@@ -44,16 +44,7 @@ def finetune(
 ) -> Path:
     """Trains Swin UNETR to segment, or goes on with a run that was stopped.
 
-    Args:
-        data: Prepared dataset with masks.
-        run: Folder of the run; the finished segmenter is `segmenter/`.
-        config: Its settings.
-        init: Run of `pretrain`, or its file of weights; None for a random start.
-        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-        devices: Number of GPUs, or of processes on a CPU.
-
-    Returns:
-        The folder of the segmenter, which `predict` takes.
+    The arguments are those of `anatogen.finetune`, which explains them.
 
     Raises:
         UserError: If masks, settings and pre-trained weights don't fit each other or the run.

@@ -23,14 +23,7 @@ def measure_on_test_split(
     The segmenter may have learned from another dataset: of synthetic scans with masks, say ("train on
     synthetic, test on real").
 
-    Args:
-        data: Prepared dataset with masks.
-        segmenter: Run of `finetune`, or the folder of its segmenter.
-        tolerance_mm: Distance between surfaces that counts as agreement, in mm.
-        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-
-    Returns:
-        The metrics of each test case, by its id.
+    The arguments are those of `anatogen.measure_segmenter`, which explains them.
 
     Raises:
         UserError: If there are no test cases with masks; they differ from what the segmenter learned from in

@@ -41,15 +41,7 @@ def predict(
     label maps and scans of another modality. Masks that are there are kept, so a stopped call goes on where
     it was; `predicted_by.json` says which segmenter made them.
 
-    Args:
-        scans: Folder with scans in any format that Anatogen reads.
-        segmenter: Run of `finetune`, or the folder of its segmenter.
-        out: Folder of the masks: `a/b.nrrd` becomes `a/b.nii.gz`, a DICOM series `SERIES.nii.gz`.
-        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-        progress: Told of every scan.
-
-    Returns:
-        The scans that could not be read or are none, with the reasons.
+    The arguments are those of `anatogen.predict`, which explains them.
 
     Raises:
         UserError: If the segmenter, the scans or the device are missing, masks would come among the scans or

@@ -48,21 +48,9 @@ def pretrain(
 ) -> Path:
     """Pre-trains Swin UNETR on scans without labels, or goes on with a run that was stopped.
 
-    Args:
-        scans: Folders of scans, or prepared datasets ("DATASET:train" for one split), all on one grid. They
-            are held in memory, 4 bytes a voxel.
-        run: Folder of the run: checkpoint, log, previews and the weights in `inpainter/`; beside it
-            `inpainting_quality.json`.
-        config: Its settings.
-        like: Prepared dataset that they must match in grid and, for CT, in window: the one that is to be
-            segmented. MR scans get a window each, as those of a prepared dataset have. None of its
-            validation and test scans may be among them. How well the network fills in scans is measured on
-            its training scans, else on those that are learned from.
-        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-        devices: Number of GPUs, or of processes on a CPU.
-
-    Returns:
-        The file of the weights, which `finetune` takes.
+    The arguments are those of `anatogen.pretrain`, which explains them. How well the network fills in scans
+    is measured on the training scans of `like`, else on those that it learns from. MR scans get a window
+    each.
 
     Raises:
         UserError: If scans and settings don't fit each other or the run.

@@ -71,19 +71,7 @@ def evaluate(
     copies of its training scans are looked for. Features are cached in the report's folder, so that the
     same call again is quick. Equal scans, settings and seed give an equal `report.json` but for "created".
 
-    Args:
-        real: Folder of scans, prepared dataset, or one split of it such as "DATASET:test". Scans that the
-            generator was not trained on.
-        synthetic: Folder of synthetic scans on the same grid.
-        out: Folder of the report; may hold an earlier one, which is replaced with its audit.
-        train: The scans that the generator was trained on; with `holdout`, the audit is made.
-        holdout: Scans of other patients that it was not trained on; may be those of `real`.
-        bundle: The generator, for membership inference on its denoiser; a GAN's rows say that it has none.
-        medicalnet: Weights file of a MedicalNet ResNet, for features of whole volumes.
-        num_pairs: Random pairs of scans for MS-SSIM.
-        seed: Random seed of everything.
-        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1".
-        progress: Called with (what, done, total).
+    The arguments are those of `anatogen.evaluate`, which explains them.
 
     Raises:
         UserError: If a folder holds no scans, scans differ in grid or modality, sets that must be apart share

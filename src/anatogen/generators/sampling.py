@@ -80,22 +80,8 @@ def write_scans(
 ) -> list[Path]:
     """Writes synthetic scans 0 to num_samples - 1, as far as they are missing; `Bundle.write`.
 
-    Args:
-        bundle: Lies on disk: each process loads it, and scans name its hash.
-        out: Folder for the scans; may hold some of the same set already.
-        num_samples: As this and what follows in `anatogen.sample`.
-        seed: Random seed of the set.
-        sampler: Default the bundle's own.
-        steps: Number of sampling steps; default the bundle's own.
-        batch_size: Number of scans made at once on a GPU.
-        file_format: "nifti", "dicom" or "npy".
-        device: Default where the bundle is.
-        processes: Default one per core, or per GPU.
-        reject_copies: Copies that it finds are left out, and later numbers take their place; a JSON
-            `rejected_...` stands for each. For a privacy audit, an `AuditFilter`.
-
-    Returns:
-        Paths of all scans of the set, in order.
+    The options are those of `anatogen.sample`, which explains them, but that the device's default is
+    where the bundle is, and `reject_copies` is a filter: for a privacy audit, an `AuditFilter`.
 
     Raises:
         OtherSetError: If the folder holds scans of another set.

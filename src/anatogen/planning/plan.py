@@ -122,17 +122,8 @@ def make_plan(
 ) -> Plan:
     """Plans the preparation and training of a folder of scans; writes nothing.
 
-    Args:
-        scans: Folder or archive of scans.
-        memory_gb: Memory of the GPU, or of the machine without one, in 10^9 bytes; default this machine's.
-        hours: Hours for everything, on this machine.
-        recipe: Name of a recipe, whose settings are kept.
-        overrides: Nested values of the settings of `prepare` or `train`, which are kept.
-        preset: Where what no rule decides comes from.
-        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-        records: Folder of records of scans, which are completed, and all scans looked at; default nowhere.
-        workers: Processes that look at the scans; default one per core.
-        progress: Whether to show progress bars on the terminal.
+    The arguments are those of `anatogen.plan`, which explains them; `workers` is the number of processes
+    that look at the scans, by default one per core.
 
     Raises:
         UserError: If settings are wrong, or scans or budget can't give a generator.

@@ -50,17 +50,7 @@ def train(
 ) -> Path:
     """Trains a generator, or goes on with a training that was stopped; a finished one is left as it is.
 
-    Args:
-        data: A prepared dataset.
-        run: Folder of the run: checkpoints, logs, previews, and at the end `bundle/`.
-        settings: From `presets` and `config.resolve`.
-        stages: Which stages.
-        autoencoder_run: The run whose autoencoder stage two uses; default this run's own.
-        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-        devices: Number of GPUs, or of processes on a CPU.
-
-    Returns:
-        The folder of the bundle, or of the autoencoder if stage two was not asked for.
+    The arguments are those of `anatogen.train`, which explains them.
 
     Raises:
         UserError: If data and settings don't fit the run, or the autoencoder is not fit for stage two.

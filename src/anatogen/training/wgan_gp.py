@@ -40,15 +40,7 @@ def train_gan(
 ) -> Path:
     """Trains a WGAN-GP, or goes on with a training that was stopped; a finished one is left as it is.
 
-    Args:
-        data: A prepared dataset.
-        run: Folder of the run: checkpoint, log, previews in `gan/`, and at the end `bundle/`.
-        config: From `presets.gan_settings`.
-        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-        devices: Number of GPUs, or of processes on a CPU.
-
-    Returns:
-        The folder of the bundle.
+    The arguments are those of `anatogen.train_gan`, which explains them.
 
     Raises:
         UserError: If data and settings don't fit the run.

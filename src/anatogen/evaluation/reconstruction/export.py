@@ -32,18 +32,7 @@ def reconstruct(
     They are scans of patients still, with the details that latents can't hold taken away: as private as the
     scans themselves.
 
-    Args:
-        bundle: Folder of a bundle or a run, or the name of a model that comes with the package.
-        scans: A prepared dataset (its test split, or validation where that is empty), one split of it as
-            "DATASET:train", or a folder of scans on the bundle's grid.
-        out: Folder to be made.
-        num_samples: Number of scans, chosen by the seed; default all.
-        seed: Random seed of the choice.
-        file_format: "nifti" (.nii.gz) or "npy".
-        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
-
-    Returns:
-        Paths of the files.
+    The arguments are those of `anatogen.reconstruct`, which explains them.
 
     Raises:
         UserError: If the bundle has no autoencoder, scans don't fit it or are too few, or the folder exists.

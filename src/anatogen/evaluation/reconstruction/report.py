@@ -53,13 +53,7 @@ def report_reconstruction(
 ) -> ReconstructionEvaluation:
     """Measures how well autoencoders give held-out scans back, and writes a report.
 
-    Args:
-        data: A prepared dataset (its test scans), one split such as "DATASET:validation", or a folder.
-        bundles: Model bundles, folders of runs, or names of models that come with the package.
-        out: Folder of the report; may hold an earlier one, which is replaced.
-        seed: Random seed of the intervals.
-        device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1".
-        progress: Called with (what, done, total).
+    The arguments are those of `anatogen.compare_autoencoders`, which explains them.
 
     Raises:
         UserError: If a bundle can't be read or does not fit the scans, there are no scans, there is no such
