@@ -26,7 +26,7 @@ from anatogen.dataset.manifest import Intensity
 from anatogen.report.numbers import times
 
 MR_LEVELS = 256
-# Of each MR scan's voxels, at either end; more where a scan has more that were clipped before.
+# Share of each MR scan's voxels clipped at either end; more where a scan has more that were clipped before.
 _LEAST_CLIPPED = 0.005
 _MOST_CLIPPED = 0.02
 # Parts of the range that become black too, and whether all of the background does.
@@ -37,9 +37,9 @@ BACKGROUND = 0.1
 _DIM = 0.4
 # and is if more than this share of the next plane is brighter than this part of the range.
 _ALL_OVER = 0.5
-# Of every axis, what a common box must keep.
+# Part of every axis that a common box must keep.
 _LEAST_KEPT = 0.5
-# Of [-1, 1]: what is wider between grey levels is not filled, for that would be seen.
+# Widest gap between grey levels in [-1, 1] that is filled: wider ones would be seen.
 _WIDEST_GAP = 0.05
 
 Box = tuple[slice, slice, slice]
@@ -80,7 +80,7 @@ class Blinding:
 
     @property
     def stored_window(self) -> tuple[int, int]:
-        """Between what stored values scans are clipped: Hounsfield units of CT, levels of MR."""
+        """Stored values between which scans are clipped: Hounsfield units of CT, levels of MR."""
         if self.intensity.modality == "MR":
             return 0, MR_LEVELS - 1
         low, high = (

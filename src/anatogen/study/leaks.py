@@ -96,7 +96,7 @@ class LeakCheck:
 
     @property
     def finding(self) -> str:
-        """In words, which features leak."""
+        """The features that leak, in words."""
         if self.leaks:
             return "; ".join(map(str, self.leaks))
         return (

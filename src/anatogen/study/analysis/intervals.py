@@ -16,7 +16,7 @@ from anatogen.study.analysis.ratings import Floats
 from anatogen.study.analysis.statistic import Statistic
 
 NUM_RESAMPLES = 2000
-# Of the resamples in which a number must exist, to have an interval.
+# Share of the resamples in which a number must exist to have an interval.
 _LEAST_DEFINED = 0.9
 
 

@@ -10,7 +10,7 @@ from scipy import stats
 from anatogen.study.analysis.ratings import Flags, Floats, Ratings
 from anatogen.study.analysis.statistic import Statistic
 
-# Of answers, for each coefficient of the model.
+# Answers that each coefficient of the model takes.
 _LEAST_ANSWERS = 10
 # A log odds ratio beyond it (odds of 1 to 3,000) is a model that runs away.
 _MOST_LOG_ODDS = 8.0
