@@ -141,9 +141,9 @@ BAD = [
     (lambda mask: Volume(mask.array[:-1], mask.affine), "its mask has (19, 24, 18) voxels and the scan"),
     (lambda mask: _moved(mask, 0.2), "its mask lies on another grid: corners are up to 0.2 mm apart"),
     (lambda mask: Volume(mask.array, np.diag([1.1, 1.1, 1.1, 1]) @ mask.affine), "another grid"),
-    (lambda mask: _with_values(mask, 1.5), "its mask holds values that are not whole numbers (up to 0.5"),
-    (lambda mask: _with_values(mask, -1), "its mask holds values from -1 to 8: labels are 0 to 255"),
-    (lambda mask: _with_values(mask, 256), "its mask holds values from 0 to 256"),
+    (lambda mask: _with_values(mask, 1.5), "its mask holds 1.5: labels are whole numbers"),
+    (lambda mask: _with_values(mask, -1), "its mask holds -1: labels are whole numbers from 0 to 255"),
+    (lambda mask: _with_values(mask, 256), "its mask holds 256"),
     (lambda mask: _with_values(mask, np.nan), "its mask can't be used: 1 of 8640 voxels are NaN"),
     (lambda mask: Volume(mask.array[:2], mask.affine), "its mask can't be used: only 2 voxels along an axis"),
 ]  # fmt: skip

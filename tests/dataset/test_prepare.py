@@ -179,8 +179,8 @@ def test_scans_with_equal_headers_are_told_apart_by_their_data(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("data_file", "reason"),
     [
-        ("../../secret.raw", "outside the folder"), ("/etc/hostname", "absolute path"),
-        ("gone.raw", "missing"), ("LIST", "several files"), ("slice_%03d.raw 1 20 1", "several files"),
+        ("../../secret.raw", "below the folder of scans"), ("/etc/hostname", "relative path"),
+        ("gone.raw", "names no data file"), ("LIST", "several files"), ("slice_%03d.raw 1 20 1", "several files"),
     ],
 )  # fmt: skip
 def test_data_files_that_are_not_the_scans_own_are_refused(

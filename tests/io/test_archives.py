@@ -131,7 +131,7 @@ EVIL: dict[str, tuple[Callable[[Path], Path], str]] = {
     "zip link": (lambda p: _zip_with_mode(p / "s.zip", stat.S_IFLNK | 0o777), "link or device"),
     "zip device": (lambda p: _zip_with_mode(p / "s.zip", stat.S_IFCHR | 0o666), "link or device"),
     "zip encrypted": (lambda p: _encrypted(p / "s.zip"), "is encrypted"),
-    "zip twice": (lambda p: _twice(p / "s.zip"), "'a' twice"),
+    "zip twice": (lambda p: _twice(p / "s.zip"), "'a' .* twice"),
     "zip cut": (lambda p: _cut(make_zip(p / "s.zip"), 900), "truncated or damaged"),
     "zip flipped": (lambda p: _flipped(make_zip(p / "s.zip"), 2000), "truncated or damaged"),
     "zip of nothing": (lambda p: _cut(make_zip(p / "s.zip"), 0), "truncated or damaged"),
@@ -182,10 +182,6 @@ def test_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="200 times its size"), scans_folder(bomb):
         pass
     good = make_tar(tmp_path / "good.tar")
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="more than 2 files"):
-        patch.setattr(archives, "MAX_MEMBERS", 2)
-        with scans_folder(good):
-            pass
     with monkeypatch.context() as patch, pytest.raises(UserError, match="MB that are free"):
         patch.setattr(archives, "SPARE_BYTES", 1 << 60)
         with scans_folder(good):

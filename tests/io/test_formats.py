@@ -185,7 +185,7 @@ BAD = {
     "truncated nrrd": (lambda t: _truncated(_itk(t / "a.nrrd", _array()), 0.6), "truncated"),
     "truncated mha": (lambda t: _truncated(_itk(t / "a.mha", _array()), 0.6), "truncated"),
     "truncated npy": (lambda t: _truncated(_npy(t / "a.npy", _array()), 0.6), "truncated"),
-    "huge header": (lambda t: _huge_header(t / "a.nii.gz"), "announces"),
+    "huge header": (lambda t: _huge_header(t / "a.nii.gz"), "bytes announced"),
     "4D nifti": (lambda t: _nifti(t / "a.nii", np.stack([_array()] * 3, -1)), "4 dimensions"),
     "2D nifti": (lambda t: _nifti(t / "a.nii", _array()[0]), "2 dimensions"),
     "4D npy": (lambda t: _npy(t / "a.npy", np.stack([_array()] * 3, -1)), "4 dimensions"),

@@ -114,38 +114,25 @@ class Reason(Enum):
     NO_SUCH_FILE = "there is no such file", _CHECK_FILE
     NOT_READABLE = "it can't be read: {why}", _CHECK_FILE
     UNKNOWN_FORMAT = "unknown format {ending}: known are {known} and DICOM", _OTHER_FORMAT
-    ARCHIVE_OF_ARRAYS = "it is an archive of arrays (.npz), expected a single .npy array", _OTHER_FORMAT
     DAMAGED_FILE = "the file is truncated, damaged or not of the format of its ending ({error})", _NOT_WHOLE
-    TRUNCATED_OR_DAMAGED_HEADER = (
-        "the file is truncated or its header damaged: it announces {num_bytes} bytes",
-        _NOT_WHOLE,
-    )
-    BYTES_LEFT_OVER = (
-        "its header is damaged: {num_bytes} bytes follow the voxels that it announces",
-        _NOT_WHOLE,
-    )
     OTHER_NUMBER_OF_BYTES = (
-        "its header is damaged: it announces {announced} bytes of voxels, there are {found}",
+        "the file is truncated or its header is damaged: {announced} bytes announced, {found} found",
         _NOT_WHOLE,
     )
-    NO_END = "the file is truncated: its compressed voxels have no end", _NOT_WHOLE
     SEVERAL_DATA_FILES = (
         "its header spreads the voxels over several files, which is not supported",
         _ONE_FILE,
     )
-    ABSOLUTE_DATA_FILE = (
-        "its header names its data file by an absolute path: write the path relative to it",
+    NO_DATA_FILE = (
+        "its header names no data file by a relative path below the folder of scans",
         _BRING_TOGETHER,
     )
-    NO_DATA_FILE = "the data file that its header names is missing", _BRING_TOGETHER
-    DATA_FILE_OUTSIDE = "its data file lies outside the folder of scans", _BRING_TOGETHER
 
     # Shape, values and geometry.
     EMPTY = "it is empty: shape {shape}", _EMPTY
     TOO_FEW_VOXELS = "only {num} voxels along an axis of {shape}, at least {least}", _TOO_THIN
     NOT_3D = "{num} dimensions {shape}, expected 3", _SPLIT
-    COLOUR = "its voxels hold several values (colour), expected one number", _NO_COLOUR
-    SEVERAL_VALUES = "{num} values per voxel (colour or vectors), expected 1", _NO_COLOUR
+    COLOUR = "its voxels hold several values (colour or vectors), expected one number", _NO_COLOUR
     COMPLEX = "its values are complex numbers, expected real ones", _PLAIN_NUMBERS
     NO_NUMBERS = "its values are of type {dtype}, expected numbers", _PLAIN_NUMBERS
     NOT_FINITE = (
@@ -162,19 +149,17 @@ class Reason(Enum):
         "its voxels of {smallest:g} to {largest:g} mm can't be right: the header is damaged",
         _GEOMETRY,
     )
-    AFFINE_NOT_FINITE = "its affine is not a finite 4 x 4 matrix", _GEOMETRY
-    AFFINE_SINGULAR = "its affine is singular: voxel axes are parallel or have no length", _GEOMETRY
+    SINGULAR_AFFINE = (
+        "its affine is no finite 4 x 4 matrix, or singular: axes are parallel or have no length",
+        _GEOMETRY,
+    )
 
     # Files of a DICOM series.
-    STRAY = "it is no DICOM, though it is named like the slices beside it", _NAMED_AS_SLICE
-    NO_DICOM = "the file is no DICOM in spite of its ending", _NAMED_AS_SLICE
-    DAMAGED_DICOM = "the file is damaged DICOM ({error})", _NOT_WHOLE
+    NO_DICOM = "it is no DICOM, though it is named like a slice", _NAMED_AS_SLICE
+    DAMAGED_DICOM = "a file of it is truncated or damaged DICOM ({error})", _NOT_WHOLE
     LACKS_ELEMENT = "the file is a damaged DICOM image: it has no {keyword}", _NOT_WHOLE
     DAMAGED_BESIDE = "a file of it, or beside it, is damaged: {what}", _LEAVE_DAMAGED
     NOT_ONE_SERIES = "the folder holds {num} DICOM series, expected 1", _OWN_SERIES
-    DAMAGED_SLICE = "a file of the series is truncated or damaged ({error})", _NOT_WHOLE
-    NO_PIXELS = "a file of the series has no pixel data (truncated?)", _NOT_WHOLE
-    INCONSISTENT_HEADERS = "its headers are inconsistent or damaged ({error})", _NOT_WHOLE
     INCOMPLETE_CONCATENATION = (
         "{num} of {total} parts of a concatenation are there",
         Remedy("Get the missing parts from the archive: all of them make one scan."),
@@ -189,9 +174,7 @@ class Reason(Enum):
     OTHER_NUMBER_OF_FRAMES = "its header is damaged: {announced} frames, {found} told", _NOT_WHOLE
     SEVERAL_VOLUMES = "it holds several volumes in one file: {num} {what}", _SPLIT
     NO_PLACE = "a slice has no {keyword}, so its place in the patient is unknown", _GEOMETRY
-    DAMAGED_PLACE = "a slice's {keyword} is damaged: it is no list of {num} numbers", _GEOMETRY
-    PIXEL_SPACING = "a slice's PixelSpacing is not positive", _GEOMETRY
-    ORIENTATION = "a slice's ImageOrientationPatient is damaged: its axes are not perpendicular", _GEOMETRY
+    DAMAGED_PLACE = "a slice's {keyword} is damaged: its numbers can't be right", _GEOMETRY
     RESCALE = "a slice's RescaleSlope or RescaleIntercept can't be right", _RESCALE
     CT_WITHOUT_INTERCEPT = (
         "it is CT without RescaleIntercept, so its values are not in Hounsfield units",
@@ -208,12 +191,8 @@ class Reason(Enum):
     THREE_PLANES = "its slices have mixed orientations (of 3 planes, as a localiser's)", _SCOUT
     TOO_FEW_SLICES = "only {num} slices, at least {least}", _TOO_THIN
     SLICES_TOO_NEAR = "{num} slices lie where another one is, or nearly", _ONE_AT_A_PLACE
-    SLICES_DIFFER_AT_A_PLACE = (
-        "{num} slices lie where another one is, with another image: they differ in {keyword}",
-        _ONE_AT_A_PLACE,
-    )
     SEVERAL_AT_A_PLACE = (
-        "{num} slices lie where another one is, with another image: several echoes, b-values or time points",
+        "{num} slices lie where another one is, with another image: they differ in {what}",
         _ONE_AT_A_PLACE,
     )
     MISSING_SLICES = (
@@ -229,20 +208,10 @@ class Reason(Enum):
 
     # Pixels of a DICOM slice.
     COMPRESSED = "its pixels are compressed ({how}), which is not supported: decompress it", _DECOMPRESS
-    TRANSFER_SYNTAX = "its pixel data contradicts its transfer syntax: a header is damaged", _NOT_WHOLE
     DAMAGED_PIXELS = (
         "its pixels can't be read ({syntax}): they are truncated or damaged, or their header is",
         _NOT_WHOLE,
     )
-    OTHER_NUMBER_OF_PIXELS = (
-        "its pixel data contradicts its header: another number of rows or columns",
-        _NOT_WHOLE,
-    )
-    PIXELS_LEFT_OVER = (
-        "its pixel data is longer than its header announces: a header is damaged",
-        _NOT_WHOLE,
-    )
-    TRUNCATED_PIXELS = "its compressed pixel data is truncated", _NOT_WHOLE
 
     # The scan beside others, as `prepare` sees it.
     LABEL_MAP = (
@@ -274,9 +243,8 @@ class Reason(Enum):
     )
 
     # The part of it that is wanted.
-    NO_FOREGROUND = "nothing in it is brighter than air, so it has no foreground", _LOOK
+    NO_FOREGROUND = "nothing in it is brighter than air: it shows no body", _LOOK
     SMALL_REGION = "its {region} region is only {shape} voxels", _TOO_THIN
-    NO_BODY = "no body is found in it", _LOOK
     NARROW_BODY = "two breasts are not found: the body in it is only {width_mm:.0f} mm wide", _LOOK
     FLAT_CHEST = (
         "two breasts are not found: the body stands out from the skin between them {left_mm:.0f} mm "
@@ -286,14 +254,12 @@ class Reason(Enum):
 
     # Its mask.
     MASK_UNUSABLE = "its mask can't be used: {why}", _MASK
-    MASK_NOT_WHOLE = "its mask holds values that are not whole numbers (up to {off:g} off)", _MASK
-    MASK_RANGE = "its mask holds values from {low:g} to {high:g}: labels are 0 to 255", _MASK
+    MASK_VALUES = "its mask holds {value:g}: labels are whole numbers from 0 to 255", _MASK
     UNKNOWN_LABEL = "its mask holds the unknown label {label}: known are {known}", _MASK
     MASK_SHAPE = "its mask has {mask} voxels and the scan {scan}", _MASK
     MASK_GRID = "its mask lies on another grid: corners are up to {distance_mm:.3g} mm apart", _MASK
-    EMPTY_BREAST_MASK = "its breast mask is empty", _MASK
+    EMPTY_BREAST_MASK = "its breast mask is empty, or lies outside the scan", _MASK
     JOINED_BREAST_MASK = "its breast mask has no gap between two breasts", _MASK
-    BREAST_MASK_OUTSIDE = "its breast mask lies outside the scan", _MASK
 
     # Public datasets.
     NO_PATIENT = (
@@ -304,8 +270,7 @@ class Reason(Enum):
         "the patient has no T1 series without fat saturation, but only: {series}",
         Remedy("Get the missing series, or name the right one in the mapping sheet."),
     )
-    MRNET_SHAPE = "its shape is {shape}, and MRNet's scans have (slices, 256, 256)", _MRNET
-    MRNET_DTYPE = "its values are {dtype}, and MRNet's scans are uint8", _MRNET
+    MRNET_ARRAY = "it is {dtype} {shape}, and MRNet's scans are uint8 (slices, 256, 256)", _MRNET
     UNCLEAR_PAIR = (
         "it is not clear which image and mask belong together: {names}; set include or exclude",
         Remedy("Keep one image and one mask of each name: exclude the others."),

@@ -78,13 +78,13 @@ def _body(array: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     # Three classes, air, muscle and fat, as in T1 without fat saturation: with two, muscle goes with the air.
     clipped = np.minimum(array, np.percentile(array, 99.5).astype(np.float32))
     if clipped.min() == clipped.max():
-        raise ScanError(Reason.NO_BODY())
+        raise ScanError(Reason.NO_FOREGROUND())
     otsu = sitk.OtsuMultipleThresholdsImageFilter()
     otsu.SetNumberOfThresholds(2)
     otsu.Execute(sitk.GetImageFromArray(clipped))
     labels, count = ndimage.label(ndimage.binary_opening(clipped > otsu.GetThresholds()[0]))
     if count == 0:
-        raise ScanError(Reason.NO_BODY())
+        raise ScanError(Reason.NO_FOREGROUND())
     return np.asarray(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
 
 
@@ -182,5 +182,5 @@ def _box_in(volume: Volume, mask: Volume, inside: npt.NDArray[np.bool_]) -> Box:
     first = np.clip(np.floor(corners.min(axis=1) + 0.5 + 1e-3), 0, None).astype(int)
     end = np.minimum(np.ceil(corners.max(axis=1) + 0.5 - 1e-3), volume.array.shape).astype(int)
     if (end - first < 4).any():
-        raise ScanError(Reason.BREAST_MASK_OUTSIDE())
+        raise ScanError(Reason.EMPTY_BREAST_MASK())
     return triple(first.tolist()), triple((end - first).tolist())

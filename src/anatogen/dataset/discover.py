@@ -2,21 +2,14 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.reasons import Reason, Refusal
-from anatogen.io.checks import MIN_VOXELS
-from anatogen.io.dicom.headers import (
-    DamagedDicomError,
-    DicomHeader,
-    is_stray,
-    name_pattern,
-    read_header,
-)
+from anatogen.io.dicom.series import Mapper, find_series
 from anatogen.io.formats import SCAN_ENDINGS, ending
 from anatogen.io.itk import data_files
 
@@ -54,17 +47,8 @@ class LeftOut:
         return str(self.refusal)
 
 
-@dataclass(frozen=True)
-class _Damaged:
-    refusal: Refusal
-    series: str
-
-
-_Class = DicomHeader | _Damaged | None
 # What a folder lacks that holds no scans.
 NO_SCANS = "no .nii, .nii.gz, .nrrd, .mha, .mhd, .npy file or DICOM series"
-
-Mapper = Callable[[Callable[[Path], _Class], Sequence[Path]], Iterable[_Class]]
 
 
 def discover(
@@ -88,40 +72,24 @@ def discover(
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder: name the folder that holds the scans")
-    files = sorted(_walk(folder), key=lambda file: file.relative_to(folder).as_posix())
+    files = sorted(_walk(folder), key=lambda file: _name(file, folder))
     # Each with the reason that it can't be used for, if there is one.
     candidates: list[tuple[Source, Refusal | None]] = [
         _file_source(file, folder) for file in files if ending(file) in SCAN_ENDINGS
     ]
     others = [file for file in files if ending(file) not in SCAN_ENDINGS and file.name.upper() != "DICOMDIR"]
-    damaged: list[tuple[Path, _Damaged]] = []
-    found: dict[str, list[tuple[Path, DicomHeader]]] = {}
-    unknown: list[Path] = []
-    for file, header in zip(others, mapper(classify, others), strict=True):
-        if isinstance(header, _Damaged):
-            damaged.append((file, header))
-        elif header is not None:
-            found.setdefault(header.volume, []).append((file, header))
-        else:
-            unknown.append(file)
-    damaged += [(file, _Damaged(Reason.STRAY(), "")) for file in _strays(unknown, found.values())]
-    candidates += [
-        (Source(file.relative_to(folder).as_posix(), (file,)), damage.refusal) for file, damage in damaged
-    ]
-    damaged += _lost(found.values())
-    series = [copy for slices in found.values() for copy in _copies(slices)]
-    homes = Counter(parent for slices in series for parent in {file.parent for file, _ in slices})
-    for slices in series:
-        first, header = slices[0]
+    series, damaged = find_series(others, mapper)
+    candidates += [(Source(_name(one.file, folder), (one.file,)), one.refusal) for one in damaged]
+    homes = Counter(home for one in series for home in {file.parent for file in one.files})
+    for one in series:
+        first = one.files[0]
         # A series is named by its folder where the two are one.
-        alone = len({file.parent for file, _ in slices}) == 1 and homes[first.parent] == 1
-        name = (first.parent if alone and first.parent != folder else first).relative_to(folder).as_posix()
-        paths = tuple(file for file, _ in slices)
-        culprit = _damage(slices, damaged, found)
+        alone = len({file.parent for file in one.files}) == 1 and homes[first.parent] == 1
+        name = _name(first.parent if alone and first.parent != folder else first, folder)
         refusal = None
-        if culprit is not None:
-            refusal = Reason.DAMAGED_BESIDE(what=culprit.relative_to(folder).as_posix())
-        candidates.append((Source(name, paths, True, header.modality, header.patient), refusal))
+        if one.damage is not None:
+            refusal = Reason.DAMAGED_BESIDE(what=_name(one.damage.file, folder))
+        candidates.append((Source(name, one.files, True, one.header.modality, one.header.patient), refusal))
     wanted = [
         (source, refusal)
         for source, refusal in candidates
@@ -136,78 +104,23 @@ def discover(
 
 
 def _file_source(file: Path, folder: Path) -> tuple[Source, Refusal | None]:
-    name = file.relative_to(folder).as_posix()
+    name = _name(file, folder)
     try:
         data = data_files(file)
     except ScanError as error:
         return Source(name, (file,)), error.refusal
     if any(Path(os.path.relpath(path, folder)).parts[0] == ".." for path in data):
-        return Source(name, (file,)), Reason.DATA_FILE_OUTSIDE()
+        return Source(name, (file,)), Reason.NO_DATA_FILE()
     return Source(name, (file, *data)), None
 
 
-def _damage(
-    slices: list[tuple[Path, DicomHeader]],
-    damaged: list[tuple[Path, _Damaged]],
-    series: Collection[str],
-) -> Path | None:
-    """The first damaged file that may be of the series: it says so, or says nothing and lies beside it."""
-    folders = {file.parent for file, _ in slices}
-    own = slices[0][1]
-    if own.is_whole:
-        return None
-    for file, damage in damaged:
-        if damage.series == own.series or (damage.series not in series and file.parent in folders):
-            return file
-    return None
-
-
-def _strays(unknown: Sequence[Path], found: Iterable[list[tuple[Path, DicomHeader]]]) -> list[Path]:
-    patterns: dict[Path, set[str]] = {}
-    for slices in found:
-        for file, _ in slices:
-            patterns.setdefault(file.parent, set()).add(name_pattern(file))
-    return [file for file in unknown if is_stray(file, patterns.get(file.parent, ()))]
-
-
-def _lost(found: Iterable[list[tuple[Path, DicomHeader]]]) -> list[tuple[Path, _Damaged]]:
-    """Single slices that are numbered as the stack beside them: their SeriesInstanceUID is damaged."""
-    few: dict[tuple[Path, str], list[Path]] = {}
-    stacks = []
-    for slices in found:
-        first, header = slices[0]
-        if not header.is_whole and len(slices) >= MIN_VOXELS:
-            stacks.append(((first.parent, header.stack), header.series))
-        elif not header.is_whole:
-            for file, own in slices:
-                few.setdefault((file.parent, own.stack), []).append(file)
-    return [
-        (file, _Damaged(Reason.DAMAGED_BESIDE(what=file.name), series))
-        for place, series in stacks
-        for file in few.get(place, ())
-    ]
-
-
 def _matches(source: Source, folder: Path, patterns: Sequence[str]) -> bool:
-    names = [source.name, *(file.relative_to(folder).as_posix() for file in source.files)]
+    names = [source.name, *(_name(file, folder) for file in source.files)]
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 
 
-def _copies(slices: list[tuple[Path, DicomHeader]]) -> list[list[tuple[Path, DicomHeader]]]:
-    """A series may be spread over folders, or be there several times, whole in each folder."""
-    by_folder: dict[Path, list[tuple[Path, DicomHeader]]] = {}
-    for file, header in slices:
-        by_folder.setdefault(file.parent, []).append((file, header))
-    instances = {frozenset(header.instance for _, header in part) for part in by_folder.values()}
-    return list(by_folder.values()) if len(instances) == 1 else [slices]
-
-
-def classify(file: Path) -> _Class:
-    """What a file without a scan's ending is: a DICOM slice, a damaged one (with the reason), or no scan."""
-    try:
-        return read_header(file)
-    except DamagedDicomError as error:
-        return _Damaged(error.refusal, error.series)
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
 
 
 def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterable[Path]:

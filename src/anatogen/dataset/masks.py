@@ -25,12 +25,9 @@ def as_labels(mask: Volume) -> Volume:
         ScanError: If a value is no label: not whole, negative or above 255.
     """
     whole = np.rint(mask.array)
-    off = float(np.abs(mask.array - whole).max())
-    if off > _WHOLE:
-        raise ScanError(Reason.MASK_NOT_WHOLE(off=off))
-    low, high = float(whole.min()), float(whole.max())
-    if low < 0 or high > 255:
-        raise ScanError(Reason.MASK_RANGE(low=low, high=high))
+    wrong = (np.abs(mask.array - whole) > _WHOLE) | (whole < 0) | (whole > 255)
+    if wrong.any():
+        raise ScanError(Reason.MASK_VALUES(value=float(mask.array[wrong][0])))
     return Volume(whole, mask.affine)
 
 

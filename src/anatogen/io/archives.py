@@ -4,7 +4,6 @@ An archive comes from elsewhere, so nothing in it is trusted: only plain files a
 written, whole or not at all, up to a limit.
 """
 
-import calendar
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -25,9 +25,6 @@ from anatogen.core.files import atomic_folder, remove_parts, sha256_json, write_
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 
-# The largest public sets of scans have under a million files and 400 GB.
-MAX_MEMBERS = 5_000_000
-MAX_BYTES = 1 << 40
 # Scans shrink to a third, label maps to a hundredth; what shrinks further is made to fill a disk. Small
 # archives may hold anything.
 MAX_RATIO = 200
@@ -43,10 +40,9 @@ class _Member:
     name: str
     is_folder: bool
     size: int
-    modified: float
     # Why it can't be unpacked.
     trouble: str | None
-    open: Callable[[], IO[bytes] | None]
+    open: Callable[[], IO[bytes]]
 
 
 def is_archive(path: Path) -> bool:
@@ -66,7 +62,7 @@ def scans_folder(path: Path, work: Path | None = None, *, progress: bool = False
         progress: Whether to say on the terminal that an archive is being unpacked.
 
     Yields:
-        The folder; names of scans are relative to it. Files have the times that the archive tells.
+        The folder; names of scans are relative to it. Unpacked files have the archive's own time.
 
     Raises:
         UserError: If there is no such folder or archive, the archive is damaged, encrypted, too large for the
@@ -109,22 +105,17 @@ def _origin(unpacked: Path) -> Path:
 
 def _unpacked(path: Path, work: Path, progress: bool) -> Path:
     status = path.stat()
-    key = sha256_json([path.name, status.st_size, status.st_mtime_ns])[:16]
-    folder = work / f"unpacked-{key}"
+    folder = work / f"unpacked-{sha256_json([path.name, status.st_size, status.st_mtime_ns])[:16]}"
     if not folder.is_dir():
-        _unpack_whole(path, folder, progress)
+        remove_parts(work)
+        shown = Console(stderr=True).status(f"Unpacking {path.name}") if progress else nullcontext()
+        with shown, atomic_folder(folder) as temporary:
+            # Its headers may hold names, which nothing else in the work folder does.
+            temporary.chmod(0o700)
+            _unpack(path, temporary)
     # Said anew each time: the archive may have been moved.
     write_json(_origin(folder), str(path.resolve().parent))
     return folder
-
-
-def _unpack_whole(path: Path, folder: Path, progress: bool) -> None:
-    remove_parts(folder.parent)
-    shown = Console(stderr=True).status(f"Unpacking {path.name}") if progress else nullcontext()
-    with shown, atomic_folder(folder) as temporary:
-        # Its headers may hold names, which nothing else in the work folder does.
-        temporary.chmod(0o700)
-        _unpack(path, temporary)
 
 
 def _unpack(path: Path, folder: Path) -> None:
@@ -135,7 +126,6 @@ def _unpack(path: Path, folder: Path) -> None:
         else:
             with tarfile.open(path, "r:*") as tar:
                 _extract(path, _tar_members(tar), folder)
-                _check_end(tar)
     except (UserError, MemoryError):
         raise
     except NotImplementedError as error:
@@ -161,36 +151,15 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[_Member]:
             trouble = "is encrypted"
         elif kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             trouble = "is a link or device"
-        yield _Member(
-            name,
-            name.endswith("/"),
-            info.file_size,
-            _seconds(info.date_time),
-            trouble,
-            lambda info=info: archive.open(info),  # type: ignore[misc]
-        )
-
-
-def _seconds(date_time: tuple[int, int, int, int, int, int]) -> int:
-    # Programs that keep no times write month 0 and day 0.
-    year, month, day, *clock = date_time
-    return calendar.timegm((year, min(max(month, 1), 12), max(day, 1), *clock, 0, 0, 0))
+        yield _Member(name, name.endswith("/"), info.file_size, trouble, partial(archive.open, info))
 
 
 def _tar_members(archive: tarfile.TarFile) -> Iterator[_Member]:
     while (info := archive.next()) is not None:
         archive.members = []  # type: ignore[attr-defined]  # else it keeps all it has seen
-        yield _Member(
-            info.name,
-            info.isdir(),
-            info.size,
-            info.mtime,
-            None if info.isreg() or info.isdir() else "is a link or device",
-            lambda info=info: archive.extractfile(info),  # type: ignore[misc]
-        )
-
-
-def _check_end(archive: tarfile.TarFile) -> None:
+        trouble = None if info.isreg() or info.isdir() else "is a link or device"
+        source = partial(archive.extractfile, info)
+        yield _Member(info.name, info.isdir(), info.size, trouble, source)  # type: ignore[arg-type]
     # Where a header is cut or damaged, tarfile takes it for the end of the archive.
     file = archive.fileobj
     assert file is not None
@@ -202,24 +171,23 @@ def _check_end(archive: tarfile.TarFile) -> None:
 
 
 def _extract(path: Path, members: Iterator[_Member], folder: Path) -> None:
-    largest = max(HARMLESS_BYTES, MAX_RATIO * path.stat().st_size)
+    status = path.stat()
+    largest = max(HARMLESS_BYTES, MAX_RATIO * status.st_size)
     free = shutil.disk_usage(folder).free - SPARE_BYTES
     total = 0
-    for count, member in enumerate(members, 1):
+    for member in members:
         place = PurePosixPath(member.name)
         if place.is_absolute() or ".." in place.parts or "\0" in member.name:
             raise UserError(f"the archive {path} is not safe to unpack: {member.name!r} leads outside it")
-        if member.trouble:
+        target = folder.joinpath(*place.parts)
+        trouble = "is there twice" if not member.is_folder and target.exists() else member.trouble
+        if trouble:
             raise UserError(
-                f"{member.name!r} in {path} {member.trouble}: unpack the archive yourself and name the folder"
+                f"{member.name!r} in {path} {trouble}: unpack the archive yourself and name the folder"
             )
         if member.size < 0:
             raise _damaged(path)
         total += member.size
-        if count > MAX_MEMBERS or total > MAX_BYTES:
-            raise UserError(
-                f"{path} holds more than {MAX_MEMBERS} files or {MAX_BYTES >> 30} GB: unpack it in parts"
-            )
         if total > largest:
             raise UserError(
                 f"{path} unpacks to more than {MAX_RATIO} times its size, which scans do not: it is made to "
@@ -227,31 +195,12 @@ def _extract(path: Path, members: Iterator[_Member], folder: Path) -> None:
             )
         if total > free:
             raise UserError(f"{path} unpacks to more than the {free >> 20} MB that are free for it")
-        target = folder.joinpath(*place.parts)
         if member.is_folder:
             target.mkdir(parents=True, exist_ok=True)
-        else:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _write(path, member, target)
-
-
-def _write(path: Path, member: _Member, target: Path) -> None:
-    try:
-        file = target.open("xb")
-    except FileExistsError as error:
-        raise UserError(
-            f"{path} holds {member.name!r} twice: unpack it yourself and name the folder"
-        ) from error
-    source = member.open()
-    if source is None:
-        raise _damaged(path)
-    left = member.size
-    with file, source:
-        while left and (chunk := source.read(min(left, _CHUNK))):
-            file.write(chunk)
-            left -= len(chunk)
-        # Beyond the last byte zip compares checksums.
-        if left or source.read(1):
-            raise _damaged(path)
-    modified = min(max(member.modified, 0), 1 << 32)
-    os.utime(target, (modified, modified))
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file, member.open() as source:
+            shutil.copyfileobj(source, file, _CHUNK)  # beyond the last byte zip compares checksums
+            if file.tell() != member.size:
+                raise _damaged(path)
+        os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))

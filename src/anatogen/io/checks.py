@@ -132,8 +132,9 @@ def check_size(num_bytes: int, *paths: Path) -> None:
         ScanError: If no compression could make them fit, before a damaged header makes memory run out.
     """
     # DEFLATE shrinks to 1/1032 at best.
-    if num_bytes > 1032 * sum(path.stat().st_size for path in paths):
-        raise ScanError(Reason.TRUNCATED_OR_DAMAGED_HEADER(num_bytes=int(num_bytes)))
+    found = sum(path.stat().st_size for path in paths)
+    if num_bytes > 1032 * found:
+        raise ScanError(Reason.OTHER_NUMBER_OF_BYTES(announced=int(num_bytes), found=found))
 
 
 def unreadable(error: Exception) -> ScanError:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.reasons import Reason
-from anatogen.io.dicom.headers import is_dicom, series_files
+from anatogen.io.dicom.headers import is_dicom
 from anatogen.io.dicom.reading import read_dicom
+from anatogen.io.dicom.series import series_files
 from anatogen.io.itk import read_itk, write_itk
 from anatogen.io.nifti import read_nifti, write_nifti
 from anatogen.io.npy import read_npy, write_npy

@@ -51,7 +51,7 @@ def read_itk(path: Path) -> Volume:
             reader.ReadImageInformation()
         size = squeezed_shape(tuple(reader.GetSize()))
         if reader.GetNumberOfComponents() > 1:
-            raise ScanError(Reason.SEVERAL_VALUES(num=reader.GetNumberOfComponents()))
+            raise ScanError(Reason.COLOUR())
         if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
             raise ScanError(Reason.COMPLEX())
         check_size(math.prod(size), path, *data_files(path))
@@ -107,9 +107,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
         return ()
     if name.upper().split(maxsplit=1)[:1] == ["LIST"] or "%" in name:
         raise ScanError(Reason.SEVERAL_DATA_FILES())
-    if Path(name).is_absolute():
-        raise ScanError(Reason.ABSOLUTE_DATA_FILE())
-    if not (path.parent / name).is_file():
+    if Path(name).is_absolute() or not (path.parent / name).is_file():
         raise ScanError(Reason.NO_DATA_FILE())
     return (path.parent / name,)
 
@@ -135,18 +133,18 @@ def check_data_length(path: Path, num_bytes: int) -> None:
         file.seek(0 if beside else len(header))
         if encoding == "raw":
             length = file.seek(0, 2) - (0 if beside else len(header))
+            is_whole = True
         elif encoding in ("zlib", "gzip", "gz"):
             # 32 finds out whether it is zlib or gzip.
             unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)
             length = 0
             while not unpack.eof and (chunk := file.read(_CHUNK)):
                 length += len(unpack.decompress(chunk))
-            if not unpack.eof:
-                raise ScanError(Reason.NO_END())
+            is_whole = unpack.eof
         else:
             return
     # Some writers end with a line break; an axis that is told one voxel too short leaves more.
-    if length < num_bytes or (length - num_bytes) * _LONGEST_AXIS >= num_bytes:
+    if not is_whole or length < num_bytes or (length - num_bytes) * _LONGEST_AXIS >= num_bytes:
         raise ScanError(Reason.OTHER_NUMBER_OF_BYTES(announced=num_bytes, found=length))
 
 

@@ -54,13 +54,14 @@ def _whole_nifti(image: SpatialImage, path: Path) -> npt.NDArray[np.float32]:
         # Not mapped: a file that shrinks while the scan is in use would end the process.
         again = type(image).from_file_map(dict.fromkeys(image.file_map, holder), mmap=False)
         array = np.asanyarray(again.dataobj, dtype=np.float32)
-        file.seek(again.dataobj.offset + array.size * again.get_data_dtype().itemsize)
+        num_bytes = array.size * again.get_data_dtype().itemsize
+        file.seek(again.dataobj.offset + num_bytes)
         left = 0
         while chunk := file.read(1 << 20):  # gzip compares its checksum at the end
             left += len(chunk)
     # One voxel fewer along an axis leaves at least this many.
-    if left * max(array.shape) >= array.size * again.get_data_dtype().itemsize:
-        raise ScanError(Reason.BYTES_LEFT_OVER(num_bytes=left))
+    if left * max(array.shape) >= num_bytes:
+        raise ScanError(Reason.OTHER_NUMBER_OF_BYTES(announced=num_bytes, found=num_bytes + left))
     return array
 
 

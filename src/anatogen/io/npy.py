@@ -35,9 +35,9 @@ def read_npy(
     except Exception as error:
         raise unreadable(error) from error
     if not isinstance(array, np.ndarray):
-        raise ScanError(Reason.ARCHIVE_OF_ARRAYS())
+        raise ScanError(Reason.DAMAGED_FILE(error=type(array).__name__))
     if left:
-        raise ScanError(Reason.BYTES_LEFT_OVER(num_bytes=left))
+        raise ScanError(Reason.OTHER_NUMBER_OF_BYTES(announced=array.nbytes, found=array.nbytes + left))
     check_dtype(array.dtype)
     array = array.reshape(squeezed_shape(array.shape))
     return checked_volume(array, centred_affine(orientation, array.shape, spacing_mm))

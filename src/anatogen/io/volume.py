@@ -29,9 +29,9 @@ class Volume:
         if self.array.ndim != 3:
             raise ScanError(Reason.NOT_3D(num=self.array.ndim, shape=self.array.shape))
         if self.affine.shape != (4, 4) or not np.isfinite(self.affine).all():
-            raise ScanError(Reason.AFFINE_NOT_FINITE())
+            raise ScanError(Reason.SINGULAR_AFFINE())
         if abs(np.linalg.det(self.affine[:3, :3])) < 1e-12:
-            raise ScanError(Reason.AFFINE_SINGULAR())
+            raise ScanError(Reason.SINGULAR_AFFINE())
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:

@@ -139,8 +139,8 @@ def test_what_is_not_mrnets_is_left_out(mrnet: Path, tmp_path: Path) -> None:
     np.save(mrnet / "MRNet-v1.0" / "valid" / "sagittal" / "0003.npy", knee(77, 30))
     summary = run(mrnet, tmp_path / "out")
     reasons = {Path(scan.name).stem: scan.reason for scan in summary.left_out}
-    assert reasons["0000"] == "its shape is (20, 256, 128), and MRNet's scans have (slices, 256, 256)"
-    assert reasons["0001"] == "its values are float32, and MRNet's scans are uint8"
+    assert reasons["0000"] == "it is uint8 (20, 256, 128), and MRNet's scans are uint8 (slices, 256, 256)"
+    assert reasons["0001"] == "it is float32 (20, 256, 256), and MRNet's scans are uint8 (slices, 256, 256)"
     assert reasons["0002"].startswith("the file is truncated")
     assert reasons["0003"] == "its patient has scans in train and in test: the latter are kept"
     assert [case.split for case in summary.manifest.cases] == [Split.TEST] * 3

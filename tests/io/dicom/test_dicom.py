@@ -279,10 +279,10 @@ BAD = {
     "CT without rescale": (lambda s: edit(s, _ct), "Hounsfield"),
     "truncated": (
         lambda s: (s / "slice_0003.dcm").write_bytes((s / "slice_0003.dcm").read_bytes()[:-300]),
-        "can't be read|truncated",
+        "pixels can't be read.*truncated",
     ),
     "no pixels": (
-        lambda s: edit(s, lambda dataset, _: delattr(dataset, "PixelData"), only=1), "no pixel data",
+        lambda s: edit(s, lambda dataset, _: delattr(dataset, "PixelData"), only=1), "has no PixelData",
     ),
 }  # fmt: skip
 

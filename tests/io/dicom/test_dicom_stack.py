@@ -134,12 +134,14 @@ ALIKE: dict[str, tuple[Callable[[Dataset], None], str]] = {
     ),
     "no slope": (lambda d: d.pop("RescaleSlope"), "some of its slices have a RescaleSlope and others"),
     "no intercept": (lambda d: d.pop("RescaleIntercept"), "have a RescaleIntercept and others have none"),
-    "too long": (lambda d: setattr(d, "PixelData", d.PixelData + bytes(4)), "longer than its header"),
+    "too long": (lambda d: setattr(d, "PixelData", d.PixelData + bytes(4)), "can't be read.*their header"),
     "slope 0": (lambda d: setattr(d, "RescaleSlope", 0), "can't be right"),
     "spacing": (lambda d: setattr(d, "PixelSpacing", [1, 1.01]), "differ in PixelSpacing"),
-    "spacing of 0": (lambda d: setattr(d, "PixelSpacing", [1, 0]), "not positive"),
-    "orientation": (lambda d: setattr(d, "ImageOrientationPatient", [1, 0, 0, 0, 3, 0]), "not perpendicular"),
-    "position": (lambda d: setattr(d, "ImagePositionPatient", [1, 2]), "no list of 3 numbers"),
+    "spacing of 0": (lambda d: setattr(d, "PixelSpacing", [1, 0]), "PixelSpacing is damaged"),
+    "orientation": (
+        lambda d: setattr(d, "ImageOrientationPatient", [1, 0, 0, 0, 3, 0]), "OrientationPatient is damaged",
+    ),
+    "position": (lambda d: setattr(d, "ImagePositionPatient", [1, 2]), "ImagePositionPatient is damaged"),
     "lookup": (lambda d: setattr(d, "ModalityLUTSequence", [Dataset()]), "lookup table"),
 }  # fmt: skip
 

@@ -103,11 +103,9 @@ def _wrong_array(path: Path) -> Refusal | None:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    if array.ndim != 3 or array.shape[1:] != _ROWS_AND_COLUMNS:
-        return Reason.MRNET_SHAPE(shape=array.shape)
-    if array.dtype != np.uint8:
-        return Reason.MRNET_DTYPE(dtype=str(array.dtype))
-    return None
+    if array.ndim == 3 and array.shape[1:] == _ROWS_AND_COLUMNS and array.dtype == np.uint8:
+        return None
+    return Reason.MRNET_ARRAY(dtype=str(array.dtype), shape=array.shape)
 
 
 def _read_table(path: Path) -> dict[int, float] | None:

@@ -1,10 +1,5 @@
-"""Which files are DICOM images and which belong together, from their headers alone; for discovery.
+"""Which files are DICOM images, and what their headers tell of the volume that they belong to."""
 
-A slice that is damaged must not pass for no slice: its stack would get shorter unnoticed.
-"""
-
-import re
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +7,6 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from anatogen.core.errors import ScanError
 from anatogen.core.reasons import Reason, Refusal
 from anatogen.io.checks import quiet_libraries
 from anatogen.io.dicom.multiframe import is_enhanced
@@ -32,16 +26,19 @@ _TOLD = (
 _VENDORS = ("1.3.12.2.1107.", "1.3.46.670589.", "1.2.840.113619.", "1.2.392.200036.")
 
 
-class DamagedDicomError(ScanError):
+@dataclass(frozen=True)
+class DamagedDicom:
     """A file that is or should be a DICOM image, and can't be read as one.
 
     Attributes:
+        file: The file.
+        refusal: Why it can't be.
         series: The SeriesInstanceUID as far as the file tells it, maybe cut off; in memory only.
     """
 
-    def __init__(self, refusal: Refusal, series: str = "") -> None:
-        super().__init__(refusal)
-        self.series = series
+    file: Path
+    refusal: Refusal
+    series: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +46,7 @@ class DicomHeader:
     """Elements that tell which volume a DICOM file is of. Names a patient: keep it in memory.
 
     Attributes:
+        file: The file.
         volume: Identifier that the files of one volume share: of the series, or of the enhanced object that
             is one by itself.
         series: SeriesInstanceUID.
@@ -58,6 +56,7 @@ class DicomHeader:
         stack: Series number, rows and columns, which the slices of one series share beside its identifier.
     """
 
+    file: Path
     volume: str
     series: str
     instance: str
@@ -69,6 +68,10 @@ class DicomHeader:
     def is_whole(self) -> bool:
         """Whether the file is a volume by itself, or a part of one that knows its number of parts."""
         return self.volume != self.series
+
+
+# What a file is: an image, a damaged one, or None for what is no image.
+Header = DicomHeader | DamagedDicom | None
 
 
 def is_dicom(path: Path) -> bool:
@@ -85,21 +88,6 @@ def _start(path: Path) -> bytes:
         return file.read(132)
 
 
-def is_stray(path: Path, slices: Collection[str]) -> bool:
-    """Whether a file is no DICOM though it is named as the slices beside it but for the digits: damage.
-
-    Args:
-        path: A file that `read_header` finds nothing in.
-        slices: `name_pattern` of the slices in its folder.
-    """
-    return name_pattern(path) in slices and not is_dicom(path)
-
-
-def name_pattern(path: Path) -> str:
-    """The file's name with a mark in place of each number."""
-    return re.sub(r"\d+", "#", path.name)
-
-
 def _starts_without_preamble(start: bytes) -> bool:
     # Without a preamble a file starts with an element of group 2 or 8, explicit VR in capital letters or
     # implicit VR with a short length.
@@ -109,50 +97,11 @@ def _starts_without_preamble(start: bytes) -> bool:
     return explicit or int.from_bytes(start[4:8], "little") < 256
 
 
-def series_files(path: Path) -> list[Path]:
-    """The files of the one DICOM volume in a folder, or of the volume that the file belongs to.
+def read_header(path: Path) -> Header:
+    """The few elements that group files to series.
 
-    Raises:
-        ScanError: If the folder holds no DICOM images, several series, or a damaged file that may be a slice.
-    """
-    folder = path if path.is_dir() else path.parent
-    series: dict[str, list[Path]] = {}
-    damaged: list[DamagedDicomError] = []
-    others: list[Path] = []
-    wanted = None
-    for file in sorted(
-        entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")
-    ):
-        try:
-            header = read_header(file)
-        except DamagedDicomError as error:
-            damaged.append(error)
-            continue
-        if header is None:
-            others.append(file)
-            continue
-        series.setdefault(header.volume, []).append(file)
-        if file == path:
-            wanted = header.volume
-    if wanted is None:
-        if len(series) != 1:
-            raise ScanError(Reason.NOT_ONE_SERIES(num=len(series)))
-        wanted = next(iter(series))
-    patterns = {name_pattern(file) for file in series[wanted]}
-    damaged += [DamagedDicomError(Reason.STRAY()) for file in others if is_stray(file, patterns)]
-    for damage in damaged:
-        if damage.series == wanted or damage.series not in series:
-            raise ScanError(Reason.DAMAGED_BESIDE(what=str(damage)))
-    return series[wanted]
-
-
-def read_header(path: Path) -> DicomHeader | None:
-    """The few elements that group files to series; None where the file is no DICOM image.
-
-    None is for other formats and for DICOM that says it is no image (reports, contours, DICOMDIR).
-
-    Raises:
-        DamagedDicomError: If the file is, or claims to be, an image and can't be read as one.
+    None is for other formats and for DICOM that says it is no image (reports, contours, DICOMDIR). A file
+    that is, or claims to be, an image and can't be read as one is damaged.
     """
     suffix = path.suffix.lower()
     promised = suffix in _ENDINGS
@@ -160,13 +109,11 @@ def read_header(path: Path) -> DicomHeader | None:
     try:
         start = _start(path)
     except OSError as error:
-        if not likely:
-            return None
-        raise DamagedDicomError(Reason.NOT_READABLE(why=str(error.strerror))) from error
+        return DamagedDicom(path, Reason.NOT_READABLE(why=str(error.strerror))) if likely else None
     if start[128:] == b"DICM":
         promised = True
     elif promised and not _starts_without_preamble(start):
-        raise DamagedDicomError(Reason.NO_DICOM())
+        return DamagedDicom(path, Reason.NO_DICOM())
     elif not likely or not _starts_without_preamble(start):
         return None
     # All values are looked at in here: pydicom converts them, and complains of them, only then.
@@ -179,21 +126,21 @@ def read_header(path: Path) -> DicomHeader | None:
             classes = _sop_classes(dataset)
             lacking = [keyword for keyword in _NEEDED if not dataset.get(keyword)]
             if not lacking:
-                return _header(dataset, series)
+                return _header(path, dataset, series)
         except MemoryError:
             raise
         except Exception as error:  # a damaged header can raise nearly anything
-            if not promised:
-                return None
-            raise DamagedDicomError(Reason.DAMAGED_DICOM(error=type(error).__name__)) from error
+            damage = DamagedDicom(path, Reason.DAMAGED_DICOM(error=type(error).__name__))
+            return damage if promised else None
     if (not promised and not classes) or (classes and all(_is_no_image(uid) for uid in classes)):
         return None
-    raise DamagedDicomError(Reason.LACKS_ELEMENT(keyword=lacking[0]), series)
+    return DamagedDicom(path, Reason.LACKS_ELEMENT(keyword=lacking[0]), series)
 
 
-def _header(dataset: Dataset, series: str) -> DicomHeader:
+def _header(path: Path, dataset: Dataset, series: str) -> DicomHeader:
     whole = dataset.get("ConcatenationUID") or dataset.get("SOPInstanceUID") if is_enhanced(dataset) else None
     return DicomHeader(
+        file=path,
         volume=str(whole or series),
         series=series,
         instance=str(dataset.get("SOPInstanceUID")),

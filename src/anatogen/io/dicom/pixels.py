@@ -83,20 +83,20 @@ def stored_values(dataset: Dataset, frame: int = 0) -> npt.NDArray[np.integer]:
         # Only names of the standard's dictionary are told: others may be damaged text.
         name = syntax.name if syntax.name != syntax else "in an unknown way"
         raise ScanError(Reason.COMPRESSED(how=name))
-    if dataset["PixelData"].is_undefined_length != encapsulated:
-        raise ScanError(Reason.TRANSFER_SYNTAX())
     try:
+        if dataset["PixelData"].is_undefined_length != encapsulated:
+            raise ValueError("another transfer syntax")
         if encapsulated:
             array = _decompressed(dataset, syntax, frame)
         else:
             _check_length(dataset)
             array, _ = get_decoder(syntax).as_array(dataset, index=frame, raw=True)
-    except (MemoryError, ScanError):
+        if array.shape != (dataset.Rows, dataset.Columns):
+            raise ValueError("another number of rows or columns")
+    except MemoryError:
         raise
     except Exception as error:  # each decoder has its own
         raise ScanError(Reason.DAMAGED_PIXELS(syntax=syntax.name)) from error
-    if array.shape != (dataset.Rows, dataset.Columns):
-        raise ScanError(Reason.OTHER_NUMBER_OF_PIXELS())
     return array
 
 
@@ -115,14 +115,14 @@ def _check_length(dataset: Dataset) -> None:
     # pydicom takes what is too much for padding or for more frames; the decoder refuses what is too little.
     size = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8
     if len(dataset.PixelData) > size * int(dataset.get("NumberOfFrames") or 1) + 1:
-        raise ScanError(Reason.PIXELS_LEFT_OVER())
+        raise ValueError("more pixels than the header announces")
 
 
 def _decompressed(dataset: Dataset, syntax: UID, frame: int) -> npt.NDArray[np.integer]:
     encoded = get_frame(dataset.PixelData, frame, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
     # Decoders make up the rest of a stream that was cut.
     if syntax != RLELossless and _END_OF_IMAGE not in encoded[-10:]:
-        raise ScanError(Reason.TRUNCATED_PIXELS())
+        raise ValueError("no end of the image")
     if syntax in _ITK:
         return _decompressed_by_itk(dataset, syntax, encoded)
     array, _ = get_decoder(syntax).as_array(

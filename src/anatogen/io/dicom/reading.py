@@ -52,7 +52,7 @@ def read_dicom(files: Sequence[Path], *, allow_tilt: bool = False) -> Volume:
         except (MemoryError, ScanError):
             raise
         except Exception as error:  # headers that break their own rules can raise nearly anything
-            raise ScanError(Reason.INCONSISTENT_HEADERS(error=type(error).__name__)) from error
+            raise ScanError(Reason.DAMAGED_DICOM(error=type(error).__name__)) from error
     volume = checked_volume(array, stack_affine(slices))
     return straightened(volume) if allow_tilt else volume
 
@@ -64,9 +64,9 @@ def _read(path: Path) -> Dataset:
     except MemoryError:
         raise
     except Exception as error:  # damaged headers and streams can raise nearly anything
-        raise ScanError(Reason.DAMAGED_SLICE(error=type(error).__name__)) from error
+        raise ScanError(Reason.DAMAGED_DICOM(error=type(error).__name__)) from error
     if not has_pixels:
-        raise ScanError(Reason.NO_PIXELS())
+        raise ScanError(Reason.LACKS_ELEMENT(keyword="PixelData"))
     return dataset
 
 

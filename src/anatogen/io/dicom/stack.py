@@ -84,7 +84,7 @@ def numbers(group: Dataset, keyword: str, count: int) -> npt.NDArray[np.float64]
         raise ScanError(Reason.NO_PLACE(keyword=keyword))
     array = np.array(value, dtype=np.float64).ravel()
     if array.shape != (count,) or not np.isfinite(array).all():
-        raise ScanError(Reason.DAMAGED_PLACE(keyword=keyword, num=count))
+        raise ScanError(Reason.DAMAGED_PLACE(keyword=keyword))
     return array
 
 
@@ -96,7 +96,7 @@ def pixel_spacing(group: Dataset) -> tuple[float, float]:
     """
     rows, columns = numbers(group, "PixelSpacing", 2)
     if not (rows > 0 and columns > 0):
-        raise ScanError(Reason.PIXEL_SPACING())
+        raise ScanError(Reason.DAMAGED_PLACE(keyword="PixelSpacing"))
     return float(rows), float(columns)
 
 
@@ -184,7 +184,7 @@ def _check_orientations(slices: Sequence[Slice]) -> None:
     rows, columns = orientations[:, :3], orientations[:, 3:]
     lengths = np.linalg.norm([rows, columns], axis=-1)
     if np.abs(lengths - 1).max() > 1e-3 or np.abs((rows * columns).sum(axis=1)).max() > 1e-3:
-        raise ScanError(Reason.ORIENTATION())
+        raise ScanError(Reason.DAMAGED_PLACE(keyword="ImageOrientationPatient"))
     if np.abs(orientations - orientations[0]).max() > 1e-4:
         planes = len(np.unique(np.abs(np.round(np.cross(rows, columns), 1)), axis=0))
         raise ScanError(Reason.THREE_PLANES() if planes == 3 else Reason.SEVERAL_STACKS())
@@ -203,10 +203,8 @@ def _without_copies(ordered: Sequence[Slice], normal: npt.NDArray[np.float64]) -
     if conflicts:
         one, other = conflicts[0]
         differing = (key for key in _DISTINGUISHING if one.dataset.get(key) != other.dataset.get(key))
-        keyword = next(differing, None)
-        if keyword is None:
-            raise ScanError(Reason.SEVERAL_AT_A_PLACE(num=len(conflicts)))
-        raise ScanError(Reason.SLICES_DIFFER_AT_A_PLACE(num=len(conflicts), keyword=keyword))
+        what = next(differing, "what no header tells, as echo, b-value or time point")
+        raise ScanError(Reason.SEVERAL_AT_A_PLACE(num=len(conflicts), what=what))
     return kept
 
 
