@@ -177,7 +177,7 @@ def test_rounded_headers_and_other_orders_of_axes_are_one_grid() -> None:
     mask = octants(scan)
 
     def refused(turned: Volume) -> Refusal | None:
-        return grid_refusal(scan.array.shape, scan.affine, turned.array.shape, turned.affine)
+        return grid_refusal((scan.array.shape, scan.affine), (turned.array.shape, turned.affine))
 
     for turned in (mask, _moved(mask, 0.05), orient(mask, "PRI"), orient(_moved(mask, -0.05), "LAS")):
         found = on_grid_of(scan, turned)

@@ -180,7 +180,8 @@ def test_scans_with_equal_headers_are_told_apart_by_their_data(tmp_path: Path) -
     ("data_file", "reason"),
     [
         ("../../secret.raw", "below the folder of scans"), ("/etc/hostname", "relative path"),
-        ("gone.raw", "names no data file"), ("LIST", "several files"), ("slice_%03d.raw 1 20 1", "several files"),
+        ("gone.raw", "names no data file"), ("LIST", "several files"),
+        ("slice_%03d.raw 1 20 1", "several files"),
     ],
 )  # fmt: skip
 def test_data_files_that_are_not_the_scans_own_are_refused(

@@ -24,13 +24,4 @@ def write_provenance(path: Path, inputs: dict[str, str], seed: int) -> None:
         inputs: Hashes of what went in, by name.
         seed: Random seed of the run.
     """
-    write_json(
-        path,
-        {
-            "anatogen": __version__,
-            "python": platform.python_version(),
-            "libraries": {name: version(name) for name in _REPORTED},
-            "inputs": inputs,
-            "seed": seed,
-        },
-    )
+    write_json(path, {"versions": versions(*_REPORTED), "inputs": inputs, "seed": seed})

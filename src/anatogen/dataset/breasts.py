@@ -10,8 +10,6 @@ these scans are left out, not guessed at. Tissue of the axilla behind the plane 
 breasts hanging free, in the scans that it is made for.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
@@ -63,12 +61,9 @@ def _boxes(volume: Volume) -> tuple[Box, Box]:
     spacing = np.array(volume.spacing_mm)
     step = np.maximum(1, np.rint(_COARSE_MM / spacing).astype(int))
     body = _body(np.ascontiguousarray(volume.array[:: step[0], :: step[1], :: step[2]]))
-    outline = _outline(body, spacing * step)
-    left, right = (
-        _box((outline.slices, outline.rows, columns), step, volume.array.shape)
-        for columns in (outline.left, outline.right)
-    )
-    return left, right
+    slices, rows, left, right = _outline(body, spacing * step)
+    shape = volume.array.shape
+    return _box((slices, rows, left), step, shape), _box((slices, rows, right), step, shape)
 
 
 def _body(array: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
@@ -88,17 +83,10 @@ def _body(array: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
     return np.asarray(labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1)
 
 
-@dataclass(frozen=True)
-class _Outline:
-    """The breast region in coarse voxels: first and end of its slices, rows, and columns on either side."""
-
-    slices: _Range
-    rows: _Range
-    left: _Range
-    right: _Range
-
-
-def _outline(body: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]) -> _Outline:
+def _outline(
+    body: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]
+) -> tuple[_Range, _Range, _Range, _Range]:
+    """The breast region in coarse voxels: its slices, rows, and columns on the left and on the right."""
     num_rows = body.shape[1]
     filled = body.any(axis=1)
     # Row at which a ray from the front meets the body; where it does not, the last row.
@@ -130,12 +118,8 @@ def _outline(body: npt.NDArray[np.bool_], spacing: npt.NDArray[np.float64]) -> _
     seen = np.asarray(body[first:end, :back].any(axis=0))
     # Rows and columns with body in them, before the chest wall.
     rows, across = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
-    return _Outline(
-        slices=(first, end),
-        rows=(int(rows[0]), back),
-        left=(midline, int(across[-1]) + 1),
-        right=(int(across[0]), midline),
-    )
+    left, right = (midline, int(across[-1]) + 1), (int(across[0]), midline)
+    return (first, end), (int(rows[0]), back), left, right
 
 
 def _run_around(place: int, wanted: npt.NDArray[np.bool_]) -> _Range:

@@ -10,6 +10,9 @@ from anatogen.core.reasons import Reason, Refusal
 from anatogen.io.geometry import axis_codes, orient, oriented_grid
 from anatogen.io.volume import Volume
 
+# Shape (D, H, W), and affine (4, 4), voxel (d, h, w, 1) to RAS+ mm.
+Grid = tuple[tuple[int, ...], npt.NDArray[np.float64]]
+
 # Corners of the scan and of its mask may lie this far apart: headers of float32 round, as do exporters.
 GRID_TOLERANCE_MM = 0.1
 # Scaled or interpolated storage leaves whole numbers this far off.
@@ -44,25 +47,18 @@ def label_refusal(labels: Iterable[int], known: Iterable[int]) -> Refusal | None
     return Reason.UNKNOWN_LABEL(label=unknown[0], known=", ".join(map(str, sorted(known))))
 
 
-def grid_refusal(
-    scan_shape: tuple[int, ...],
-    scan_affine: npt.NDArray[np.float64],
-    mask_shape: tuple[int, ...],
-    mask_affine: npt.NDArray[np.float64],
-) -> Refusal | None:
+def grid_refusal(scan: Grid, mask: Grid) -> Refusal | None:
     """Why a mask's voxels are not those of its scan, in whatever order of axes; None where they are.
 
     Args:
-        scan_shape: (D, H, W) as read.
-        scan_affine: 4 x 4, voxel (d, h, w, 1) to RAS+ mm.
-        mask_shape: The same of the mask.
-        mask_affine: The same of the mask.
+        scan: Grid of the scan as read.
+        mask: Grid of the mask as read.
     """
-    if not _same_grid(scan_shape, scan_affine, mask_shape, mask_affine):
-        mask_shape, mask_affine = oriented_grid(mask_shape, mask_affine, axis_codes(scan_affine))
-    if mask_shape != scan_shape:
-        return Reason.MASK_SHAPE(mask=mask_shape, scan=scan_shape)
-    distance = _largest_distance(scan_shape, scan_affine, mask_affine)
+    if not _same_grid(scan, mask):
+        mask = oriented_grid(*mask, axis_codes(scan[1]))
+    if mask[0] != scan[0]:
+        return Reason.MASK_SHAPE(mask=mask[0], scan=scan[0])
+    distance = _largest_distance(scan, mask)
     return Reason.MASK_GRID(distance_mm=distance) if distance > GRID_TOLERANCE_MM else None
 
 
@@ -73,7 +69,7 @@ def on_grid_of(scan: Volume, mask: Volume) -> Volume:
         scan: The scan.
         mask: Of `as_labels`; on another grid it is returned as it is.
     """
-    grids = scan.array.shape, scan.affine, mask.array.shape, mask.affine
+    grids = (scan.array.shape, scan.affine), (mask.array.shape, mask.affine)
     if grid_refusal(*grids) is not None:
         return mask
     turned = mask if _same_grid(*grids) else orient(mask, axis_codes(scan.affine))
@@ -101,20 +97,13 @@ def nearest(mask: Volume, grid: Volume) -> npt.NDArray[np.uint8]:
     return result
 
 
-def _same_grid(
-    scan_shape: tuple[int, ...],
-    scan_affine: npt.NDArray[np.float64],
-    mask_shape: tuple[int, ...],
-    mask_affine: npt.NDArray[np.float64],
-) -> bool:
-    same = scan_shape == mask_shape
-    return same and _largest_distance(scan_shape, scan_affine, mask_affine) <= GRID_TOLERANCE_MM
+def _same_grid(scan: Grid, mask: Grid) -> bool:
+    return scan[0] == mask[0] and _largest_distance(scan, mask) <= GRID_TOLERANCE_MM
 
 
-def _largest_distance(
-    shape: tuple[int, ...], first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]
-) -> float:
-    corners = np.array(np.meshgrid(*((0, size - 1) for size in shape), indexing="ij"))
-    difference = first - second
+def _largest_distance(scan: Grid, mask: Grid) -> float:
+    """Largest distance in mm between the corners of two grids of one shape."""
+    corners = np.array(np.meshgrid(*((0, size - 1) for size in scan[0]), indexing="ij"))
+    difference = scan[1] - mask[1]
     offsets = difference[:3, :3] @ corners.reshape(3, -1) + difference[:3, 3:]
     return float(np.linalg.norm(offsets, axis=0).max())

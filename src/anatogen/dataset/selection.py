@@ -16,7 +16,7 @@ from anatogen.dataset.manifest import Split
 from anatogen.dataset.patients import identify
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes import recipe_named
-from anatogen.dataset.recipes.recipe import Conditions, Selection
+from anatogen.dataset.recipes.recipe import Selection
 
 # Of a patient in several splits only the scans in one are kept: what is held back must stay unseen.
 _MOST_HELD_BACK = (Split.TEST, Split.VALIDATION, Split.TRAIN)
@@ -39,10 +39,11 @@ def select_scans(folder: Path, sources: Sequence[Source], config: PrepareConfig)
     selection = recipe_named(config.recipe).select(folder, sources)
     if sources and not (selection.scans or selection.left_out):
         raise UserError(f"the recipe {config.recipe} takes none of the {len(sources)} scans in {folder}")
-    scans = sorted(selection.scans, key=lambda scan: scan.source.name)
-    selection = replace(
-        selection, scans=tuple(replace(scan, conditions=_safe(scan.conditions)) for scan in scans)
+    scans = tuple(
+        replace(scan, conditions={key: _safe(key, value) for key, value in scan.conditions.items()})
+        for scan in sorted(selection.scans, key=lambda scan: scan.source.name)
     )
+    selection = replace(selection, scans=scans)
     if config.patient_pattern is not None or config.patient_csv is not None:
         selection = _with_told_patients(selection, folder, config)
     selection = _where(selection, config.where)
@@ -101,28 +102,19 @@ def _in_one_split(selection: Selection) -> Selection:
         patient: next(split for split in _MOST_HELD_BACK if split in splits)
         for patient, splits in given.items()
     }
-    left_out = [
-        LeftOut(
-            scan.source.name,
-            Reason.OTHER_SPLIT(split=str(scan.split), kept=str(keeps[scan.patient])),
-        )
-        for scan in selection.scans
-        if scan.split is not None and scan.split is not keeps[scan.patient]
-    ]
-    dropped = {scan.name for scan in left_out}
-    scans = tuple(
-        replace(scan, split=keeps.get(scan.patient))
-        for scan in selection.scans
-        if scan.source.name not in dropped
-    )
-    return replace(selection, scans=scans, left_out=(*selection.left_out, *left_out))
+    scans, left_out = [], []
+    for scan in selection.scans:
+        kept = keeps.get(scan.patient)
+        if scan.split is None or scan.split is kept:
+            scans.append(replace(scan, split=kept))
+        else:
+            refusal = Reason.OTHER_SPLIT(split=str(scan.split), kept=str(kept))
+            left_out.append(LeftOut(scan.source.name, refusal))
+    return replace(selection, scans=tuple(scans), left_out=(*selection.left_out, *left_out))
 
 
-def _safe(conditions: Conditions) -> Conditions:
-    return {key: _safe_value(key, value) for key, value in conditions.items()}
-
-
-def _safe_value(key: str, value: str | float) -> str | float:
+def _safe(key: str, value: str | float) -> str | float:
+    """The value of a condition, or the oldest category for an age that may identify."""
     if not re.search(r"(^|_)age(_|$)", key.lower()):
         return value
     years = re.match(r"\s*(\d+(\.\d+)?)", str(value))

@@ -162,7 +162,7 @@ def mask_refusal(survey: Survey, record: AnyScan, mask: AnyMask | None) -> Refus
     # Masks of breasts only tell where to cut.
     if unknown is not None or survey.config.region == "breasts":
         return unknown
-    return grid_refusal(record.shape, np.array(record.affine), mask.shape, np.array(mask.affine))
+    return grid_refusal((record.shape, np.array(record.affine)), (mask.shape, np.array(mask.affine)))
 
 
 def without_copies(scans: Sequence[UsableScan]) -> tuple[list[UsableScan], list[LeftOut]]:

@@ -13,9 +13,11 @@ of (S13408), so the image's number is taken from the file's name first. The tabl
 the search (CSV, "Image Data ID", "Subject", "Group", "Sex", "Age", ...) gives diagnosis, age and sex.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -58,7 +60,7 @@ class _Image:
     subject: str
     sequence: str
     session: str
-    image: str | None
+    number: str | None
 
     @property
     def is_mp_rage(self) -> bool:
@@ -67,8 +69,8 @@ class _Image:
     @property
     def rank(self) -> tuple[int, bool, str]:
         """Higher for more processing, then for the first of two scans of a session."""
-        steps = sum(_STEPS[step] for step in self._steps)
-        return steps, not _REPEAT.search(self.sequence), self.source.name
+        num_steps = sum(_STEPS[step] for step in self._steps)
+        return num_steps, not _REPEAT.search(self.sequence), self.source.name
 
     @property
     def processing(self) -> str:
@@ -117,18 +119,16 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
         notes.append(
             f"passed over: {num_others} scans that are no MP-RAGE (localisers, masks, other sequences)"
         )
-    table, table_notes = _read_tables(download)
-    notes += table_notes
-    scans = []
-    num_unknown = 0
-    for image in chosen:
-        conditions = table.conditions(image)
-        num_unknown += "diagnosis" not in conditions
-        scans.append(Scan(image.source, image.subject, conditions=conditions))
-    if num_unknown and table.found:
-        notes.append(f"the table tells the diagnosis of {len(scans) - num_unknown} of {len(scans)} scans")
-    if scans:
-        notes.append(_stripping_note(scans))
+    rows, note = _rows_by_subject(download)
+    notes.append(note)
+    scans = [
+        Scan(image.source, image.subject, conditions=_conditions(image.number, rows.get(image.subject, [])))
+        for image in chosen
+    ]
+    num_known = sum("diagnosis" in scan.conditions for scan in scans)
+    if rows and num_known < len(scans):
+        notes.append(f"the table tells the diagnosis of {num_known} of {len(scans)} scans")
+    notes.append(_stripping_note(scans))
     return Selection(tuple(scans), tuple(left_out), tuple(notes))
 
 
@@ -155,63 +155,47 @@ def _image(source: Source) -> _Image | None:
     date = next((match.group() for part in below if (match := _DATE.match(part))), None)
     series = _SERIES.search(file.name)
     session = date or (series.group(1) if series else source.name)
-    return _Image(source, subject, _words(sequence), session, image.group(1) if image else None)
+    words = " ".join(sequence.replace("_", " ").split())
+    return _Image(source, subject, words, session, image.group(1) if image else None)
 
 
-def _words(sequence: str) -> str:
-    return " ".join(sequence.replace("_", " ").split())
-
-
-class _Table:
-    """Rows of the tables, by image and by subject. Names subjects, so it lives in memory only."""
-
-    def __init__(self, rows: Iterable[dict[str, str]]) -> None:
-        self._images: dict[str, dict[str, str]] = {}
-        self._subjects: dict[str, list[dict[str, str]]] = {}
-        for row in rows:
-            subject = _first(row, _SUBJECT_COLUMNS)
-            image = re.fullmatch(r"I?(\d+)", _first(row, _IMAGE_COLUMNS), re.IGNORECASE)
-            if image:
-                self._images[image.group(1)] = row
-            self._subjects.setdefault(subject, []).append(row)
-
-    @property
-    def found(self) -> bool:
-        return bool(self._subjects)
-
-    def conditions(self, image: _Image) -> dict[str, str | float]:
-        """Of its own row; else what all rows of its subject agree on, which an age at one visit is not."""
-        row = self._images.get(image.image or "")
-        own = row is not None and _first(row, _SUBJECT_COLUMNS) == image.subject
-        rows = [row] if own and row is not None else self._subjects.get(image.subject, [])
-        conditions: dict[str, str | float] = {}
-        groups = {_first(row, _GROUP_COLUMNS).upper() for row in rows} - {""}
-        sexes = {row.get("sex", "").upper()[:1] for row in rows} - {""}
-        if len(groups) == 1:
-            group = groups.pop()
-            conditions["diagnosis"] = _OLD_GROUPS.get(group, group)
-        if len(sexes) == 1:
-            conditions["sex"] = sexes.pop()
-        age = number(rows[0].get("age")) if own else None
-        if age is not None:
-            conditions["age"] = float(int(age))
-        return conditions
-
-
-def _read_tables(download: Path) -> tuple[_Table, list[str]]:
-    rows: list[dict[str, str]] = []
-    num_tables = 0
-    for path in find_tables(download, r".*\.csv"):
-        table = read_csv(path, _SUBJECT_COLUMNS, _GROUP_COLUMNS)
-        rows += table
-        num_tables += bool(table)
-    if num_tables:
-        note = f"tables with diagnosis, age and sex in or beside the download: {num_tables}"
-    else:
-        note = (
+def _rows_by_subject(download: Path) -> tuple[dict[str, list[dict[str, str]]], str]:
+    """Rows of all tables in or beside the download by subject, and a note on them. Keep them in memory."""
+    tables = [
+        rows
+        for path in find_tables(download, r".*\.csv")
+        if (rows := read_csv(path, _SUBJECT_COLUMNS, _GROUP_COLUMNS))
+    ]
+    subjects: dict[str, list[dict[str, str]]] = {}
+    for row in itertools.chain.from_iterable(tables):
+        subjects.setdefault(_first(row, _SUBJECT_COLUMNS), []).append(row)
+    if not tables:
+        return {}, (
             "no table tells diagnosis, age and sex: save the collection's CSV from the IDA into the download"
         )
-    return _Table(rows), [note]
+    return subjects, f"tables with diagnosis, age and sex in or beside the download: {len(tables)}"
+
+
+def _conditions(image: str | None, rows: Sequence[dict[str, str]]) -> dict[str, str | float]:
+    """What its own row tells; else what all rows of its subject agree on, which an age at one visit is not.
+
+    Args:
+        image: Number of the image, if it is known.
+        rows: Of its subject.
+    """
+    own = [row for row in rows if _first(row, _IMAGE_COLUMNS).upper().removeprefix("I") == image][-1:]
+    conditions: dict[str, str | float] = {}
+    groups = {_first(row, _GROUP_COLUMNS).upper() for row in own or rows} - {""}
+    sexes = {row.get("sex", "").upper()[:1] for row in own or rows} - {""}
+    if len(groups) == 1:
+        group = groups.pop()
+        conditions["diagnosis"] = _OLD_GROUPS.get(group, group)
+    if len(sexes) == 1:
+        conditions["sex"] = sexes.pop()
+    age = number(own[0].get("age")) if own else None
+    if age is not None:
+        conditions["age"] = float(int(age))
+    return conditions
 
 
 def _first(row: dict[str, str], names: Iterable[str]) -> str:
@@ -220,26 +204,22 @@ def _first(row: dict[str, str], names: Iterable[str]) -> str:
 
 def _stripping_note(scans: Sequence[Scan]) -> str:
     places = np.unique(np.linspace(0, len(scans) - 1, _NUM_SAMPLED).round().astype(int))
-    num_stripped = num_read = 0
+    stripped = []
     for place in places:
-        try:
-            volume = read_source(scans[place].source)
-        except ScanError:
-            continue  # `prepare` names what can't be read
-        num_read += 1
-        num_stripped += is_skull_stripped(volume)
-    if num_read == 0:
+        with suppress(ScanError):  # `prepare` names what can't be read
+            stripped.append(is_skull_stripped(read_source(scans[place].source)))
+    if not stripped:
         return "none of the scans looked into can be read"
-    if num_stripped == num_read:
-        return f"skull-stripped, as all {num_read} scans looked into are: cut to the brain"
-    if num_stripped == 0:
+    if all(stripped):
+        return f"skull-stripped, as all {len(stripped)} scans looked into are: cut to the brain"
+    if not any(stripped):
         return (
-            f"not skull-stripped, as none of {num_read} scans looked into is: cut to the head; the paper's "
-            "are stripped: do that first (e.g. with SynthStrip) to compare with it"
+            f"not skull-stripped, as none of {len(stripped)} scans looked into is: cut to the head; the "
+            "paper's are stripped: do that first (e.g. with SynthStrip) to compare with it"
         )
     return (
-        f"{num_stripped} of {num_read} scans looked into are skull-stripped and the rest are not: strip all "
-        "or none, or brains and heads will be of one size"
+        f"{sum(stripped)} of {len(stripped)} scans looked into are skull-stripped and the rest are not: "
+        "strip all or none, or brains and heads will be of one size"
     )
 
 

@@ -16,9 +16,9 @@ from and are not used. To train a generator on images alone, leave the recipe ou
 import glob
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -54,11 +54,12 @@ _Key = tuple[str, str]
 
 
 @dataclass
-class _Pairs:
-    images: dict[_Key, list[Source]]
-    masks: dict[_Key, list[Source]]
-    splits: dict[_Key, Split | None]
-    notes: list[str]
+class _Case:
+    """What belongs together: one image and one mask, where nothing is missing or unclear."""
+
+    images: list[Source] = field(default_factory=list)
+    masks: list[Source] = field(default_factory=list)
+    split: Split | None = None
 
 
 def select(download: Path, sources: Sequence[Source]) -> Selection:
@@ -72,68 +73,65 @@ def select(download: Path, sources: Sequence[Source]) -> Selection:
         UserError: If no image has a mask in one of the layouts, or `dataset.json` can't be read.
     """
     is_bids = any(_is_bids_mask(source.name) for source in sources)
-    pairs = _bids_pairs(sources) if is_bids else _folder_pairs(sources)
-    provider_tests = {
-        key for key, split in pairs.splits.items() if split is Split.TEST and key in pairs.masks
-    }
+    cases, notes = _bids_cases(sources) if is_bids else _folder_cases(sources)
+    has_test = any(case.split is Split.TEST and case.masks for case in cases)
     scans, left_out, num_unlabelled = [], [], 0
-    for key, images in pairs.images.items():
-        masks = pairs.masks.pop(key, [])
-        if len(images) > 1 or len(masks) > 1:
-            several = ", ".join(source.name for source in (masks if len(masks) > 1 else images))
-            left_out += [LeftOut(source.name, Reason.UNCLEAR_PAIR(names=several)) for source in images]
-        elif masks:
-            split = pairs.splits.get(key) if provider_tests else None
-            scans.append(Scan(images[0], own_patient(images[0]), split, mask=masks[0]))
-        elif pairs.splits.get(key) is Split.TEST:
+    for case in cases:
+        if not case.images:
+            left_out += [LeftOut(source.name, Reason.NO_IMAGE()) for source in case.masks]
+        elif len(case.images) > 1 or len(case.masks) > 1:
+            several = ", ".join(
+                source.name for source in (case.masks if len(case.masks) > 1 else case.images)
+            )
+            left_out += [LeftOut(source.name, Reason.UNCLEAR_PAIR(names=several)) for source in case.images]
+        elif case.masks:
+            (image,), (mask,) = case.images, case.masks
+            scans.append(Scan(image, own_patient(image), case.split if has_test else None, mask=mask))
+        elif case.split is Split.TEST:
             num_unlabelled += 1
         else:
-            left_out.append(LeftOut(images[0].name, Reason.NO_MASK()))
+            left_out.append(LeftOut(case.images[0].name, Reason.NO_MASK()))
     if not scans:
         raise UserError(
             f"{download} holds no images with masks in a layout that is known: imagesTr and labelsTr, images "
             "and labels (or masks), X and X_seg (or _mask, _label) side by side, or BIDS with derivatives"
         )
-    left_out += [
-        LeftOut(source.name, Reason.NO_IMAGE()) for masks in pairs.masks.values() for source in masks
-    ]
     if num_unlabelled:
-        pairs.notes.append(f"{num_unlabelled} images of imagesTs have no masks and are not used")
+        notes.append(f"{num_unlabelled} images of imagesTs have no masks and are not used")
     labels = _labels(download, scans) if not is_bids else {}
     if labels:
-        pairs.notes.append(
-            "labels: " + ", ".join(f"{value} {name}" for value, name in sorted(labels.items()))
-        )
-    return Selection(tuple(scans), tuple(left_out), tuple(pairs.notes), labels)
+        notes.append("labels: " + ", ".join(f"{value} {name}" for value, name in sorted(labels.items())))
+    return Selection(tuple(scans), tuple(left_out), tuple(notes), labels)
 
 
-def _folder_pairs(sources: Iterable[Source]) -> _Pairs:
-    pairs = _Pairs({}, {}, {}, [])
+def _folder_cases(sources: Iterable[Source]) -> tuple[list[_Case], list[str]]:
     placed = [(source, *_place(source.name)) for source in sources]
     mask_keys = {key for _, key, is_mask, _ in placed if is_mask}
+    cases: defaultdict[_Key, _Case] = defaultdict(_Case)
     channels: dict[_Key, dict[int, Source]] = {}
     for source, key, is_mask, split in placed:
         if is_mask:
-            pairs.masks.setdefault(key, []).append(source)
+            cases[key].masks.append(source)
             continue
         channel = _CHANNEL_STEM.fullmatch(key[1])
-        case = (key[0], channel.group(1)) if channel else key
-        if channel and key not in mask_keys and case in mask_keys:
-            key = case
+        shared = (key[0], channel.group(1)) if channel else key
+        if channel and key not in mask_keys and shared in mask_keys:
+            key = shared
             channels.setdefault(key, {})[int(channel.group(2))] = source
         else:
-            pairs.images.setdefault(key, []).append(source)
-        pairs.splits[key] = split
+            cases[key].images.append(source)
+        cases[key].split = split
     for key, of_case in channels.items():
-        pairs.images.setdefault(key, []).append(of_case[min(of_case)])
-    used = Counter(min(of_case) for of_case in channels.values())
+        cases[key].images.append(of_case[min(of_case)])
+    notes = []
     if any(len(of_case) > 1 for of_case in channels.values()):
+        used = Counter(min(of_case) for of_case in channels.values())
         text = ", ".join(f"{channel:04d} of {count} cases" for channel, count in sorted(used.items()))
-        pairs.notes.append(
+        notes.append(
             f"images have several channels, and the first is used: {text}; for another one: "
             """'include=["*_0001.*", "labels*"]'"""
         )
-    return pairs
+    return list(cases.values()), notes
 
 
 def is_mask(name: str) -> bool:
@@ -179,7 +177,7 @@ def _is_bids_mask(name: str) -> bool:
     return match is not None and "derivatives/" in name and match["suffix"] in _BIDS_MASKS
 
 
-def _bids_pairs(sources: Sequence[Source]) -> _Pairs:
+def _bids_cases(sources: Sequence[Source]) -> tuple[list[_Case], list[str]]:
     named = [(source, _BIDS.fullmatch(_stem(source.name))) for source in sources]
     masks: dict[str, list[tuple[Source, re.Match[str]]]] = {}
     raw = []
@@ -196,12 +194,12 @@ def _bids_pairs(sources: Sequence[Source]) -> _Pairs:
     )
     others = ", ".join(f"{count} {name}" for name, count in sorted(suffixes.items()) if name != suffix)
     notes = [f"{suffix} images are used" + (f", not {others}" if others else "")]
-    pairs = _Pairs({}, {}, {}, notes)
+    cases: defaultdict[_Key, _Case] = defaultdict(_Case)
     for image, match in raw:
         if match["suffix"] != suffix:
             continue
-        key = (str(PurePosixPath(image.name).parent), match["entities"])
-        pairs.images.setdefault(key, []).append(image)
+        case = cases[str(PurePosixPath(image.name).parent), match["entities"]]
+        case.images.append(image)
         of_image = [
             (mask, told)
             for mask, told in masks.get(match["entities"].split("_")[0], [])
@@ -209,10 +207,8 @@ def _bids_pairs(sources: Sequence[Source]) -> _Pairs:
         ]
         # Labels of several parts say more than one part does.
         for kind in _BIDS_MASKS:
-            found = [mask for mask, told in of_image if told["suffix"] == kind]
-            if found and key not in pairs.masks:
-                pairs.masks[key] = found
-    return pairs
+            case.masks = case.masks or [mask for mask, told in of_image if told["suffix"] == kind]
+    return list(cases.values()), notes
 
 
 def _describes(mask: str, image: str) -> bool:

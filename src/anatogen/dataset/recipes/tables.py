@@ -21,21 +21,22 @@ def find_tables(download: Path, pattern: str) -> list[Path]:
         pattern: Regular expression for the whole file name; case does not matter.
     """
     folder = download.resolve()
-    below = [entry for entry in _entries(folder) if entry.is_dir()]
-    places = [folder, *below, *(entry for place in below for entry in _entries(place) if entry.is_dir())]
+    places = [(folder, "*"), (folder, "*/*"), (folder, "*/*/*"), (place_of(download), "*")]
     found = [
         file
-        for place in [*places, place_of(download)]
-        for file in _entries(place)
-        if re.fullmatch(pattern, file.name, re.IGNORECASE) and file.is_file()
+        for place, depth in places
+        for file in sorted(place.glob(depth))
+        if re.fullmatch(pattern, file.name, re.IGNORECASE)
+        and not any(part.startswith(".") for part in file.relative_to(place).parts)
+        and file.is_file()
     ]
     return list(dict.fromkeys(found))
 
 
 def tables_beside(download: Path) -> list[Path]:
     """All tables in the folder that the download, a folder or an archive, lies in; in order of name."""
-    files = [file for file in _entries(place_of(download)) if file.suffix.lower() in (".csv", ".xlsx")]
-    return [file for file in files if file.is_file()]
+    files = sorted(place_of(download).glob("[!.]*"))
+    return [file for file in files if file.suffix.lower() in (".csv", ".xlsx") and file.is_file()]
 
 
 def read_csv(path: Path, *columns: Collection[str]) -> list[dict[str, str]]:
@@ -105,13 +106,6 @@ def number(value: Cell) -> float | None:
     except ValueError:
         return None
     return found if math.isfinite(found) else None
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError:
-        return []
 
 
 def _plain(name: str) -> str:

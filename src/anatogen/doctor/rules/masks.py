@@ -120,4 +120,4 @@ def _same_grid(image: ScanFacts, mask: ScanFacts) -> bool:
         return True
     if image.affine is None or mask.affine is None:
         return image.shape == mask.shape
-    return grid_refusal(image.shape, image.affine, mask.shape, mask.affine) is None
+    return grid_refusal((image.shape, image.affine), (mask.shape, mask.affine)) is None

@@ -1,6 +1,7 @@
 """Enhanced DICOM: the slices of objects that hold a whole volume each, by their functional groups."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from pydicom.dataset import Dataset
 from pydicom.uid import (
@@ -15,7 +16,7 @@ from pydicom.uid import (
 
 from anatogen.core.errors import ScanError
 from anatogen.core.reasons import Reason
-from anatogen.io.dicom.stack import Slice, numbers, pixel_spacing, rescale
+from anatogen.io.dicom.stack import Slice, slice_of
 
 _ENHANCED = (
     EnhancedCTImageStorage,
@@ -54,17 +55,7 @@ def frame_slices(dataset: Dataset) -> list[Slice]:
         announced = int(dataset.get("NumberOfFrames") or 1)
         raise ScanError(Reason.OTHER_NUMBER_OF_FRAMES(announced=announced, found=len(frames)))
     _check_one_volume(frames, shared[0])
-    return [
-        Slice(
-            dataset,
-            index,
-            numbers(_group(frame, shared[0], "PlanePositionSequence"), "ImagePositionPatient", 3),
-            numbers(_group(frame, shared[0], "PlaneOrientationSequence"), "ImageOrientationPatient", 6),
-            pixel_spacing(_group(frame, shared[0], "PixelMeasuresSequence")),
-            rescale(_group(frame, shared[0], "PixelValueTransformationSequence")),
-        )
-        for index, frame in enumerate(frames)
-    ]
+    return [slice_of(dataset, index, partial(_group, frame, shared[0])) for index, frame in enumerate(frames)]
 
 
 def image_types(dataset: Dataset) -> set[str]:

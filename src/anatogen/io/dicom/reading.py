@@ -18,7 +18,7 @@ from anatogen.core.reasons import Reason
 from anatogen.io.checks import check_size, checked_volume, quiet_libraries
 from anatogen.io.dicom.multiframe import check_concatenation, frame_slices, image_types, is_enhanced
 from anatogen.io.dicom.pixels import stored_values
-from anatogen.io.dicom.stack import Slice, in_order, single_slice, stack_affine, straightened
+from anatogen.io.dicom.stack import Slice, in_order, slice_of, stack_affine, straightened
 from anatogen.io.volume import Volume
 
 
@@ -75,15 +75,16 @@ def _slices(datasets: Sequence[Dataset]) -> list[Slice]:
     images = [dataset for dataset in datasets if "LOCALIZER" not in image_types(dataset)]
     if not images:
         raise ScanError(Reason.LOCALISER())
+    slices = []
     for dataset in images:
-        if not is_enhanced(dataset) and int(dataset.get("NumberOfFrames") or 1) > 1:
+        if is_enhanced(dataset):
+            slices += frame_slices(dataset)
+        elif int(dataset.get("NumberOfFrames") or 1) > 1:
             name = UID(str(dataset.get("SOPClassUID"))).name
             raise ScanError(Reason.FRAMES_WITHOUT_PLACE(sop_class=name))
-    return [
-        one
-        for dataset in images
-        for one in (frame_slices(dataset) if is_enhanced(dataset) else [single_slice(dataset)])
-    ]
+        else:
+            slices.append(slice_of(dataset, 0, lambda _, header=dataset: header))  # type: ignore[misc]
+    return slices
 
 
 def _values(slices: Sequence[Slice]) -> npt.NDArray[np.float32]:

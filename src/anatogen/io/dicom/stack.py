@@ -1,6 +1,6 @@
 """Slices of one DICOM series in order, and where they lie: right, or refused with the reason."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,28 +57,39 @@ class Slice:
         return normal / np.linalg.norm(normal)
 
 
-def single_slice(dataset: Dataset) -> Slice:
-    """The slice that a single-frame object is.
+def slice_of(dataset: Dataset, frame: int, group: Callable[[str], Dataset]) -> Slice:
+    """One image of an object as a slice.
+
+    Args:
+        dataset: The object.
+        frame: Which image of it.
+        group: Gives the part of the header that tells what a functional group sequence of the name tells.
 
     Raises:
         ScanError: If its place in the patient or its rescaling is missing or damaged.
     """
+    measures = _numbers(group("PixelMeasuresSequence"), "PixelSpacing", 2)
+    if not (measures > 0).all():
+        raise ScanError(Reason.DAMAGED_PLACE(keyword="PixelSpacing"))
+    values = group("PixelValueTransformationSequence")
+    slope, intercept = (
+        None if values.get(keyword) in (None, "") else float(values.get(keyword))
+        for keyword in ("RescaleSlope", "RescaleIntercept")
+    )
+    if slope == 0 or not np.isfinite([slope or 1, intercept or 0]).all():
+        raise ScanError(Reason.RESCALE())
     return Slice(
         dataset,
-        0,
-        numbers(dataset, "ImagePositionPatient", 3),
-        numbers(dataset, "ImageOrientationPatient", 6),
-        pixel_spacing(dataset),
-        rescale(dataset),
+        frame,
+        position=_numbers(group("PlanePositionSequence"), "ImagePositionPatient", 3),
+        orientation=_numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", 6),
+        spacing=(float(measures[0]), float(measures[1])),
+        rescale=(slope, intercept),
     )
 
 
-def numbers(group: Dataset, keyword: str, count: int) -> npt.NDArray[np.float64]:
-    """An element of the geometry as float64 (count,).
-
-    Raises:
-        ScanError: If it is missing or not that many finite numbers.
-    """
+def _numbers(group: Dataset, keyword: str, count: int) -> npt.NDArray[np.float64]:
+    """An element of the geometry as float64 (count,), if it is that many finite numbers."""
     value = group.get(keyword)
     if value is None or value == "":
         raise ScanError(Reason.NO_PLACE(keyword=keyword))
@@ -86,33 +97,6 @@ def numbers(group: Dataset, keyword: str, count: int) -> npt.NDArray[np.float64]
     if array.shape != (count,) or not np.isfinite(array).all():
         raise ScanError(Reason.DAMAGED_PLACE(keyword=keyword))
     return array
-
-
-def pixel_spacing(group: Dataset) -> tuple[float, float]:
-    """Distance of rows and of columns in mm.
-
-    Raises:
-        ScanError: If it is missing or not two positive numbers.
-    """
-    rows, columns = numbers(group, "PixelSpacing", 2)
-    if not (rows > 0 and columns > 0):
-        raise ScanError(Reason.DAMAGED_PLACE(keyword="PixelSpacing"))
-    return float(rows), float(columns)
-
-
-def rescale(group: Dataset) -> tuple[float | None, float | None]:
-    """Slope and intercept, each None where not told.
-
-    Raises:
-        ScanError: If the slope is 0 or one of them is no finite number.
-    """
-    slope, intercept = (
-        None if group.get(keyword) in (None, "") else float(group.get(keyword))
-        for keyword in ("RescaleSlope", "RescaleIntercept")
-    )
-    if slope == 0 or not np.isfinite([slope or 1, intercept or 0]).all():
-        raise ScanError(Reason.RESCALE())
-    return slope, intercept
 
 
 def in_order(slices: Sequence[Slice], allow_tilt: bool) -> list[Slice]:
