@@ -222,7 +222,7 @@ def test_the_first_of_a_folder(tmp_path: Path) -> None:
     assert "limit: the first 3 of 5 scans are taken" in summary.decisions
     for seed in (3, 4):
         (tmp_path / "scans" / f"{seed}.nii").unlink()
-    alone = anatogen.prepare(tmp_path / "scans", tmp_path / "alone")
+    alone = prepare(tmp_path / "scans", tmp_path / "alone", PrepareConfig(), workers=1, progress=False)
     assert alone.manifest.cases == summary.manifest.cases
     arrays = {name: content for name, content in tree_bytes(tmp_path / "out").items() if "volumes" in name}
     assert arrays.items() <= tree_bytes(tmp_path / "alone").items()
