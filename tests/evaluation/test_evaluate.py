@@ -182,17 +182,29 @@ def test_repeated_and_copied_scans_have_rows_that_say_so(data: Path, report: Pat
     assert privacy["tone"] == "bad" and "2 of 6 are training scans, voxel for voxel" in privacy["headline"]
 
 
-def test_a_gan_s_bundle_has_no_loss_and_its_rows_say_so(
-    data: Path, made: Path, report: Path, tmp_path: Path
+def test_a_gan_s_bundle_has_no_loss_and_networks_compute_on_the_device_asked_for(
+    data: Path, made: Path, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, settings = load_manifest(data), GANSettings(width=2, latent_dim=5)
     description = WGANGPDescription(gan=settings, grid=manifest.grid, intensity=manifest.intensity)
     WGANGPBundle(description, Generator(settings, manifest.grid.shape)).save(tmp_path / "bundle")
     out = tmp_path / "report"
     shutil.copytree(report, out)
-    found = evaluate(data, made, out, bundle=tmp_path / "bundle", num_pairs=1)
+    asked = {}
+    for name, stage in (("measure_fidelity", measure_fidelity), ("audit", evaluation.audit)):
+
+        def noted(*sets, name=name, stage=stage, device, **options):
+            asked[name] = device
+            return stage(*sets, device=device, **options)
+
+        monkeypatch.setattr(evaluation, name, noted)
+    found = evaluate(data, made, out, bundle=tmp_path / "bundle", num_pairs=1, device="cpu")
     (row,) = [row for row in found.rows if row.name == "membership_denoiser_auc"]
     assert row.value is None and "GAN" in "; ".join(row.notes)
+    assert asked == dict.fromkeys(("measure_fidelity", "audit"), torch.device("cpu"))
+    with pytest.raises(UserError, match="device 'tpu' is unknown"):
+        evaluate(data, made, tmp_path / "none", device="tpu")
+    assert not (tmp_path / "none").exists()
 
 
 def test_what_no_audit_can_be_made_of_is_told_before_anything_is_measured(
@@ -211,25 +223,6 @@ def test_what_no_audit_can_be_made_of_is_told_before_anything_is_measured(
     assert not (tmp_path / "report").exists()
 
 
-def test_networks_compute_on_the_device_asked_for(
-    data: Path, made: Path, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.copytree(report, tmp_path / "report")
-    asked = {}
-    for name, stage in (("measure_fidelity", measure_fidelity), ("audit", evaluation.audit)):
-
-        def noted(*sets, name=name, stage=stage, device, **options):
-            asked[name] = device
-            return stage(*sets, device=device, **options)
-
-        monkeypatch.setattr(evaluation, name, noted)
-    evaluate(data, made, tmp_path / "report", num_pairs=1, device="cpu")
-    assert asked == dict.fromkeys(("measure_fidelity", "audit"), torch.device("cpu"))
-    with pytest.raises(UserError, match="device 'tpu' is unknown"):
-        evaluate(data, made, tmp_path / "none", device="tpu")
-    assert not (tmp_path / "none").exists()
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -240,7 +233,7 @@ def test_networks_compute_on_the_device_asked_for(
         (["DATA", "MADE", "--bundle", "MADE"], "is not a model bundle"),
         (["DATA:train", "MADE", "--train", "DATA:train", "--holdout", "DATA:test"], "6 of 6 scans of REAL"),
         (["DATA:test", "MADE", "--train", "DATA:train", "--holdout", "DATA"], "6 of 12 scans of --holdout"),
-        (["DATA", "OTHER"], "shape 16 x 16 x 20"),
+        (["DATA", "OTHER"], "16 x 16 x 20 voxels"),
         (["DATA", "EMPTY"], "holds no scans"),
         (["EMPTY", "MADE"], "holds no scans"),
         (["ABSENT", "MADE"], "is not a folder"),

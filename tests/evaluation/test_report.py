@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -39,8 +40,14 @@ def _diversity(synthetic: float, real: float, gap_of_halves: float | None) -> li
     return [similarity, gap]
 
 
-def test_the_json_holds_every_row_and_equal_content_is_equal(tmp_path: Path) -> None:
-    pages = [example_report(tmp_path / name) for name in ("one", "two")]
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a report."""
+    return example_report(tmp_path_factory.mktemp("report") / "one")
+
+
+def test_the_json_holds_every_row_and_equal_content_is_equal(example: Path, tmp_path: Path) -> None:
+    pages = [example, example_report(tmp_path / "two")]
     first, second = (
         json.loads((page.parent / "report.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
         for page in pages
@@ -58,10 +65,9 @@ def test_the_json_holds_every_row_and_equal_content_is_equal(tmp_path: Path) -> 
     }
 
 
-def test_figures_are_in_the_page_and_beside_it(tmp_path: Path) -> None:
-    page = example_report(tmp_path / "out")
-    shown = re.findall(r'src="data:image/png;base64,([^"]*)"', page.read_text(encoding="utf-8"))
-    files = {path.read_bytes() for path in (page.parent / "figures").glob("*.png")}
+def test_figures_are_in_the_page_and_beside_it(example: Path) -> None:
+    shown = re.findall(r'src="data:image/png;base64,([^"]*)"', example.read_text(encoding="utf-8"))
+    files = {path.read_bytes() for path in (example.parent / "figures").glob("*.png")}
     assert {base64.b64decode(picture) for picture in shown} == files
     assert all(Image.open(io.BytesIO(picture)).width > 200 for picture in files)
 
@@ -79,8 +85,9 @@ def test_notes_of_most_rows_are_said_once(tmp_path: Path) -> None:
     assert all(f"only {index}" in text for index in range(len(rows)))
 
 
-def test_a_new_report_replaces_the_old_one_and_keeps_the_cache(tmp_path: Path) -> None:
-    out = example_report(tmp_path / "out").parent
+def test_a_new_report_replaces_the_old_one_and_keeps_the_cache(example: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(example.parent, out)
     (out / "cache" / "features.npy").write_bytes(b"kept")
     (out / "figures" / "stale.png").write_bytes(b"of another evaluation")
     (out / "audit").mkdir()

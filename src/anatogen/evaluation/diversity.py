@@ -53,12 +53,10 @@ class PairValues:
     """A similarity within pairs of one set's scans.
 
     Attributes:
-        pairs: int64 (P, 2), indices of the scans.
         values: float64 (P,).
         bootstrapped: float64 (1000,), the mean with scans drawn with replacement.
     """
 
-    pairs: Pairs
     values: Floats
     bootstrapped: Floats
 
@@ -224,7 +222,7 @@ def _pair_values(
         x, y = (torch.from_numpy(scans.arrays[scan])[None] for scan in (first, second))
         values[index] = float(measure(x, y))
         progress(index + 1, len(pairs))
-    return PairValues(pairs, values, bootstrap_means(pairs, values, len(scans), generator))
+    return PairValues(values, bootstrap_means(pairs, values, len(scans), generator))
 
 
 def _usable_foreground(real: ScanSet, scales: Scales) -> tuple[Tensor | None, list[str]]:

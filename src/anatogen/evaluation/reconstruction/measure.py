@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file
@@ -150,7 +149,10 @@ def _reconstruct(
         measured = {"seconds": time.perf_counter() - start}
         counts += np.bincount(codes.cpu().numpy().ravel(), minlength=len(counts))
         x, arrays[index] = x.cpu(), y[0, 0].numpy()
-        measured |= _compare(x[0], y[0], scales)
+        measured["psnr"] = psnr_db(y[0], x[0])
+        if scales is not None:
+            measured["ssim"] = float(ssim(x[0], y[0], _RANGE, scales.window, scales.sigma))
+            measured["ms_ssim"] = float(ms_ssim(x[0], y[0], _RANGE, scales))
         if perceptual is not None:
             slices = (volume[0].movedim(1, 0).to(device) for volume in (y, x))
             measured["perceptual"] = float(perceptual(*slices))
@@ -161,15 +163,6 @@ def _reconstruct(
             found.setdefault(name, []).append(value)
         progress(index + 1, len(scans))
     return _Reconstruction(arrays, {name: np.array(values) for name, values in found.items()}, counts)
-
-
-def _compare(x: Tensor, y: Tensor, scales: Scales | None) -> dict[str, float]:
-    """Similarities of a scan and its reconstruction, both (1, D, H, W) in [-1, 1]."""
-    similarities = {"psnr": psnr_db(y, x)}
-    if scales is not None:
-        similarities["ssim"] = float(ssim(x, y, _RANGE, scales.window, scales.sigma))
-        similarities["ms_ssim"] = float(ms_ssim(x, y, _RANGE, scales))
-    return similarities
 
 
 def _scales(scans: ScanSet) -> Scales | None:
