@@ -37,6 +37,7 @@ SMALL = (
     "diffusion.sampling_steps=2",
     "training.require_fit_autoencoder=false",
     "training.deformations=1",
+    "losses.discriminator_width=4",
 )
 OVERRIDES = parse_overrides(SMALL, Settings)
 NUM_SCANS = 12

@@ -39,15 +39,8 @@ class Why(Enum):
 
     GRID_SETTLED = "grid {shape} voxels of {spacing} mm, as settled"
     SPACING_SETTLED = "spacing {spacing} mm: as settled"
-    SPACING_ALIKE = "spacing {spacing} mm: the scans' median; one spacing for all axes"
-    SPACING_THICK = "spacing {spacing} mm: the scans' median; plane first: slices stay thick"
-    COARSER_ALIKE = (
-        "spacing {spacing} mm: coarser than the scans' {native} mm to fit {limits}; one spacing for all axes"
-    )
-    COARSER_THICK = (
-        "spacing {spacing} mm: coarser than the scans' {native} mm to fit {limits}; plane first: slices stay "
-        "thick"
-    )
+    SPACING = "spacing {spacing} mm: the scans' median; {axes}"
+    SPACING_COARSER = "spacing {spacing} mm: coarser than the scans' {native} mm to fit {limits}; {axes}"
     GRID_OF_FIELD = (
         "grid {shape} voxels: the scans' median field of view, rounded up to multiples of {multiple}"
     )
@@ -67,12 +60,8 @@ class Why(Enum):
     SEVERAL_CODES = "{codes} codes for a cell of {voxels} voxels: one holds too little of so many"
     WAVELET = "1 wavelet level at either end: ten times the steps in equal time"
     DENOISER = (
-        "denoiser of {levels} levels: the coarsest attends over {attended:,} cells, at most {most:,}; widths "
-        "are the preset's, for twice as wide was worse in equal time"
-    )
-    DENOISER_GATHERED = (
-        "denoiser of {levels} levels on cells gathered by 2: the coarsest attends over {attended:,} cells, "
-        "at most {most:,}; widths are the preset's, for twice as wide was worse in equal time"
+        "denoiser of {levels} levels{gathering}: the coarsest attends over {attended:,} "
+        "cells, at most {most:,}; widths are the preset's, for twice as wide was worse in equal time"
     )
 
     BATCHES = "the preset's batches: small ones with large steps learned faster in equal time"

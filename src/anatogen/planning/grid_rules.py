@@ -57,17 +57,16 @@ def choose_grid(
         if max(smaller.shape) < _MIN_LONGEST:
             break
         grid = smaller
-    is_alike = _is_isotropic(fingerprint)
     if settled:
         why = Why.SPACING_SETTLED
-    elif grid.spacing_mm == native:
-        why = Why.SPACING_ALIKE if is_alike else Why.SPACING_THICK
     else:
-        why = Why.COARSER_ALIKE if is_alike else Why.COARSER_THICK
+        why = Why.SPACING if grid.spacing_mm == native else Why.SPACING_COARSER
+    is_isotropic = _is_isotropic(fingerprint)
     facts = {
         "spacing": times(grid.spacing_mm),
         "native": times(native),
         "limits": " and ".join(exceeded),
+        "axes": "one spacing for all axes" if is_isotropic else "plane first: slices stay thick",
     }
     spacing_decision = Decision(why, facts, {"spacing_mm": list(grid.spacing_mm)})
     facts = {"shape": times(grid.shape), "multiple": SHAPE_MULTIPLE}

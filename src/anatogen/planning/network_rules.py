@@ -52,11 +52,12 @@ def choose_networks(grid: Grid) -> list[Decision]:
         levels += 1
     facts = {
         "levels": levels,
+        "gathering": f" on cells gathered by {patch}" if patch > 1 else "",
         "attended": _attended(gathered, cell_mm, levels),
         "most": _MAX_ATTENDED_CELLS,
     }
     values = {"denoiser": {"multipliers": list(_MULTIPLIERS[:levels]), "patch": patch}}
-    found.append(Decision(Why.DENOISER_GATHERED if patch == 2 else Why.DENOISER, facts, values))
+    found.append(Decision(Why.DENOISER, facts, values))
     return found
 
 

@@ -1,5 +1,6 @@
 """What a training will take, before it is started: parameters, memory, time, passes over the data."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -46,6 +47,8 @@ class StageEstimate(BaseModel):
         budget = f"{self.steps:,.0f} steps, {self.passes:,.1f} passes over the training scans"
         memory = f"{self.memory_gb:.1f} GB at most"
         if self.measured is None or self.seconds is None:
+            if math.isinf(self.steps):
+                budget = "a budget of minutes"
             return f"{stage}: {budget}; {memory}; not timed, for it is too large for this machine"
         found = self.measured
         parameters = ", ".join(f"{name} {number:,}" for name, number in found.num_parameters.items())
