@@ -48,10 +48,9 @@ def main() -> None:
     for worker in workers:
         worker.start()
     found = [results.get() for _ in workers]
-    print("| passes | steps a second, all processes | of the time waited for batches |\n| --- | --- | --- |")
+    print("| passes | steps a second, all processes |\n| --- | --- |")
     for name in found[0]:
-        rates, shares = zip(*(rows[name] for rows in found), strict=True)
-        print(f"| {name} | {sum(rates):.1f} | {100 * sum(shares) / len(shares):.0f}% |")
+        print(f"| {name} | {sum(rates[name] for rates in found):.1f} |")
 
 
 def _work(number: int, arguments: argparse.Namespace, barrier: Barrier, results: Any) -> None:
@@ -60,7 +59,7 @@ def _work(number: int, arguments: argparse.Namespace, barrier: Barrier, results:
     settings = DownstreamOptimiserSettings(batch_size=arguments.batch_size)
     shape = (arguments.batch_size, 1, *_PATCH)
     load = partial(_batch, number=number, size=arguments.batch_size)
-    rows = {}
+    rates = {}
     for name in ("the network's own", "recorded"):
         fabric = build_fabric("auto", 1)
         network = PaddedSwinUNETR(SwinUNETRSettings(feature_size=12), _NUM_CLASSES)
@@ -69,12 +68,10 @@ def _work(number: int, arguments: argparse.Namespace, barrier: Barrier, results:
             wrapped, learner = set_up(fabric, network, optimiser, shape)
         else:
             wrapped, learner = fabric.setup(network, optimiser)
-        waited: list[float] = []
         started = 0.0
-        for step, (x, labels) in prefetched(range(10**9), load, waited.append, arguments.loading_processes):
+        for step, (x, labels) in prefetched(range(10**9), load, arguments.loading_processes):
             if step == _WARM_UP:
                 barrier.wait()
-                waited.clear()
                 started = time.perf_counter()
             loss = measure(wrapped(x.to(fabric.device)).float(), labels.to(fabric.device))
             # Read, as training does, so that no step is counted before it is done.
@@ -83,8 +80,8 @@ def _work(number: int, arguments: argparse.Namespace, barrier: Barrier, results:
             seconds = time.perf_counter() - started
             if started and seconds > arguments.seconds:
                 break
-        rows[name] = ((step - _WARM_UP + 1) / seconds, sum(waited) / seconds)
-    results.put(rows)
+        rates[name] = (step - _WARM_UP + 1) / seconds
+    results.put(rates)
 
 
 def _batch(step: int, number: int, size: int) -> tuple[Tensor, Tensor]:

@@ -143,7 +143,7 @@ def test_crops_lie_inside_and_half_of_them_around_a_label():
 def test_processes_load_the_batches_that_a_thread_does(data):
     batches = _Batches(load_labelled(data).train, [0, 1, 2], tiny())
     load = partial(batches.load, mine=slice(1))
-    steps = [list(prefetched(range(3), load, None, processes)) for processes in (0, 2)]
+    steps = [list(prefetched(range(3), load, processes)) for processes in (0, 2)]
     for (step, (x, labels)), (same, (y, theirs)) in zip(*steps, strict=True):
         assert step == same
         assert torch.equal(x, y) and torch.equal(labels, theirs)

@@ -243,7 +243,7 @@ def test_bad_input_is_named(data, tmp_path):
     with pytest.raises(UserError, match="is not a folder"):
         pretrain([tmp_path / "nowhere"], tmp_path / "run", tiny())
     other = write_dataset(tmp_path / "other", shape=(16, 24, 16))
-    with pytest.raises(UserError, match="shape 16 x 24 x 16"):
+    with pytest.raises(UserError, match="16 x 24 x 16"):
         pretrain([data, other], tmp_path / "run", tiny())
     # Its own validation scans are what a network that learned from all of them would be judged by.
     with pytest.raises(UserError, match=r"2 of the 5 scans of .* are validation scans of .*, which must not"):

@@ -61,16 +61,16 @@ def test_test_cases_are_measured_whose_labels_have_the_same_names_if_any(data, s
 @pytest.mark.parametrize(
     ("learned", "given", "message"),
     [
-        ({"intensity": CT}, {}, "has MR scans, and the segmenter learned from CT: measure it on CT"),
+        ({"intensity": CT}, {}, "has the modality MR, and the segmenter learned from CT: prepare both alike"),
         (
             {"intensity": CT},
             {"intensity": Intensity(modality="CT", low=-1000, high=1000)},
-            "has the CT window -1000 to 1000, and the segmenter learned -160 to 240: prepare both with one",
+            r"has the window_hu \(-1000.0, 1000.0\), and the segmenter learned from \(-160.0, 240.0\)",
         ),
         (
             {"percentiles": (1.0, 99.0)},
             {},
-            "has the MR percentiles 0.5 to 99.5, and the segmenter learned 1 to 99:",
+            r"has the percentiles \(0.5, 99.5\), and the segmenter learned from \(1.0, 99.0\)",
         ),
         (
             {"labels": (0, 9)},

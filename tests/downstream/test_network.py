@@ -6,9 +6,8 @@ from safetensors.torch import load_file, save_file
 
 from anatogen.core.errors import UserError
 from anatogen.core.weights import save_weights
-from anatogen.downstream.network import PaddedSwinUNETR, padded_shape
+from anatogen.downstream.network import PaddedSwinUNETR, padded_shape, transfer_weights
 from anatogen.downstream.settings import SwinUNETRSettings
-from anatogen.downstream.transfer import transfer_weights
 
 SMALL = SwinUNETRSettings(feature_size=12)
 
@@ -79,14 +78,14 @@ def pretrained(tmp_path_factory):
 def test_the_transfer_reaches_every_tensor_but_the_head(pretrained):
     found, target = load_file(pretrained), network(3)
     start = {name: tensor.clone() for name, tensor in target.state_dict().items()}
-    transfer = transfer_weights(target, pretrained)
+    loaded = transfer_weights(target, pretrained)
     state = target.state_dict()
-    assert set(transfer.loaded) | set(transfer.kept) == set(state)
-    assert all(name.startswith("network.out.") for name in transfer.kept)
-    assert all(torch.equal(state[name], found[name]) for name in transfer.loaded)
-    assert all(torch.equal(state[name], start[name]) for name in transfer.kept)
+    kept = set(state) - set(loaded)
+    assert all(name.startswith("network.out.") for name in kept)
+    assert all(torch.equal(state[name], found[name]) for name in loaded)
+    assert all(torch.equal(state[name], start[name]) for name in kept)
     encoder = [name for name in state if name.startswith(("network.swinViT.", "network.encoder"))]
-    assert set(encoder) <= set(transfer.loaded)
+    assert set(encoder) <= set(loaded)
     # Random weights of another seed: the transfer changed what it reached.
     assert any(not torch.equal(state[name], start[name]) for name in encoder)
 
@@ -94,11 +93,11 @@ def test_the_transfer_reaches_every_tensor_but_the_head(pretrained):
 def test_the_encoder_alone_leaves_the_decoder_at_its_start(pretrained):
     found, target = load_file(pretrained), network(3)
     start = {name: tensor.clone() for name, tensor in target.state_dict().items()}
-    transfer = transfer_weights(target, pretrained, "encoder")
+    loaded = transfer_weights(target, pretrained, "encoder")
     state = target.state_dict()
-    assert all(name.startswith(("network.swinViT.", "network.encoder")) for name in transfer.loaded)
-    assert all(torch.equal(state[name], found[name]) for name in transfer.loaded)
-    assert all(torch.equal(state[name], start[name]) for name in transfer.kept)
+    assert all(name.startswith(("network.swinViT.", "network.encoder")) for name in loaded)
+    assert all(torch.equal(state[name], found[name]) for name in loaded)
+    assert all(torch.equal(state[name], start[name]) for name in set(state) - set(loaded))
 
 
 def test_weights_that_do_not_fit_change_nothing(pretrained, tmp_path):

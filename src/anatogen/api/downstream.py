@@ -132,10 +132,8 @@ def predict(
     """
     require_extra("downstream")
     from anatogen.downstream.predict import predict as run_prediction
-    from anatogen.report.progress import shown_progress
 
-    with shown_progress() as progress:
-        return run_prediction(scans, segmenter, out, device=device, progress=progress)
+    return run_prediction(scans, segmenter, out, device=device)
 
 
 def measure_segmenter(

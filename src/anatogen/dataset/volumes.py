@@ -1,7 +1,6 @@
 """Prepared volumes and cached latents as batches, memory-mapped; which case comes when is a pure function."""
 
 import multiprocessing
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -121,7 +120,6 @@ def _epoch_order(num_cases: int, seed: int, epoch: int) -> Tensor:
 def prefetched(
     steps: Iterable[int],
     load: Callable[[int], Batch],
-    waited: Callable[[float], None] | None = None,
     processes: int = 0,
 ) -> Iterator[tuple[int, Batch]]:
     """Yields each step with its batch, while the batches of the next steps are loaded.
@@ -129,20 +127,15 @@ def prefetched(
     Args:
         steps: Consecutive step numbers.
         load: The batch of a step, on the CPU; a pure function. For processes a tuple of tensors.
-        waited: Told at each step for how many seconds its batch was waited for.
         processes: Number of processes that load, two batches ahead each, for batches that take longer to load
             than to learn from; 0 for a thread, which is one batch ahead.
     """
     batches: Generator[Batch, None, None] | None = None
     try:
         for step in steps:
-            started = time.perf_counter()
             if batches is None:
                 batches = _by_processes(load, step, processes) if processes else _by_thread(load, step)
-            batch = next(batches)
-            if waited is not None:
-                waited(time.perf_counter() - started)
-            yield step, batch
+            yield step, next(batches)
     finally:
         if batches is not None:
             batches.close()

@@ -1,8 +1,6 @@
 """Fine-tuning: Swin UNETR learns to segment a fraction of the labelled scans, from scratch or pre-trained."""
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -21,11 +19,10 @@ from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
 from anatogen.downstream.labelled import LabelledSplits, labelled_subset, labels_in, load_labelled
 from anatogen.downstream.metrics import dice
-from anatogen.downstream.network import seeded_network
+from anatogen.downstream.network import seeded_network, transfer_weights
 from anatogen.downstream.patches import check_patch, corner_around, crop, random_corner
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription
 from anatogen.downstream.settings import FINETUNING, PRETRAINING, FinetuneConfig
-from anatogen.downstream.transfer import transfer_weights
 from anatogen.training.cuda_graph import set_up
 from anatogen.training.devices import build_fabric, check_stages, launch, loading_processes
 from anatogen.training.loop import NUM_PREVIEWS, Loop
@@ -93,10 +90,11 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
     segmenter = _start(splits, config)
     network = segmenter.network
     if weights is not None:
-        transfer = transfer_weights(network, weights, config.transfer)
+        loaded = transfer_weights(network, weights, config.transfer)
         if fabric.is_global_zero:
-            print(f"{FINETUNING}: {transfer}")
-            write_json(folder / "transfer.json", asdict(transfer))
+            total = len(network.state_dict())
+            print(f"{FINETUNING}: {len(loaded)} of {total} tensors from the pre-trained network")
+            write_json(folder / "transfer.json", {"loaded": loaded})
     if fabric.is_global_zero:
         _say_what_is_missing(splits, subset)
     optimiser = adam(network, config.segmenter_training)
@@ -133,11 +131,8 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
             loop.stop()
         return score
 
-    waited: list[float] = []
-    started = time.perf_counter()
-    for step, (x, labels) in prefetched(
-        loop.steps(), partial(batches.load, mine=mine), waited.append, loading_processes(fabric)
-    ):
+    load = partial(batches.load, mine=mine)
+    for step, (x, labels) in prefetched(loop.steps(), load, loading_processes(fabric)):
         if stopping.is_over:
             # Killed after its last step: the checkpoint holds the end.
             break
@@ -149,14 +144,9 @@ def _stage(fabric: Fabric, data: Path, folder: Path, config: FinetuneConfig, wei
         if (step + 1) % config.validate_every == 0:
             record["validation_dice"] = judge()
         loop.record(record)
-    seconds = time.perf_counter() - started
     if not stopping.has_judged:
         judge()
     if fabric.is_global_zero:
-        if len(waited) > 1:
-            # The first batch can't be loaded ahead.
-            share = sum(waited[1:]) / seconds
-            print(f"{FINETUNING}: {100 * share:.1f}% of the time was spent waiting for data")
         stopping.restore_best(network)
         segmenter.save(folder)
     fabric.barrier()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,42 +34,35 @@ def measure_on_test_split(
     found, dataset = load_segmenter(Path(segmenter)), LabelledDataset(Path(data), Split.TEST)
     if not len(dataset):
         raise UserError(f"{data} has no test cases: prepare it with another split.test")
-    _check_grid(Path(data), dataset.manifest, found.description)
-    _check_intensity(Path(data), dataset.manifest, found.description)
+    _check_preparation(Path(data), dataset.manifest, found.description)
     _check_labels(Path(data), dataset, found.description)
     found.network.to(place)
     return {case.id: metrics for case, _, metrics in measure_cases(found, dataset, tolerance_mm)}
 
 
-def _check_grid(data: Path, manifest: Manifest, learned: SegmenterDescription) -> None:
+def _check_preparation(data: Path, manifest: Manifest, learned: SegmenterDescription) -> None:
+    """Refuses scans that were prepared otherwise than those that were learned from."""
     grid, placement = manifest.grid, learned.placement
-    codes = "".join(grid.axis_codes)
-    if (codes, grid.shape) != (placement.codes, placement.shape) or (
-        placement.spacing_mm is not None and not np.allclose(grid.spacing_mm, placement.spacing_mm, rtol=1e-3)
-    ):
-        raise UserError(
-            f"{data} has {codes} scans of {grid.shape} voxels of {grid.spacing_mm} mm, and the segmenter "
-            f"learned {placement.codes}, {placement.shape}, {placement.spacing_mm}: prepare both on one grid"
-        )
-
-
-def _check_intensity(data: Path, manifest: Manifest, learned: SegmenterDescription) -> None:
-    there, known = manifest.intensity, learned.intensity
-    if there.modality != known.modality:
-        raise UserError(
-            f"{data} has {there.modality} scans, and the segmenter learned from {known.modality}: measure it "
-            f"on {known.modality} scans"
-        )
-    what, setting = "CT window", "window_hu"
-    ours, theirs = (there.low, there.high), (known.low, known.high)
-    if there.modality == "MR":  # Scans have a window each.
-        what, setting = "MR percentiles", "percentiles"
-        ours, theirs = stored_settings(manifest.config).percentiles, learned.percentiles
-    if not np.allclose(ours, theirs):
-        raise UserError(
-            f"{data} has the {what} {ours[0]:g} to {ours[1]:g}, and the segmenter learned {theirs[0]:g} to "
-            f"{theirs[1]:g}: prepare both with one {setting}"
-        )
+    intensity, known = manifest.intensity, learned.intensity
+    pairs: dict[str, tuple[Any, Any]] = {
+        "orientation": ("".join(grid.axis_codes), placement.codes),
+        "shape": (grid.shape, placement.shape),
+        "modality": (intensity.modality, known.modality),
+    }
+    if placement.spacing_mm is not None:
+        pairs["spacing_mm"] = (grid.spacing_mm, placement.spacing_mm)
+    if intensity.modality == "CT":
+        pairs["window_hu"] = ((intensity.low, intensity.high), (known.low, known.high))
+    else:  # MR scans have a window each.
+        pairs["percentiles"] = (stored_settings(manifest.config).percentiles, learned.percentiles)
+    for name, (ours, theirs) in pairs.items():
+        # Prepared spacings are those of files, which are rounded.
+        tolerance = 1e-3 if name == "spacing_mm" else 1e-5
+        differs = ours != theirs if isinstance(ours, str) else not np.allclose(ours, theirs, rtol=tolerance)
+        if differs:
+            raise UserError(
+                f"{data} has the {name} {ours}, and the segmenter learned from {theirs}: prepare both alike"
+            )
 
 
 def _check_labels(data: Path, dataset: LabelledDataset, learned: SegmenterDescription) -> None:

@@ -1,12 +1,19 @@
-"""Swin UNETR for grids of any size: padded inside to what it takes, cropped on the way out."""
+"""Swin UNETR for grids of any size, and the weights that pre-training hands on to segmentation.
+
+Grids are padded inside to what the network takes, and cropped on the way out.
+"""
 
 import math
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from anatogen.core.errors import UserError
 from anatogen.downstream.settings import SwinUNETRSettings
 
 if TYPE_CHECKING:
@@ -17,6 +24,9 @@ Shape = tuple[int, int, int]
 # The network halves each axis five times.
 _MULTIPLE = 32
 _BACKGROUND = -1.0
+_ENCODER = ("network.swinViT.", "network.encoder")
+# Its channels are voxel values in one task and classes in the other.
+_HEAD = "network.out."
 
 
 class PaddedSwinUNETR(nn.Module):
@@ -74,3 +84,40 @@ def _swin_unetr(feature_size: int, out_channels: int) -> "SwinUNETR":
     return SwinUNETR(
         in_channels=1, out_channels=out_channels, feature_size=feature_size, use_flash_attention=True
     )
+
+
+def transfer_weights(network: nn.Module, path: Path, part: Literal["all", "encoder"] = "all") -> list[str]:
+    """Takes over the weights of a pre-trained network, all but its last layer, or its encoder alone.
+
+    Args:
+        network: A `PaddedSwinUNETR`; changed in place, and only if everything fits.
+        path: Weights of another one, as safetensors.
+        part: "all" or "encoder".
+
+    Returns:
+        The names of the tensors that were taken over; the others stay at their start.
+
+    Raises:
+        UserError: If the file can't be read, or lacks a tensor of the part, or holds one of another shape or
+            an unknown one: it is then of another network or another size.
+    """
+    try:
+        found = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"the pre-trained weights {path} can't be read ({type(error).__name__})") from error
+    own = network.state_dict()
+    unknown = sorted(set(found) - set(own))
+    expected = [
+        name for name in own if not name.startswith(_HEAD) and (part == "all" or name.startswith(_ENCODER))
+    ]
+    missing = [name for name in expected if name not in found]
+    other = [name for name in expected if name in found and found[name].shape != own[name].shape]
+    if unknown or missing or other:
+        example = (other or missing or unknown)[0]
+        raise UserError(
+            f"{path} is not of this network: of {len(expected)} tensors {len(missing)} are missing and "
+            f"{len(other)} have another shape, and {len(unknown)} are unknown (e.g. {example}): pre-train "
+            "with the same network.feature_size"
+        )
+    network.load_state_dict(own | {name: found[name] for name in expected})
+    return expected

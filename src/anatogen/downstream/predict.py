@@ -1,7 +1,6 @@
 """Masks of new scans, each in the geometry of its own file."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +22,13 @@ from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_
 from anatogen.io.formats import ending
 from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
+from anatogen.report.progress import shown_progress
 
 RECORD_NAME = "predicted_by.json"
 
 
 def predict(
-    scans: Path | str,
-    segmenter: Path | str,
-    out: Path | str,
-    *,
-    device: str = "auto",
-    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    scans: Path | str, segmenter: Path | str, out: Path | str, *, device: str = "auto"
 ) -> list[LeftOut]:
     """Writes a label map for every scan of a folder, as NIfTI in the scan's own voxels.
 
@@ -62,16 +57,17 @@ def predict(
         raise UserError(f"{scans} holds no scans: {NO_SCANS}")
     names = mask_names(sources)
     _claim_folder(out, scans, names, found.description.weights_sha256)
-    for number, (source, name) in enumerate(zip(sources, names, strict=True)):
-        path = out / name
-        if not path.exists():
-            try:
-                mask = segment_scan(_read(source, found.description), found)
-            except ScanError as error:
-                left_out.append(LeftOut(source.name, error.refusal))
-            else:
-                write_nifti(mask, path, np.uint8)
-        progress("scans", number + 1, len(sources))
+    with shown_progress() as progress:
+        for number, (source, name) in enumerate(zip(sources, names, strict=True)):
+            path = out / name
+            if not path.exists():
+                try:
+                    mask = segment_scan(_read(source, found.description), found)
+                except ScanError as error:
+                    left_out.append(LeftOut(source.name, error.refusal))
+                else:
+                    write_nifti(mask, path, np.uint8)
+            progress("scans", number + 1, len(sources))
     return left_out
 
 
@@ -129,21 +125,14 @@ def mask_names(sources: list[Source]) -> list[str]:
 
 def _claim_folder(out: Path, scans: Path, names: list[str], weights_sha256: str) -> None:
     """Marks a folder as one for this segmenter's masks; raises a UserError if it is something else."""
-    inside = scans.resolve()
-    if out.resolve().is_relative_to(inside):
-        raise UserError(
-            f"{out} is {scans} or lies inside, so masks would be taken for scans: choose another folder"
-        )
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the masks")
-    there = []
     for name in names:
-        if (out / name).resolve().is_relative_to(inside):
+        if (out / name).resolve().is_relative_to(scans.resolve()):
             raise UserError(
                 f"the mask {out / name} would come among the scans in {scans}: choose another folder"
             )
-        if (out / name).exists():
-            there.append(name)
+    there = [name for name in names if (out / name).exists()]
     try:
         made_by = json.loads((out / RECORD_NAME).read_text(encoding="utf-8"))["weights_sha256"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -98,7 +98,7 @@ def _work(plan: ExperimentPlan, out: Path) -> bool:
         if not possible:
             break
         for job in possible:
-            if not _is_ready(job, plan, out):
+            if isinstance(job, Trial) and Pretraining(job.arm) in unfinished:
                 continue
             job.folder(out).mkdir(parents=True, exist_ok=True)
             lock = FileLock(job.folder(out).with_suffix(".lock"))
@@ -129,11 +129,6 @@ def _draw_old_page(
     with suppress(Timeout), FileLock(out / ".page.lock").acquire(timeout=0):
         if not page.exists() or time.time() - page.stat().st_mtime > _SECONDS_BETWEEN_PAGES:
             write_experiment_page(plan, splits, rows, out)
-
-
-def _is_ready(job: Job, plan: ExperimentPlan, out: Path) -> bool:
-    waits = isinstance(job, Trial) and plan.arms[job.arm].is_pretrained
-    return not waits or Pretraining(job.arm).is_done(out)
 
 
 def _do(job: Job, plan: ExperimentPlan, out: Path) -> None:
