@@ -53,8 +53,11 @@ def resolve(
 
 def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     """Nested values of both; where they meet, those of `extra`."""
-    values = _copy(base)
-    _merge(values, extra)
+    values = {**base, **extra}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            below = base.get(key) if key in extra else None
+            values[key] = merged(below if isinstance(below, Mapping) else {}, value)
     return values
 
 
@@ -86,7 +89,7 @@ def parse_overrides(texts: Iterable[str], *models: type[Section]) -> dict[str, A
             continue
         for name in reversed(path):
             branch = {name: branch}
-        _merge(values, branch)
+        values = merged(values, branch)
     if problems:
         raise _config_error(problems)
     return values
@@ -161,18 +164,6 @@ def _takes_text(annotation: Any) -> bool:
 def _config_error(problems: Iterable[str]) -> ConfigError:
     listing = "\n".join(f"  - {problem}" for problem in problems)
     return ConfigError(f"the configuration is wrong:\n{listing}")
-
-
-def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
-
-
-def _merge(base: dict[str, Any], extra: Mapping[str, Any]) -> None:
-    for key, value in extra.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
-        else:
-            base[key] = _copy(value) if isinstance(value, Mapping) else value
 
 
 def _describe(error: ValidationError, model: type[BaseModel]) -> Iterator[str]:
