@@ -510,16 +510,27 @@ def test_real_patient_names_do_not_get_out(shared_data: Path, tmp_path: Path) ->
             assert secret.encode() not in content, (name, secret)
 
 
-@pytest.mark.parametrize("stage", ["records", "conversions"])
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, stage: str) -> None:
+SLOW = {"spacing_mm": 0.8, "interpolation": "cubic"}
+
+
+@pytest.fixture(scope="module")
+def slow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans that take long enough to be interrupted, and what becomes of them with the settings SLOW."""
+    folder = tmp_path_factory.mktemp("slow")
     for seed in range(14):
-        write_nifti(head(seed, shape=(48, 56, 52)), tmp_path / "scans" / f"{seed:02d}.nii.gz")
-    config = {"spacing_mm": 0.8, "interpolation": "cubic"}
+        write_nifti(head(seed, shape=(48, 56, 52)), folder / "scans" / f"{seed:02d}.nii.gz")
+    run(folder / "scans", folder / "whole", workers=1, **SLOW)
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["records", "conversions"])
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, slow: Path, stage: str) -> None:
+    (tmp_path / "scans").symlink_to(slow / "scans")
     script = (
         "from pathlib import Path\n"
         "from anatogen.dataset.prepare import PrepareConfig, prepare\n"
         "if __name__ == '__main__':\n"
-        f"    prepare(Path('scans'), Path('out'), PrepareConfig(**{config!r}), workers=2, progress=False)\n"
+        f"    prepare(Path('scans'), Path('out'), PrepareConfig(**{SLOW!r}), workers=2, progress=False)\n"
     )
     (tmp_path / "script.py").write_text(script)
     process = subprocess.Popen([sys.executable, "script.py"], cwd=tmp_path, start_new_session=True)
@@ -541,12 +552,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, stage: str) -> N
             os.killpg(process.pid, signal.SIGKILL)
     finished = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("case_*.npy")}
     records = {path.stem for path in (tmp_path / "out" / ".work" / "conversions").glob("case_*.json")}
-    run(tmp_path / "scans", tmp_path / "out", workers=1, **config)
+    run(tmp_path / "scans", tmp_path / "out", workers=1, **SLOW)
     for name in records:
         path = tmp_path / "out" / "volumes" / f"{name}.npy"
         assert path.stat().st_mtime_ns == finished[path.name], "finished work was done again"
-    run(tmp_path / "scans", tmp_path / "whole", workers=1, **config)
-    assert tree_bytes(tmp_path / "out") == tree_bytes(tmp_path / "whole")
+    assert tree_bytes(tmp_path / "out") == tree_bytes(slow / "whole")
 
 
 def test_a_record_never_stands_beside_another_tasks_array(

@@ -35,7 +35,7 @@ class Placement(BaseModel):
 
     Attributes:
         codes: Directions in which (D, H, W) grow.
-        spacing_mm: Of the common grid, or None to stretch the field of view to the shape.
+        spacing_mm: Spacing of the common grid, or None to stretch the field of view to the shape.
         shape: (D, H, W).
         center: What comes to the middle.
         interpolation: How values between voxels are found.
@@ -57,13 +57,13 @@ class ConversionTask(BaseModel):
 
     Attributes:
         source: The scan.
-        source_sha256: Of its bytes, as its record has it.
+        source_sha256: Hash of its bytes, as its record has it.
         intensity: Its map to [-1, 1].
         placement: How it is brought to the grid.
         reading: How the source is read.
         regions: The parts of the scan that become a case each.
         mask: Label map of the scan, if there is one.
-        mask_sha256: Of its bytes, as its record has it.
+        mask_sha256: Hash of its bytes, as its record has it.
         out: Folder of the dataset.
         ids: Name of each case.
     """

@@ -6,7 +6,7 @@ of every scan is compared with every other; the likeliest pairs are then compare
 for a shift.
 
 On 216 hippocampi of different patients (one organ, cropped and aligned: as alike as patients get) the
-likest pair reaches 0.83; copies with noise, another window or gamma, resampled or shifted by a voxel in
+most similar pair reaches 0.83; copies with noise, another window or gamma, resampled or shifted by a voxel in
 three axes at least 0.89 (`tests/dataset/test_near_duplicates.py`).
 """
 

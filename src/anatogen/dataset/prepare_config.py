@@ -49,7 +49,8 @@ class PrepareConfig(Section):
         exclude: Scans that match one of these do not count, e.g. "labelsTr/*".
         orientation: Directions in which (D, H, W) grow, e.g. "SPL" (axial slices, shown as radiologists do),
             or "auto": that of most scans' slices.
-        spacing_mm: Of the common grid: one number, three along (D, H, W), or None for the scans' median.
+        spacing_mm: Spacing of the common grid: one number, three along (D, H, W), or None for the scans'
+            median.
         shape: (D, H, W) of the common grid in voxels, or None for the scans' median rounded up to
             multiples of 8.
         region: The part of each scan that is brought to the grid: all of it ("scan"), the box around the

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from anatogen.core.errors import UserError
-from anatogen.core.files import sha256_json, write_json
+from anatogen.core.files import remove_parts, sha256_json, write_json
 from anatogen.core.reasons import Refusal
 from anatogen.core.version import __version__
 from anatogen.dataset.discover import LeftOut, Source
@@ -158,8 +158,7 @@ def publish(summary: PrepareSummary, inputs: str) -> None:
                 entry.unlink()
     if not any(case.mask for case in summary.manifest.cases) and (out / MASKS_FOLDER).is_dir():
         (out / MASKS_FOLDER).rmdir()
-    for entry in out.glob(".part-*"):
-        entry.unlink()
+    remove_parts(out)
     write_json(
         out / LEFT_OUT_NAME,
         [{"file": scan.name, **scan.refusal.as_json()} for scan in summary.left_out],

@@ -52,7 +52,8 @@ class ScanRecord(_Record):
     Attributes:
         key: Name of its files in the folder of records.
         sha256: `source_sha256` of its files.
-        content_sha256: Of the voxel values in one fixed order of axes, so that copies in other formats agree.
+        content_sha256: Hash of the voxel values in one fixed order of axes, so that copies in other formats
+            agree.
         shape: (D, H, W) as read.
         affine: 4 x 4 as read, voxel (d, h, w, 1) to RAS+ mm.
         minimum: Lowest value.
@@ -63,7 +64,7 @@ class ScanRecord(_Record):
         modality: "CT" or "MR", as the scan was told to be or alone tells: by it the region was found.
         regions: The boxes of it that become a case each.
         foreground_mm: By modality, the bounding box of what is not air, along (R-L, A-P, I-S) of the body.
-        posture: Of `measure_posture`, float16 (12, 12, 12).
+        posture: Result of `measure_posture`, float16 (12, 12, 12).
         coarse: The coarse description of `near_duplicates`, float16 (12, 12, 12).
     """
 
@@ -122,7 +123,8 @@ class RefusedRecord(_Record):
     Attributes:
         sha256: `source_sha256` of its files; "" where they can't be read.
         refusal: Why.
-        num_labels: Of a label map among the scans, 1 where every voxel is background; 0 for what is none.
+        num_labels: Number of labels of a label map among the scans, 1 where every voxel is background; 0 for
+            what is none.
         shape: (D, H, W), where it could be read.
         affine: 4 x 4, where it could be read.
     """
@@ -149,7 +151,7 @@ class RecordTask:
         source: The scan.
         mask: Its label map, if there is one that is asked for.
         config: The settings that its measurements depend on.
-        folder: Of records.
+        folder: Folder of records.
     """
 
     source: Source

@@ -15,7 +15,7 @@ them; nothing that is returned does.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -80,7 +80,7 @@ class ScanSet:
         """The set with other scans on the same grid; hashes are computed where they are not given."""
         if hashes is None:
             hashes = tuple(content_hash(array) for array in arrays)
-        return ScanSet(self.role, arrays, hashes, self.grid, self.modality, self.intensity, self.own_windows)
+        return replace(self, arrays=arrays, hashes=hashes)
 
 
 def content_hash(array: npt.NDArray[np.float32]) -> str:

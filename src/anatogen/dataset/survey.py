@@ -114,7 +114,7 @@ def record_scans(
     """The records of scans and of their masks, in order.
 
     Args:
-        survey: Of the folder; records that are there are not made again.
+        survey: Survey of the folder; records that are there are not made again.
         scans: Each scan with the mask that is asked for.
         pool: Decodes the others.
     """
@@ -128,7 +128,7 @@ def usable_scans(
     """The scans that `prepare` can take, and the others with their reasons; see `record_scans`.
 
     Args:
-        survey: Of the folder.
+        survey: Survey of the folder.
         scans: Those of its selection to look at.
         pool: Decodes what has no record.
     """
@@ -150,7 +150,7 @@ def mask_refusal(survey: Survey, record: AnyScan, mask: AnyMask | None) -> Refus
 
     Args:
         survey: Names the labels that masks may hold, and says whether they have to lie on the scan's grid.
-        record: Of the scan.
+        record: Record of the scan.
         mask: Record of its mask, if it has one.
     """
     if isinstance(record, RefusedRecord) or mask is None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.connection import wait
 from types import TracebackType
 from typing import TypeVar
@@ -81,7 +82,7 @@ class Workers:
             if self._num_workers == 1 or len(tasks) <= 1:
                 results = []
                 for task, name in zip(tasks, names, strict=True):
-                    results.append(_outcome(lambda task=task: function(task), name))  # type: ignore[misc]
+                    results.append(_outcome(partial(function, task), name))
                     advance()
                 return results
             results_by_task: dict[int, ResultT] = {}

@@ -80,7 +80,7 @@ def gather(survey: Survey, config: PrepareConfig, pool: Workers, *, headers_only
     """Looks at every scan of a survey.
 
     Args:
-        survey: Of the folder, without limit.
+        survey: Survey of the folder, without limit.
         config: As `examine` has it.
         pool: Does the work.
         headers_only: Reads no voxels.

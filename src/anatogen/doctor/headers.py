@@ -39,7 +39,7 @@ class Header:
     Attributes:
         shape: Voxels along (D, H, W), as far as it tells.
         spacing_mm: Along (D, H, W), as far as it tells.
-        hints: Of "burned_in", "screen_capture", "localisers", "no_geometry", "names_in_headers".
+        hints: Some of "burned_in", "screen_capture", "localisers", "no_geometry", "names_in_headers".
     """
 
     shape: tuple[int, ...] | None = None

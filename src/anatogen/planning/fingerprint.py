@@ -54,7 +54,7 @@ class Fingerprint(_Record):
         num_scans: Scans that were found; cases where one gives several.
         num_patients: Patients that they are of, as far as names and headers tell.
         num_measured: Scans whose voxels were looked at: all, or 200 that were evenly chosen.
-        num_left_out: Of those that were looked at, how many can't be used; they don't count in what follows.
+        num_left_out: Scans that were looked at and can't be used; they don't count in what follows.
         modality: "CT" or "MR".
         orientation: Directions in which (D, H, W) grow, that of most scans' slices.
         spacing_mm: Distance of voxels.
@@ -199,8 +199,8 @@ def mirror_likeness(postures: Sequence[npt.NDArray[np.float16]]) -> tuple[float,
     """Mean correlation of pairs of scans, the same with one mirrored, and the error of their difference.
 
     Args:
-        postures: Of `measure_posture`: alike in shape, first axis left to right, mean 0 and length 1; of
-            different scans.
+        postures: Results of `measure_posture`: alike in shape, first axis left to right, mean 0 and length 1;
+            of different scans.
 
     Returns:
         The two means, and the standard error of their difference over scans; (0, 0, 0) for fewer than two.
