@@ -312,12 +312,11 @@ def test_nothing_on_the_way_to_a_scan_is_unpickled():
 def _audit(folder: Path, bundle: Path, flagged: set[int], shape: tuple[int, int, int] = SHAPE) -> AuditFilter:
     """A privacy audit rigged to flag some of scans 0 to 7: their own embeddings are its training scans."""
     loaded = load_bundle(bundle)
-    settings = ContrastiveSettings(widths=(4, 8), dimensions=8)
     torch.manual_seed(0)
-    encoder = Encoder(settings).eval()
+    encoder = Encoder(ContrastiveSettings(widths=(4, 8), dimensions=8)).eval()
     grid = loaded.description.grid.model_copy(update={"shape": shape})
-    known = embeddings(encoder, loaded.generate(sorted(flagged)).numpy(), settings)
-    detector = CopyDetector(encoder, settings, known, 1 - 1e-5, grid)
+    known = embeddings(encoder, loaded.generate(sorted(flagged)).numpy())
+    detector = CopyDetector(encoder, known, 1 - 1e-5, grid)
     write_json(folder / "audit.json", {"format_version": 1, "detector": detector.save(folder)})
     return AuditFilter(folder)
 
