@@ -225,6 +225,20 @@ def test_forged_answers_are_refused_and_leave_the_study_as_it_was(study, tmp_pat
         assert _values(study.folder) == before
 
 
+def test_records_that_contradict_one_another_are_refused_and_leave_nothing(study, tmp_path):
+    export_study(study.folder, tmp_path / "all.zip")
+    forgeries = [
+        lambda records: records["items"][1].update(id=records["items"][0]["id"]),
+        lambda records: records["items"][0].update(reader_id=99),
+        lambda records: records["readers"].append(records["readers"][0]),
+    ]
+    for forge in forgeries:
+        _repacked(tmp_path / "all.zip", tmp_path / "forged.zip", _with_records(forge))
+        with pytest.raises(UserError, match="is damaged or was changed"):
+            import_study(tmp_path / "copy", tmp_path / "forged.zip")
+        assert not (tmp_path / "copy").exists()
+
+
 def test_zips_of_another_study_of_newer_versions_and_of_anything_else_are_refused(study, tmp_path):
     export_study(study.folder, tmp_path / "all.zip")
     spec = (study.folder / SPEC_NAME).read_text()

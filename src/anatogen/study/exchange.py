@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Session, col, select
 
 from anatogen.config.resolving import to_yaml
@@ -199,7 +200,8 @@ def import_study(folder: Path, file: Path) -> Exchanged:
             return _unpack(folder, file, contents, records, archive)
     except FileNotFoundError as error:
         raise UserError(f"there is no file {file}") from error
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, IntegrityError) as error:
+        # The database refuses records that contradict one another, such as two items of one name.
         raise UserError(f"{file} {_DAMAGED}") from error
 
 
