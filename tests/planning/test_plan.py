@@ -188,6 +188,7 @@ def test_the_command_prints_and_saves_the_plan(scans, made, tmp_path, monkeypatc
     monkeypatch.setattr("anatogen.planning.plan.make_plan", lambda *a, **k: calls.append((a, k)) or made)
     out = tmp_path / "out"
     arguments = ["plan", str(scans), str(out), "spacing_mm=2", "--memory-gb", "24", "--hours", "2"]
+    arguments += ["--records", str(tmp_path / "records")]
     monkeypatch.setattr(sys, "argv", ["anatogen", *arguments])
     with pytest.raises(SystemExit) as end:
         main()
@@ -197,6 +198,7 @@ def test_the_command_prints_and_saves_the_plan(scans, made, tmp_path, monkeypatc
     assert (named["memory_gb"], named["hours"]) == (24, 2)
     shown = capsys.readouterr().out
     assert made.text() in shown and f"anatogen train DATA RUN --config {out / 'train.yaml'}" in shown
+    assert f"--config {out / 'prepare.yaml'} --records {tmp_path / 'records'}" in shown
     assert sorted(path.name for path in out.iterdir()) == ["plan.json", "prepare.yaml", "train.yaml"]
 
 

@@ -61,7 +61,7 @@ def _show_plan(made: "Plan", given: Mapping[str, Any]) -> None:
 
     print(made.text())
     print(f"\nsaved in {given['out']}; next:")
-    for command in next_commands(given["scans"], given["out"]):
+    for command in next_commands(given["scans"], given["out"], given["records"]):
         print(f"  {command}")
 
 

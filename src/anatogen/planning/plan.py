@@ -207,10 +207,11 @@ def _planned(
     )
 
 
-def next_commands(scans: Path, folder: Path) -> list[str]:
-    """Commands that follow once a plan was saved in a folder."""
+def next_commands(scans: Path, folder: Path, records: Path | None = None) -> list[str]:
+    """Commands that follow once a plan was saved in a folder, with the records of scans that it kept."""
+    known = "" if records is None else f" --records {quote(str(records))}"
     return [
-        f"anatogen prepare {quote(str(scans))} DATA --config {quote(str(folder / PREPARE_NAME))}",
+        f"anatogen prepare {quote(str(scans))} DATA --config {quote(str(folder / PREPARE_NAME))}{known}",
         f"anatogen train DATA RUN --config {quote(str(folder / TRAIN_NAME))}",
         "anatogen sample RUN/bundle OUT -n 100",
     ]
