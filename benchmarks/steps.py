@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from anatogen.config.presets import preset_named
 from anatogen.config.resolving import parse_overrides, resolve
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.dataset.manifest import Grid, Intensity
 from anatogen.diffusion.process import denoising_loss
 from anatogen.generators.description import LatentDiffusionDescription
@@ -59,7 +59,7 @@ def build(row: str, workload: str, sizes: Sizes) -> Task:
             raise ValueError(f"workload {workload!r} is unknown")
 
 
-def settings_of(row: str) -> Settings:
+def settings_of(row: str) -> LatentDiffusionSettings:
     """The preset behind a row, with the sizes and losses that all rows share."""
     overrides = [
         f"autoencoder.num_codes={NUM_CODES}",
@@ -73,7 +73,9 @@ def settings_of(row: str) -> Settings:
     if row == "default_adversarial":
         overrides += _ADVERSARIAL
     return resolve(
-        Settings, preset_named(row.partition("_")[0]), overrides=parse_overrides(overrides, Settings)
+        LatentDiffusionSettings,
+        preset_named(row.partition("_")[0]),
+        overrides=parse_overrides(overrides, LatentDiffusionSettings),
     )
 
 
@@ -107,7 +109,7 @@ def in_inference_mode(call: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def _vqgan_step(settings: Settings, sizes: Sizes) -> Task:
+def _vqgan_step(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
     """The training loop's own step, discriminators active."""
     train = VQGANStep(Fabric(accelerator="cpu", devices=1), settings)
     parameters = {name: count_parameters(network) for name, network in train.networks.items()}
@@ -149,7 +151,7 @@ class _PlainAutoencoder:
         return decoded, z, quantised
 
 
-def _two_pass_vqgan_step(settings: Settings, sizes: Sizes) -> Task:
+def _two_pass_vqgan_step(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
     """Autoencoder forward for the generator and again for the discriminators, which run for each of them."""
     weights, optimiser_settings = settings.losses, settings.autoencoder_training
     network = VQGAN(settings.autoencoder)
@@ -188,7 +190,7 @@ def _two_pass_vqgan_step(settings: Settings, sizes: Sizes) -> Task:
     return Task((Part(step),), parameters, "losses and networks of `paper`")
 
 
-def _denoiser_step(settings: Settings, sizes: Sizes) -> Task:
+def _denoiser_step(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
     """The body of the loop in `anatogen.training.diffusion`."""
     fabric = Fabric(accelerator="cpu", devices=1)
     network = _denoiser(settings, sizes)
@@ -211,13 +213,13 @@ def _denoiser_step(settings: Settings, sizes: Sizes) -> Task:
     return Task((Part(step),), parameters)
 
 
-def _denoiser_forward(settings: Settings, sizes: Sizes) -> Task:
+def _denoiser_forward(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
     network = _denoiser(settings, sizes).eval()
     x_t, t = latents(sizes), torch.rand(sizes.denoiser_batch)
     return Task((Part(in_inference_mode(lambda: network(x_t, t))),), {"denoiser": count_parameters(network)})
 
 
-def _sample(settings: Settings, sizes: Sizes) -> Task:
+def _sample(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
     """What `Bundle.generate` does for one volume, its steps apart from the rest."""
     autoencoder, denoiser = VQGAN(settings.autoencoder), _denoiser(settings, sizes)
     parameters = {"autoencoder": count_parameters(autoencoder), "denoiser": count_parameters(denoiser)}
@@ -254,7 +256,7 @@ def _sample(settings: Settings, sizes: Sizes) -> Task:
     )
 
 
-def _decode(settings: Settings, sizes: Sizes, plain: bool) -> Task:
+def _decode(settings: LatentDiffusionSettings, sizes: Sizes, plain: bool) -> Task:
     network = VQGAN(settings.autoencoder).eval()
     z = torch.randn(1, CODE_DIM, sizes.latent, sizes.latent, sizes.latent)
     shape = (sizes.volume,) * 3
@@ -264,14 +266,14 @@ def _decode(settings: Settings, sizes: Sizes, plain: bool) -> Task:
     return Task((Part(call),), {"decoder": count_parameters(network.decoder)})
 
 
-def _lookup(settings: Settings, sizes: Sizes, one_hot: bool) -> Task:
+def _lookup(settings: LatentDiffusionSettings, sizes: Sizes, one_hot: bool) -> Task:
     codebook = Codebook(settings.autoencoder.num_codes, settings.autoencoder.code_dim)
     z = cells_to_look_up(sizes)
     call = in_inference_mode(lambda: one_hot_lookup(codebook, z) if one_hot else codebook(z))
     return Task((Part(call),), {})
 
 
-def _denoiser(settings: Settings, sizes: Sizes) -> Denoiser:
+def _denoiser(settings: LatentDiffusionSettings, sizes: Sizes) -> Denoiser:
     return Denoiser(settings.denoiser, CODE_DIM, (sizes.latent,) * 3, (1.0, 1.0, 1.0))
 
 

@@ -21,7 +21,7 @@ import torch
 from anatogen import sample
 from anatogen.config.presets import training_settings
 from anatogen.config.resolving import parse_overrides
-from anatogen.config.settings import Sampler, Settings
+from anatogen.config.settings import LatentDiffusionSettings, Sampler
 from anatogen.core.files import write_json, write_text
 from anatogen.core.weights import WEIGHTS_NAME, load_weights
 from anatogen.dataset.manifest import Split
@@ -32,9 +32,9 @@ from anatogen.evaluation.fidelity.measure import measure_fidelity
 from anatogen.models.vqgan import VQGAN
 from anatogen.report.progress import silent
 from anatogen.training.autoencoder_check import check_autoencoder
-from anatogen.training.latent_diffusion import train
 from anatogen.training.loop import read_log
 from anatogen.training.run_folder import read_settings
+from anatogen.training.train import train
 
 
 @dataclass(frozen=True)
@@ -310,13 +310,13 @@ def run(data: Path, out: Path, minutes: tuple[float, float], number: int, only: 
     for a in AUTOENCODERS:
         if not only or a.name in only:
             settings = training_settings(
-                "paper", parse_overrides([*a.settings, *common], Settings), minutes=minutes[0]
+                "paper", parse_overrides([*a.settings, *common], LatentDiffusionSettings), minutes=minutes[0]
             )
             train(data, out / "autoencoders" / a.name, settings, stages=("autoencoder",))
     for d in DIFFUSIONS:
         if not only or d.name in only:
             settings = training_settings(
-                "paper", parse_overrides([*d.settings, *common], Settings), minutes=minutes[1]
+                "paper", parse_overrides([*d.settings, *common], LatentDiffusionSettings), minutes=minutes[1]
             )
             source = out / "autoencoders" / d.autoencoder
             folder = out / "diffusion" / d.name

@@ -20,7 +20,7 @@ import torch
 from anatogen import sample
 from anatogen.config.presets import budget, gan_settings, training_settings
 from anatogen.config.resolving import merged, parse_overrides
-from anatogen.config.settings import GANConfig, Settings
+from anatogen.config.settings import GANConfig, LatentDiffusionSettings
 from anatogen.core.files import write_json, write_text
 from anatogen.dataset.manifest import load_manifest
 from anatogen.dataset.scan_sets import load_scans
@@ -28,7 +28,7 @@ from anatogen.evaluation.evaluate import evaluate
 from anatogen.evaluation.report import CACHE, JSON_NAME
 from anatogen.report.figures import planes_figure
 from anatogen.report.rows import Row
-from anatogen.training.latent_diffusion import train
+from anatogen.training.train import train
 from anatogen.training.wgan_gp import train_gan
 
 # Stage one's share of a diffusion model's training time.
@@ -103,7 +103,7 @@ def _run(
     else:
         first = _AUTOENCODER_SHARE * minutes
         budgets = budget(("autoencoder",), first, None) | budget(("diffusion",), minutes - first, None)
-        given = merged(budgets, parse_overrides(overrides, Settings))
+        given = merged(budgets, parse_overrides(overrides, LatentDiffusionSettings))
         bundle = train(data, run, training_settings(generator.preset, given))
     timing = out / "timing" / f"{generator.name}.json"
     if not timing.exists():

@@ -19,7 +19,7 @@ import numpy as np
 
 from anatogen.config.presets import training_settings
 from anatogen.config.resolving import parse_overrides
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
 from anatogen.io.geometry import centred_affine
 from anatogen.training.cost.memory import peak_memory_gb
@@ -159,7 +159,9 @@ def print_table(out: Path) -> None:
     print("|---|---|---|---|---|---|")
     peaks = json.loads(out.read_text(encoding="utf-8"))
     for row in ROWS:
-        settings = training_settings(row.preset, parse_overrides(overrides_of(row), Settings), steps=_STEPS)
+        settings = training_settings(
+            row.preset, parse_overrides(overrides_of(row), LatentDiffusionSettings), steps=_STEPS
+        )
         for (stage, peak), batch in zip(peaks.get(row.name, {}).items(), row.batches, strict=False):
             estimate = peak_memory_gb(STAGES[stage], settings, grid_of(row))
             shape = " x ".join(map(str, row.shape))

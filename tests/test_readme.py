@@ -13,7 +13,7 @@ from quick_machine import make_quick
 
 from anatogen.cli.app import main
 from anatogen.config.resolving import parse_overrides
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
@@ -111,7 +111,9 @@ def test_the_python_lines_run(folder: Path, tmp_path: Path, monkeypatch: pytest.
     snippet = python_snippet()
     assert "minutes=60" in snippet and "sample(4" in snippet
     snippet = snippet.replace("minutes=60", "steps=2")
-    snippet = snippet.replace('{"denoiser": {"width": 96}}', repr(parse_overrides(SMALL, Settings)))
+    snippet = snippet.replace(
+        '{"denoiser": {"width": 96}}', repr(parse_overrides(SMALL, LatentDiffusionSettings))
+    )
     snippet = snippet.replace("sample(4", "sample(2, steps=2")
     snippet += "        shown.append((volume.array.shape, volume.spacing_mm))\n"
     shown: list[tuple[tuple[int, ...], tuple[float, ...]]] = []

@@ -2,9 +2,9 @@
 
 The short way: `doctor` looks at a folder of scans, `plan` decides what to make of it, `prepare` makes a
 dataset, `train` a generator, `load_bundle(...).sample(...)` or `sample` to disk, `evaluate` what came out;
-`run` does all of it. `Settings`, `GANConfig` and `PrepareConfig` hold all that can be set; a `Volume` is a
-scan, a `VolumeDataset` the scans of a prepared dataset. Each name is imported when it is first used, so that
-`import anatogen` stays light.
+`run` does all of it. `WaveletFlowSettings`, `LatentDiffusionSettings`, `GANConfig` and `PrepareConfig` hold
+all that can be set; a `Volume` is a scan, a `VolumeDataset` the scans of a prepared dataset. Each name is
+imported when it is first used, so that `import anatogen` stays light.
 """
 
 from importlib import import_module
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     )
     from anatogen.api.scans import doctor, plan, prepare, run
     from anatogen.api.study import analyse_study, export_study, import_study, new_study
-    from anatogen.config.settings import GANConfig, Settings
+    from anatogen.config.settings import GANConfig, LatentDiffusionSettings, WaveletFlowSettings
     from anatogen.core.errors import UserError
     from anatogen.dataset.prepare_config import PrepareConfig
     from anatogen.dataset.volumes import VolumeDataset
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GANConfig",
+    "LatentDiffusionSettings",
     "PrepareConfig",
-    "Settings",
     "UserError",
     "Volume",
     "VolumeDataset",
+    "WaveletFlowSettings",
     "__version__",
     "analyse_study",
     "compare_autoencoders",
@@ -66,7 +67,7 @@ _HOMES = {
     "api.generators": ("compare_autoencoders", "evaluate", "reconstruct", "sample", "train", "train_gan"),
     "api.scans": ("doctor", "plan", "prepare", "run"),
     "api.study": ("analyse_study", "export_study", "import_study", "new_study"),
-    "config.settings": ("GANConfig", "Settings"),
+    "config.settings": ("GANConfig", "LatentDiffusionSettings", "WaveletFlowSettings"),
     "core.errors": ("UserError",),
     "dataset.prepare_config": ("PrepareConfig",),
     "dataset.volumes": ("VolumeDataset",),

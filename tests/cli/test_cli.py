@@ -121,7 +121,7 @@ def test_what_is_wrong_is_said_without_a_traceback(arguments, message, data, tmp
 
 
 def test_a_failure_that_is_ours_keeps_its_traceback(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("anatogen.training.latent_diffusion.train", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("anatogen.training.train.train", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(sys, "argv", ["anatogen", "train", str(data), str(tmp_path / "run")])
     with pytest.raises(ZeroDivisionError):
         cli.main()
@@ -130,7 +130,7 @@ def test_a_failure_that_is_ours_keeps_its_traceback(data, tmp_path, monkeypatch)
 def _train_calls(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list:
     calls = []
     monkeypatch.setattr(
-        "anatogen.training.latent_diffusion.train", lambda *args, **options: calls.append((args, options))
+        "anatogen.training.train.train", lambda *args, **options: calls.append((args, options))
     )
     assert _call(monkeypatch, "train", *arguments) == 0
     return calls

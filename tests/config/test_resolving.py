@@ -6,7 +6,7 @@ import pytest
 
 from anatogen.config.presets import PRESETS, preset_named, training_settings
 from anatogen.config.resolving import Section, parse_overrides, resolve, save_yaml, to_yaml
-from anatogen.config.settings import LossSettings, Settings
+from anatogen.config.settings import LatentDiffusionSettings, LossSettings
 from anatogen.core.errors import ConfigError
 from anatogen.dataset.prepare import PrepareConfig
 
@@ -23,7 +23,11 @@ class _Outer(Section):
 
 def _problems(*overrides: str, preset: str = "default") -> str:
     with pytest.raises(ConfigError) as caught:
-        resolve(Settings, preset_named(preset), overrides=parse_overrides(overrides, Settings))
+        resolve(
+            LatentDiffusionSettings,
+            preset_named(preset),
+            overrides=parse_overrides(overrides, LatentDiffusionSettings),
+        )
     return str(caught.value)
 
 
@@ -35,7 +39,7 @@ def test_later_sources_win(tmp_path: Path):
 
 def test_sources_are_not_changed_by_merging():
     before = str(PRESETS)
-    resolve(Settings, preset_named("default"), overrides={"denoiser": {"width": 96}})
+    resolve(LatentDiffusionSettings, preset_named("default"), overrides={"denoiser": {"width": 96}})
     assert str(PRESETS) == before
 
 
@@ -69,22 +73,23 @@ def test_numbers_with_an_exponent_are_numbers(text, tmp_path: Path):
     key = "autoencoder_training.learning_rate"
     assert (
         resolve(
-            Settings, overrides=parse_overrides([f"{key}={text}"], Settings)
+            LatentDiffusionSettings, overrides=parse_overrides([f"{key}={text}"], LatentDiffusionSettings)
         ).autoencoder_training.learning_rate
         == 1e-4
     )
     lines = f"autoencoder_training:\n  learning_rate: {text}\n  gradient_clip: {text}\n"
     (tmp_path / "c.yaml").write_text(lines)
-    found = resolve(Settings, file=tmp_path / "c.yaml").autoencoder_training
+    found = resolve(LatentDiffusionSettings, file=tmp_path / "c.yaml").autoencoder_training
     assert found.learning_rate == 1e-4 and found.gradient_clip == 1e-4
 
 
 def test_overrides_reach_lists_nulls_and_nested_keys():
     found = resolve(
-        Settings,
+        LatentDiffusionSettings,
         preset_named("default"),
         overrides=parse_overrides(
-            ["denoiser.multipliers=[1,3]", "autoencoder_training.steps=null", "training.flip=none"], Settings
+            ["denoiser.multipliers=[1,3]", "autoencoder_training.steps=null", "training.flip=none"],
+            LatentDiffusionSettings,
         ),
     )
     assert found.denoiser.multipliers == (1, 3) and found.autoencoder_training.steps is None
@@ -93,16 +98,16 @@ def test_overrides_reach_lists_nulls_and_nested_keys():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_resolve_and_survive_saving(preset, tmp_path: Path):
-    settings = resolve(Settings, preset_named(preset))
+    settings = resolve(LatentDiffusionSettings, preset_named(preset))
     save_yaml(settings, tmp_path / "config.yaml")
-    assert resolve(Settings, file=tmp_path / "config.yaml") == settings
+    assert resolve(LatentDiffusionSettings, file=tmp_path / "config.yaml") == settings
     assert to_yaml(settings) == (tmp_path / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_name_every_value_where_they_say_so(preset):
-    assert resolve(Settings, preset_named(preset)).autoencoder_training.steps is not None
-    assert resolve(Settings, preset_named(preset)).diffusion_training.steps is not None
+    assert resolve(LatentDiffusionSettings, preset_named(preset)).autoencoder_training.steps is not None
+    assert resolve(LatentDiffusionSettings, preset_named(preset)).diffusion_training.steps is not None
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
@@ -135,11 +140,16 @@ def test_values_that_can_not_be_are_refused_by_name(overrides, message):
 
 
 def test_linear_flow_may_predict_x_0():
-    assert resolve(Settings, overrides={"diffusion": {"prediction": "x_0"}}).diffusion.prediction == "x_0"
+    assert (
+        resolve(LatentDiffusionSettings, overrides={"diffusion": {"prediction": "x_0"}}).diffusion.prediction
+        == "x_0"
+    )
 
 
 def test_one_number_compresses_all_axes():
-    assert resolve(Settings, overrides={"autoencoder": {"compression": 2}}).autoencoder.compression == (
+    assert resolve(
+        LatentDiffusionSettings, overrides={"autoencoder": {"compression": 2}}
+    ).autoencoder.compression == (
         2,
         2,
         2,
@@ -153,7 +163,7 @@ def test_without_weights_of_both_discriminators_none_takes_part():
 
 def test_resolved_values_can_not_change():
     with pytest.raises(ValueError, match="frozen"):
-        resolve(Settings).training.seed = 3
+        resolve(LatentDiffusionSettings).training.seed = 3
 
 
 @pytest.mark.parametrize(
@@ -167,14 +177,14 @@ def test_resolved_values_can_not_change():
 def test_an_unreadable_file_is_a_clear_error(content, message, tmp_path: Path):
     (tmp_path / "c.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=message):
-        resolve(Settings, file=tmp_path / "c.yaml")
+        resolve(LatentDiffusionSettings, file=tmp_path / "c.yaml")
 
 
 def test_a_missing_file_is_a_clear_error_and_an_empty_one_is_no_change(tmp_path: Path):
     with pytest.raises(ConfigError, match="can't be read"):
-        resolve(Settings, file=tmp_path / "absent.yaml")
+        resolve(LatentDiffusionSettings, file=tmp_path / "absent.yaml")
     (tmp_path / "c.yaml").write_text("# nothing\n")
-    assert resolve(Settings, file=tmp_path / "c.yaml") == Settings()
+    assert resolve(LatentDiffusionSettings, file=tmp_path / "c.yaml") == LatentDiffusionSettings()
 
 
 @pytest.mark.parametrize(
@@ -202,13 +212,15 @@ def test_a_text_is_taken_as_it_stands_where_yaml_would_make_something_else_of_it
 def test_a_rule_about_several_keys_is_one_short_line():
     overrides = {"autoencoder": {"quantiser": "none"}, "diffusion": {"latent_scaling": "codebook_range"}}
     with pytest.raises(ConfigError) as raised:
-        resolve(Settings, overrides=overrides)
+        resolve(LatentDiffusionSettings, overrides=overrides)
     assert "needs a codebook" in str(raised.value)
     assert "got {" not in str(raised.value)
 
 
 def test_a_whole_configuration_is_a_start_like_a_preset():
-    start = resolve(Settings, preset_named("tiny"))
-    found = resolve(Settings, start, overrides={"denoiser": {"width": 96}})
-    assert found == resolve(Settings, preset_named("tiny"), overrides={"denoiser": {"width": 96}})
+    start = resolve(LatentDiffusionSettings, preset_named("tiny"))
+    found = resolve(LatentDiffusionSettings, start, overrides={"denoiser": {"width": 96}})
+    assert found == resolve(
+        LatentDiffusionSettings, preset_named("tiny"), overrides={"denoiser": {"width": 96}}
+    )
     assert training_settings(settings=start, minutes=3).diffusion_training.minutes == 3

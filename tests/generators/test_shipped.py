@@ -17,7 +17,7 @@ from anatogen.core.weights import load_weights, save_weights
 from anatogen.generators import shipped
 from anatogen.generators.loading import load_bundle, load_latent_diffusion
 from anatogen.generators.shipped import CARD_NAME, bundle_folder, describe_models, shipped_models
-from anatogen.training.latent_diffusion import train
+from anatogen.training.train import train
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.dataset.manifest import Grid
 from anatogen.planning.fingerprint import Fingerprint, Spread
 
@@ -60,7 +60,7 @@ LIDC = fingerprint(
 )
 
 
-def memory_gb(stage: str, settings: Settings, grid: Grid) -> float:
+def memory_gb(stage: str, settings: LatentDiffusionSettings, grid: Grid) -> float:
     """0.5 GB and 200 bytes a voxel of stage one's batch, 3 kB a cell of stage two's."""
     voxels = math.prod(grid.shape)
     cells = voxels / math.prod(settings.autoencoder.compression)
@@ -69,6 +69,6 @@ def memory_gb(stage: str, settings: Settings, grid: Grid) -> float:
     return 0.5 + 3e-6 * cells * settings.diffusion_training.batch_size
 
 
-def seconds_per_step(stage: str, settings: Settings, grid: Grid) -> float:
+def seconds_per_step(stage: str, settings: LatentDiffusionSettings, grid: Grid) -> float:
     """Of a GPU: 10 ns a voxel of a batch."""
     return 1e-8 * math.prod(grid.shape) * getattr(settings, f"{stage}_training").batch_size

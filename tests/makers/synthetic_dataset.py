@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from anatogen.config.presets import preset_named
 from anatogen.config.resolving import parse_overrides, resolve
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
 from anatogen.generators.description import LatentDiffusionDescription
 from anatogen.generators.latent_diffusion import LatentDiffusionBundle
@@ -49,9 +49,13 @@ ADVERSARIAL = (
 )
 
 
-def tiny_settings(*overrides: str, preset: str = "tiny") -> Settings:
+def tiny_settings(*overrides: str, preset: str = "tiny") -> LatentDiffusionSettings:
     """Settings of networks with a few thousand weights."""
-    return resolve(Settings, preset_named(preset), overrides=parse_overrides([*TINY, *overrides], Settings))
+    return resolve(
+        LatentDiffusionSettings,
+        preset_named(preset),
+        overrides=parse_overrides([*TINY, *overrides], LatentDiffusionSettings),
+    )
 
 
 def write_dataset(

@@ -10,7 +10,7 @@ from torch import nn
 
 from anatogen.config.presets import PRESETS, preset_named
 from anatogen.config.resolving import resolve
-from anatogen.config.settings import DenoiserSettings, Settings
+from anatogen.config.settings import DenoiserSettings, LatentDiffusionSettings
 from anatogen.models.denoiser import (
     Denoiser,
     DepthAttention,
@@ -187,7 +187,7 @@ def test_gathering_patches_is_undone_by_scattering_them(patch, cells, channels):
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("shape", [(8, 16, 16), (7, 9, 5)])
 def test_every_preset_s_denoiser_builds_and_keeps_the_shape(preset, shape):
-    chosen = resolve(Settings, preset_named(preset))
+    chosen = resolve(LatentDiffusionSettings, preset_named(preset))
     with torch.device("meta"):
         channels = chosen.autoencoder.latent_channels
         network = Denoiser(chosen.denoiser, channels, shape, (3.0, 1.0, 1.0))

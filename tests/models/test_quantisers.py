@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from anatogen.config.presets import training_settings
 from anatogen.config.resolving import parse_overrides
-from anatogen.config.settings import AutoencoderSettings, Settings
+from anatogen.config.settings import AutoencoderSettings, LatentDiffusionSettings
 from anatogen.core.errors import ConfigError
 from anatogen.models.codebook import Codebook, LinearCodebook, SphericalCodebook
 from anatogen.models.quantisers import FiniteScalarQuantiser, GaussianPosterior, Quantiser
@@ -213,4 +213,4 @@ def test_an_autoencoder_has_the_quantiser_that_its_settings_name(name, kind, opt
 )
 def test_settings_that_don_t_fit_a_quantiser_are_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        training_settings("default", parse_overrides(overrides, Settings))
+        training_settings("default", parse_overrides(overrides, LatentDiffusionSettings))

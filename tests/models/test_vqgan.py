@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from anatogen.config.presets import PRESETS, preset_named
 from anatogen.config.resolving import resolve
-from anatogen.config.settings import AutoencoderSettings, Settings
+from anatogen.config.settings import AutoencoderSettings, LatentDiffusionSettings
 from anatogen.models.vqgan import VQGAN, latent_shape
 
 SMALL = {"base_width": 4, "decoder_width": 4, "num_core_blocks": 0, "num_codes": 8, "code_dim": 3}
@@ -66,7 +66,7 @@ def test_items_of_a_batch_do_not_see_each_other():
 
 
 def test_no_convolution_of_the_default_runs_at_full_resolution():
-    network = VQGAN(resolve(Settings, preset_named("default")).autoencoder).to("meta")
+    network = VQGAN(resolve(LatentDiffusionSettings, preset_named("default")).autoencoder).to("meta")
     seen = []
     for module in network.modules():
         if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
@@ -78,7 +78,7 @@ def test_no_convolution_of_the_default_runs_at_full_resolution():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_s_autoencoder_builds_and_keeps_the_shape(preset):
     with torch.device("meta"):
-        network = VQGAN(resolve(Settings, preset_named(preset)).autoencoder)
+        network = VQGAN(resolve(LatentDiffusionSettings, preset_named(preset)).autoencoder)
         x = torch.zeros(1, 1, 30, 33, 37)
     assert network.decode(network.encode(x), x.shape[2:]).shape == x.shape
 

@@ -14,7 +14,7 @@ import anatogen
 from anatogen.cli.app import main
 from anatogen.config.presets import training_settings
 from anatogen.config.resolving import parse_overrides, resolve
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.errors import ConfigError, UserError
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
@@ -39,7 +39,7 @@ SMALL = (
     "training.deformations=1",
     "losses.discriminator_width=4",
 )
-OVERRIDES = parse_overrides(SMALL, Settings)
+OVERRIDES = parse_overrides(SMALL, LatentDiffusionSettings)
 NUM_SCANS = 12
 QUICK = Measurement(
     seconds_per_step=1e-3,
@@ -82,7 +82,7 @@ def folder(made, tmp_path_factory) -> Path:
 def test_the_saved_configurations_are_the_planned_ones(made, folder):
     assert prepare_settings(config=folder / "prepare.yaml") == made.prepare
     assert training_settings("default", config=folder / "train.yaml") == made.training
-    assert resolve(Settings, file=folder / "train.yaml") == made.training
+    assert resolve(LatentDiffusionSettings, file=folder / "train.yaml") == made.training
 
 
 def test_the_fingerprint_is_that_of_the_scans(made):

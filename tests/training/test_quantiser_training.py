@@ -16,7 +16,7 @@ from anatogen.dataset.volumes import VolumeDataset
 from anatogen.generators.loading import load_latent_diffusion
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.latent_cache import cached_latents
-from anatogen.training.latent_diffusion import train
+from anatogen.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

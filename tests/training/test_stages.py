@@ -29,8 +29,8 @@ from anatogen.training.autoencoder import train_autoencoder
 from anatogen.training.autoencoder_check import AutoencoderCheck, _problems, check_autoencoder, psnr_db
 from anatogen.training.deformation import deformed
 from anatogen.training.latent_cache import cached_latents
-from anatogen.training.latent_diffusion import train
 from anatogen.training.loop import NonFiniteLossError
+from anatogen.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,8 +23,8 @@ from anatogen.training import loop as loop_module
 from anatogen.training.cost.estimate import describe_training
 from anatogen.training.cost.probe import Measurement
 from anatogen.training.devices import build_fabric, launch
-from anatogen.training.latent_diffusion import train
 from anatogen.training.loop import NonFiniteLossError, read_log
+from anatogen.training.train import train
 from anatogen.training.wgan_gp import WGANGPStep, gradient_penalty, train_gan
 
 pytestmark = pytest.mark.usefixtures("one_thread")

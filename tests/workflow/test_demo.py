@@ -8,7 +8,7 @@ import pytest
 
 from anatogen.config.presets import training_settings
 from anatogen.config.resolving import merged, parse_overrides
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.errors import UserError
 from anatogen.workflow import demo
 
@@ -46,7 +46,7 @@ class _Page(HTMLParser):
 
 
 def test_the_demo_ends_with_a_page_and_a_second_call_changes_nothing(tmp_path, monkeypatch, capsys):
-    small = parse_overrides(SMALL, Settings)
+    small = parse_overrides(SMALL, LatentDiffusionSettings)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     monkeypatch.setattr(demo, "NUM_SCANS", 12)

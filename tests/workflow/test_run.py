@@ -239,12 +239,13 @@ def test_a_process_killed_in_training_goes_on(scans: Path, whole: Path, tmp_path
     begun(whole, tmp_path / "out", "train")
     code = (
         "import sys; from pathlib import Path; import torch\n"
-        "from anatogen.config.resolving import resolve; from anatogen.config.settings import Settings\n"
-        "from anatogen.training.latent_diffusion import train\n"
+        "from anatogen.config.resolving import resolve\n"
+        "from anatogen.config.settings import LatentDiffusionSettings\n"
+        "from anatogen.training.train import train\n"
         "if __name__ == '__main__':\n"
         "    torch.set_num_threads(1)\n"
         f"    out = Path({str(tmp_path / 'out')!r})\n"
-        "    settings = resolve(Settings, file=out / 'plan' / 'train.yaml')\n"
+        "    settings = resolve(LatentDiffusionSettings, file=out / 'plan' / 'train.yaml')\n"
         "    train(out / 'data', out / 'model', settings, device='cpu')\n"
     )
     (tmp_path / "train.py").write_text(code)

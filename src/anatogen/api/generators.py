@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from anatogen.core.choices import FileFormat, Sampler, StageName
-from anatogen.core.errors import UserError
 
 if TYPE_CHECKING:
-    from anatogen.config.settings import GANConfig, Settings
+    from anatogen.config.settings import GANConfig, GeneratorSettings
     from anatogen.evaluation.evaluate import Evaluation
     from anatogen.evaluation.reconstruction.report import ReconstructionEvaluation
 
@@ -16,50 +15,46 @@ if TYPE_CHECKING:
 def train(
     data: Path | str,
     run: Path | str,
-    settings: "Settings | None" = None,
+    settings: "GeneratorSettings | None" = None,
     *,
     overrides: Mapping[str, Any] | None = None,
     preset: str = "default",
     config: Path | str | None = None,
     minutes: float | None = None,
     steps: int | None = None,
-    stages: Sequence[StageName] = ("autoencoder", "diffusion"),
+    stages: Sequence[StageName] | None = None,
     autoencoder_run: Path | str | None = None,
     device: str = "auto",
     devices: int = 1,
     dry_run: bool = False,
 ) -> Path | None:
-    """Trains a generator, or resumes its training: the autoencoder, then the diffusion model on its latents.
+    """Trains a generator, or resumes its training.
 
     Args:
         data: Prepared dataset.
         run: Folder of the run; the same call again resumes it.
         settings: Settings, in place of the preset's.
-        overrides: Settings that differ, e.g. denoiser.width=96, in Python {"denoiser": {"width": 96}};
+        overrides: Settings that differ, e.g. details.width=96, in Python {"details": {"width": 96}};
             docs/training.md lists them all.
-        preset: Preset to start from: paper, default or tiny.
+        preset: Preset to start from: default, paper, latent_diffusion or tiny.
         config: YAML file of settings.
         minutes: Budget of each stage in minutes, over all resumptions.
         steps: Budget of each stage in steps.
-        stages: Stages to train.
-        autoencoder_run: Run whose autoencoder stage two uses; default this run's own.
+        stages: Stages to train, of a latent diffusion model autoencoder and diffusion; default all.
+        autoencoder_run: Run whose autoencoder a latent diffusion model uses; default this run's own.
         device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
         devices: Number of GPUs, or of processes on a CPU. With more than one, a script must be guarded by
             `if __name__ == "__main__"`.
         dry_run: Show settings, sizes and budget; train nothing.
 
     Returns:
-        The folder of the bundle, or of the autoencoder if stage two was not asked for; None for a dry run.
+        The folder of the bundle, or of the autoencoder if nothing more was asked for; None for a dry run.
 
     Raises:
         UserError: If settings, data and run don't fit, or the autoencoder is not fit for stage two.
     """
     from anatogen.config.presets import training_settings
 
-    stages = tuple(stages)
-    for stage in stages:
-        if stage not in get_args(StageName):
-            raise UserError(f"stage {stage!r} is unknown: use {', '.join(get_args(StageName))}")
     chosen = training_settings(
         preset,
         overrides,
@@ -69,17 +64,19 @@ def train(
         steps=steps,
         stages=stages,
     )
+    from anatogen.training.train import stages_of
+    from anatogen.training.train import train as train_generator
+
     if dry_run:
+        from anatogen.config.settings import LatentDiffusionSettings
         from anatogen.training.cost.estimate import describe_training
         from anatogen.training.latent_diffusion import with_autoencoder_of
 
-        if autoencoder_run is not None:
+        if autoencoder_run is not None and isinstance(chosen, LatentDiffusionSettings):
             chosen = with_autoencoder_of(Path(autoencoder_run), chosen)
-        print(describe_training(Path(data), chosen, stages))
+        print(describe_training(Path(data), chosen, stages_of(chosen, stages)))
         return None
-    from anatogen.training.latent_diffusion import train as train_stages
-
-    return train_stages(
+    return train_generator(
         data, run, chosen, stages=stages, autoencoder_run=autoencoder_run, device=device, devices=devices
     )
 

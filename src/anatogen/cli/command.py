@@ -2,7 +2,7 @@
 
 Positional parameters of a call become arguments, keyword-only ones become options of the same names, and the
 docstring's "Args:" their texts. Beside that, `overrides` become words KEY.SUB=VALUE after the arguments, none
-of which can then be left out; and a parameter whose annotation is a text (`"Settings | None"`) is for Python
+of which can then be left out; and a parameter whose annotation is a text (`"GANConfig | None"`) is for Python
 alone.
 """
 

@@ -25,9 +25,9 @@ def add_commands(group: Group) -> None:
 
 
 def _train_keys() -> "Sequence[type[Section]]":
-    from anatogen.config.settings import Settings
+    from anatogen.config.settings import LatentDiffusionSettings, WaveletFlowSettings
 
-    return (Settings,)
+    return (WaveletFlowSettings, LatentDiffusionSettings)
 
 
 def _gan_keys() -> "Sequence[type[Section]]":

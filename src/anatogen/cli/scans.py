@@ -34,9 +34,9 @@ def _prepare_keys() -> "Sequence[type[Section]]":
 
 
 def _all_keys() -> "Sequence[type[Section]]":
-    from anatogen.config.settings import Settings
+    from anatogen.config.settings import LatentDiffusionSettings, WaveletFlowSettings
 
-    return (*_prepare_keys(), Settings)
+    return (*_prepare_keys(), WaveletFlowSettings, LatentDiffusionSettings)
 
 
 def _show_run(page: "Path | None", given: Mapping[str, Any]) -> None:

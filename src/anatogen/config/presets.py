@@ -1,16 +1,33 @@
 """Named starting points of a generator's settings: where they come from, and what they are for.
 
 `paper` reproduces Khader et al. 2023 with the settings of its published code where the paper is silent.
-`default` is what we recommend. `tiny` is `default` sized for tests and for the demo on a CPU.
+`default` is what we recommend, a wavelet flow. `latent_diffusion` is what was `default` before it, and `tiny`
+is that sized for tests.
 """
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from anatogen.config.resolving import merged, resolve
-from anatogen.config.settings import GANConfig, Settings
+from anatogen.config.resolving import merged, read_yaml, resolve
+from anatogen.config.settings import (
+    GANConfig,
+    GeneratorSettings,
+    LatentDiffusionSettings,
+    WaveletFlowSettings,
+)
+from anatogen.core.choices import StageName
 from anatogen.core.errors import ConfigError
+
+FAMILIES: dict[str, type[GeneratorSettings]] = {
+    "latent_diffusion": LatentDiffusionSettings,
+    "wavelet_flow": WaveletFlowSettings,
+}
+# The sections that end in _training say how long each is trained.
+STAGES_OF: dict[type[GeneratorSettings], tuple[StageName, ...]] = {
+    LatentDiffusionSettings: ("autoencoder", "diffusion"),
+    WaveletFlowSettings: ("flow",),
+}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -66,7 +83,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "diffusion_training": {"batch_size": 4, "learning_rate": 1e-4, "steps": 150_000},
         "training": {"flip": "vertical"},
     },
-    "default": {
+    "default": {"family": "wavelet_flow"},
+    "latent_diffusion": {
         "autoencoder": {
             "compression": 8,
             "wavelet_levels": 1,
@@ -128,7 +146,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
 }
-PRESETS["tiny"] = PRESETS["default"] | {
+PRESETS["tiny"] = PRESETS["latent_diffusion"] | {
     # Its trainings end before discriminators pay.
     "losses": {
         "l1": 1.0,
@@ -138,11 +156,12 @@ PRESETS["tiny"] = PRESETS["default"] | {
         "adversarial_volume": 0.0,
         "feature_matching": 0.0,
     },
-    "autoencoder": PRESETS["default"]["autoencoder"] | {"compression": 2, "num_groups": 1},
-    "autoencoder_training": PRESETS["default"]["autoencoder_training"] | {"steps": 2_000},
-    "denoiser": PRESETS["default"]["denoiser"] | {"width": 48, "multipliers": (1, 2, 2), "patch": 2},
-    "diffusion": PRESETS["default"]["diffusion"] | {"ema_decay": 0.995},
-    "diffusion_training": PRESETS["default"]["diffusion_training"] | {"learning_rate": 1e-3, "steps": 2_000},
+    "autoencoder": PRESETS["latent_diffusion"]["autoencoder"] | {"compression": 2, "num_groups": 1},
+    "autoencoder_training": PRESETS["latent_diffusion"]["autoencoder_training"] | {"steps": 2_000},
+    "denoiser": PRESETS["latent_diffusion"]["denoiser"] | {"width": 48, "multipliers": (1, 2, 2), "patch": 2},
+    "diffusion": PRESETS["latent_diffusion"]["diffusion"] | {"ema_decay": 0.995},
+    "diffusion_training": PRESETS["latent_diffusion"]["diffusion_training"]
+    | {"learning_rate": 1e-3, "steps": 2_000},
 }
 
 
@@ -161,32 +180,49 @@ def training_settings(
     preset: str = "default",
     overrides: Mapping[str, Any] | None = None,
     *,
-    settings: Settings | None = None,
+    settings: GeneratorSettings | None = None,
     config: Path | str | None = None,
     minutes: float | None = None,
     steps: int | None = None,
-    stages: Iterable[str] = ("autoencoder", "diffusion"),
-) -> Settings:
+    stages: Iterable[str] | None = None,
+) -> GeneratorSettings:
     """The settings of a training: preset, then YAML file, then the budget of its stages, then overrides.
 
     Args:
-        preset: Name of a preset.
-        overrides: Nested values, e.g. {"denoiser": {"width": 96}}.
+        preset: Name of a preset; a file that names another family than the preset's stands in its place.
+        overrides: Nested values, e.g. {"details": {"width": 96}}.
         settings: Stands in the preset's place.
         config: YAML file.
         minutes: Budget of each stage in minutes.
         steps: Budget of each stage in steps.
-        stages: The stages that the budget is for.
+        stages: The stages that the budget is for; default all.
 
     Raises:
         ConfigError: Listing all that is wrong.
     """
-    return resolve(
-        Settings,
-        settings or preset_named(preset),
-        config,
-        merged(budget(stages, minutes, steps), overrides or {}),
-    )
+    start = preset_named(preset)
+    family: type[GeneratorSettings]
+    if settings is not None:
+        family = type(settings)
+    else:
+        family = family_of(start)
+        named = {} if config is None else read_yaml(Path(config))
+        if "family" in named and family_of(named) is not family:
+            start, family = {}, family_of(named)
+    chosen = STAGES_OF[family] if stages is None else stages
+    return resolve(family, settings or start, config, merged(budget(chosen, minutes, steps), overrides or {}))
+
+
+def family_of(values: Mapping[str, Any]) -> type[GeneratorSettings]:
+    """The type of settings that nested values are of.
+
+    Raises:
+        ConfigError: If they name a family that there is not.
+    """
+    name = values.get("family", "latent_diffusion")
+    if name not in FAMILIES:
+        raise ConfigError(f"family {name!r} is unknown: use {', '.join(FAMILIES)}")
+    return FAMILIES[name]
 
 
 def gan_settings(
@@ -213,8 +249,8 @@ def gan_settings(
 
 
 def split_overrides(overrides: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Nested values of `prepare` and those of `train`, which are the ones of a section of `Settings`."""
-    sections = Settings.model_fields
+    """Nested values of `prepare` and those of `train`, which are the ones of a section of any family."""
+    sections = {name for family in FAMILIES.values() for name in family.model_fields}
     training = {key: value for key, value in overrides.items() if key in sections}
     return {key: value for key, value in overrides.items() if key not in sections}, training
 

@@ -269,9 +269,10 @@ class TrainingSettings(LoopSettings):
     require_fit_autoencoder: bool = True
 
 
-class Settings(Section):
-    """A generator, from voxels to samples; the saved `config.yaml`."""
+class LatentDiffusionSettings(Section):
+    """A latent diffusion model, from voxels to samples; the saved `config.yaml` of its run."""
 
+    family: Literal["latent_diffusion"] = "latent_diffusion"
     autoencoder: AutoencoderSettings = AutoencoderSettings()
     losses: LossSettings = LossSettings()
     autoencoder_training: OptimiserSettings = OptimiserSettings()
@@ -288,6 +289,98 @@ class Settings(Section):
                 "hasn't: set diffusion.latent_scaling=standardise"
             )
         return self
+
+
+class PyramidSettings(Section):
+    """How a wavelet flow parts a scan into levels.
+
+    Attributes:
+        num_levels: Halvings of the grid's finest axes between its voxels and the coarse image, each with the
+            Haar wavelet's details as a level of its own.
+        crop: Largest side, in cells, of what a level of details learns from at once.
+    """
+
+    num_levels: Annotated[int, Field(ge=1, le=5)] = 2
+    crop: Annotated[int, Field(ge=4)] = 20
+
+
+class FlowNetworkSettings(Section):
+    """The network of one level of a wavelet flow.
+
+    Attributes:
+        width: Channels at the level's own resolution.
+        multipliers: Channels of each resolution of its U-Net as multiples of `width`.
+        num_blocks: Blocks at each resolution, on either side.
+    """
+
+    width: Positive = 64
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2)
+    num_blocks: Positive = 2
+
+
+class FlowSettings(Section):
+    """The process of a wavelet flow: what levels are told, and how they are sampled.
+
+    Attributes:
+        told_noise: Largest standard deviation of the noise on what a level of details is told of the level
+            below, as a share of that one's own, in training: sampled levels are not quite like real ones.
+        sampled_noise: The same in sampling.
+        deformed: Share of the training scans whose coarse image is that of a deformed copy. The network is
+            told which, and is sampled as for those that were not.
+        sampler: The sampler used when none is named.
+        sampling_steps: Its number of steps at each level.
+        ema_decay: Decay of the weights' exponential moving average, per step.
+    """
+
+    told_noise: Weight = 0.15
+    sampled_noise: Weight = 0.03
+    deformed: Annotated[float, Field(ge=0, le=1)] = 0.5
+    sampler: Sampler = "dpm_solver_pp"
+    sampling_steps: Positive = 16
+    ema_decay: Decay = 0.998
+
+
+class FlowOptimiserSettings(OptimiserSettings):
+    """Budget, batches and Muon of a wavelet flow, for all its levels alike.
+
+    `batch_size` is that of the coarse level; the others learn from as many cells a step. `betas` are those of
+    Adam, which teaches what is no matrix.
+    """
+
+    batch_size: Positive = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-3
+    betas: tuple[Decay, Decay] = (0.9, 0.99)
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    decay: Literal["none", "cosine"] = "cosine"
+    steps: Positive | None = 50_000
+
+
+class FlowTrainingSettings(LoopSettings):
+    """What the training of a wavelet flow needs beside its optimiser.
+
+    Attributes:
+        stop: "held_out": each level is kept as it was when its loss of held-out scans was lowest, and a
+            training whose levels all grow worse ends; "budget": as it is at the end.
+        check_steps: Steps between looks at the loss of held-out scans.
+    """
+
+    stop: Literal["held_out", "budget"] = "held_out"
+    check_steps: Positive = 250
+
+
+class WaveletFlowSettings(Section):
+    """A wavelet flow, from scans to samples; the saved `config.yaml` of its run."""
+
+    family: Literal["wavelet_flow"] = "wavelet_flow"
+    pyramid: PyramidSettings = PyramidSettings()
+    coarse: FlowNetworkSettings = FlowNetworkSettings()
+    details: FlowNetworkSettings = FlowNetworkSettings()
+    flow: FlowSettings = FlowSettings()
+    flow_training: FlowOptimiserSettings = FlowOptimiserSettings()
+    training: FlowTrainingSettings = FlowTrainingSettings()
+
+
+GeneratorSettings = LatentDiffusionSettings | WaveletFlowSettings
 
 
 class GANSettings(Section):

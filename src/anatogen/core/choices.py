@@ -2,6 +2,6 @@
 
 from typing import Literal
 
-StageName = Literal["autoencoder", "diffusion"]
+StageName = Literal["autoencoder", "diffusion", "flow"]
 Sampler = Literal["ddpm", "ddim", "dpm_solver_pp", "euler", "heun"]
 FileFormat = Literal["nifti", "dicom", "npy"]

@@ -5,7 +5,15 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from anatogen.config.settings import AutoencoderSettings, DenoiserSettings, DiffusionSettings, GANSettings
+from anatogen.config.settings import (
+    AutoencoderSettings,
+    DenoiserSettings,
+    DiffusionSettings,
+    FlowNetworkSettings,
+    FlowSettings,
+    GANSettings,
+    PyramidSettings,
+)
 from anatogen.core.described import check_hashes, read_description_file
 from anatogen.core.files import sha256_json
 from anatogen.core.version import __version__
@@ -103,6 +111,49 @@ class LatentDiffusionDescription(Description):
     x_0_variance: list[float] = []
 
 
+class FlowStatistics(BaseModel):
+    """How the values of a wavelet flow's levels are scaled; of the training scans.
+
+    Channels are the image and, if scans have a background, the foreground.
+
+    Attributes:
+        image_shift: Mean of each channel of the coarse image.
+        image_scale: Its standard deviation.
+        band_scales: Root mean square of each detail band, by level, finest first.
+        texture_shift: Mean over scans of the logarithm of the image's details' root mean square, by level.
+        texture_scale: Its standard deviation.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image_shift: list[float]
+    image_scale: list[float]
+    band_scales: list[list[float]]
+    texture_shift: list[float]
+    texture_scale: list[float]
+
+
+class WaveletFlowDescription(Description):
+    """`bundle.json` of a wavelet flow.
+
+    Attributes:
+        pyramid: Its levels.
+        coarse: Architecture of the coarse level's network.
+        details: Architecture of the other levels' networks.
+        flow: The process, and how it is sampled unless told otherwise.
+        statistics: How the levels' values are scaled.
+    """
+
+    weights_names = ("networks.safetensors",)
+
+    kind: Literal["wavelet_flow"] = "wavelet_flow"
+    pyramid: PyramidSettings
+    coarse: FlowNetworkSettings
+    details: FlowNetworkSettings
+    flow: FlowSettings
+    statistics: FlowStatistics
+
+
 class WGANGPDescription(Description):
     """`bundle.json` of a WGAN-GP.
 
@@ -116,12 +167,11 @@ class WGANGPDescription(Description):
     gan: GANSettings
 
 
-_ANY: TypeAdapter[LatentDiffusionDescription | WGANGPDescription] = TypeAdapter(
-    Annotated[LatentDiffusionDescription | WGANGPDescription, Field(discriminator="kind")]
-)
+AnyDescription = LatentDiffusionDescription | WaveletFlowDescription | WGANGPDescription
+_ANY: TypeAdapter[AnyDescription] = TypeAdapter(Annotated[AnyDescription, Field(discriminator="kind")])
 
 
-def read_description(folder: Path) -> LatentDiffusionDescription | WGANGPDescription:
+def read_description(folder: Path) -> AnyDescription:
     """The description of a bundle whose weights files are there and undamaged.
 
     Raises:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from anatogen.config.settings import AutoencoderSettings, DenoiserSettings, DiffusionSettings, Sampler
 from anatogen.core.seeding import derived_generator
 from anatogen.dataset.manifest import Grid
-from anatogen.diffusion import samplers
 from anatogen.diffusion.latents import LatentScaling
 from anatogen.diffusion.process import denoising_loss, x_0_predictor
 from anatogen.diffusion.schedule import CosineSchedule, LinearFlowSchedule, Schedule
 from anatogen.generators.bundle import Bundle
 from anatogen.generators.description import LatentDiffusionDescription
+from anatogen.generators.solving import solve
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN
 
@@ -102,7 +102,6 @@ class LatentDiffusionBundle(Bundle):
         settings = self.description.diffusion
         schedule = build_schedule(settings)
         num_steps = settings.sampling_steps if steps is None else steps
-        times = schedule.sampling_times(num_steps)
         shape = (len(self.description.latent_shift), *self.description.latent_shape)
         generators = [derived_generator(seed, "scan", index) for index in indices]
 
@@ -111,25 +110,9 @@ class LatentDiffusionBundle(Bundle):
             return torch.stack(draws).to(self.device)
 
         predict = x_0_predictor(self.denoiser, schedule, settings.prediction, settings.clip_x_0)
-        x = noise()
-        match sampler or settings.sampler:
-            case "ddpm":
-                # A step for every level is the paper's algorithm, and beta_tilde is right for it.
-                variance = None if num_steps == settings.num_train_steps else self._x_0_variance()
-                times = samplers.ancestral_times(schedule, num_steps)
-                return samplers.ddpm(predict, x, times, schedule, noise, variance)
-            case "ddim":
-                return samplers.ddim(predict, x, times, schedule)
-            case "dpm_solver_pp":
-                return samplers.dpm_solver_pp(predict, x, times, schedule)
-            case "euler":
-                return samplers.euler(predict, x, times, schedule)
-            case "heun":
-                return samplers.heun(predict, x, times, schedule)
-            case unknown:
-                raise ValueError(
-                    f"sampler {unknown!r} is unknown: use ddpm, ddim, dpm_solver_pp, euler or heun"
-                )
+        # A step for every level is the paper's algorithm, and beta_tilde is right for it.
+        variance = None if num_steps == settings.num_train_steps else self._x_0_variance()
+        return solve(sampler or settings.sampler, predict, noise, schedule, num_steps, variance)
 
     @torch.inference_mode()
     def loss(self, x: Tensor, *, seed: int) -> float:

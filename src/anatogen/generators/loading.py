@@ -9,15 +9,18 @@ from anatogen.generators.bundle import Bundle
 from anatogen.generators.description import (
     Description,
     LatentDiffusionDescription,
+    WaveletFlowDescription,
     WGANGPDescription,
     read_description,
 )
 from anatogen.generators.latent_diffusion import LatentDiffusionBundle
 from anatogen.generators.shipped import bundle_folder
+from anatogen.generators.wavelet_flow import WaveletFlowBundle
 from anatogen.generators.wgan_gp import WGANGPBundle
 
 FAMILIES: dict[type[Description], type[Bundle]] = {
     LatentDiffusionDescription: LatentDiffusionBundle,
+    WaveletFlowDescription: WaveletFlowBundle,
     WGANGPDescription: WGANGPBundle,
 }
 

@@ -20,7 +20,7 @@ _MULTIPLIERS = (1, 2, 2, 4)
 
 
 def choose_networks(grid: Grid) -> list[Decision]:
-    """Chooses the values of `Settings` that depend on the grid alone."""
+    """Chooses the values of `LatentDiffusionSettings` that depend on the grid alone."""
     compression = compression_of(grid)
     voxels = math.prod(compression)
     cells = latent_shape(grid.shape, compression)

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from anatogen.config.presets import preset_named, split_overrides
 from anatogen.config.resolving import merged, resolve, save_yaml, to_yaml
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
@@ -75,7 +75,7 @@ class Plan(BaseModel):
     """
 
     prepare: PrepareConfig
-    training: Settings
+    training: LatentDiffusionSettings
     grid: Grid
     fingerprint: Fingerprint
     reasons: tuple[str, ...]
@@ -155,18 +155,18 @@ def _planned(
     def speed(stage: str) -> float:
         """Seconds of this machine for a cell of the stage's batch."""
         grid = Grid.centred("SPL", _REFERENCE_SHAPE, (1, 1, 1))
-        settings = resolve(Settings, preset_named("default"))
+        settings = resolve(LatentDiffusionSettings, preset_named("default"))
         measured = probe(STAGES[stage], settings, grid, device=device)
         if measured is None:
             raise UserError("this machine has too little free memory to time a small training step")
         return measured.seconds_per_step / STAGES[stage].work(settings, grid)
 
-    def seconds_per_step(stage: str, settings: Settings, grid: Grid) -> float:
+    def seconds_per_step(stage: str, settings: LatentDiffusionSettings, grid: Grid) -> float:
         return speed(stage) * STAGES[stage].work(settings, grid)
 
     known_memory: dict[str, float] = {}
 
-    def memory_gb(stage: str, settings: Settings, grid: Grid) -> float:
+    def memory_gb(stage: str, settings: LatentDiffusionSettings, grid: Grid) -> float:
         # The rules ask again for what they have asked before.
         key = f"{stage} {to_yaml(settings)} {grid.model_dump_json()}"
         if key not in known_memory:
@@ -220,12 +220,12 @@ def next_commands(scans: Path, folder: Path, records: Path | None = None) -> lis
 def _settled(
     recipe: str | None, overrides: Mapping[str, Any] | None, preset: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Nested values of `PrepareConfig` and of `Settings` that recipe and overrides settle, all valid."""
+    """Nested values of `PrepareConfig` and of the generator that recipe and overrides settle, all valid."""
     given, given_training = split_overrides(overrides or {})
     name = recipe or str(given.get("recipe", "folder"))
     given = merged(merged(recipe_named(name).defaults, given), {"recipe": name})
     resolve(PrepareConfig, given)
-    resolve(Settings, merged(preset_named(preset), given_training))
+    resolve(LatentDiffusionSettings, merged(preset_named(preset), given_training))
     return given, given_training
 
 
@@ -246,7 +246,7 @@ def _budget(memory_gb: float | None, hours: float, device: str) -> Budget:
 def _estimates(
     tried: Mapping[str, StageEstimate],
     steps: Mapping[str, int],
-    training: Settings,
+    training: LatentDiffusionSettings,
     num_scans: int,
 ) -> Estimates:
     stages = {}

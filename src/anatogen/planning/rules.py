@@ -12,7 +12,7 @@ from typing import Any
 
 from anatogen.config.presets import preset_named
 from anatogen.config.resolving import merged, resolve
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Grid
 from anatogen.planning.decisions import Decision, Why
@@ -22,7 +22,7 @@ from anatogen.planning.network_rules import choose_networks
 from anatogen.report.numbers import times
 
 # What a stage takes: (stage, settings, grid) -> GB at its peak, or seconds of a step.
-Cost = Callable[[str, Settings, Grid], float]
+Cost = Callable[[str, LatentDiffusionSettings, Grid], float]
 
 STAGES = ("autoencoder", "diffusion")
 MIN_PATIENTS = 10
@@ -78,7 +78,7 @@ class Decisions:
 
     Attributes:
         prepare: Nested values of `PrepareConfig`.
-        training: Nested values of `Settings`, over the preset.
+        training: Nested values of `LatentDiffusionSettings`, over the preset.
         grid: Grid of the prepared scans.
         made: Each decision with its reason.
         steps: Number of steps of each stage; empty until `decide_budgets`.
@@ -118,7 +118,7 @@ def decide(
         fingerprint: Fingerprint of the scans.
         budget: Memory and time.
         given: Nested values of `PrepareConfig` that are settled: by a recipe, or the user.
-        given_training: Nested values of `Settings` that the user settled.
+        given_training: Nested values of `LatentDiffusionSettings` that the user settled.
         memory_gb: Peak memory of a stage.
         seconds_per_step: Approximate time of a stage's step.
         preset: Where what no rule decides comes from.
@@ -184,7 +184,7 @@ def decide_budgets(
         decisions: Result of `decide`.
         fingerprint: Fingerprint of the scans.
         budget: Memory and time.
-        given_training: Nested values of `Settings` that the user settled.
+        given_training: Nested values of `LatentDiffusionSettings` that the user settled.
         seconds_per_step: Time of each stage's step.
         preset: Where what no rule decides comes from.
     """
@@ -224,9 +224,9 @@ def decide_budgets(
     )
 
 
-def settings_of(values: Mapping[str, Any], preset: str) -> Settings:
+def settings_of(values: Mapping[str, Any], preset: str) -> LatentDiffusionSettings:
     """The settings of nested values over a preset."""
-    return resolve(Settings, merged(preset_named(preset), values))
+    return resolve(LatentDiffusionSettings, merged(preset_named(preset), values))
 
 
 def num_training_scans(fingerprint: Fingerprint, prepare: Mapping[str, Any]) -> int:
@@ -331,7 +331,7 @@ def _warnings(
     fingerprint: Fingerprint,
     budget: Budget,
     steps: Mapping[str, int],
-    settings: Settings,
+    settings: LatentDiffusionSettings,
 ) -> tuple[Decision, ...]:
     found = []
     scans = num_training_scans(fingerprint, decisions.prepare)

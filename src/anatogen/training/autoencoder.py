@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.nn import functional
 
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, save_weights
 from anatogen.dataset.manifest import Grid, Split
@@ -27,7 +27,7 @@ from anatogen.training.optimisation import adam, local_slice, take_step
 from anatogen.training.stage import DryRun, Stage, accept_losses, made_up_scans
 
 
-def train_autoencoder(fabric: Fabric, data: Path, folder: Path, settings: Settings) -> None:
+def train_autoencoder(fabric: Fabric, data: Path, folder: Path, settings: LatentDiffusionSettings) -> None:
     """Trains the VQ-GAN until its budget is used up, from the last checkpoint if there is one.
 
     Args:
@@ -107,7 +107,7 @@ class VQGANStep:
         state: All that a checkpoint holds, by name.
     """
 
-    def __init__(self, fabric: Fabric, settings: Settings) -> None:
+    def __init__(self, fabric: Fabric, settings: LatentDiffusionSettings) -> None:
         self._fabric = fabric
         self._losses = losses = settings.losses
         self._optimisation = settings.autoencoder_training
@@ -242,7 +242,7 @@ def feature_matching_loss(fake_features: Sequence[Tensor], real_features: Sequen
     return torch.stack(distances).sum()
 
 
-def _dry_run(fabric: Fabric, settings: Settings, grid: Grid) -> DryRun:
+def _dry_run(fabric: Fabric, settings: LatentDiffusionSettings, grid: Grid) -> DryRun:
     losses, optimisation = settings.losses, settings.autoencoder_training
     if optimisation.steps is None or losses.adversarial_start < optimisation.steps:
         losses = losses.model_copy(update={"discriminator_start": 0, "adversarial_start": 0})
@@ -264,8 +264,8 @@ def _dry_run(fabric: Fabric, settings: Settings, grid: Grid) -> DryRun:
     return DryRun(train_step.networks, step, {"preview": preview})
 
 
-def _work(settings: Settings, grid: Grid) -> float:
+def _work(settings: LatentDiffusionSettings, grid: Grid) -> float:
     return math.prod(grid.shape) * settings.autoencoder_training.batch_size
 
 
-AUTOENCODER = Stage("autoencoder", Settings, _dry_run, _work)
+AUTOENCODER = Stage("autoencoder", LatentDiffusionSettings, _dry_run, _work)

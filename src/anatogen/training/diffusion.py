@@ -10,7 +10,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.distributed.checkpoint.stateful import Stateful
 
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.manifest import Grid
@@ -34,7 +34,7 @@ def train_diffusion(
     latents: Path,
     autoencoder: Path,
     folder: Path,
-    settings: Settings,
+    settings: LatentDiffusionSettings,
     description: LatentDiffusionDescription,
 ) -> None:
     """Trains the denoiser until its budget is used up, from the last checkpoint if there is one.
@@ -107,7 +107,9 @@ class DenoiserStep:
         state: All that a checkpoint holds, by name.
     """
 
-    def __init__(self, fabric: Fabric, settings: Settings, grid: Grid, latent_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, fabric: Fabric, settings: LatentDiffusionSettings, grid: Grid, latent_shape: tuple[int, ...]
+    ) -> None:
         self._fabric = fabric
         self._diffusion = settings.diffusion
         self._optimisation = settings.diffusion_training
@@ -159,7 +161,7 @@ class DenoiserStep:
         return {"loss": loss}
 
 
-def _dry_run(fabric: Fabric, settings: Settings, grid: Grid) -> DryRun:
+def _dry_run(fabric: Fabric, settings: LatentDiffusionSettings, grid: Grid) -> DryRun:
     cells = latent_shape(grid.shape, settings.autoencoder.compression)
     train_step = DenoiserStep(fabric, settings, grid, cells)
     autoencoder = VQGAN(settings.autoencoder).requires_grad_(False).eval()
@@ -188,9 +190,9 @@ def _dry_run(fabric: Fabric, settings: Settings, grid: Grid) -> DryRun:
     return DryRun(train_step.networks, step, {"encode": encode, "denoise": denoise, "decode": decode})
 
 
-def _work(settings: Settings, grid: Grid) -> float:
+def _work(settings: LatentDiffusionSettings, grid: Grid) -> float:
     cells = math.prod(latent_shape(grid.shape, settings.autoencoder.compression))
     return cells / settings.denoiser.patch**3 * settings.diffusion_training.batch_size
 
 
-DIFFUSION = Stage("diffusion", Settings, _dry_run, _work)
+DIFFUSION = Stage("diffusion", LatentDiffusionSettings, _dry_run, _work)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anatogen.config.settings import Settings, TrainingSettings
+from anatogen.config.settings import LatentDiffusionSettings, TrainingSettings
 from anatogen.core.errors import UserError
 from anatogen.core.files import atomic_path, remove_parts, sha256_file, sha256_json, write_text
 from anatogen.core.seeding import derived_generator
@@ -23,7 +23,7 @@ def cached_latents(
     network: VQGAN,
     weights: Path,
     dataset: VolumeDataset,
-    settings: Settings,
+    settings: LatentDiffusionSettings,
     folder: Path,
     device: torch.device,
 ) -> np.memmap:

@@ -1,4 +1,4 @@
-"""`anatogen train`: both stages from a prepared dataset to a model bundle, each resumed where it stopped."""
+"""`anatogen train` of a latent diffusion model: both stages, each resumed where it stopped, to a bundle."""
 
 from functools import partial
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anatogen.config.resolving import resolve
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.choices import StageName
 from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
@@ -38,10 +38,10 @@ _NUM_VARIANCE_TIMES = 32
 _STAGE_TWO = ("denoiser", "diffusion", "diffusion_training")
 
 
-def train(
+def train_latent_diffusion(
     data: Path | str,
     run: Path | str,
-    settings: Settings,
+    settings: LatentDiffusionSettings,
     *,
     stages: tuple[StageName, ...] = ("autoencoder", "diffusion"),
     autoencoder_run: Path | str | None = None,
@@ -92,7 +92,7 @@ def train(
     return _write_bundle(run, data, network, description, check, place, settings)
 
 
-def with_autoencoder_of(source: Path, settings: Settings) -> Settings:
+def with_autoencoder_of(source: Path, settings: LatentDiffusionSettings) -> LatentDiffusionSettings:
     """The settings with all that concerns stage one as the run that trained the autoencoder had it."""
     if not (source / "autoencoder").is_dir():
         raise UserError(
@@ -102,7 +102,7 @@ def with_autoencoder_of(source: Path, settings: Settings) -> Settings:
     trained = read_settings(source)
     kept = {name: getattr(trained, name) for name in ("autoencoder", "losses", "autoencoder_training")}
     # Validated anew: the settings of stage two may not fit another run's autoencoder.
-    return resolve(Settings, settings.model_copy(update=kept).model_dump())
+    return resolve(LatentDiffusionSettings, settings.model_copy(update=kept).model_dump())
 
 
 def _is_settled(run: Path) -> bool:
@@ -118,7 +118,7 @@ def _is_settled(run: Path) -> bool:
 
 
 def _require_fit(
-    network: VQGAN, data: Path, run: Path, settings: Settings, device: torch.device
+    network: VQGAN, data: Path, run: Path, settings: LatentDiffusionSettings, device: torch.device
 ) -> AutoencoderCheck:
     held_out = VolumeDataset(data, Split.VALIDATION)
     check = check_autoencoder(network, VolumeDataset(data, Split.TRAIN), held_out, device)
@@ -141,14 +141,17 @@ def _require_fit(
     return check
 
 
-def _scaling(settings: Settings, network: VQGAN, latents: np.memmap) -> LatentScaling:
+def _scaling(settings: LatentDiffusionSettings, network: VQGAN, latents: np.memmap) -> LatentScaling:
     if settings.diffusion.latent_scaling == "codebook_range":
         return codebook_range_scaling(network.codebook.codes.detach().cpu(), latents.shape[2])
     return standard_scaling(torch.from_numpy(np.array(case)) for case in latents)
 
 
 def _describe(
-    settings: Settings, manifest: Manifest, latent_shape: tuple[int, ...], scaling: LatentScaling
+    settings: LatentDiffusionSettings,
+    manifest: Manifest,
+    latent_shape: tuple[int, ...],
+    scaling: LatentScaling,
 ) -> LatentDiffusionDescription:
     d, h, w = latent_shape
     return LatentDiffusionDescription(
@@ -171,7 +174,7 @@ def _write_bundle(
     description: LatentDiffusionDescription,
     check: AutoencoderCheck,
     device: torch.device,
-    settings: Settings,
+    settings: LatentDiffusionSettings,
 ) -> Path:
     weights = run / "diffusion" / WEIGHTS_NAME
     denoiser_sha256 = sha256_file(weights)

@@ -1,7 +1,8 @@
 """Optimisers, one step of them, the moving average of weights, and each process's part of a batch."""
 
 import copy
-from typing import Generic, TypeVar
+from collections.abc import Iterable
+from typing import Any, Generic, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -22,6 +23,76 @@ def adam(network: nn.Module, settings: OptimiserSettings) -> torch.optim.Optimiz
         betas=settings.betas,
         weight_decay=settings.weight_decay,
     )
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for weights of the middle layers, Adam for all others (Jordan et al. 2024).
+
+    A step of a matrix is its momentum with all singular values brought to about 1, scaled so that its size is
+    that of a step of Adam (Liu et al. 2025, "Muon is scalable for LLM training"): one learning rate serves
+    both. A convolution's weight counts as the matrix of its output channels.
+
+    Args:
+        matrices: Weights of two or more axes.
+        others: Weights that Adam steps.
+        learning_rate: Of both.
+        betas: Adam's decay rates.
+        momentum: Decay rate of the matrices' gradients.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[Tensor],
+        others: Iterable[Tensor],
+        learning_rate: float,
+        betas: tuple[float, float],
+        momentum: float = 0.95,
+    ) -> None:
+        groups = [{"params": list(matrices), "is_matrix": True}, {"params": list(others), "is_matrix": False}]
+        super().__init__(groups, {"lr": learning_rate, "betas": betas, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step of all weights that have a gradient."""
+        for group in self.param_groups:
+            step = self._step_matrix if group["is_matrix"] else self._step_adam
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    step(weight, weight.grad, group)
+
+    def _step_matrix(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        mean = state.setdefault("mean", torch.zeros_like(weight))
+        mean.lerp_(gradient, 1 - group["momentum"])
+        update = orthogonalised(gradient.lerp(mean, group["momentum"]).flatten(1))
+        weight.add_(update.reshape(weight.shape), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
+
+    def _step_adam(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[weight]
+        first, second = group["betas"]
+        mean = state.setdefault("mean", torch.zeros_like(weight)).lerp_(gradient, 1 - first)
+        square = state.setdefault("square", torch.zeros_like(weight)).lerp_(gradient.square(), 1 - second)
+        count = state["count"] = state.get("count", 0) + 1
+        size = (square / (1 - second**count)).sqrt().add_(1e-8)
+        weight.addcdiv_(mean / (1 - first**count), size, value=-group["lr"])
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """About the nearest matrix whose singular values are all 1, by five steps of Newton and Schulz.
+
+    The singular values end between 0.7 and 1.2 (Jordan et al. 2024).
+
+    Args:
+        matrix: float (m, n).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x = matrix.T if is_tall else matrix
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.T if is_tall else x
 
 
 def take_step(

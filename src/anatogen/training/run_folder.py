@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from anatogen.config.resolving import Section, read_yaml, resolve, save_yaml
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_text
 from anatogen.core.provenance import write_provenance
@@ -22,7 +22,7 @@ _CHANGEABLE = (
 )
 
 
-def read_settings(run: Path) -> Settings:
+def read_settings(run: Path) -> LatentDiffusionSettings:
     """The settings that a run was started with.
 
     Raises:
@@ -31,7 +31,7 @@ def read_settings(run: Path) -> Settings:
     path = run / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run} is not a training run: it has no config.yaml")
-    return resolve(Settings, file=path)
+    return resolve(LatentDiffusionSettings, file=path)
 
 
 def claim_run(

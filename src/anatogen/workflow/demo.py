@@ -19,8 +19,9 @@ from anatogen.report.figures import curves_figure
 from anatogen.report.numbers import duration_text
 from anatogen.report.page import data_url, write_page
 from anatogen.training.autoencoder_check import AutoencoderCheck
-from anatogen.training.latent_diffusion import AUTOENCODER_CHECK_NAME, train
+from anatogen.training.latent_diffusion import AUTOENCODER_CHECK_NAME
 from anatogen.training.loop import read_log
+from anatogen.training.train import train
 from anatogen.workflow.brains import make_brains
 from anatogen.workflow.page import planes_of
 from anatogen.workflow.request import INDEX_NAME

@@ -18,7 +18,7 @@ from typing import Any
 
 from anatogen.config.presets import preset_named, split_overrides
 from anatogen.config.resolving import resolve
-from anatogen.config.settings import Settings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file, sha256_json, write_json, write_text
 from anatogen.dataset.manifest import load_manifest
@@ -192,7 +192,9 @@ def _open(request: RunRequest) -> dict[str, dict[str, Any]]:
         raise UserError(f"num_samples is {request.num_samples}: it must be at least 1")
     if not request.hours > 0:
         raise UserError(f"hours is {request.hours:g}: it must be above 0")
-    resolve(Settings, preset_named(request.preset), overrides=split_overrides(request.overrides)[1])
+    resolve(
+        LatentDiffusionSettings, preset_named(request.preset), overrides=split_overrides(request.overrides)[1]
+    )
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the run")
     if out.resolve().is_relative_to(scans.resolve()) or scans.resolve().is_relative_to(out.resolve()):
@@ -280,10 +282,10 @@ def _prepare(request: RunRequest) -> None:
 
 
 def _train(request: RunRequest) -> None:
-    from anatogen.training.latent_diffusion import train
     from anatogen.training.run_folder import claim_run
+    from anatogen.training.train import train
 
-    settings = resolve(Settings, file=request.folder("plan") / "train.yaml")
+    settings = resolve(LatentDiffusionSettings, file=request.folder("plan") / "train.yaml")
     data, model = request.folder("prepare"), request.folder("train")
     try:
         claim_run(model, load_manifest(data).sha256(), settings, settings.training.seed)

@@ -1,0 +1,347 @@
+"""The family of wavelet flows: a coarse image and its foreground, then the details of each finer level.
+
+Every level is a flow of its own (Lipman et al. 2023) on the values of `models.pyramid`, told what the coarser
+ones hold: Guth et al. 2022, "Wavelet score-based generative modeling"; with noise on what it is told, as in
+Ho et al. 2022, "Cascaded diffusion models". No autoencoder limits what a scan can show, and the finest
+levels, which hold most of a scan's voxels, learn from crops.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from anatogen.core.choices import Sampler
+from anatogen.core.seeding import derived_generator
+from anatogen.diffusion.process import add_noise, x_0_predictor
+from anatogen.diffusion.schedule import LinearFlowSchedule
+from anatogen.generators.bundle import Bundle
+from anatogen.generators.description import WaveletFlowDescription
+from anatogen.generators.solving import solve
+from anatogen.models.denoiser import halving_strides
+from anatogen.models.flow_network import FlowNetwork
+from anatogen.models.pyramid import BACKGROUND, WaveletPyramid, with_foreground, without_foreground
+
+SCHEDULE = LinearFlowSchedule()
+NUM_POSITIONS = 3
+# Times and draws of noise at which `loss` is asked for.
+_LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+_NUM_LOSS_DRAWS = 2
+
+
+class LevelBatch(NamedTuple):
+    """What the network of a level learns from, or samples with.
+
+    Attributes:
+        x_0: float32 (B, C, d, h, w), the clean values, scaled to about unit size.
+        told: float32 (B, G, d, h, w), what they depend on, cell by cell.
+        conditions: float32 (B, N), what they depend on as a whole.
+    """
+
+    x_0: Tensor
+    told: Tensor
+    conditions: Tensor
+
+
+class FlowLevels:
+    """The levels of a wavelet flow: from scans to what each network sees, and back.
+
+    Level k < `num_levels` are the details that bring the image at level k + 1 to level k; level `num_levels`
+    is the coarse image with the logarithms of the details' strength, "texture", which hold for whole scans.
+
+    Args:
+        description: Content of `bundle.json`.
+    """
+
+    def __init__(self, description: WaveletFlowDescription) -> None:
+        self._description = description
+        self._statistics = description.statistics
+        self.pyramid = WaveletPyramid(
+            description.grid.shape, description.grid.spacing_mm, description.pyramid.num_levels
+        )
+        self.num_levels = self.pyramid.num_levels
+        self.has_background = len(description.statistics.image_shift) == 2
+
+    @property
+    def num_channels(self) -> int:
+        """Channels of a scan: the image and, if scans have a background, the foreground."""
+        return len(self._statistics.image_shift)
+
+    def shape(self, level: int) -> tuple[int, int, int, int]:
+        """(C, d, h, w) of the clean values of a whole scan at a level."""
+        if level == self.num_levels:
+            return (self.num_channels + self.num_levels, *self.pyramid.shapes[level])
+        channels = self.pyramid.num_bands(level) * self.num_channels
+        return (channels, *self.pyramid.shapes[level + 1])
+
+    def build_network(self, level: int) -> FlowNetwork:
+        """The untrained network of a level."""
+        is_coarse = level == self.num_levels
+        settings = self._description.coarse if is_coarse else self._description.details
+        channels, *cells = self.shape(level)
+        told = NUM_POSITIONS + (0 if is_coarse else self.num_channels)
+        stride = self.pyramid.stride(min(level + 1, self.num_levels))
+        spacing = [mm * step for mm, step in zip(self._description.grid.spacing_mm, stride, strict=True)]
+        strides = halving_strides(cells, spacing, len(settings.multipliers) - 1)
+        conditions = 1 if is_coarse else 1 + self.num_levels
+        return FlowNetwork(settings, channels + told, channels, conditions, strides)
+
+    def channels_of(self, x: Tensor) -> Tensor:
+        """Scans (B, 1, D, H, W) in [-1, 1] as level 0 of the pyramid, (B, `num_channels`, ...)."""
+        x = self.pyramid.pad(x, BACKGROUND)
+        return with_foreground(x) if self.has_background else x
+
+    def coarse(
+        self, images: list[Tensor], texture: Tensor, offset: Sequence[int], deformed: bool
+    ) -> LevelBatch:
+        """The coarse level of scans.
+
+        Args:
+            images: Images of `pyramid.analyse`.
+            texture: float32 (B, num_levels) of `texture`.
+            offset: Voxels along (D, H, W) by which the scans were shifted towards the origin.
+            deformed: Whether the scans were deformed.
+        """
+        image = self._scaled(images[-1])
+        cells = image.shape[2:]
+        spread = texture[:, :, None, None, None].expand(-1, -1, *cells)
+        told = self.positions(self.num_levels, offset).to(image).expand(len(image), -1, -1, -1, -1)
+        conditions = image.new_full((len(image), 1), float(deformed))
+        return LevelBatch(torch.cat((image, spread), dim=1), told, conditions)
+
+    def details(
+        self,
+        level: int,
+        image: Tensor,
+        bands: Tensor,
+        texture: Tensor,
+        offset: Sequence[int],
+        noise: Tensor,
+        level_of_noise: Tensor,
+    ) -> LevelBatch:
+        """A level of details of scans.
+
+        Args:
+            level: Number of the level.
+            image: (B, num_channels, d, h, w) at level + 1.
+            bands: (B, C, d, h, w) of `pyramid.analyse`.
+            texture: float32 (B, num_levels) of `texture`.
+            offset: As `coarse`.
+            noise: Standard normal noise of the image's shape.
+            level_of_noise: float32 (B,), its standard deviation.
+        """
+        scales = torch.tensor(self._statistics.band_scales[level]).to(bands)[:, None, None, None]
+        told_image = self._scaled(image) + level_of_noise[:, None, None, None, None] * noise
+        positions = self.positions(level + 1, offset).to(image).expand(len(image), -1, -1, -1, -1)
+        largest = self._description.flow.told_noise or 1.0
+        conditions = torch.cat((level_of_noise[:, None] / largest, texture), dim=1)
+        return LevelBatch(bands / scales, torch.cat((told_image, positions), dim=1), conditions)
+
+    def texture(self, images: list[Tensor], bands: list[Tensor]) -> Tensor:
+        """How strong the image's details are at each level, in standard deviations from the mean scan."""
+        values = raw_texture(self.num_channels, images, bands)
+        shift, scale = self._statistics.texture_shift, self._statistics.texture_scale
+        return (values - torch.tensor(shift).to(values)) / torch.tensor(scale).to(values)
+
+    def positions(self, level: int, offset: Sequence[int]) -> Tensor:
+        """Where the cells of a level lie in the grid, -1 to 1 along each axis: float32 (1, 3, d, h, w)."""
+        axes = []
+        for cells, step, size, start in zip(
+            self.pyramid.shapes[level],
+            self.pyramid.stride(level),
+            self.pyramid.shapes[0],
+            offset,
+            strict=True,
+        ):
+            axes.append(((torch.arange(cells) + 0.5) * step + start) / size * 2 - 1)
+        return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+    def image_of(self, x_0: Tensor) -> tuple[Tensor, Tensor]:
+        """The coarse image (B, num_channels, d, h, w) and the texture (B, num_levels) of sampled values."""
+        image, texture = x_0[:, : self.num_channels], x_0[:, self.num_channels :]
+        shift, scale = self._image_scaling(image)
+        return image * scale + shift, texture.mean(dim=(2, 3, 4))
+
+    def bands_of(self, level: int, x_0: Tensor) -> Tensor:
+        """Details, as `pyramid.refine` takes them, of sampled values."""
+        return x_0 * torch.tensor(self._statistics.band_scales[level]).to(x_0)[:, None, None, None]
+
+    def scans_of(self, x: Tensor) -> Tensor:
+        """Undoes `channels_of`: (B, 1, D, H, W) in [-1, 1]."""
+        scans = without_foreground(x) if self.has_background else x.clamp(-1, 1)
+        return self.pyramid.crop(scans)
+
+    def _scaled(self, image: Tensor) -> Tensor:
+        shift, scale = self._image_scaling(image)
+        return (image - shift) / scale
+
+    def _image_scaling(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        shift, scale = self._statistics.image_shift, self._statistics.image_scale
+        spread = (slice(None), None, None, None)
+        return torch.tensor(shift).to(like)[spread], torch.tensor(scale).to(like)[spread]
+
+
+class FlowNetworks(nn.Module):
+    """The networks of all levels, finest first, as one module: they learn in the same steps."""
+
+    def __init__(self, levels: FlowLevels) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(levels.build_network(level) for level in range(levels.num_levels + 1))
+
+    def matrix_names(self) -> set[str]:
+        """Names of the weights that act as matrices between hidden layers."""
+        outer = ("embedding", "entry", "upsample", "exit")
+        return {
+            name
+            for name, weight in self.named_parameters()
+            if weight.ndim > 1 and name.split(".")[2] not in outer
+        }
+
+    def forward(self, inputs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
+        """Velocities of all levels, of (x, t, conditions) as `FlowNetwork` takes them."""
+        return [network(*given) for network, given in zip(self.levels, inputs, strict=True)]
+
+
+class WaveletFlowBundle(Bundle):
+    """A trained wavelet flow.
+
+    Args:
+        description: Content of `bundle.json`.
+        networks: With their weights.
+    """
+
+    family = "wavelet flow"
+    has_loss = True
+    description: WaveletFlowDescription
+
+    def __init__(self, description: WaveletFlowDescription, networks: FlowNetworks) -> None:
+        super().__init__(description, networks)
+        self.networks = networks
+        self.levels = FlowLevels(description)
+
+    @classmethod
+    def build(cls, description: WaveletFlowDescription) -> Self:
+        """The bundle of this description, with untrained networks."""
+        return cls(description, FlowNetworks(FlowLevels(description)).eval())
+
+    def sampling_options(self, sampler: Sampler | None, steps: int | None) -> dict[str, str | int]:
+        """Sampler and number of steps at each level; where not asked for, the bundle's own."""
+        settings = self.description.flow
+        return {
+            "sampler": settings.sampler if sampler is None else sampler,
+            "steps": settings.sampling_steps if steps is None else steps,
+        }
+
+    def _generate(self, indices: Sequence[int], seed: int, options: dict[str, Any]) -> Tensor:
+        levels, pyramid = self.levels, self.levels.pyramid
+        generators = [derived_generator(seed, "scan", index) for index in indices]
+        no_offset = (0, 0, 0)
+
+        def noise(shape: Sequence[int]) -> Tensor:
+            return torch.stack([torch.randn(*shape, generator=g) for g in generators]).to(self.device)
+
+        def sampled(level: int, told: Tensor, conditions: Tensor) -> Tensor:
+            network = self.networks.levels[level]
+
+            def velocity(x: Tensor, t: Tensor) -> Tensor:
+                out: Tensor = network(torch.cat((x, told), dim=1), t, conditions)
+                return out
+
+            predict = x_0_predictor(velocity, SCHEDULE, "velocity")
+            return solve(
+                options["sampler"], predict, lambda: noise(levels.shape(level)), SCHEDULE, options["steps"]
+            )
+
+        coarse = levels.num_levels
+        told = levels.positions(coarse, no_offset).to(self.device).expand(len(indices), -1, -1, -1, -1)
+        x_0 = sampled(coarse, told, told.new_zeros(len(indices), 1))
+        image, texture = levels.image_of(x_0)
+        told_noise = image.new_full((len(indices),), self.description.flow.sampled_noise)
+        for level in reversed(range(levels.num_levels)):
+            nothing = image.new_zeros(len(indices), *levels.shape(level))
+            batch = levels.details(
+                level, image, nothing, texture, no_offset, noise(image.shape[1:]), told_noise
+            )
+            bands = levels.bands_of(level, sampled(level, batch.told, batch.conditions))
+            image = pyramid.refine(level, image, bands)
+        return levels.scans_of(image)
+
+    @torch.inference_mode()
+    def loss(self, x: Tensor, *, seed: int) -> float:
+        """Sum over levels of the flow's loss of a scan, at the same times and noises for every scan.
+
+        Args:
+            x: float32 (1, 1, D, H, W) in [-1, 1], on any device.
+            seed: Random seed of the noises.
+        """
+        generator = derived_generator(seed, "membership")
+        t = torch.tensor(_LOSS_TIMES * _NUM_LOSS_DRAWS)
+        return sum(float(value) for value in self.losses(x.to(self.device), t, generator))
+
+    def losses(self, x: Tensor, t: Tensor, generator: torch.Generator) -> list[Tensor]:
+        """The loss of each level, finest first, of whole scans as they are: 0-d each.
+
+        Args:
+            x: float32 (1, 1, D, H, W) in [-1, 1], on the bundle's device.
+            t: float32 (T,), the times.
+            generator: Source of the noises.
+        """
+        levels = self.levels
+        images, bands = levels.pyramid.analyse(levels.channels_of(x))
+        texture = levels.texture(images, bands)
+        told_noise = x.new_full((1,), self.description.flow.sampled_noise)
+        batches = []
+        for level in range(levels.num_levels):
+            image = images[level + 1]
+            noise = torch.randn(image.shape, generator=generator).to(x)
+            batches.append(levels.details(level, image, bands[level], texture, (0, 0, 0), noise, told_noise))
+        batches.append(levels.coarse(images, texture, (0, 0, 0), deformed=False))
+        return [self._level_loss(level, batch, t, generator) for level, batch in enumerate(batches)]
+
+    def _level_loss(self, level: int, batch: LevelBatch, t: Tensor, generator: torch.Generator) -> Tensor:
+        # One time after the other: all at once, the finest level would take as much memory as training.
+        found = []
+        for time in t.split(1):
+            eps = torch.randn(batch.x_0.shape, generator=generator).to(batch.x_0)
+            given, velocity = noised(batch, time.to(eps), eps)
+            found.append((self.networks.levels[level](*given) - velocity).square().mean())
+        return torch.stack(found).mean()
+
+
+def noised(batch: LevelBatch, t: Tensor, eps: Tensor) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """What a network is given at some times, and the velocity eps - x_0 it is to say (Lipman et al. 2023).
+
+    Args:
+        batch: Values of a level.
+        t: float32 (B,), the times.
+        eps: float32 (B, C, d, h, w), standard normal noise.
+
+    Returns:
+        Arguments of `FlowNetwork`; and float32 (B, C, d, h, w).
+    """
+    x_t = add_noise(batch.x_0, eps, t, SCHEDULE)
+    return (torch.cat((x_t, batch.told), dim=1), t, batch.conditions), eps - batch.x_0
+
+
+def raw_texture(num_channels: int, images: list[Tensor], bands: list[Tensor]) -> Tensor:
+    """Logarithm of the root mean square of the image's details at each level, in the foreground.
+
+    Args:
+        num_channels: Channels of the images: 2 if there is a foreground.
+        images: Images of `pyramid.analyse`.
+        bands: Bands of it.
+
+    Returns:
+        float32 (B, num_levels).
+    """
+    found = []
+    for image, details in zip(images[1:], bands, strict=True):
+        squares = details[:, ::num_channels].square().mean(dim=1, keepdim=True)
+        # Cells that lie in the foreground as a whole; all, where there are none.
+        inside = (image[:, 1:] > 1 - 1e-4) if num_channels == 2 else torch.ones_like(squares)
+        inside = inside.to(squares)
+        inside = torch.where(inside.sum(dim=(1, 2, 3, 4), keepdim=True) > 0, inside, 1.0)
+        power = (squares * inside).sum(dim=(1, 2, 3, 4)) / inside.sum(dim=(1, 2, 3, 4))
+        found.append(power.clamp(min=1e-12).log() / 2)
+    return torch.stack(found, dim=1)
