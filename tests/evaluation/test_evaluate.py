@@ -36,7 +36,7 @@ QUICK = ContrastiveSettings(widths=(4, 8), dimensions=8, max_voxels=16**3, batch
 def _hurry(patch: pytest.MonkeyPatch) -> None:
     """A quick encoder, few slices and few scans in figures."""
     patch.setattr(evaluation, "audit", partial(audit, settings=QUICK))
-    patch.setattr("anatogen.evaluation.fidelity.features.NUM_SLICES", 2)
+    patch.setattr("anatogen.evaluation.fidelity.measure.NUM_SLICES", 2)
     patch.setattr("anatogen.evaluation.sections._NUM_SHOWN", 1)
     patch.setattr("anatogen.evaluation.privacy.audit._NUM_PAIRS", 1)
 
@@ -163,6 +163,29 @@ def test_without_training_scans_the_report_says_how_to_make_an_audit(
     assert (
         describe_roles(data) == f"real and held-out scans: {data}:test; copies are looked for of {data}:train"
     )
+
+
+def test_a_quick_report_says_so_and_has_no_audit(
+    data: Path, made: Path, report: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "audit", lambda *_, **__: pytest.fail("audited"))
+    found = evaluate(data, made, tmp_path, quick=True)
+    content, full = _content(tmp_path), _content(report)
+    assert content["settings"]["quick"] == "yes" and full["settings"]["quick"] == "no"
+    assert "The quick evaluation" in found.page.read_text(encoding="utf-8")
+    assert "The quick evaluation" not in (report / "report.html").read_text(encoding="utf-8")
+    assert found.answers[2].tone == "open" and "without --quick" in found.answers[2].detail
+    names, known = ({row["name"] for row in rows} for rows in (content["rows"], full["rows"]))
+    assert names < known and {"kid_slices", "coverage_slices", "spectrum", "ms_ssim_gap"} <= names
+    assert not names & {"frechet_slices", "ms_ssim_reference_compatible", "copies"}
+    assert set(content["inputs"]) == {"real", "synthetic"}
+    assert describe_roles(data, quick=True) == f"real scans: {data}:test"
+
+
+def test_a_quick_evaluation_refuses_what_it_leaves_out(data: Path, made: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--quick leaves out --train, --holdout, --bundle and --medicalnet"):
+        evaluate(data, made, tmp_path / "report", bundle=tmp_path, quick=True)
+    assert not (tmp_path / "report").exists()
 
 
 def test_repeated_and_copied_scans_have_rows_that_say_so(data: Path, report: Path, tmp_path: Path) -> None:

@@ -246,6 +246,7 @@ def evaluate(
     bundle: Path | str | None = None,
     medicalnet: Path | str | None = None,
     num_pairs: int = 1000,
+    quick: bool = False,
     seed: int = 0,
     device: str = "auto",
 ) -> "Evaluation":
@@ -264,6 +265,7 @@ def evaluate(
         bundle: Generator, for membership inference on its denoiser.
         medicalnet: Weights file of a MedicalNet ResNet, for features of whole volumes.
         num_pairs: Number of random pairs of scans for MS-SSIM.
+        quick: Look at fewer slices and pairs, and make no privacy audit: a minute for small scans.
         seed: Random seed of everything.
         device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
 
@@ -280,7 +282,7 @@ def evaluate(
 
     train = None if train is None else Path(train)
     holdout = None if holdout is None else Path(holdout)
-    assumed = describe_roles(Path(real), train, holdout)
+    assumed = describe_roles(Path(real), train, holdout, quick=quick)
     if assumed is not None:
         print(assumed)
     with shown_progress() as progress:
@@ -293,6 +295,7 @@ def evaluate(
             bundle=bundle,
             medicalnet=medicalnet,
             num_pairs=num_pairs,
+            quick=quick,
             seed=seed,
             device=device,
             progress=progress,

@@ -18,6 +18,7 @@ HOW_TO_AUDIT = (
     "To make one, give the generator's training scans and scans that it has not seen: --train and --holdout; "
     "a prepared dataset as REAL gives both by itself."
 )
+NOT_QUICK = "The quick evaluation has none: evaluate without --quick."
 
 
 def judged_rows(rows: Sequence[Row]) -> list[Row]:
@@ -83,11 +84,11 @@ def diversity_answer(rows: Sequence[Row]) -> Answer:
     return Answer(question, Tone.BAD if lost > 0.5 else Tone.MIXED, headline, detail)
 
 
-def privacy_answer(finding: PrivacyFinding | None) -> Answer:
+def privacy_answer(finding: PrivacyFinding | None, quick: bool = False) -> Answer:
     """Do the scans leak patients? What the audit found, or how to make one where none was made."""
     question = "Do they leak patients?"
     if finding is None:
-        return Answer(question, Tone.OPEN, "No privacy audit was made.", HOW_TO_AUDIT)
+        return Answer(question, Tone.OPEN, "No privacy audit was made.", NOT_QUICK if quick else HOW_TO_AUDIT)
     details = () if finding.copying is Copying.CANNOT_SEE else _privacy_details(finding)
     return Answer(question, finding.tone, _privacy_headline(finding), " ".join([*details, NO_GUARANTEE]))
 

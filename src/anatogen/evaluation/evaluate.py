@@ -10,7 +10,7 @@ from anatogen.dataset.manifest import MANIFEST_NAME, Split, load_manifest
 from anatogen.dataset.scan_sets import ScanSet, identical_scans, load_scans
 from anatogen.evaluation.answers import diversity_answer, fidelity_answer, privacy_answer
 from anatogen.evaluation.diversity import measure_diversity
-from anatogen.evaluation.fidelity.measure import measure_fidelity
+from anatogen.evaluation.fidelity.measure import QUICK_SLICES, measure_fidelity
 from anatogen.evaluation.privacy.audit import audit
 from anatogen.evaluation.report import (
     AUDIT,
@@ -34,6 +34,13 @@ from anatogen.report.numbers import times
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
 from anatogen.report.verdicts import Answer
+
+# Pairs of scans that a quick evaluation looks at, at most.
+QUICK_PAIRS = 200
+_HOW_QUICK = (
+    f" The quick evaluation: {QUICK_SLICES} slices a plane, few pairs, no Fréchet distances of slices, no "
+    "privacy audit. Its kernel distances are to be compared with those of other quick ones only."
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,7 @@ def evaluate(
     bundle: Path | str | None = None,
     medicalnet: Path | str | None = None,
     num_pairs: int = 1000,
+    quick: bool = False,
     seed: int = 0,
     device: str = "auto",
     progress: Progress = silent,
@@ -75,14 +83,18 @@ def evaluate(
 
     Raises:
         UserError: If a folder holds no scans, scans differ in grid or modality, sets that must be apart share
-            scans, there are fewer than 4 scans, there is no such device, or the report's folder holds
-            something else.
+            scans, there are fewer than 4 scans, there is no such device, the report's folder holds something
+            else, or a quick evaluation is given what only the others use.
     """
     out = Path(out)
     if num_pairs < 1:
         raise UserError(f"pairs is {num_pairs}: it must be at least 1")
+    if quick and (train, holdout, bundle, medicalnet) != (None,) * 4:
+        raise UserError(
+            "--quick leaves out --train, --holdout, --bundle and --medicalnet: so do, or leave it out"
+        )
     where = device_named(device)
-    real, train, holdout = _roles(Path(real), _path(train), _path(holdout))
+    real, train, holdout = _roles(Path(real), _path(train), _path(holdout), quick)
     if bundle is not None and train is None:
         raise UserError(f"the bundle {bundle} is for the privacy audit: give --train and --holdout too")
     if medicalnet is not None and not Path(medicalnet).is_file():
@@ -102,11 +114,14 @@ def evaluate(
         seed=seed,
         cache=out / CACHE,
         medicalnet=_path(medicalnet),
+        quick=quick,
         device=where,
         progress=progress,
     )
+    if quick:
+        num_pairs = min(num_pairs, QUICK_PAIRS)
     diversity, details = measure_diversity(
-        real_scans, synthetic_scans, seed=seed, num_pairs=num_pairs, progress=progress
+        real_scans, synthetic_scans, seed=seed, num_pairs=num_pairs, published=not quick, progress=progress
     )
     found = None
     if train_scans is not None and holdout_scans is not None:
@@ -126,14 +141,14 @@ def evaluate(
     answers = [
         fidelity_answer(fidelity),
         diversity_answer(diversity),
-        privacy_answer(found.finding if found else None),
+        privacy_answer(found.finding if found else None, quick),
     ]
     figures = clear_report(out, keep=(AUDIT,) if found else ())
     sections = [
         scans_section(real_scans, synthetic_scans, figures, seed),
         fidelity_section(fidelity, real_scans, synthetic_scans, figures),
         diversity_section(diversity, details, figures),
-        privacy_section(privacy, found, figures),
+        privacy_section(privacy, found, figures, quick),
     ]
     sets = [real_scans, synthetic_scans, train_scans, holdout_scans]
     shape, spacing = (times(along, "×") for along in (real_scans.grid.shape, real_scans.grid.spacing_mm))
@@ -142,10 +157,15 @@ def evaluate(
         hashes["medicalnet"] = sha256_file(Path(medicalnet))
     report = Report(
         title=f"{len(synthetic_scans)} synthetic scans against {len(real_scans)} real ones",
-        summary=f"{real_scans.modality}, {shape} voxels of {spacing} mm.",
+        summary=f"{real_scans.modality}, {shape} voxels of {spacing} mm.{_HOW_QUICK if quick else ''}",
         answers=answers,
         sections=sections,
-        settings={"seed": seed, "pairs": num_pairs, "privacy_audit": "yes" if found else "no"},
+        settings={
+            "seed": seed,
+            "pairs": num_pairs,
+            "quick": "yes" if quick else "no",
+            "privacy_audit": "yes" if found else "no",
+        },
         inputs={scans.role: about_scans(scans) for scans in sets if scans is not None},
         input_hashes=hashes,
         limits=LIMITS,
@@ -154,17 +174,25 @@ def evaluate(
     return Evaluation([*fidelity, *diversity, *privacy], answers, write_report(report, out))
 
 
-def describe_roles(real: Path, train: Path | None = None, holdout: Path | None = None) -> str | None:
+def describe_roles(
+    real: Path, train: Path | None = None, holdout: Path | None = None, *, quick: bool = False
+) -> str | None:
     """A line that says which split of a prepared dataset takes which part; None where nothing is assumed."""
-    tested, known, _ = _roles(real, train, holdout)
-    return None if tested == real else f"real and held-out scans: {tested}; copies are looked for of {known}"
+    tested, known, _ = _roles(real, train, holdout, quick)
+    if tested == real:
+        return None
+    if known is None:
+        return f"real scans: {tested}"
+    return f"real and held-out scans: {tested}; copies are looked for of {known}"
 
 
 def _path(given: Path | str | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _roles(real: Path, train: Path | None, holdout: Path | None) -> tuple[Path, Path | None, Path | None]:
+def _roles(
+    real: Path, train: Path | None, holdout: Path | None, quick: bool
+) -> tuple[Path, Path | None, Path | None]:
     """Places of the real, training and held-out scans; the last two are both known or both None."""
     if (train is None) != (holdout is None):
         given, missing = ("--train", "--holdout") if holdout is None else ("--holdout", "--train")
@@ -175,7 +203,7 @@ def _roles(real: Path, train: Path | None, holdout: Path | None) -> tuple[Path, 
     if not {Split.TRAIN, Split.TEST} <= splits:
         return real, None, None
     test = Path(f"{real}:{Split.TEST}")
-    return test, Path(f"{real}:{Split.TRAIN}"), test
+    return (test, None, None) if quick else (test, Path(f"{real}:{Split.TRAIN}"), test)
 
 
 def _check_sets(

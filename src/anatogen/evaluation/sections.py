@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from anatogen.dataset.scan_sets import ScanSet
-from anatogen.evaluation.answers import HOW_TO_AUDIT, NO_GUARANTEE, judged_rows
+from anatogen.evaluation.answers import HOW_TO_AUDIT, NO_GUARANTEE, NOT_QUICK, judged_rows
 from anatogen.evaluation.charts import bars_figure, forest_figure, histogram_figure, spectra_figure
 from anatogen.evaluation.fidelity.descriptors import intensity_histograms, radial_power
 from anatogen.evaluation.privacy.audit import Audit
@@ -117,11 +117,12 @@ def diversity_section(rows: Sequence[Row], details: dict[str, Any], figures: Pat
     )
 
 
-def privacy_section(rows: Sequence[Row], found: Audit | None, figures: Path) -> Section:
+def privacy_section(rows: Sequence[Row], found: Audit | None, figures: Path, quick: bool = False) -> Section:
     """How close synthetic scans come to training scans, what the audit is able to find, the closest pairs."""
     title = "Do they leak patients?"
     if found is None:
-        return Section(title, f"No privacy audit was made. {HOW_TO_AUDIT}", rows, reference="Expected")
+        how = NOT_QUICK if quick else HOW_TO_AUDIT
+        return Section(title, f"No privacy audit was made. {how}", rows, reference="Expected")
     nearest, recall = figures / "nearest.png", figures / "planted.png"
     histogram_figure(
         {

@@ -63,7 +63,7 @@ def _by_name(rows: list[Row]) -> dict[str, Row]:
 
 
 def _few_slices(monkeypatch) -> None:
-    monkeypatch.setattr("anatogen.evaluation.fidelity.features.NUM_SLICES", 1)
+    monkeypatch.setattr("anatogen.evaluation.fidelity.measure.NUM_SLICES", 1)
 
 
 def test_equal_distributions_lie_within_the_floor(real, other, tmp_path, monkeypatch):
@@ -89,6 +89,32 @@ def test_equal_distributions_lie_within_the_floor(real, other, tmp_path, monkeyp
     again = measure_fidelity(real, other, seed=0, cache=tmp_path)
     assert again == list(rows.values())
     assert measure_fidelity(real, other, seed=1, cache=tmp_path) != again
+
+
+def test_quick_rows_of_equal_sets_are_within_the_floor_and_leave_frechet_distances_out(
+    real, other, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("anatogen.evaluation.fidelity.measure.QUICK_SLICES", 1)
+    rows = _by_name(measure_fidelity(real, other, seed=0, cache=tmp_path, quick=True))
+    assert not {name for name in rows if name.startswith("frechet_slices")}
+    kid = rows["kid_slices"]
+    assert kid.low <= 0 <= kid.high and kid.reference_low <= kid.value <= kid.reference_high
+    # Features of other slices lie in the cache; those of the quick evaluation must not be taken for them.
+    monkeypatch.setattr("anatogen.evaluation.fidelity.measure.NUM_SLICES", 2)
+    few, more = real.take(range(8)), other.take(range(8))
+    fresh = measure_fidelity(few, more, seed=0, cache=tmp_path / "fresh")
+    assert measure_fidelity(few, more, seed=0, cache=tmp_path) == fresh
+
+
+def test_quick_numbers_are_the_full_ones_where_the_slices_are_the_same(real, other, tmp_path, monkeypatch):
+    _few_slices(monkeypatch)
+    monkeypatch.setattr("anatogen.evaluation.fidelity.measure.QUICK_SLICES", 1)
+    few, more = real.take(range(12)), other.take(range(8))
+    full = _by_name(measure_fidelity(few, more, seed=0, cache=tmp_path))
+    quick = _by_name(measure_fidelity(few, more, seed=0, cache=tmp_path, quick=True))
+    assert quick == {name: row for name, row in full.items() if not name.startswith("frechet_slices")}
+    quick = measure_fidelity(few.take(range(3)), more, seed=0, cache=tmp_path, quick=True)
+    assert not [row for row in quick if row.name.startswith("frechet_slices")]
 
 
 def test_slice_features_see_blur_and_noise(real, other, tmp_path, monkeypatch):

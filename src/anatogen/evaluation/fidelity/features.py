@@ -54,11 +54,12 @@ def slice_features(
     cache: Path | None = None,
     progress: Progress = silent,
     device: torch.device | str = "cpu",
+    num_slices: int = NUM_SLICES,
 ) -> dict[str, Features]:
     """Features of slices in three planes, from EfficientNet-lite0 as it comes with pip.
 
-    Up to 16 slices a plane, evenly spaced inside the box; each is shown whole, with square pixels, enlarged
-    so that its longer side has at least 128. The vector of a slice is made of the means over space of the
+    Slices are evenly spaced inside the box; each is shown whole, with square pixels, enlarged so that its
+    longer side has at least 128. The vector of a slice is made of the means over space of the
     network's feature maps at four resolutions (16 + 24 + 40 + 112 channels).
 
     Args:
@@ -67,6 +68,7 @@ def slice_features(
         cache: Folder that keeps each scan's features, or None.
         progress: Called with (what, done, total) after each scan.
         device: Device of the network.
+        num_slices: Slices of each plane, or all where the box holds fewer.
 
     Returns:
         Plane ("axial", "coronal", "sagittal") -> float32 (N, S, 192), in order of the tensor's axes.
@@ -80,7 +82,7 @@ def slice_features(
         if isinstance(part, nn.Conv2d):
             part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
     names = [_PLANES[code] for code in scans.grid.axis_codes]
-    places = [_slice_places(*bounds) for bounds in box]
+    places = [_slice_places(*bounds, num_slices) for bounds in box]
     settings = [_VERSION, "slices", _weights_sha256(network), scans.grid.spacing_mm, places]
     network.to(device)
 
@@ -139,8 +141,8 @@ def volume_features(
     return _cached(scans, compute, settings, cache, progress, f"volume features, {scans.role} scans")
 
 
-def _slice_places(start: int, stop: int) -> list[int]:
-    number = min(NUM_SLICES, stop - start)
+def _slice_places(start: int, stop: int, num_slices: int) -> list[int]:
+    number = min(num_slices, stop - start)
     return [start + int((place + 0.5) * (stop - start) / number) for place in range(number)]
 
 

