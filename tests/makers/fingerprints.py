@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from anatogen.config.settings import LatentDiffusionSettings
+from anatogen.config.settings import GeneratorSettings, WaveletFlowSettings
 from anatogen.dataset.manifest import Grid
 from anatogen.planning.fingerprint import Fingerprint, Spread
 
@@ -60,15 +60,20 @@ LIDC = fingerprint(
 )
 
 
-def memory_gb(stage: str, settings: LatentDiffusionSettings, grid: Grid) -> float:
-    """0.5 GB and 200 bytes a voxel of stage one's batch, 3 kB a cell of stage two's."""
+def memory_gb(stage: str, settings: GeneratorSettings, grid: Grid) -> float:
+    """0.5 GB and 200 bytes a voxel of an autoencoder's batch, 3 kB a cell of a denoiser's.
+
+    Of a flow's, 20 MB a scan of the batch, which it learns from in crops, and 20 bytes a voxel of a preview.
+    """
     voxels = math.prod(grid.shape)
-    cells = voxels / math.prod(settings.autoencoder.compression)
+    batch = getattr(settings, f"{stage}_training").batch_size
+    if isinstance(settings, WaveletFlowSettings):
+        return 0.5 + 2e-8 * voxels + 0.02 * batch
     if stage == "autoencoder":
-        return 0.5 + 2e-7 * voxels * settings.autoencoder_training.batch_size
-    return 0.5 + 3e-6 * cells * settings.diffusion_training.batch_size
+        return 0.5 + 2e-7 * voxels * batch
+    return 0.5 + 3e-6 * voxels / math.prod(settings.autoencoder.compression) * batch
 
 
-def seconds_per_step(stage: str, settings: LatentDiffusionSettings, grid: Grid) -> float:
+def seconds_per_step(stage: str, settings: GeneratorSettings, grid: Grid) -> float:
     """Of a GPU: 10 ns a voxel of a batch."""
     return 1e-8 * math.prod(grid.shape) * getattr(settings, f"{stage}_training").batch_size

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 
 from anatogen.config.presets import preset_named
 from anatogen.config.resolving import parse_overrides, resolve
-from anatogen.config.settings import LatentDiffusionSettings
+from anatogen.config.settings import LatentDiffusionSettings, WaveletFlowSettings
 from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
 from anatogen.generators.description import LatentDiffusionDescription
 from anatogen.generators.latent_diffusion import LatentDiffusionBundle
@@ -37,6 +37,20 @@ TINY = (
     "diffusion.sampling_steps=3",
     "training.require_fit_autoencoder=false",
 )
+TINY_FLOW = (
+    "pyramid.num_levels=2",
+    "pyramid.crop=4",
+    "coarse.width=16",
+    "coarse.multipliers=[1, 2]",
+    "coarse.num_blocks=1",
+    "details.width=16",
+    "details.multipliers=[1]",
+    "details.num_blocks=1",
+    "flow.sampling_steps=3",
+    "flow_training.batch_size=2",
+    "flow_training.warmup_steps=2",
+    "flow_training.steps=6",
+)
 # Both discriminators take part from the second half of those steps.
 ADVERSARIAL = (
     "losses.adversarial_slice=1",
@@ -55,6 +69,15 @@ def tiny_settings(*overrides: str, preset: str = "tiny") -> LatentDiffusionSetti
         LatentDiffusionSettings,
         preset_named(preset),
         overrides=parse_overrides([*TINY, *overrides], LatentDiffusionSettings),
+    )
+
+
+def tiny_flow_settings(*overrides: str) -> WaveletFlowSettings:
+    """Settings of a wavelet flow whose networks have a few thousand weights."""
+    return resolve(
+        WaveletFlowSettings,
+        preset_named("default"),
+        overrides=parse_overrides([*TINY_FLOW, *overrides], WaveletFlowSettings),
     )
 
 

@@ -9,12 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scan_makers import ct_head, head
+from synthetic_dataset import TINY_FLOW
 
 import anatogen
 from anatogen.cli.app import main
-from anatogen.config.presets import training_settings
-from anatogen.config.resolving import parse_overrides, resolve
-from anatogen.config.settings import LatentDiffusionSettings
+from anatogen.config.presets import FAMILIES, training_settings
+from anatogen.config.resolving import parse_overrides
+from anatogen.config.settings import LatentDiffusionSettings, WaveletFlowSettings
 from anatogen.core.errors import ConfigError, UserError
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
@@ -24,6 +25,7 @@ from anatogen.planning.plan import Plan, make_plan
 from anatogen.training.cost.estimate import estimate_stage
 from anatogen.training.cost.probe import Measurement
 from anatogen.training.diffusion import DIFFUSION
+from anatogen.training.wavelet_flow import FLOW
 
 # Networks of a few thousand weights, so that probe and training take moments.
 SMALL = (
@@ -39,7 +41,14 @@ SMALL = (
     "training.deformations=1",
     "losses.discriminator_width=4",
 )
-OVERRIDES = parse_overrides(SMALL, LatentDiffusionSettings)
+OVERRIDES = {
+    "default": parse_overrides(
+        [text for text in TINY_FLOW if not text.startswith(("pyramid.num_levels", "flow_training"))],
+        WaveletFlowSettings,
+    ),
+    "latent_diffusion": parse_overrides(SMALL, LatentDiffusionSettings),
+}
+of_each_family = pytest.mark.parametrize("preset", OVERRIDES)
 NUM_SCANS = 12
 QUICK = Measurement(
     seconds_per_step=1e-3,
@@ -62,14 +71,31 @@ def scans(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(scans) -> Plan:
+def plans(scans) -> dict[str, Plan]:
+    """The plan of a preset of each family."""
     # The speed of the machine is made up.
     with pytest.MonkeyPatch.context() as patch:
         for module in ("anatogen.planning.plan", "anatogen.training.cost.estimate"):
             patch.setattr(f"{module}.probe", lambda *_, **__: QUICK)
-        return make_plan(
-            scans, memory_gb=4, hours=0.01, overrides=OVERRIDES, device="cpu", workers=1, progress=False
-        )
+        return {preset: planned(scans, preset) for preset in OVERRIDES}
+
+
+@pytest.fixture(scope="module")
+def made(plans) -> Plan:
+    return plans["default"]
+
+
+def planned(scans: Path, preset: str = "default", hours: float = 0.01) -> Plan:
+    return make_plan(
+        scans,
+        memory_gb=4,
+        hours=hours,
+        overrides=OVERRIDES[preset],
+        preset=preset,
+        device="cpu",
+        workers=1,
+        progress=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +105,14 @@ def folder(made, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_saved_configurations_are_the_planned_ones(made, folder):
-    assert prepare_settings(config=folder / "prepare.yaml") == made.prepare
-    assert training_settings("default", config=folder / "train.yaml") == made.training
-    assert resolve(LatentDiffusionSettings, file=folder / "train.yaml") == made.training
+@of_each_family
+def test_the_saved_configurations_are_the_planned_ones(plans, preset, tmp_path):
+    made = plans[preset]
+    made.save(tmp_path)
+    assert prepare_settings(config=tmp_path / "prepare.yaml") == made.prepare
+    assert isinstance(made.training, FAMILIES[made.training.family])
+    for name in ("default", "latent_diffusion"):
+        assert training_settings(name, config=tmp_path / "train.yaml") == made.training
 
 
 def test_the_fingerprint_is_that_of_the_scans(made):
@@ -105,11 +135,16 @@ def test_a_plan_says_nothing_of_files_and_patients(folder):
     assert set(json.loads(text)) >= {"fingerprint", "reasons", "warnings", "estimates", "grid"}
 
 
-def test_estimated_memory_is_within_a_fifth_of_the_measured(made):
-    """The one test that starts a process to probe: of the stage that has most to measure."""
-    estimate = estimate_stage(DIFFUSION, made.training, made.grid, NUM_SCANS, device="cpu")
+@pytest.mark.parametrize(
+    ("preset", "stage", "others"),
+    [("default", FLOW, {"denoise"}), ("latent_diffusion", DIFFUSION, {"encode", "denoise", "decode"})],
+)
+def test_estimated_memory_is_within_a_fifth_of_the_measured(plans, preset, stage, others):
+    """The one test that starts processes to probe: of the stages that have most to measure."""
+    made = plans[preset]
+    estimate = estimate_stage(stage, made.training, made.grid, NUM_SCANS, device="cpu")
     assert estimate.measured is not None and estimate.measured.seconds_per_step > 0
-    assert estimate.measured.seconds_of_others.keys() == {"encode", "denoise", "decode"}
+    assert estimate.measured.seconds_of_others.keys() == others
     assert estimate.memory_gb == pytest.approx(estimate.measured.peak_gb, rel=0.2)
 
 
@@ -119,15 +154,17 @@ def test_the_text_gives_reasons_and_warnings(made):
     assert "12 MR scans of 12 patients" in text and "GB at most" in text
 
 
-def test_scans_are_prepared_and_trained_by_the_plan(scans, made, folder, tmp_path):
-    data, run = tmp_path / "data", tmp_path / "run"
-    anatogen.prepare(scans, data, config=folder / "prepare.yaml")
+@of_each_family
+def test_scans_are_prepared_and_trained_by_the_plan(scans, plans, preset, tmp_path):
+    made, data, run = plans[preset], tmp_path / "data", tmp_path / "run"
+    made.save(tmp_path)
+    anatogen.prepare(scans, data, config=tmp_path / "prepare.yaml")
     manifest = load_manifest(data)
     assert manifest.grid.shape == made.grid.shape
     np.testing.assert_allclose(manifest.grid.affine, made.grid.affine)
     # Three patients of twelve are enough for the audit, one for validation.
     assert len(manifest.split(Split.TEST)) == round(0.3 * NUM_SCANS)
-    bundle = anatogen.train(data, run, config=folder / "train.yaml", steps=2, device="cpu")
+    bundle = anatogen.train(data, run, config=tmp_path / "train.yaml", steps=2, device="cpu")
     assert anatogen.load_bundle(bundle).generate([0]).shape == (1, *made.grid.shape)
 
 
@@ -136,10 +173,7 @@ def test_a_plan_depends_on_nothing_but_scans_settings_and_what_was_timed(scans, 
         monkeypatch.setattr(f"{module}.probe", lambda *_, **__: QUICK)
         # Counting is tested to give the same twice, and takes seconds.
         monkeypatch.setattr(f"{module}.peak_memory_gb", lambda *_, **__: 0.5)
-    first, second = (
-        make_plan(scans, memory_gb=4, hours=1, overrides=OVERRIDES, device="cpu", workers=1, progress=False)
-        for _ in range(2)
-    )
+    first, second = (planned(scans, hours=1) for _ in range(2))
     assert first == second and first.prepare == made.prepare
 
 
@@ -173,7 +207,7 @@ def test_scans_that_cannot_work_are_told_in_one_line(tmp_path):
 def test_settings_that_are_wrong_are_told_before_scans_are_read(tmp_path):
     for overrides, message in (
         ({"spacing_m": 3}, "did you mean spacing_mm"),
-        ({"denoiser": {"widht": 3}}, "did you mean denoiser.width"),
+        ({"details": {"widht": 3}}, "did you mean details.width"),
         ({"recipe": "none"}, "recipe 'none' is unknown"),
     ):
         with pytest.raises((ConfigError, UserError), match=message):
@@ -202,7 +236,14 @@ def test_the_command_prints_and_saves_the_plan(scans, made, tmp_path, monkeypatc
     assert sorted(path.name for path in out.iterdir()) == ["plan.json", "prepare.yaml", "train.yaml"]
 
 
+def test_the_time_of_a_scan_is_that_of_its_steps(plans):
+    # At 0.01 s each: two steps and, of latents, a decoding; three steps.
+    assert plans["latent_diffusion"].estimates.sample_seconds == pytest.approx(0.03)
+    assert plans["default"].estimates.sample_seconds == pytest.approx(0.03)
+    assert "a synthetic scan: 0.03 s" in plans["default"].text()
+
+
 def test_a_stage_that_does_not_fit_is_not_tried(made, monkeypatch):
     monkeypatch.setattr("anatogen.training.cost.estimate.peak_memory_gb", lambda *_, **__: 1e6)
-    estimate = estimate_stage(DIFFUSION, made.training, made.grid, 10, device="cpu")
+    estimate = estimate_stage(FLOW, made.training, made.grid, 10, device="cpu")
     assert estimate.measured is None and estimate.seconds is None and estimate.memory_gb == 1e6

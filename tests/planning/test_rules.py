@@ -6,26 +6,55 @@ import math
 import pytest
 from fingerprints import ADNI, DUKE, LIDC, MRNET, fingerprint, memory_gb, seconds_per_step, spread
 
+from anatogen.config.presets import FAMILIES, family_of, preset_named
+from anatogen.config.settings import PyramidSettings
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Grid
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes import recipe_named
 from anatogen.io.geometry import centred_affine
-from anatogen.planning.network_rules import choose_networks, compression_of
-from anatogen.planning.rules import MIN_STEPS, STAGES, Budget, _values_of, decide, decide_budgets, settings_of
+from anatogen.models.pyramid import WaveletPyramid
+from anatogen.planning.latent_diffusion_rules import choose_networks, compression_of
+from anatogen.planning.rules import (
+    RULES,
+    Budget,
+    _values_of,
+    decide,
+    decide_budgets,
+    rules_of,
+    settings_of,
+    stages_planned,
+)
+from anatogen.planning.wavelet_flow_rules import MAX_COARSE_CELLS, choose_pyramid
 
 HIPPOCAMPI = fingerprint((1.0, 1.0, 1.0), (36.0, 50.0, 35.0), num_scans=216, num_patients=216)
 THORAX = LIDC.model_copy(update={"foreground_mm": LIDC.field_mm})
 THICK = fingerprint((5.0, 0.5, 0.5), (24.0, 320.0, 320.0))
 GPU = Budget(memory_gb=24, hours=24, on_gpu=True, bf16=True)
+LATENT = "latent_diffusion"
+of_each_family = pytest.mark.parametrize("preset", ["default", LATENT])
 
 
-def plan(prints, budget=GPU, given=None, given_training=None):
+def plan(prints, budget=GPU, given=None, given_training=None, preset="default"):
     given, given_training = given or {}, given_training or {}
-    decisions = decide(prints, budget, given, given_training, memory_gb, seconds_per_step)
-    settings = settings_of(decisions.training, "default")
-    seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in STAGES}
-    return decide_budgets(decisions, prints, budget, given_training, seconds)
+    decisions = decide(prints, budget, given, given_training, memory_gb, seconds_per_step, preset)
+    settings = settings_of(decisions.training, preset)
+    seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in stages_planned(preset)}
+    return decide_budgets(decisions, prints, budget, given_training, seconds, preset)
+
+
+def batches_of(decisions, preset):
+    settings = settings_of(decisions.training, preset)
+    return [getattr(settings, f"{stage}_training").batch_size for stage in stages_planned(preset)]
+
+
+def test_every_family_has_rules():
+    assert RULES.keys() == set(FAMILIES.values())
+    for settings, rules in RULES.items():
+        assert family_of(preset_named(rules.reference)) is settings
+        stages = stages_planned(rules.reference)
+        assert tuple(rules.min_steps) == stages
+        assert rules.smaller_batches[-1] == (1,) * len(stages)
 
 
 TABLE = [
@@ -43,12 +72,43 @@ TABLE = [
 def test_the_grid_follows_spacing_foreground_and_memory(
     prints, memory, hours, shape, spacing, compression, center
 ):
-    decisions = plan(prints, Budget(memory, hours))
+    decisions = plan(prints, Budget(memory, hours), preset=LATENT)
     assert decisions.grid.shape == shape
     assert decisions.grid.spacing_mm == pytest.approx(spacing)
     assert tuple(decisions.training["autoencoder"]["compression"]) == compression
     assert decisions.prepare.get("center") == center
     assert decisions.prepare["shape"] == list(shape)
+
+
+@pytest.mark.parametrize(
+    ("prints", "memory", "shape", "levels"),
+    [
+        (HIPPOCAMPI, 24, (40, 56, 40), 2),
+        (THICK, 24, (24, 320, 320), 5),
+        (ADNI, 24, (168, 200, 168), 4),
+        (ADNI, 0.77, (128, 152, 128), 4),
+        (fingerprint((1.0, 1.0, 1.0), (8.0, 10.0, 8.0)), 24, (8, 16, 8), 1),
+    ],
+)
+def test_a_flows_pyramid_follows_the_grid(prints, memory, shape, levels):
+    decisions = plan(prints, Budget(memory, 24))
+    assert decisions.grid.shape == shape
+    assert decisions.training["pyramid"] == {"num_levels": levels}
+    assert any(reason.startswith(f"pyramid of {levels} halvings") for reason in decisions.reasons)
+
+
+def test_a_pyramid_has_the_fewest_halvings_that_leave_a_small_coarse_image():
+    (most,) = (rule.le for rule in PyramidSettings.model_fields["num_levels"].metadata if hasattr(rule, "le"))
+    for shape in itertools.product((8, 16, 24, 40, 96, 512), repeat=3):
+        for spacing in ((1, 1, 1), (3, 1, 1), (1.6, 1, 1), (0.5, 0.7, 5)):
+            grid = Grid.centred("SPL", shape, spacing)
+            (decision,) = choose_pyramid(grid)
+            levels = decision.values["pyramid"]["num_levels"]
+            pyramids = [WaveletPyramid(shape, spacing, number) for number in range(1, most + 1)]
+            allowed = [pyramid for pyramid in pyramids if all(pyramid.axes)]
+            small = [p for p in allowed if math.prod(p.shapes[-1]) <= MAX_COARSE_CELLS]
+            assert levels == (small[0] if small else allowed[-1]).num_levels
+            assert ("at most" in str(decision)) == bool(small)
 
 
 # The paper's grids, as their recipes settle them; where breasts are halved the scans' regions count.
@@ -68,7 +128,7 @@ PAPER = [
 @pytest.mark.parametrize(("name", "prints", "shape", "settled"), PAPER)
 def test_the_papers_grids_are_kept_where_its_recipes_settle_them(name, prints, shape, settled):
     given = dict(recipe_named(name).defaults) if name == "mrnet" else settled
-    decisions = plan(prints, given=given)
+    decisions = plan(prints, given=given, preset=LATENT)
     assert decisions.grid.shape == shape
     config = PrepareConfig.model_validate(decisions.prepare)
     assert config.shape == shape
@@ -78,9 +138,10 @@ def test_the_papers_grids_are_kept_where_its_recipes_settle_them(name, prints, s
     assert all("GB" not in reason for reason in decisions.reasons)
 
 
+@of_each_family
 @pytest.mark.parametrize("prints", [MRNET, ADNI, DUKE, LIDC], ids=["mrnet", "adni", "duke", "lidc"])
-def test_without_recipes_the_papers_data_give_grids_with_reasons(prints):
-    decisions = plan(prints)
+def test_without_recipes_the_papers_data_give_grids_with_reasons(prints, preset):
+    decisions = plan(prints, preset=preset)
     field = [
         size * spacing for size, spacing in zip(decisions.grid.shape, decisions.grid.spacing_mm, strict=True)
     ]
@@ -92,56 +153,67 @@ def test_without_recipes_the_papers_data_give_grids_with_reasons(prints):
     assert all("\n" not in reason for reason in decisions.reasons)
 
 
+@of_each_family
 @pytest.mark.parametrize("prints", [HIPPOCAMPI, ADNI, LIDC, DUKE, THICK])
-def test_more_memory_never_gives_a_smaller_grid_or_batch(prints):
-    plans = [plan(prints, Budget(memory, 24)) for memory in (1.5, 2, 3, 4, 6, 8, 12, 16, 24, 48, 80)]
+def test_more_memory_never_gives_a_smaller_grid_or_batch(prints, preset):
+    memories = (0.7, 0.8, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 48, 80)[0 if preset == "default" else 3 :]
+    plans = [plan(prints, Budget(memory, 24), preset=preset) for memory in memories]
     for less, more in itertools.pairwise(plans):
         assert math.prod(more.grid.shape) >= math.prod(less.grid.shape)
-        for stage in STAGES:
-            batches = [
-                getattr(settings_of(p.training, "default"), f"{stage}_training").batch_size
-                for p in (less, more)
-            ]
-            assert batches[1] >= batches[0]
+        pairs = zip(batches_of(less, preset), batches_of(more, preset), strict=True)
+        assert all(few <= many for few, many in pairs)
 
 
-@pytest.mark.parametrize("memory", [1.0, 3, 10])
-def test_more_memory_never_gives_a_smaller_batch_on_a_settled_grid(memory):
+@pytest.mark.parametrize(("preset", "memory"), [("default", 0.65), (LATENT, 1.0), (LATENT, 3), (LATENT, 10)])
+def test_more_memory_never_gives_a_smaller_batch_on_a_settled_grid(preset, memory):
     given = {"shape": [96, 96, 96], "spacing_mm": 2}
-    first, second = (plan(LIDC, Budget(m, 24), given) for m in (memory, memory * 1.3))
+    if preset == "default":
+        given["shape"] = [32, 32, 32]
+    first, second = (plan(LIDC, Budget(m, 24), given, preset=preset) for m in (memory, memory * 1.3))
     assert first.grid == second.grid
-    sizes = [settings_of(p.training, "default").autoencoder_training.batch_size for p in (first, second)]
-    assert sizes[1] >= sizes[0]
+    assert batches_of(second, preset)[0] >= batches_of(first, preset)[0]
 
 
+def test_a_batch_is_made_smaller_where_a_settled_grid_needs_it():
+    given = {"shape": [32, 32, 32], "spacing_mm": 2}
+    least = 1.2 * (0.5 + 2e-8 * 32**3)
+    for memory, batch in ((least + 0.03, 1), (least + 0.05, 2)):
+        decisions = plan(LIDC, Budget(memory, 24), given)
+        assert batches_of(decisions, "default") == [batch]
+        assert any(reason.startswith(f"batches of {batch}: more do not fit") for reason in decisions.reasons)
+
+
+@of_each_family
 @pytest.mark.parametrize("prints", [HIPPOCAMPI, ADNI, LIDC, THICK])
-def test_more_hours_never_give_a_coarser_grid_nor_fewer_steps_on_it(prints):
-    plans = [plan(prints, Budget(24, hours)) for hours in (0.05, 0.1, 0.3, 1, 3, 10, 30, 100)]
+def test_more_hours_never_give_a_coarser_grid_nor_fewer_steps_on_it(prints, preset):
+    plans = [plan(prints, Budget(24, hours), preset=preset) for hours in (0.05, 0.1, 0.3, 1, 3, 10, 30, 100)]
     for less, more in itertools.pairwise(plans):
         assert math.prod(more.grid.shape) >= math.prod(less.grid.shape)
         if more.grid == less.grid:
-            assert all(more.steps[stage] >= less.steps[stage] for stage in STAGES)
-    settled = [plan(prints, Budget(24, h), {"shape": [64, 64, 64]}) for h in (0.1, 1, 10, 100)]
+            assert all(more.steps[stage] >= less.steps[stage] for stage in more.steps)
+    settled = [plan(prints, Budget(24, h), {"shape": [64, 64, 64]}, preset=preset) for h in (0.1, 1, 10, 100)]
     for less, more in itertools.pairwise(settled):
-        assert all(more.steps[stage] >= less.steps[stage] for stage in STAGES)
+        assert all(more.steps[stage] >= less.steps[stage] for stage in more.steps)
 
 
-def test_a_grid_that_hours_made_coarser_can_be_trained_in_them():
-    decisions = plan(LIDC, Budget(80, 3))
-    assert any("3 hours" in reason for reason in decisions.reasons)
-    assert all(decisions.steps[stage] >= MIN_STEPS[stage] for stage in STAGES)
+@pytest.mark.parametrize(("preset", "hours"), [("default", 0.5), (LATENT, 3)])
+def test_a_grid_that_hours_made_coarser_can_be_trained_in_them(preset, hours):
+    decisions = plan(LIDC, Budget(80, hours), preset=preset)
+    assert any(f"{hours:g} hours" in reason for reason in decisions.reasons)
+    assert all(decisions.steps[stage] >= least for stage, least in rules_of(preset).min_steps.items())
 
 
-def test_the_stages_fit_into_the_hours_and_one_gets_what_the_other_leaves():
+@of_each_family
+def test_the_stages_fit_into_the_hours_and_one_gets_what_the_other_leaves(preset):
+    stages = stages_planned(preset)
     for hours in (0.2, 1, 5, 40):
-        decisions = plan(HIPPOCAMPI, Budget(24, hours))
-        settings = settings_of(decisions.training, "default")
-        spent = sum(
-            decisions.steps[stage] * seconds_per_step(stage, settings, decisions.grid) for stage in STAGES
-        )
-        assert spent <= 0.9 * 3600 * hours
-        assert settings.autoencoder_training.steps == decisions.steps["autoencoder"] <= 50_000
-        assert settings.autoencoder_training.minutes == pytest.approx(0.45 * 60 * hours)
+        decisions = plan(HIPPOCAMPI, Budget(24, hours), preset=preset)
+        settings = settings_of(decisions.training, preset)
+        seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in stages}
+        assert sum(decisions.steps[stage] * seconds[stage] for stage in stages) <= 0.9 * 3600 * hours
+        first = getattr(settings, f"{stages[0]}_training")
+        assert first.steps == decisions.steps[stages[0]] <= 50_000
+        assert first.minutes == pytest.approx(0.9 / len(stages) * 60 * hours, abs=0.01)
 
 
 def test_sides_that_differ_are_not_mirrored():
@@ -150,17 +222,34 @@ def test_sides_that_differ_are_not_mirrored():
     # A gap that its own error explains is none.
     unsure = LIDC.model_copy(update={"mirror_error": 0.06})
     assert plan(unsure).training["training"]["flip"] == "left_right"
-    settled = plan(LIDC, given_training={"training": {"flip": "vertical", "deformations": 3}})
+    settled = plan(LIDC, given_training={"training": {"flip": "vertical", "deformations": 3}}, preset=LATENT)
     assert settled.training["training"] == {"flip": "vertical", "deformations": 3}
 
 
-def test_few_scans_are_deformed():
+def test_few_scans_are_deformed_for_latent_diffusion():
     assert HIPPOCAMPI.num_scans < 500 <= LIDC.num_scans
-    few, many = plan(HIPPOCAMPI), plan(LIDC)
+    few, many = plan(HIPPOCAMPI, preset=LATENT), plan(LIDC, preset=LATENT)
     assert few.training["training"]["deformations"] == 64
     assert any("deformed copies" in reason for reason in few.reasons)
-    assert many.training["training"]["deformations"] == 0
+    assert settings_of(many.training, LATENT).training.deformations == 0
     assert not any("deformed copies" in reason for reason in many.reasons)
+
+
+def test_held_out_scans_guard_a_flow_of_few_scans():
+    def told(prints, given=None, stop=None):
+        decisions = plan(prints, given=given, given_training={"training": {"stop": stop}} if stop else None)
+        is_guarded = any("loss of held-out scans was lowest" in reason for reason in decisions.reasons)
+        assert not any("deformed copies" in reason for reason in decisions.reasons)
+        return is_guarded, [warning for warning in decisions.warnings if "may store" in warning]
+
+    guarded, (warning,) = told(HIPPOCAMPI)
+    assert guarded and "some of its 173 training scans" in warning
+    assert told(LIDC) == (False, [])
+    # Nothing is held out, or it is not looked at.
+    for change in ({"given": {"split": {"validation": 0, "test": 0.1}}}, {"stop": "budget"}):
+        for prints in (HIPPOCAMPI, LIDC):
+            guarded, (warning,) = told(prints, **change)
+            assert not guarded and "no loss of held-out scans stops it" in warning
 
 
 def test_intensities_follow_the_modality():
@@ -180,8 +269,9 @@ def test_few_patients_leave_more_of_them_to_the_audit(patients, test):
     ).prepare["split"] == {"test": 0.2}
 
 
-def test_copies_are_warned_of():
-    few, many = plan(HIPPOCAMPI), plan(ADNI.model_copy(update={"num_scans": 50_000}), Budget(24, 1))
+def test_copies_are_warned_of_by_the_passes_of_latent_diffusion():
+    few = plan(HIPPOCAMPI, preset=LATENT)
+    many = plan(ADNI.model_copy(update={"num_scans": 50_000}), Budget(24, 1), preset=LATENT)
     assert any("may store" in warning for warning in few.warnings)
     assert not any("may store" in warning for warning in many.warnings)
 
@@ -192,10 +282,14 @@ def test_what_the_user_settles_is_kept():
         "autoencoder_training": {"steps": 77, "batch_size": 3},
         "diffusion": {"ema_decay": 0.9},
     }
-    settings = settings_of(plan(HIPPOCAMPI, given_training=given_training).training, "default")
+    settings = settings_of(plan(HIPPOCAMPI, given_training=given_training, preset=LATENT).training, LATENT)
     assert settings.autoencoder.compression == (4, 4, 4)
     assert (settings.autoencoder_training.steps, settings.autoencoder_training.batch_size) == (77, 3)
     assert settings.diffusion.ema_decay == 0.9
+    given_training = {"pyramid": {"num_levels": 1}, "flow_training": {"steps": 77, "batch_size": 3}}
+    settings = settings_of(plan(HIPPOCAMPI, given_training=given_training).training, "default")
+    assert settings.pyramid.num_levels == 1
+    assert (settings.flow_training.steps, settings.flow_training.batch_size) == (77, 3)
     assert plan(HIPPOCAMPI, given={"spacing_mm": 2.0}).grid.spacing_mm == (2, 2, 2)
 
 
@@ -205,7 +299,7 @@ def test_networks_fit_every_grid_and_keep_five_cells_where_they_compress():
             grid = Grid(
                 shape=shape, spacing_mm=spacing, affine=centred_affine("SPL", shape, spacing).tolist()
             )
-            settings = settings_of(_values_of(choose_networks(grid)), "default")
+            settings = settings_of(_values_of(choose_networks(grid)), LATENT)
             compression = settings.autoencoder.compression
             assert compression == compression_of(grid)
             assert all(
@@ -235,7 +329,7 @@ REFUSED = [
 @pytest.mark.parametrize(("prints", "given", "memory", "message"), REFUSED)
 def test_what_cannot_work_is_told_in_one_line(prints, given, memory, message):
     with pytest.raises(UserError, match=message) as error:
-        plan(prints, Budget(memory, 24), given)
+        plan(prints, Budget(memory, 24), given, preset=LATENT)
     assert "\n" not in str(error.value)
 
 
@@ -243,11 +337,12 @@ def test_the_suggested_grid_fits():
     import re
 
     with pytest.raises(UserError) as error:
-        plan(LIDC, Budget(4, 24), {"spacing_mm": 0.7})
+        plan(LIDC, Budget(4, 24), {"spacing_mm": 0.7}, preset=LATENT)
     spacing, shape = (
         [float(number) for number in text.split(",")] for text in re.findall(r"\[(.*?)\]", str(error.value))
     )
-    decisions = plan(LIDC, Budget(4, 24), {"spacing_mm": spacing, "shape": [int(size) for size in shape]})
+    given = {"spacing_mm": spacing, "shape": [int(size) for size in shape]}
+    decisions = plan(LIDC, Budget(4, 24), given, preset=LATENT)
     assert decisions.grid.shape == tuple(shape)
 
 

@@ -31,6 +31,10 @@ class Why(Enum):
     DEFORMATIONS = (
         "{copies} deformed copies of each scan for stage two: it would store {num_scans} scans alone"
     )
+    HELD_OUT = (
+        "each level is kept as it was when its loss of held-out scans was lowest: trained on, it would store "
+        "{num_scans} scans"
+    )
     SPLIT = "{test:.0%} of the patients for the test and 10% for validation"
     SPLIT_FOR_AUDIT = (
         "{test:.0%} of the patients for the test and 10% for validation: the audit for copies wants about "
@@ -63,9 +67,11 @@ class Why(Enum):
         "denoiser of {levels} levels{gathering}: the coarsest attends over {attended:,} "
         "cells, at most {most:,}; widths are the preset's, for twice as wide was worse in equal time"
     )
+    PYRAMID = "pyramid of {levels} halvings: the coarse image has {coarse} cells, {cells:,}, {limit}"
 
+    BATCHES_FIT = "the preset's batches: they fit"
     BATCHES = "the preset's batches: small ones with large steps learned faster in equal time"
-    BATCHES_LESS = "batches of {first} and {second}: more do not fit into {memory:.3g} GB"
+    BATCHES_LESS = "batches of {batches}: more do not fit into {memory:.3g} GB"
     BFLOAT16 = "bfloat16 where it is safe: the GPU has it"
     NO_BFLOAT16 = "full precision: the GPU has no bfloat16"
     CPU_PRECISION = "full precision: on most CPUs bfloat16 convolutions are hundreds of times slower"
@@ -81,9 +87,21 @@ class Why(Enum):
         "it may store its {scans} training scans: stage two sees each {passes:,.0f} times, and with 108 "
         "scans {copied} times were too many; release nothing before `anatogen evaluate` has looked for copies"
     )
+    MAY_STORE_SOME = (
+        "it may store some of its {scans} training scans all the same: release nothing before `anatogen "
+        "evaluate` has looked for copies"
+    )
+    MAY_STORE_UNSTOPPED = (
+        "it may store its {scans} training scans, for no loss of held-out scans stops it; release nothing "
+        "before `anatogen evaluate` has looked for copies"
+    )
     TOO_SHORT = (
         "{hours:g} hours hold {steps:,} steps of stage {stage}; with less than {least:,} no anatomy was ever "
         "seen: give more --hours, or a coarser grid"
+    )
+    TOO_SHORT_TO_KNOW = (
+        "{hours:g} hours hold {steps:,} steps of stage {stage}; scans after less than {least:,} were never "
+        "looked at: give more --hours, or a coarser grid"
     )
     PATIENTS_UNKNOWN = (
         "each scan counts as a patient: if one has several, set patient_pattern or patient_csv, or they leak "

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from anatogen.config.presets import preset_named, split_overrides
+from anatogen.config.presets import split_overrides
 from anatogen.config.resolving import merged, resolve, save_yaml, to_yaml
-from anatogen.config.settings import LatentDiffusionSettings
+from anatogen.config.settings import GeneratorSettings
 from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
@@ -22,16 +22,16 @@ from anatogen.core.version import __version__
 from anatogen.dataset.manifest import MANIFEST_NAME, Grid
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes import recipe_named
+from anatogen.planning.family_rules import FamilyRules
 from anatogen.planning.fingerprint import Fingerprint, take_fingerprint
-from anatogen.planning.rules import (
-    STAGES as PLANNED,
-)
 from anatogen.planning.rules import (
     Budget,
     decide,
     decide_budgets,
     num_training_scans,
+    rules_of,
     settings_of,
+    stages_planned,
 )
 from anatogen.report.numbers import times
 from anatogen.report.progress import shown_progress
@@ -53,7 +53,7 @@ class Estimates(BaseModel):
     """Time and memory that a plan takes.
 
     Attributes:
-        stages: Estimates of "autoencoder" and "diffusion".
+        stages: Estimates of each stage by its name.
         sample_seconds: Time to sample one scan; None where it could not be measured.
     """
 
@@ -75,7 +75,7 @@ class Plan(BaseModel):
     """
 
     prepare: PrepareConfig
-    training: LatentDiffusionSettings
+    training: GeneratorSettings
     grid: Grid
     fingerprint: Fingerprint
     reasons: tuple[str, ...]
@@ -151,22 +151,24 @@ def _planned(
     preset: str,
     device: str,
 ) -> Plan:
+    rules = rules_of(preset)
+
     @cache
     def speed(stage: str) -> float:
         """Seconds of this machine for a cell of the stage's batch."""
         grid = Grid.centred("SPL", _REFERENCE_SHAPE, (1, 1, 1))
-        settings = resolve(LatentDiffusionSettings, preset_named("default"))
+        settings = settings_of({}, rules.reference)
         measured = probe(STAGES[stage], settings, grid, device=device)
         if measured is None:
             raise UserError("this machine has too little free memory to time a small training step")
         return measured.seconds_per_step / STAGES[stage].work(settings, grid)
 
-    def seconds_per_step(stage: str, settings: LatentDiffusionSettings, grid: Grid) -> float:
+    def seconds_per_step(stage: str, settings: GeneratorSettings, grid: Grid) -> float:
         return speed(stage) * STAGES[stage].work(settings, grid)
 
     known_memory: dict[str, float] = {}
 
-    def memory_gb(stage: str, settings: LatentDiffusionSettings, grid: Grid) -> float:
+    def memory_gb(stage: str, settings: GeneratorSettings, grid: Grid) -> float:
         # The rules ask again for what they have asked before.
         key = f"{stage} {to_yaml(settings)} {grid.model_dump_json()}"
         if key not in known_memory:
@@ -178,7 +180,7 @@ def _planned(
     decisions = decide(fingerprint, budget, given, given_training, memory_gb, seconds_per_step, preset)
     settings = settings_of(decisions.training, preset)
     num_scans = num_training_scans(fingerprint, decisions.prepare)
-    seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in PLANNED}
+    seconds = {stage: seconds_per_step(stage, settings, decisions.grid) for stage in stages_planned(preset)}
     tried = {
         stage: estimate_stage(
             STAGES[stage],
@@ -203,7 +205,7 @@ def _planned(
         fingerprint=fingerprint,
         reasons=decisions.reasons,
         warnings=decisions.warnings,
-        estimates=_estimates(tried, decisions.steps, training, num_scans),
+        estimates=_estimates(tried, decisions.steps, training, num_scans, rules),
     )
 
 
@@ -225,7 +227,7 @@ def _settled(
     name = recipe or str(given.get("recipe", "folder"))
     given = merged(merged(recipe_named(name).defaults, given), {"recipe": name})
     resolve(PrepareConfig, given)
-    resolve(LatentDiffusionSettings, merged(preset_named(preset), given_training))
+    settings_of(given_training, preset)
     return given, given_training
 
 
@@ -246,16 +248,16 @@ def _budget(memory_gb: float | None, hours: float, device: str) -> Budget:
 def _estimates(
     tried: Mapping[str, StageEstimate],
     steps: Mapping[str, int],
-    training: LatentDiffusionSettings,
+    training: GeneratorSettings,
     num_scans: int,
+    rules: FamilyRules,
 ) -> Estimates:
     stages = {}
     for stage, estimate in tried.items():
         passes = steps[stage] * STAGES[stage].optimisation(training).batch_size / num_scans
         stages[stage] = estimate.model_copy(update={"steps": steps[stage], "passes": passes})
-    measured = tried["diffusion"].measured
-    sample = None
-    if measured is not None:
-        others = measured.seconds_of_others
-        sample = round(others["denoise"] * training.diffusion.sampling_steps + others["decode"], 3)
+    measured = list(tried.values())[-1].measured
+    sample = (
+        None if measured is None else round(rules.sample_seconds(training, measured.seconds_of_others), 3)
+    )
     return Estimates(stages=stages, sample_seconds=sample)

@@ -1,7 +1,8 @@
 """The rules of a plan: from a fingerprint and a budget to settings, each decision with its reason.
 
-Pure: what things cost is asked of functions that are given. docs/planning.md lists the rules with their
-sources; change both together.
+Here are those that all families of generators share; what a family adds is its `FamilyRules`. Pure: what
+things cost is asked of functions that are given. docs/planning.md lists the rules with their sources; change
+both together.
 """
 
 import math
@@ -10,21 +11,26 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
-from anatogen.config.presets import preset_named
+from anatogen.config.presets import STAGES_OF, family_of, preset_named
 from anatogen.config.resolving import merged, resolve
-from anatogen.config.settings import LatentDiffusionSettings
+from anatogen.config.settings import GeneratorSettings, LatentDiffusionSettings, WaveletFlowSettings
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Grid
 from anatogen.planning.decisions import Decision, Why
+from anatogen.planning.family_rules import FamilyRules, holds_out
 from anatogen.planning.fingerprint import Fingerprint
 from anatogen.planning.grid_rules import MAX_VOXELS, choose_grid, coarser, grid_of
-from anatogen.planning.network_rules import choose_networks
+from anatogen.planning.latent_diffusion_rules import LATENT_DIFFUSION
+from anatogen.planning.wavelet_flow_rules import WAVELET_FLOW
 from anatogen.report.numbers import times
 
 # What a stage takes: (stage, settings, grid) -> GB at its peak, or seconds of a step.
-Cost = Callable[[str, LatentDiffusionSettings, Grid], float]
+Cost = Callable[[str, GeneratorSettings, Grid], float]
 
-STAGES = ("autoencoder", "diffusion")
+RULES: dict[type[GeneratorSettings], FamilyRules] = {
+    LatentDiffusionSettings: LATENT_DIFFUSION,
+    WaveletFlowSettings: WAVELET_FLOW,
+}
 MIN_PATIENTS = 10
 # Voxels below which an axis makes no volume.
 _MIN_SIZE = 8
@@ -36,18 +42,8 @@ _CT_WINDOW = (-1000, 1000)
 _MIRROR_GAP = 0.01
 # Share of the memory that is planned with: an estimate may be wrong by a fifth.
 _USABLE_MEMORY = 1 / 1.2
-# Share of the hours for each stage; the rest is for preparing, encoding, previews and sampling.
-_STAGE_SHARE = 0.45
-# Below these numbers of steps no training was seen to give anatomy.
-MIN_STEPS = {"autoencoder": 2_000, "diffusion": 4_000}
-# A moving average over 1,000 steps needs several thousand.
-_LONG_TRAINING = 5_000
-# Batches of the two stages that are tried where the preset's do not fit.
-_SMALLER_BATCHES = ((2, 2), (1, 2), (1, 1))
-# With fewer scans, or after so many passes, copies must be expected.
-_FEW_SCANS = 500
-_PASSES_THAT_COPIED = 187
-_DEFORMATIONS = 64
+# Share of the hours for the stages, alike for each; the rest is for preparing, encoding, previews, sampling.
+_TRAINING_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ class Decisions:
 
     Attributes:
         prepare: Nested values of `PrepareConfig`.
-        training: Nested values of `LatentDiffusionSettings`, over the preset.
+        training: Nested values of the generator's settings, over the preset.
         grid: Grid of the prepared scans.
         made: Each decision with its reason.
         steps: Number of steps of each stage; empty until `decide_budgets`.
@@ -118,7 +114,7 @@ def decide(
         fingerprint: Fingerprint of the scans.
         budget: Memory and time.
         given: Nested values of `PrepareConfig` that are settled: by a recipe, or the user.
-        given_training: Nested values of `LatentDiffusionSettings` that the user settled.
+        given_training: Nested values of the generator's settings that the user settled.
         memory_gb: Peak memory of a stage.
         seconds_per_step: Approximate time of a stage's step.
         preset: Where what no rule decides comes from.
@@ -127,40 +123,41 @@ def decide(
         UserError: If the scans or the memory can't give a generator; one line with what would.
     """
     _require_enough(fingerprint)
+    stages, rules = stages_planned(preset), rules_of(preset)
     orientation = str(given.get("orientation", fingerprint.orientation))
-    views = [_flip(fingerprint, given_training), *_deformations(fingerprint, given_training)]
+    views = [_flip(fingerprint, given_training), *rules.against_copies(fingerprint, given, given_training)]
 
-    def values_on(grid: Grid, batches: tuple[int, int] | None = None) -> dict[str, Any]:
-        values = merged({"training": {"deformations": 0}}, _values_of([*choose_networks(grid), *views]))
+    def values_on(grid: Grid, batches: tuple[int, ...] | None = None) -> dict[str, Any]:
+        values = _values_of([*rules.networks(grid), *views])
         if batches is not None:
-            sizes = {f"{s}_training": {"batch_size": b} for s, b in zip(STAGES, batches, strict=True)}
+            sizes = {f"{s}_training": {"batch_size": b} for s, b in zip(stages, batches, strict=True)}
             values = merged(values, sizes)
         return merged(values, given_training)
 
-    def peak(grid: Grid, batches: tuple[int, int] | None = None) -> float:
+    def peak(grid: Grid, batches: tuple[int, ...] | None = None) -> float:
         settings = settings_of(values_on(grid, batches), preset)
-        return max(memory_gb(stage, settings, grid) for stage in STAGES)
+        return max(memory_gb(stage, settings, grid) for stage in stages)
 
     def too_much(grid: Grid) -> str | None:
         if max(grid.shape) > MAX_VOXELS:
             return f"{MAX_VOXELS} voxels an axis"
         settings = settings_of(values_on(grid), preset)
-        for stage in STAGES:
-            seconds = seconds_per_step(stage, settings, grid)
-            if 3600 * budget.hours * _STAGE_SHARE < MIN_STEPS[stage] * seconds:
+        for stage in stages:
+            seconds = rules.min_steps[stage] * seconds_per_step(stage, settings, grid)
+            if 3600 * budget.hours * _TRAINING_SHARE / len(stages) < seconds:
                 return f"{budget.hours:g} hours"
         # Last, for it takes a second to count.
         return f"{budget.memory_gb:.3g} GB of memory" if peak(grid) > budget.usable_gb else None
 
     intensity = _intensity(fingerprint, given)
     grid, geometry = choose_grid(fingerprint, given, orientation, too_much)
-    batches = _batches(grid, peak, budget)
+    batches = _batches(grid, peak, budget, rules)
     splits = _splits(fingerprint, given)
-    made = [intensity, *views, *geometry, *choose_networks(grid)]
+    made = [intensity, *views, *geometry, *rules.networks(grid)]
     if batches is None:
-        made.append(Decision(Why.BATCHES))
+        made.append(Decision(rules.batches))
     else:
-        facts = {"first": batches[0], "second": batches[1], "memory": budget.memory_gb}
+        facts = {"batches": " and ".join(map(str, batches)), "memory": budget.memory_gb}
         made.append(Decision(Why.BATCHES_LESS, facts))
     precision = Why.BFLOAT16 if budget.bf16 else Why.NO_BFLOAT16 if budget.on_gpu else Why.CPU_PRECISION
     made += [Decision(precision), *splits]
@@ -184,18 +181,19 @@ def decide_budgets(
         decisions: Result of `decide`.
         fingerprint: Fingerprint of the scans.
         budget: Memory and time.
-        given_training: Nested values of `LatentDiffusionSettings` that the user settled.
+        given_training: Nested values of the generator's settings that the user settled.
         seconds_per_step: Time of each stage's step.
         preset: Where what no rule decides comes from.
     """
     made, steps = list(decisions.made), dict[str, int]()
     settings = settings_of(decisions.training, preset)
+    stages, rules = stages_planned(preset), rules_of(preset)
     spare = 0.0
-    for stage in STAGES:
+    for stage in stages:
         name, seconds = f"{stage}_training", seconds_per_step[stage]
         own, settled = getattr(settings, name), given_training.get(name, {})
         # What stage one leaves is stage two's.
-        available = 3600 * budget.hours * _STAGE_SHARE + spare
+        available = 3600 * budget.hours * _TRAINING_SHARE / len(stages) + spare
         reachable = max(1, int(available / seconds))
         if "steps" in settled or "minutes" in settled:
             of_minutes = math.inf if own.minutes is None else 60 * own.minutes / seconds
@@ -212,21 +210,31 @@ def decide_budgets(
         facts = {"stage": stage, "steps": steps[stage], "seconds": seconds, "hours": available / 3600}
         made.append(Decision(why, facts, {name: values | settled}))
         spare = max(0.0, available - steps[stage] * seconds)
-    if "ema_decay" not in given_training.get("diffusion", {}) and steps["diffusion"] < _LONG_TRAINING:
-        made.append(Decision(Why.SHORT_AVERAGE, values={"diffusion": {"ema_decay": 0.995}}))
+    made += rules.averages(steps, given_training)
     lengths = _values_of(made[len(decisions.made) :])
     return replace(
         decisions,
         training=merged(decisions.training, lengths),
         made=tuple(made),
         steps=steps,
-        beware=_warnings(decisions, fingerprint, budget, steps, settings),
+        beware=_warnings(decisions, fingerprint, budget, steps, settings, rules),
     )
 
 
-def settings_of(values: Mapping[str, Any], preset: str) -> LatentDiffusionSettings:
+def stages_planned(preset: str) -> tuple[str, ...]:
+    """The stages of a preset's family."""
+    return STAGES_OF[family_of(preset_named(preset))]
+
+
+def rules_of(preset: str) -> FamilyRules:
+    """The rules of a preset's family."""
+    return RULES[family_of(preset_named(preset))]
+
+
+def settings_of(values: Mapping[str, Any], preset: str) -> GeneratorSettings:
     """The settings of nested values over a preset."""
-    return resolve(LatentDiffusionSettings, merged(preset_named(preset), values))
+    start = preset_named(preset)
+    return resolve(family_of(start), merged(start, values))
 
 
 def num_training_scans(fingerprint: Fingerprint, prepare: Mapping[str, Any]) -> int:
@@ -278,29 +286,20 @@ def _flip(fingerprint: Fingerprint, given_training: Mapping[str, Any]) -> Decisi
     return Decision(Why.FLIP, facts, {"training": {"flip": "left_right"}})
 
 
-def _deformations(fingerprint: Fingerprint, given_training: Mapping[str, Any]) -> list[Decision]:
-    settled = given_training.get("training", {}).get("deformations")
-    if settled is None and fingerprint.num_scans >= _FEW_SCANS:
-        return []
-    copies = _DEFORMATIONS if settled is None else int(settled)
-    why = Why.DEFORMATIONS if settled is None else Why.DEFORMATIONS_SETTLED
-    facts = {"copies": copies, "num_scans": fingerprint.num_scans}
-    return [Decision(why, facts, {"training": {"deformations": copies}})]
-
-
 def _batches(
-    grid: Grid, peak: Callable[[Grid, tuple[int, int] | None], float], budget: Budget
-) -> tuple[int, int] | None:
-    """Batches of the two stages; None for the preset's.
+    grid: Grid, peak: Callable[[Grid, tuple[int, ...] | None], float], budget: Budget, rules: FamilyRules
+) -> tuple[int, ...] | None:
+    """Batches of the stages; None for the preset's.
 
     Raises:
         UserError: If the grid does not fit at batch 1, with one that does.
     """
-    for batches in (None, *_SMALLER_BATCHES):
+    for batches in (None, *rules.smaller_batches):
         if peak(grid, batches) <= budget.usable_gb:
             return batches
+    ones = rules.smaller_batches[-1]
     d, h, w = (size * step for size, step in zip(grid.shape, grid.spacing_mm, strict=True))
-    needed = peak(grid, (1, 1)) / _USABLE_MEMORY
+    needed = peak(grid, ones) / _USABLE_MEMORY
     problem = (
         f"the grid of {times(grid.shape)} voxels needs {needed:.1f} GB at batch 1, and there are "
         f"{budget.memory_gb:.3g} GB"
@@ -308,7 +307,7 @@ def _batches(
     smaller = grid
     while max(smaller.shape) > 8:
         smaller = grid_of((d, h, w), coarser(smaller.spacing_mm), "".join(grid.axis_codes))
-        if peak(smaller, (1, 1)) <= budget.usable_gb:
+        if peak(smaller, ones) <= budget.usable_gb:
             spacing, shape = (
                 ",".join(f"{value:g}" for value in values) for values in (smaller.spacing_mm, smaller.shape)
             )
@@ -331,18 +330,15 @@ def _warnings(
     fingerprint: Fingerprint,
     budget: Budget,
     steps: Mapping[str, int],
-    settings: LatentDiffusionSettings,
+    settings: GeneratorSettings,
+    rules: FamilyRules,
 ) -> tuple[Decision, ...]:
-    found = []
     scans = num_training_scans(fingerprint, decisions.prepare)
-    passes = steps["diffusion"] * settings.diffusion_training.batch_size / scans
-    if scans < _FEW_SCANS or passes >= _PASSES_THAT_COPIED:
-        facts = {"scans": scans, "passes": passes, "copied": _PASSES_THAT_COPIED}
-        found.append(Decision(Why.MAY_STORE, facts))
-    for stage in STAGES:
-        if steps[stage] < MIN_STEPS[stage]:
-            lengths = {"steps": steps[stage], "least": MIN_STEPS[stage]}
-            found.append(Decision(Why.TOO_SHORT, {"hours": budget.hours, "stage": stage, **lengths}))
+    found = rules.copies(scans, steps, settings, holds_out(decisions.prepare))
+    for stage, least in rules.min_steps.items():
+        if steps[stage] < least:
+            facts = {"hours": budget.hours, "stage": stage, "steps": steps[stage], "least": least}
+            found.append(Decision(rules.too_short, facts))
     told = {"patient_pattern", "patient_csv"} & decisions.prepare.keys()
     is_any_folder = decisions.prepare.get("recipe", "folder") == "folder"
     if fingerprint.num_patients == fingerprint.num_scans and is_any_folder and not told:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from synthetic_dataset import AFFINE, SPACING_MM, tiny_settings
+from synthetic_dataset import AFFINE, SPACING_MM, tiny_flow_settings, tiny_settings
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
@@ -73,10 +73,8 @@ def test_lists_of_tensors_are_counted(counter):
 @pytest.mark.parametrize("name", STAGES)
 def test_every_stage_is_counted_alike_twice_and_can_be_timed(name):
     grid = Grid(shape=(16, 16, 16), spacing_mm=SPACING_MM, affine=AFFINE)
-    is_gan = name == "gan"
-    settings = (
-        gan_settings({"gan": {"width": 2, "latent_dim": 8, "critic_steps": 1}}) if is_gan else tiny_settings()
-    )
+    gan = gan_settings({"gan": {"width": 2, "latent_dim": 8, "critic_steps": 1}})
+    settings = {"gan": gan, "flow": tiny_flow_settings()}.get(name, tiny_settings())
     first, second = (peak_memory_gb(STAGES[name], settings, grid) for _ in range(2))
     assert first == second
     measured = _measure(STAGES[name], settings, grid, "cpu")

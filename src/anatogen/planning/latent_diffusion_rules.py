@@ -1,12 +1,16 @@
-"""Which networks for a grid: compression along each axis, codes, wavelet, levels of the denoiser."""
+"""The rules of a latent diffusion model: compression along each axis, codes, denoiser, deformed copies."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.dataset.manifest import Grid
 from anatogen.models.denoiser import halving_strides
 from anatogen.models.vqgan import latent_shape
 from anatogen.planning.decisions import Decision, Why
+from anatogen.planning.family_rules import FEW_SCANS, FamilyRules
+from anatogen.planning.fingerprint import Fingerprint
 from anatogen.report.numbers import times
 
 # By ablation (docs/decisions/0007), on a grid whose shortest latent axis has 5 cells.
@@ -17,6 +21,11 @@ _VOXELS_OF_ONE_CODE = 8
 # Attention takes time in proportion to the square of the cells.
 _MAX_ATTENDED_CELLS = 4096
 _MULTIPLIERS = (1, 2, 2, 4)
+# A moving average over 1,000 steps needs several thousand.
+_LONG_TRAINING = 5_000
+# After so many passes, copies must be expected.
+_PASSES_THAT_COPIED = 187
+_DEFORMATIONS = 64
 
 
 def choose_networks(grid: Grid) -> list[Decision]:
@@ -79,3 +88,50 @@ def _attended(cells: Sequence[int], cell_mm: Sequence[float], levels: int) -> in
     for stride in halving_strides(cells, cell_mm, levels - 1):
         sizes = [math.ceil(size / step) for size, step in zip(sizes, stride, strict=True)]
     return math.prod(sizes)
+
+
+def _deformations(
+    fingerprint: Fingerprint, given: Mapping[str, Any], given_training: Mapping[str, Any]
+) -> list[Decision]:
+    settled = given_training.get("training", {}).get("deformations")
+    if settled is None and fingerprint.num_scans >= FEW_SCANS:
+        return []
+    copies = _DEFORMATIONS if settled is None else int(settled)
+    why = Why.DEFORMATIONS if settled is None else Why.DEFORMATIONS_SETTLED
+    facts = {"copies": copies, "num_scans": fingerprint.num_scans}
+    return [Decision(why, facts, {"training": {"deformations": copies}})]
+
+
+def _averages(steps: Mapping[str, int], given_training: Mapping[str, Any]) -> list[Decision]:
+    if "ema_decay" in given_training.get("diffusion", {}) or steps["diffusion"] >= _LONG_TRAINING:
+        return []
+    return [Decision(Why.SHORT_AVERAGE, values={"diffusion": {"ema_decay": 0.995}})]
+
+
+def _copies(
+    scans: int, steps: Mapping[str, int], settings: LatentDiffusionSettings, are_held_out: bool
+) -> list[Decision]:
+    passes = steps["diffusion"] * settings.diffusion_training.batch_size / scans
+    if scans >= FEW_SCANS and passes < _PASSES_THAT_COPIED:
+        return []
+    facts = {"scans": scans, "passes": passes, "copied": _PASSES_THAT_COPIED}
+    return [Decision(Why.MAY_STORE, facts)]
+
+
+def _sample_seconds(settings: LatentDiffusionSettings, others: Mapping[str, float]) -> float:
+    return others["denoise"] * settings.diffusion.sampling_steps + others["decode"]
+
+
+LATENT_DIFFUSION = FamilyRules(
+    reference="latent_diffusion",
+    # Below these numbers of steps no training was seen to give anatomy.
+    min_steps={"autoencoder": 2_000, "diffusion": 4_000},
+    smaller_batches=((2, 2), (1, 2), (1, 1)),
+    batches=Why.BATCHES,
+    too_short=Why.TOO_SHORT,
+    networks=choose_networks,
+    against_copies=_deformations,
+    averages=_averages,
+    copies=_copies,
+    sample_seconds=_sample_seconds,
+)
