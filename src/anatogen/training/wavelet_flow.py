@@ -42,7 +42,7 @@ from anatogen.training.stage import DryRun, Stage, accept_losses, check_training
 # Scans with less background than this share have none that must be exact.
 _LEAST_BACKGROUND = 0.01
 # Scans on which the loss is looked at, of either split, and times at which.
-_NUM_CHECKED = 16
+_NUM_CHECKED = 8
 _CHECKED_TIMES = (0.3, 0.7)
 # Looks at the loss of held-out scans without a new lowest one, after which a level will not get better.
 _PATIENCE = 12
