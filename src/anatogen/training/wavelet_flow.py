@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.stateful import Stateful
 
 from anatogen.config.settings import WaveletFlowSettings
+from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file
 from anatogen.core.seeding import derived_generator
@@ -19,7 +20,8 @@ from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.manifest import Grid, Intensity, Manifest, Split
 from anatogen.dataset.volumes import VolumeDataset, prefetched
 from anatogen.diffusion.latents import standard_scaling
-from anatogen.generators.description import FlowStatistics, WaveletFlowDescription
+from anatogen.generators.description import FlowStatistics, WaveletFlowDescription, bundled_weights
+from anatogen.generators.membership import membership_auc
 from anatogen.generators.wavelet_flow import (
     NUM_POSITIONS,
     SCHEDULE,
@@ -46,6 +48,8 @@ _NUM_CHECKED = 8
 _CHECKED_TIMES = (0.3, 0.7)
 # Looks at the loss of held-out scans without a new lowest one, after which a level will not get better.
 _PATIENCE = 12
+# Scans of either split whose membership is inferred at the end.
+_NUM_MEMBERS = 24
 _MAX_STATISTICS_SCANS = 200
 # Of values that don't differ, such as details of a foreground that fills the grid.
 _LEAST_SCALE = 1e-4
@@ -75,7 +79,7 @@ def train_flow(
         FLOW.build_fabric(device, devices),
         partial(train_levels, data=data, folder=run / "flow", settings=settings, description=description),
     )
-    return _write_bundle(run, description)
+    return _write_bundle(run, description, data, device)
 
 
 def train_levels(
@@ -112,11 +116,11 @@ def train_levels(
         generators = [derived_generator(seed, "levels", step, position) for position in positions]
         return [tuple(batch) for batch in level_batches(levels, settings, scans, generators)]
 
-    def check() -> dict[str, float]:
+    def check(steps: int) -> dict[str, float]:
         found = [checked_losses(bundle, scans) for scans in (dataset, held_out)]
         # The first process's numbers, for all must keep the same weights and stop together.
         known, unknown = fabric.broadcast(found)
-        best.update(train_step.ema.shadow, unknown)
+        best.update(train_step.ema.shadow, unknown, steps)
         names = level_names(levels.num_levels)
         named = {"train": known, "held_out": unknown}
         return {
@@ -143,15 +147,15 @@ def train_levels(
         generator = derived_generator(seed, "flow", step)
         values: dict[str, Tensor | float] = dict(train_step(on_device, step, generator, loop.require_finite))
         if checks_held_out and (step + 1) % training.check_steps == 0:
-            values |= check()
+            values |= check(step + 1)
             if best.is_over:
                 loop.stop()
         loop.record(values)
 
     if fabric.is_global_zero:
         if checks_held_out:
-            best.update(train_step.ema.shadow, checked_losses(bundle, held_out))
-            best.restore(train_step.ema.shadow)
+            best.update(train_step.ema.shadow, checked_losses(bundle, held_out), loop.step)
+            print(f"flow: {best.restore(train_step.ema.shadow)}", flush=True)
         save_weights(train_step.ema.shadow, folder / WEIGHTS_NAME)
         report_trend(folder)
     fabric.barrier()
@@ -249,16 +253,19 @@ class BestWeights(nn.Module):
 
     Attributes:
         lowest: float32 (levels,), the lowest losses.
+        steps: int64 (levels,), steps made until then.
         age: int64 (levels,), looks since then.
     """
 
     lowest: Tensor
+    steps: Tensor
     age: Tensor
 
     def __init__(self, networks: FlowNetworks) -> None:
         super().__init__()
         self.networks = copy.deepcopy(networks).requires_grad_(False)
         self.register_buffer("lowest", torch.full((len(networks.levels),), math.inf))
+        self.register_buffer("steps", torch.zeros(len(networks.levels), dtype=torch.int64))
         self.register_buffer("age", torch.zeros(len(networks.levels), dtype=torch.int64))
 
     @property
@@ -266,17 +273,20 @@ class BestWeights(nn.Module):
         """Whether no level has become better for long."""
         return bool((self.age >= _PATIENCE).all())
 
-    def update(self, networks: FlowNetworks, losses: list[float]) -> None:
-        """Looks at the losses that the networks' levels have now."""
+    def update(self, networks: FlowNetworks, losses: list[float], steps: int) -> None:
+        """Looks at the losses that the networks' levels have after so many steps."""
         for level, loss in enumerate(losses):
             self.age[level] += 1
             if loss < self.lowest[level]:
-                self.lowest[level], self.age[level] = loss, 0
+                self.lowest[level], self.steps[level], self.age[level] = loss, steps, 0
                 self.networks.levels[level].load_state_dict(networks.levels[level].state_dict())
 
-    def restore(self, networks: FlowNetworks) -> None:
-        """Gives networks these weights."""
+    def restore(self, networks: FlowNetworks) -> str:
+        """Gives networks these weights, and says in a line which they are."""
         networks.load_state_dict(self.networks.state_dict())
+        names = level_names(len(networks.levels) - 1)
+        kept = (f"{name} of step {steps:,}" for name, steps in zip(names, self.steps.tolist(), strict=True))
+        return f"kept where the loss of held-out scans was lowest: {', '.join(kept)}"
 
 
 def level_names(num_levels: int) -> list[str]:
@@ -413,15 +423,31 @@ def _described(
     )
 
 
-def _write_bundle(run: Path, description: WaveletFlowDescription) -> Path:
+def _write_bundle(run: Path, description: WaveletFlowDescription, data: Path, device: str) -> Path:
     weights = run / "flow" / WEIGHTS_NAME
+    sha256 = sha256_file(weights)
+    if bundled_weights(run / "bundle", "networks_sha256") == sha256:
+        # Written anew it could differ in a digit, and its hash is what sets of synthetic scans are known by.
+        return run / "bundle"
+    networks = load_weights(FlowNetworks(FlowLevels(description)), weights)
+    bundle = WaveletFlowBundle(description, networks).to(device_named(device))
     records = read_log(run / "flow")
+    known, held_out = VolumeDataset(data, Split.TRAIN), VolumeDataset(data, Split.VALIDATION)
     training = description.training | {
         "flow_steps": float(records[-1]["step"]) if records else 0.0,
-        "networks_sha256": sha256_file(weights),
+        "networks_sha256": sha256,
     }
-    networks = load_weights(FlowNetworks(FlowLevels(description)), weights)
-    WaveletFlowBundle(description.model_copy(update={"training": training}), networks).save(run / "bundle")
+    if len(held_out) > 1:
+        number = min(len(known), len(held_out), _NUM_MEMBERS)
+        members, others = ([scans.batch([i]) for i in range(number)] for scans in (known, held_out))
+        training["membership_auc"] = round(membership_auc(bundle, members, others), 3)
+        print(
+            f"flow: by its loss, training scans are told from held-out ones with AUC "
+            f"{training['membership_auc']:.2f} (0.5: not at all; {number} of each)",
+            flush=True,
+        )
+    bundle.description = description.model_copy(update={"training": training})
+    bundle.save(run / "bundle")
     return run / "bundle"
 
 
