@@ -90,23 +90,47 @@ def test_an_error_of_the_user_is_one_line_and_with_debug_a_traceback(tmp_path, d
     ("arguments", "message"),
     [
         (["train", "DATA", "OUT", "--preset", "papr"], "preset 'papr' is unknown"),
-        (["train", "DATA", "OUT", "denoiser.widht=3"], "did you mean denoiser.width?"),
+        (["train", "DATA", "OUT", "details.widht=3"], "did you mean details.width?"),
+        (["train", "DATA", "OUT", "--preset", "tiny", "denoiser.widht=3"], "did you mean denoiser.width?"),
         (["train", "DATA", "OUT", "--config", "absent.yaml"], "can't be read"),
         (["train", "OUT", "DATA"], "is not a prepared dataset"),
         (["prepare", "DATA", "OUT", "--recipe", "mrnett"], "recipe 'mrnett' is unknown: known are folder, "),
         (["prepare", "DATA", "OUT", "--limit", "0"], "limit: "),
         (["train", "DATA", "OUT", "--device", "tpu"], "device 'tpu' is unknown"),
-        (["train", "DATA", "OUT", "--steps", "0"], "autoencoder_training.steps"),
+        (["train", "DATA", "OUT", "--steps", "0"], "flow_training.steps"),
+        (["train", "DATA", "OUT", "--preset", "tiny", "--steps", "0"], "autoencoder_training.steps"),
         (
-            ["train", "DATA", "OUT", "--stages", "diffusion", "--autoencoder-run", "DATA"],
+            [
+                "train",
+                "DATA",
+                "OUT",
+                "--preset",
+                "tiny",
+                "--stages",
+                "diffusion",
+                "--autoencoder-run",
+                "DATA",
+            ],
             "holds no autoencoder",
         ),
-        (["train", "DATA", "OUT", "--stages", "gan"], "stage 'gan' is unknown"),
-        (["train", "DATA", "OUT", "--dry-run", "denoiser.widht=3"], "did you mean denoiser.width?"),
+        (["train", "DATA", "OUT", "--stages", "gan"], "stage 'gan' is none of the family wavelet_flow"),
+        (["train", "DATA", "OUT", "--stages", "autoencoder,diffusion"], "stage 'autoencoder' is none of"),
         (
-            ["train", "DATA", "OUT", "--dry-run", "autoencoder_training.steps=null"],
+            ["train", "DATA", "OUT", "--stages", "autoencoder", "--minutes", "3"],
+            "stage 'autoencoder' is none",
+        ),
+        (["train", "DATA", "OUT", "--stages", "autoencoder", "--dry-run"], "stage 'autoencoder' is none of"),
+        (["train", "DATA", "OUT", "--preset", "paper", "--stages", "flow"], "stage 'flow' is none of"),
+        (["train", "DATA", "OUT", "--autoencoder-run", "DATA"], "has no autoencoder: leave out --autoenc"),
+        (["train", "DATA", "OUT", "--autoencoder-run", "DATA", "--dry-run"], "has no autoencoder: leave out"),
+        (["train", "DATA", "OUT", "--dry-run", "details.widht=3"], "did you mean details.width?"),
+        (["train", "DATA", "OUT", "--dry-run", "flow_training.steps=null"], "flow_training has no budget"),
+        (
+            ["train", "DATA", "OUT", "--dry-run", "--preset", "tiny", "autoencoder_training.steps=null"],
             "autoencoder_training has no budget",
         ),
+        (["train", "DATA", "OUT", "pyramid.num_levels=5"], "halved 4 times: set pyramid.num_levels=4"),
+        (["train", "DATA", "OUT", "--dry-run", "pyramid.num_levels=5"], "halved 4 times: set pyramid.num_l"),
         (["sample", "hippocampus-mr", "OUT", "--sampler", "plms"], "sampler 'plms' is unknown"),
         (["sample", "hippocampus-mr", "OUT", "--file-format", "mp4"], "format 'mp4' is unknown"),
         (["sample", "hippocampus-mr", "OUT", "-n", "0"], "num_samples is 0"),
@@ -136,30 +160,43 @@ def _train_calls(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list:
     return calls
 
 
-@pytest.mark.parametrize("options", [["--preset", "tiny"], ["--minutes", "3"], []])
-def test_training_without_a_stage_trains_both(data, tmp_path, monkeypatch, options):
+@pytest.mark.parametrize(
+    ("options", "stages"),
+    [
+        (["--preset", "tiny"], "autoencoder,diffusion"),
+        (["--preset", "tiny", "--minutes", "3"], "diffusion,autoencoder"),
+        (["--minutes", "3"], "flow"),
+        ([], "flow"),
+    ],
+)
+def test_training_without_a_stage_trains_all(data, tmp_path, monkeypatch, options, stages):
     places = [data, tmp_path, "training.seed=5"]
-    plain = _train_calls(monkeypatch, *places, *options)
-    assert plain == _train_calls(monkeypatch, *places, *options, "--stages", "autoencoder,diffusion")
+    (((_, _, settings), given),) = plain = _train_calls(monkeypatch, *places, *options)
+    assert settings.training.seed == 5
     assert plain == _train_calls(monkeypatch, *options, *places), "options may come first"
-    assert plain[0][1]["stages"] == ("autoencoder", "diffusion") and plain[0][0][2].training.seed == 5
+    (((_, _, named), _),) = _train_calls(monkeypatch, *places, *options, "--stages", stages)
+    assert given["stages"] is None and named == settings
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_one_stage_is_trained_by_its_name_with_its_own_budget(data, tmp_path, monkeypatch, stage):
-    (((_, _, settings), options),) = _train_calls(
-        monkeypatch, data, tmp_path, "--stages", stage, "--minutes", "7"
-    )
+    options = ["--preset", "latent_diffusion", "--stages", stage, "--minutes", "7"]
+    (((_, _, settings), given),) = _train_calls(monkeypatch, data, tmp_path, *options)
     other = {"autoencoder": "diffusion", "diffusion": "autoencoder"}[stage]
-    assert options["stages"] == (stage,)
+    assert given["stages"] == (stage,)
     budget = getattr(settings, f"{stage}_training")
     assert (budget.minutes, budget.steps) == (7, None)
     assert getattr(settings, f"{other}_training").minutes is None
 
 
-def test_both_kinds_of_budget_hold_together(data, tmp_path, monkeypatch):
-    (((_, _, settings), _),) = _train_calls(monkeypatch, data, tmp_path, "--minutes", "7", "--steps", "9")
-    assert (settings.diffusion_training.minutes, settings.diffusion_training.steps) == (7, 9)
+@pytest.mark.parametrize(
+    ("preset", "section"), [("tiny", "diffusion_training"), ("default", "flow_training")]
+)
+def test_both_kinds_of_budget_hold_together(data, tmp_path, monkeypatch, preset, section):
+    options = ["--preset", preset, "--minutes", "7", "--steps", "9"]
+    (((_, _, settings), _),) = _train_calls(monkeypatch, data, tmp_path, *options)
+    budget = getattr(settings, section)
+    assert (budget.minutes, budget.steps) == (7, 9)
 
 
 def test_a_dry_run_shows_sizes_and_passes_and_writes_nothing(data, tmp_path, monkeypatch, capsys):

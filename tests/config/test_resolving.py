@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from anatogen.config.presets import PRESETS, preset_named, training_settings
+from anatogen.config.presets import PRESETS, preset_named, stages_of, training_settings
 from anatogen.config.resolving import Section, parse_overrides, resolve, save_yaml, to_yaml
-from anatogen.config.settings import LatentDiffusionSettings, LossSettings
+from anatogen.config.settings import LatentDiffusionSettings, LossSettings, WaveletFlowSettings
 from anatogen.core.errors import ConfigError
 from anatogen.dataset.prepare import PrepareConfig
 
@@ -21,7 +21,7 @@ class _Outer(Section):
     name: str = "a"
 
 
-def _problems(*overrides: str, preset: str = "default") -> str:
+def _problems(*overrides: str, preset: str = "latent_diffusion") -> str:
     with pytest.raises(ConfigError) as caught:
         resolve(
             LatentDiffusionSettings,
@@ -39,7 +39,7 @@ def test_later_sources_win(tmp_path: Path):
 
 def test_sources_are_not_changed_by_merging():
     before = str(PRESETS)
-    resolve(LatentDiffusionSettings, preset_named("default"), overrides={"denoiser": {"width": 96}})
+    resolve(LatentDiffusionSettings, preset_named("latent_diffusion"), overrides={"denoiser": {"width": 96}})
     assert str(PRESETS) == before
 
 
@@ -86,7 +86,7 @@ def test_numbers_with_an_exponent_are_numbers(text, tmp_path: Path):
 def test_overrides_reach_lists_nulls_and_nested_keys():
     found = resolve(
         LatentDiffusionSettings,
-        preset_named("default"),
+        preset_named("latent_diffusion"),
         overrides=parse_overrides(
             ["denoiser.multipliers=[1,3]", "autoencoder_training.steps=null", "training.flip=none"],
             LatentDiffusionSettings,
@@ -98,20 +98,58 @@ def test_overrides_reach_lists_nulls_and_nested_keys():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_resolve_and_survive_saving(preset, tmp_path: Path):
-    settings = resolve(LatentDiffusionSettings, preset_named(preset))
+    settings = training_settings(preset)
     save_yaml(settings, tmp_path / "config.yaml")
-    assert resolve(LatentDiffusionSettings, file=tmp_path / "config.yaml") == settings
+    assert resolve(type(settings), file=tmp_path / "config.yaml") == settings
     assert to_yaml(settings) == (tmp_path / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_name_every_value_where_they_say_so(preset):
-    assert resolve(LatentDiffusionSettings, preset_named(preset)).autoencoder_training.steps is not None
-    assert resolve(LatentDiffusionSettings, preset_named(preset)).diffusion_training.steps is not None
+    settings = training_settings(preset)
+    assert all(getattr(settings, f"{stage}_training").steps for stage in stages_of(type(settings)))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("start", PRESETS)
+def test_a_saved_configuration_is_of_its_own_family_whatever_preset_is_named_with_it(preset, start, tmp_path):
+    settings = training_settings(preset)
+    save_yaml(settings, tmp_path / "config.yaml")
+    assert training_settings(start, config=tmp_path / "config.yaml") == settings
+
+
+def test_the_default_is_a_wavelet_flow_and_the_others_are_latent_diffusion():
+    assert type(training_settings()) is WaveletFlowSettings
+    others = {type(training_settings(preset)) for preset in PRESETS if preset != "default"}
+    assert others == {LatentDiffusionSettings}
+
+
+def test_a_family_that_there_is_not_is_refused_with_the_known_ones(tmp_path: Path):
+    (tmp_path / "c.yaml").write_text("family: gan\n")
+    with pytest.raises(ConfigError, match="family 'gan' is unknown: use latent_diffusion, wavelet_flow"):
+        training_settings(config=tmp_path / "c.yaml")
+
+
+def test_a_budget_is_that_of_every_stage_of_the_family():
+    assert training_settings(minutes=3).flow_training.minutes == 3
+    both = training_settings("tiny", steps=3)
+    assert (both.autoencoder_training.steps, both.diffusion_training.steps) == (3, 3)
+    one = training_settings("tiny", steps=3, stages=["diffusion"])
+    assert one.autoencoder_training.steps != one.diffusion_training.steps == 3
+
+
+@pytest.mark.parametrize("options", [{}, {"minutes": 3}])
+@pytest.mark.parametrize(
+    ("preset", "stage", "known"),
+    [("default", "autoencoder", "wavelet_flow, which has flow"), ("tiny", "flow", "autoencoder, diffusion")],
+)
+def test_a_stage_of_another_family_is_refused_with_the_known_ones(preset, stage, known, options):
+    with pytest.raises(ConfigError, match=f"stage '{stage}' is none of the family .*{known}: name another"):
+        training_settings(preset, stages=[stage], **options)
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():
-    with pytest.raises(ConfigError, match="'papr' is unknown: use paper, default, tiny"):
+    with pytest.raises(ConfigError, match="'papr' is unknown: use paper, default, latent_diffusion, tiny"):
         preset_named("papr")
 
 

@@ -213,4 +213,4 @@ def test_an_autoencoder_has_the_quantiser_that_its_settings_name(name, kind, opt
 )
 def test_settings_that_don_t_fit_a_quantiser_are_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
-        training_settings("default", parse_overrides(overrides, LatentDiffusionSettings))
+        training_settings("latent_diffusion", parse_overrides(overrides, LatentDiffusionSettings))

@@ -53,7 +53,7 @@ def train(
     Raises:
         UserError: If settings, data and run don't fit, or the autoencoder is not fit for stage two.
     """
-    from anatogen.config.presets import training_settings
+    from anatogen.config.presets import stages_of, training_settings
 
     chosen = training_settings(
         preset,
@@ -64,17 +64,16 @@ def train(
         steps=steps,
         stages=stages,
     )
-    from anatogen.training.train import stages_of
+    from anatogen.training.train import having_autoencoder
     from anatogen.training.train import train as train_generator
 
     if dry_run:
-        from anatogen.config.settings import LatentDiffusionSettings
         from anatogen.training.cost.estimate import describe_training
         from anatogen.training.latent_diffusion import with_autoencoder_of
 
-        if autoencoder_run is not None and isinstance(chosen, LatentDiffusionSettings):
-            chosen = with_autoencoder_of(Path(autoencoder_run), chosen)
-        print(describe_training(Path(data), chosen, stages_of(chosen, stages)))
+        if autoencoder_run is not None:
+            chosen = with_autoencoder_of(Path(autoencoder_run), having_autoencoder(chosen))
+        print(describe_training(Path(data), chosen, stages_of(type(chosen), stages)))
         return None
     return train_generator(
         data, run, chosen, stages=stages, autoencoder_run=autoencoder_run, device=device, devices=devices

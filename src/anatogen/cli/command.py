@@ -122,14 +122,18 @@ def _option(parameter: inspect.Parameter, text: str) -> click.Option:
     if is_several and isinstance(kind, click.Path):
         return click.Option(names, type=kind, multiple=True, help=f"{text} May be given several times.")
     if is_several:
-        return click.Option(names, type=_Listed(), default=",".join(default), show_default=True, help=text)
+        default = None if default is None else ",".join(default)
+        return click.Option(
+            names, type=_Listed(), default=default, show_default=default is not None, help=text
+        )
     return click.Option(names, type=kind, default=default, show_default=default is not None, help=text)
 
 
 def _kind(annotation: Any) -> tuple[bool, Any]:
     """Whether a parameter takes several values, and what a value is."""
-    if get_origin(annotation) is Sequence:
-        return True, _kind(get_args(annotation)[0])[1]
+    for part in (annotation, *get_args(annotation)):
+        if get_origin(part) is Sequence:
+            return True, _kind(get_args(part)[0])[1]
     found = [annotation] if annotation in (int, float, str) else list(get_args(annotation))
     if Path in found:
         return False, click.Path(path_type=Path)

@@ -198,7 +198,7 @@ def training_settings(
         stages: The stages that the budget is for; default all.
 
     Raises:
-        ConfigError: Listing all that is wrong.
+        ConfigError: Listing all that is wrong, or if the family has no such stage.
     """
     start = preset_named(preset)
     family: type[GeneratorSettings]
@@ -209,8 +209,8 @@ def training_settings(
         named = {} if config is None else read_yaml(Path(config))
         if "family" in named and family_of(named) is not family:
             start, family = {}, family_of(named)
-    chosen = STAGES_OF[family] if stages is None else stages
-    return resolve(family, settings or start, config, merged(budget(chosen, minutes, steps), overrides or {}))
+    budgets = budget(stages_of(family, stages), minutes, steps)
+    return resolve(family, settings or start, config, merged(budgets, overrides or {}))
 
 
 def family_of(values: Mapping[str, Any]) -> type[GeneratorSettings]:
@@ -223,6 +223,28 @@ def family_of(values: Mapping[str, Any]) -> type[GeneratorSettings]:
     if name not in FAMILIES:
         raise ConfigError(f"family {name!r} is unknown: use {', '.join(FAMILIES)}")
     return FAMILIES[name]
+
+
+def stages_of(family: type[GeneratorSettings], stages: Iterable[str] | None = None) -> tuple[StageName, ...]:
+    """The stages that are trained.
+
+    Args:
+        family: Type of the settings.
+        stages: Those that are asked for; default all.
+
+    Raises:
+        ConfigError: If the family has no such stage.
+    """
+    known = STAGES_OF[family]
+    asked = known if stages is None else tuple(stages)
+    for stage in asked:
+        if stage not in known:
+            name = family.model_fields["family"].default
+            raise ConfigError(
+                f"stage {stage!r} is none of the family {name}, which has {', '.join(known)}: name another "
+                "stage or preset"
+            )
+    return tuple(stage for stage in known if stage in asked)
 
 
 def gan_settings(

@@ -301,7 +301,7 @@ class PyramidSettings(Section):
     """
 
     num_levels: Annotated[int, Field(ge=1, le=5)] = 2
-    crop: Annotated[int, Field(ge=4)] = 16
+    crop: Annotated[int, Field(ge=4)] = 20
 
 
 class FlowNetworkSettings(Section):
@@ -309,14 +309,13 @@ class FlowNetworkSettings(Section):
 
     Attributes:
         width: Channels at the level's own resolution.
-        multipliers: Channels of each resolution of its U-Net as multiples of `width`; with one alone it is no
-            U-Net, but a chain of blocks that sees `num_blocks` + 2 cells far.
+        multipliers: Channels of each resolution of its U-Net as multiples of `width`.
         num_blocks: Blocks at each resolution, on either side.
     """
 
     width: Positive = 64
-    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)
-    num_blocks: Positive = 8
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2)
+    num_blocks: Positive = 2
 
 
 class FlowSettings(Section):
@@ -366,7 +365,7 @@ class FlowTrainingSettings(LoopSettings):
     """
 
     stop: Literal["held_out", "budget"] = "held_out"
-    check_steps: Positive = 300
+    check_steps: Positive = 250
 
 
 class WaveletFlowSettings(Section):
@@ -374,7 +373,7 @@ class WaveletFlowSettings(Section):
 
     family: Literal["wavelet_flow"] = "wavelet_flow"
     pyramid: PyramidSettings = PyramidSettings()
-    coarse: FlowNetworkSettings = FlowNetworkSettings(multipliers=(1, 2), num_blocks=2)
+    coarse: FlowNetworkSettings = FlowNetworkSettings()
     details: FlowNetworkSettings = FlowNetworkSettings()
     flow: FlowSettings = FlowSettings()
     flow_training: FlowOptimiserSettings = FlowOptimiserSettings()

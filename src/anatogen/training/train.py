@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from anatogen.config.presets import STAGES_OF
-from anatogen.config.settings import GeneratorSettings, WaveletFlowSettings
+from anatogen.config.presets import stages_of
+from anatogen.config.settings import GeneratorSettings, LatentDiffusionSettings, WaveletFlowSettings
 from anatogen.core.choices import StageName
 from anatogen.core.errors import UserError
 from anatogen.training.latent_diffusion import train_latent_diffusion
@@ -29,30 +29,22 @@ def train(
         UserError: If data and settings don't fit the run, or a stage is asked for that the family hasn't.
         NonFiniteLossError: If a loss is not finite.
     """
-    chosen = stages_of(settings, stages)
+    chosen = stages_of(type(settings), stages)
+    if autoencoder_run is not None:
+        settings = having_autoencoder(settings)
     if isinstance(settings, WaveletFlowSettings):
-        if autoencoder_run is not None:
-            raise UserError("a wavelet flow has no autoencoder: leave out --autoencoder-run")
         return train_flow(data, run, settings, device=device, devices=devices)
     return train_latent_diffusion(
         data, run, settings, stages=chosen, autoencoder_run=autoencoder_run, device=device, devices=devices
     )
 
 
-def stages_of(
-    settings: GeneratorSettings, stages: Sequence[StageName] | None = None
-) -> tuple[StageName, ...]:
-    """The stages that are trained.
-
-    Args:
-        settings: Settings of the family.
-        stages: Those that are asked for; default all.
+def having_autoencoder(settings: GeneratorSettings) -> LatentDiffusionSettings:
+    """The settings, if they are of a family that an autoencoder's run can be named for.
 
     Raises:
-        UserError: If the family has no such stage.
+        UserError: If they are not.
     """
-    known = STAGES_OF[type(settings)]
-    for stage in stages or ():
-        if stage not in known:
-            raise UserError(f"stage {stage!r} is not one of a {settings.family}: use {', '.join(known)}")
-    return known if stages is None else tuple(stages)
+    if not isinstance(settings, LatentDiffusionSettings):
+        raise UserError("a wavelet flow has no autoencoder: leave out --autoencoder-run, or name a preset")
+    return settings

@@ -6,8 +6,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from flows import write_flow_bundle
 from synthetic_dataset import write_bundle, write_dataset
 
+from anatogen import compare_autoencoders
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.dataset.volumes import VolumeDataset
@@ -69,4 +71,15 @@ def test_what_can_not_be_is_told_and_leaves_nothing(data, bundle, tmp_path):
     other = write_dataset(tmp_path / "other", shape=(20, 16, 16))
     with pytest.raises(UserError, match="on the bundle's grid"):
         reconstruct(bundle, other, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_family_without_an_autoencoder_has_nothing_to_give_back(data, tmp_path):
+    bundle = write_flow_bundle(tmp_path / "flow" / "bundle")
+    told = "is the bundle of a wavelet flow, which has no autoencoder"
+    for named in (bundle, bundle.parent):
+        with pytest.raises(UserError, match=told):
+            reconstruct(named, data, tmp_path / "out")
+    with pytest.raises(UserError, match=told):
+        compare_autoencoders(data, tmp_path / "report", [bundle])
     assert not (tmp_path / "out").exists()
