@@ -115,6 +115,16 @@ def test_the_saved_configurations_are_the_planned_ones(plans, preset, tmp_path):
         assert training_settings(name, config=tmp_path / "train.yaml") == made.training
 
 
+def test_a_plan_that_is_older_than_families_is_one_of_latent_diffusion(plans, tmp_path):
+    made = plans["latent_diffusion"]
+    made.save(tmp_path)
+    file = tmp_path / "train.yaml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.removeprefix("family: latent_diffusion\n"), encoding="utf-8")
+    assert file.read_text(encoding="utf-8") != text
+    assert training_settings(config=file) == made.training
+
+
 def test_the_fingerprint_is_that_of_the_scans(made):
     found = made.fingerprint
     assert (found.num_scans, found.num_patients, found.modality) == (NUM_SCANS, NUM_SCANS, "MR")

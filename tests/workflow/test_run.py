@@ -20,6 +20,7 @@ from scan_makers import head
 import anatogen
 from anatogen.config.resolving import merged
 from anatogen.core.errors import UserError
+from anatogen.core.files import sha256_json
 from anatogen.io import archives
 from anatogen.io.nifti import write_nifti
 from anatogen.workflow.request import FOLDERS, RunRequest
@@ -27,15 +28,22 @@ from anatogen.workflow.run import run, scans_fingerprint, stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-OVERRIDES: dict[str, Any] = {
+SCANS: dict[str, Any] = {"shape": [16, 16, 16], "split": {"test": 0.35}}
+OVERRIDES: dict[str, Any] = SCANS | {
+    "coarse": {"width": 16, "multipliers": [1, 2], "num_blocks": 1},
+    "details": {"width": 16, "multipliers": [1], "num_blocks": 1},
+    "pyramid": {"crop": 8},
+    "flow_training": {"batch_size": 2, "steps": 6},
+    "flow": {"sampling_steps": 2},
+    "training": {"checkpoint_minutes": 0.00001, "check_steps": 4},
+}
+LATENT_OVERRIDES: dict[str, Any] = SCANS | {
     "autoencoder": {"base_width": 8, "decoder_width": 8, "num_core_blocks": 1, "num_codes": 32},
     "denoiser": {"width": 8, "multipliers": [1, 2], "num_heads": 1, "head_dim": 8},
     "autoencoder_training": {"batch_size": 2, "steps": 6},
     "diffusion_training": {"batch_size": 2, "steps": 6},
     "diffusion": {"sampling_steps": 2},
     "training": {"checkpoint_minutes": 0.00001, "require_fit_autoencoder": False},
-    "shape": [16, 16, 16],
-    "split": {"test": 0.35},
 }
 
 
@@ -136,8 +144,8 @@ KILLS = [
     ("plan", "anatogen.planning.plan.write_json", 1),
     ("prepare", "anatogen.dataset.prepare.convert_scan", 4),
     ("prepare", "anatogen.dataset.prepare.publish", 1),
-    ("train", "anatogen.training.latent_diffusion._require_fit", 1),
-    ("train", "anatogen.training.latent_diffusion._write_bundle", 1),
+    ("train", "anatogen.training.wavelet_flow.checked_losses", 1),
+    ("train", "anatogen.training.wavelet_flow._write_bundle", 1),
     ("sample", "anatogen.io.formats.write_scan", 3),
     ("evaluate", "anatogen.evaluation.evaluate.measure_diversity", 1),
     ("evaluate", "anatogen.evaluation.evaluate.write_report", 1),
@@ -239,18 +247,17 @@ def test_a_process_killed_in_training_goes_on(scans: Path, whole: Path, tmp_path
     begun(whole, tmp_path / "out", "train")
     code = (
         "import sys; from pathlib import Path; import torch\n"
-        "from anatogen.config.resolving import resolve\n"
-        "from anatogen.config.settings import LatentDiffusionSettings\n"
+        "from anatogen.config.presets import training_settings\n"
         "from anatogen.training.train import train\n"
         "if __name__ == '__main__':\n"
         "    torch.set_num_threads(1)\n"
         f"    out = Path({str(tmp_path / 'out')!r})\n"
-        "    settings = resolve(LatentDiffusionSettings, file=out / 'plan' / 'train.yaml')\n"
+        "    settings = training_settings(config=out / 'plan' / 'train.yaml')\n"
         "    train(out / 'data', out / 'model', settings, device='cpu')\n"
     )
     (tmp_path / "train.py").write_text(code)
     process = subprocess.Popen([sys.executable, str(tmp_path / "train.py")], stdout=subprocess.DEVNULL)
-    log = tmp_path / "out" / "model" / "autoencoder" / "log.jsonl"
+    log = tmp_path / "out" / "model" / "flow" / "log.jsonl"
     while process.poll() is None and not (log.is_file() and log.stat().st_size):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
@@ -259,6 +266,51 @@ def test_a_process_killed_in_training_goes_on(scans: Path, whole: Path, tmp_path
     assert run_through(asked, "train") == ["train"]
     bundle = {name: content for name, content in result(whole).items() if name.startswith("model/bundle")}
     assert bundle and bundle.items() <= result(tmp_path / "out").items()
+
+
+@pytest.fixture(scope="module")
+def latent(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of latent diffusion up to its sampling."""
+    out = tmp_path_factory.mktemp("latent") / "out"
+    run_through(request_for(scans, out, overrides=LATENT_OVERRIDES, preset="latent_diffusion"), "train")
+    return out
+
+
+def test_a_run_of_latent_diffusion_goes_on(scans: Path, latent: Path, tmp_path: Path) -> None:
+    asked = request_for(scans, tmp_path / "out", overrides=LATENT_OVERRIDES, preset="latent_diffusion")
+    begun(latent, tmp_path / "out", "train")
+    for place in ("_require_fit", "_write_bundle"):
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at_call(patch, f"anatogen.training.latent_diffusion.{place}", 1)
+            with pytest.raises(Killed):
+                run(asked)
+    assert run_through(asked, "train") == ["train"]
+    assert result(tmp_path / "out") == result(latent)
+    page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "Train autoencoder and diffusion model" in page
+
+
+def test_a_run_that_is_older_than_families_goes_on(scans: Path, latent: Path, tmp_path: Path) -> None:
+    """When latent diffusion was the default preset, and no settings told of families."""
+    out = tmp_path / "out"
+    asked = request_for(scans, out, overrides=LATENT_OVERRIDES)
+    begun(latent, out, "train")
+    shutil.copytree(latent / "model" / "autoencoder", out / "model" / "autoencoder")
+    for name in ("dataset.sha256", "provenance.json", "config.yaml"):
+        shutil.copy(latent / "model" / name, out / "model" / name)
+    for config in (out / "plan" / "train.yaml", out / "model" / "config.yaml"):
+        text = config.read_text(encoding="utf-8")
+        config.write_text(text.removeprefix("family: latent_diffusion\n"), encoding="utf-8")
+    state = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    state["stages"]["plan"] |= {
+        "inputs": sha256_json(json.loads(json.dumps(stages(asked)[1].inputs(), default=str))),
+        "files": {path: (out / path).stat().st_size for path in state["stages"]["plan"]["files"]},
+    }
+    (out / "run.json").write_text(json.dumps(state), encoding="utf-8")
+    assert run_through(asked, "train") == ["train"]
+    assert not (out / "model_1").exists()
+    bundle = {name: content for name, content in result(latent).items() if name.startswith("model/bundle")}
+    assert bundle and bundle.items() <= result(out).items()
 
 
 def test_only_what_depends_on_a_change_is_done_again(scans: Path, whole: Path, tmp_path: Path) -> None:
@@ -296,7 +348,7 @@ def test_a_changed_setting_of_training_sets_the_old_model_aside(
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     bundle = {path.name: path.read_bytes() for path in (out / "model" / "bundle").iterdir()}
-    changed = merged(OVERRIDES, {"autoencoder": {"base_width": 16}})
+    changed = merged(OVERRIDES, {"details": {"width": 32}})
     run(request_for(scans, out, overrides=changed))
     aside = {path.name: path.read_bytes() for path in (out / "model_1" / "bundle").iterdir()}
     assert aside == bundle
@@ -374,6 +426,7 @@ def test_the_page_tells_what_was_decided_and_judged(whole: Path) -> None:
         "report/report.html",
         "data:image/png",
         "stays in your",
+        "Train a wavelet flow",
     ):
         assert part in text
     assert all(reason.split("'")[0][:30] in text for reason in plan["reasons"])
@@ -438,8 +491,8 @@ def test_what_can_not_be_is_refused_before_anything_is_made(scans: Path, tmp_pat
         (request_for(scans, tmp_path / "out", hours=0), "hours is 0"),
         (request_for(scans, tmp_path / "out", overrides={"spacing": 1}), "unknown key"),
         (
-            request_for(scans, tmp_path / "out", overrides={"denoiser": {"widht": 1}}),
-            "did you mean denoiser.width",
+            request_for(scans, tmp_path / "out", overrides={"details": {"widht": 1}}),
+            "did you mean details.width",
         ),
     ):
         with pytest.raises(UserError, match=message):

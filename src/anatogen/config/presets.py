@@ -189,7 +189,7 @@ def training_settings(
     """The settings of a training: preset, then YAML file, then the budget of its stages, then overrides.
 
     Args:
-        preset: Name of a preset; a file that names another family than the preset's stands in its place.
+        preset: Name of a preset; a file of another family than the preset's stands in its place.
         overrides: Nested values, e.g. {"details": {"width": 96}}.
         settings: Stands in the preset's place.
         config: YAML file.
@@ -207,7 +207,9 @@ def training_settings(
     else:
         family = family_of(start)
         named = {} if config is None else read_yaml(Path(config))
-        if "family" in named and family_of(named) is not family:
+        # A whole file without the key is older than families.
+        is_older = {"family", *named} == LatentDiffusionSettings.model_fields.keys()
+        if ("family" in named or is_older) and family_of(named) is not family:
             start, family = {}, family_of(named)
     budgets = budget(stages_of(family, stages), minutes, steps)
     return resolve(family, settings or start, config, merged(budgets, overrides or {}))

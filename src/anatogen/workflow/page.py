@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from anatogen.config.presets import family_of, preset_named
+from anatogen.config.resolving import read_yaml
+from anatogen.config.settings import GeneratorSettings, LatentDiffusionSettings, WaveletFlowSettings
 from anatogen.dataset.manifest import Grid, Split, load_manifest
 from anatogen.io.nifti import read_nifti
 from anatogen.report.figures import planes_figure
@@ -24,9 +27,12 @@ _ABOUT = {
     "doctor": "Look for what is wrong with the scans",
     "plan": "Decide how to prepare and train",
     "prepare": "Bring the scans to one grid",
-    "train": "Train autoencoder and diffusion model",
     "sample": "Make synthetic scans",
     "evaluate": "Judge them beside real ones",
+}
+_ABOUT_TRAINING: dict[type[GeneratorSettings], str] = {
+    LatentDiffusionSettings: "Train autoencoder and diffusion model",
+    WaveletFlowSettings: "Train a wavelet flow",
 }
 _LINKS = {"doctor": "doctor/doctor.html", "plan": "plan/plan.txt", "evaluate": "report/report.html"}
 
@@ -40,6 +46,7 @@ def write_index(request: RunRequest, finished: Mapping[str, Mapping[str, Any]]) 
     """
     out = request.out
     not_evaluated = request.folder("evaluate") / NOT_EVALUATED_NAME
+    about = _ABOUT | {"train": _about_training(request)}
     write_page(
         out / INDEX_NAME,
         "run.html",
@@ -47,7 +54,7 @@ def write_index(request: RunRequest, finished: Mapping[str, Mapping[str, Any]]) 
         stages=[
             {
                 "name": name,
-                "about": _ABOUT[name],
+                "about": about[name],
                 "time": duration_text(finished[name]["seconds"]) if name in finished else "",
                 "folder": f"{FOLDERS[name]}/",
                 "link": _LINKS.get(name, "") if (out / _LINKS.get(name, "none")).is_file() else "",
@@ -70,6 +77,12 @@ def planes_of(groups: Sequence[tuple[str, Sequence[npt.NDArray[Any]]]], grid: Gr
         picture = Path(scratch) / "planes.png"
         planes_figure(groups, picture, spacing_mm=grid.spacing_mm, axis_codes=grid.axis_codes)
         return data_url(picture)
+
+
+def _about_training(request: RunRequest) -> str:
+    planned = request.training_file
+    values = read_yaml(planned) if planned.is_file() else preset_named(request.preset)
+    return _ABOUT_TRAINING[family_of(values)]
 
 
 def _json(path: Path) -> dict[str, Any]:

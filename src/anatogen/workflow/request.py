@@ -42,6 +42,11 @@ class RunRequest:
         return self.out / FOLDERS[stage]
 
     @property
+    def training_file(self) -> Path:
+        """The settings of the training that was planned, once there are any."""
+        return self.folder("plan") / "train.yaml"
+
+    @property
     def prepare_overrides(self) -> dict[str, Any]:
         """Those of the overrides that are for `prepare`."""
         return split_overrides(self.overrides)[0]

@@ -9,16 +9,15 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anatogen.config.presets import preset_named, split_overrides
+from anatogen.config.presets import split_overrides, training_settings
 from anatogen.config.resolving import resolve
-from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file, sha256_json, write_json, write_text
 from anatogen.dataset.manifest import load_manifest
@@ -64,7 +63,7 @@ def run(request: RunRequest, *, dry_run: bool = False) -> Path | None:
         UserError: If settings or folders are wrong, nothing can be prepared, or a stage can't be done.
     """
     way = stages(request)
-    finished = _open(request)
+    finished = _open(request, way)
     try:
         for stage in way:
             if dry_run and stage.name == "prepare":
@@ -112,7 +111,7 @@ def stages(request: RunRequest) -> list[Stage]:
         Stage("doctor", _doctor, lambda: [sources, request.prepare_overrides, request.recipe]),
         Stage("plan", _plan, lambda: [sources, request.overrides, request.recipe, budget, request.preset]),
         Stage("prepare", _prepare, lambda: [sources, sha256_file(plan / "prepare.yaml")]),
-        Stage("train", _train, lambda: [dataset(), sha256_file(plan / "train.yaml")]),
+        Stage("train", _train, lambda: [dataset(), sha256_file(request.training_file)]),
         Stage("sample", _sample, samples),
         Stage("evaluate", _evaluate, lambda: [dataset(), *samples()]),
     ]
@@ -185,16 +184,13 @@ def _stamp(path: Path, name: str) -> list[Any]:
     return [name, stat.st_size, stat.st_mtime_ns]
 
 
-def _open(request: RunRequest) -> dict[str, dict[str, Any]]:
+def _open(request: RunRequest, way: Sequence[Stage]) -> dict[str, dict[str, Any]]:
     """What is finished in the folder, if it may be used; `stages` has looked at what concerns `prepare`."""
     out, scans = request.out, request.scans
     if request.num_samples < 1:
         raise UserError(f"num_samples is {request.num_samples}: it must be at least 1")
     if not request.hours > 0:
         raise UserError(f"hours is {request.hours:g}: it must be above 0")
-    resolve(
-        LatentDiffusionSettings, preset_named(request.preset), overrides=split_overrides(request.overrides)[1]
-    )
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the run")
     if out.resolve().is_relative_to(scans.resolve()) or scans.resolve().is_relative_to(out.resolve()):
@@ -208,6 +204,10 @@ def _open(request: RunRequest) -> dict[str, dict[str, Any]]:
             raise UserError(f"{state} is not of a run: choose another folder") from error
     elif out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()):
         raise UserError(f"{out} is not empty and holds no run: choose another folder")
+    (plan,) = (stage for stage in way if stage.name == "plan")
+    if not _is_finished(request, plan, finished.get("plan")):
+        # A plan that is there was checked when it was made, maybe when the preset was of another family.
+        training_settings(request.preset, split_overrides(request.overrides)[1])
     # Claims the folder: a run that is stopped in its first stage is found again.
     write_json(state, {"stages": finished})
     return finished
@@ -285,7 +285,7 @@ def _train(request: RunRequest) -> None:
     from anatogen.training.run_folder import claim_run
     from anatogen.training.train import train
 
-    settings = resolve(LatentDiffusionSettings, file=request.folder("plan") / "train.yaml")
+    settings = training_settings(config=request.training_file)
     data, model = request.folder("prepare"), request.folder("train")
     try:
         claim_run(model, load_manifest(data).sha256(), settings, settings.training.seed)
