@@ -116,6 +116,17 @@ def test_curves_skip_gaps_and_values_that_are_not_finite(tmp_path: Path) -> None
         curves_figure([{"step": 1, "minutes": 0.1, "loss": float("inf")}], tmp_path / "none.png")
 
 
+def test_losses_of_training_and_held_out_scans_share_a_panel(tmp_path: Path) -> None:
+    both = [{"step": step, "train_loss": 1 / step, "held_out_loss": 0.5} for step in range(1, 5)]
+    one = [{"step": record["step"], "train_loss": record["train_loss"]} for record in both]
+    other = [{"step": record["step"], "held_out_loss": record["held_out_loss"]} for record in both]
+    for name, records in (("both", both), ("one", one), ("other", other)):
+        curves_figure(records, tmp_path / f"{name}.png")
+    sizes = {Image.open(path).size for path in tmp_path.iterdir()}
+    assert len(sizes) == 1
+    assert (tmp_path / "both.png").read_bytes() != (tmp_path / "one.png").read_bytes()
+
+
 def test_pyplot_is_not_touched(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from anatogen.report.figures import curves_figure\n"

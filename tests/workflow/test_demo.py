@@ -5,24 +5,16 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from synthetic_dataset import TINY_FLOW
 
 from anatogen.config.presets import training_settings
-from anatogen.config.resolving import merged, parse_overrides
-from anatogen.config.settings import LatentDiffusionSettings
+from anatogen.config.resolving import parse_overrides
+from anatogen.config.settings import WaveletFlowSettings
 from anatogen.core.errors import UserError
 from anatogen.workflow import demo
 
 if importlib.util.find_spec("nilearn") is None:
     pytest.skip("the demo needs nilearn: pip install 'anatogen[demo]'", allow_module_level=True)
-
-SMALL = [
-    "autoencoder.base_width=8",
-    "autoencoder.num_codes=32",
-    "denoiser.width=8",
-    "denoiser.head_dim=8",
-    "diffusion.sampling_steps=2",
-    "training.require_fit_autoencoder=false",
-]
 
 
 class _Page(HTMLParser):
@@ -46,22 +38,25 @@ class _Page(HTMLParser):
 
 
 def test_the_demo_ends_with_a_page_and_a_second_call_changes_nothing(tmp_path, monkeypatch, capsys):
-    small = parse_overrides(SMALL, LatentDiffusionSettings)
+    small = [text for text in TINY_FLOW if not text.startswith("flow_training.steps")]
+    own = parse_overrides([*small, "training.check_steps=2"], WaveletFlowSettings)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     monkeypatch.setattr(demo, "NUM_SCANS", 12)
     monkeypatch.setattr(demo, "NUM_SAMPLES", 2)
     monkeypatch.setattr(
-        demo, "training_settings", lambda name, own: training_settings(name, merged(own, small))
+        demo, "training_settings", lambda minutes: training_settings(overrides=own, minutes=minutes)
     )
     page = demo.run_demo(tmp_path, minutes=0.05)
     text = page.read_text(encoding="utf-8")
     assert page == tmp_path / "index.html"
     for part in (
         "Real scans",
-        "Reconstructed scans",
         "Synthetic scans",
         "anatogen prepare",
+        "anatogen train",
+        "Generator",
+        "Training steps",
         "data:image/png",
     ):
         assert part in text
@@ -69,8 +64,8 @@ def test_the_demo_ends_with_a_page_and_a_second_call_changes_nothing(tmp_path, m
     parsed.feed(text)
     parsed.close()
     assert text.startswith("<!DOCTYPE html>") and parsed.open == []
-    # Planes, and the curves of two trainings.
-    assert [bool(image["alt"]) for image in parsed.images] == [True] * 3
+    # Planes, and the curves of the training.
+    assert [bool(image["alt"]) for image in parsed.images] == [True] * 2
     assert not {"script", "link", "iframe"} & parsed.seen
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[^\"]*", "", text))
     assert "anatogen sample" in capsys.readouterr().out

@@ -83,6 +83,11 @@ class Bundle(ABC):
         """The map from [-1, 1] to the scans' unit."""
         return self.description.intensity
 
+    @property
+    def num_parameters(self) -> int:
+        """Weights of all networks."""
+        return sum(weight.numel() for network in self._networks.values() for weight in network.parameters())
+
     def describe(self) -> str:
         """What the bundle makes, as text for people."""
         return self.description.text()

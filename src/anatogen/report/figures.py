@@ -169,7 +169,8 @@ def curves_figure(records: Sequence[Mapping[str, float]], path: Path) -> None:
     Args:
         records: One mapping per logged step: "step", optionally "minutes" since the start, and any number of
             quantities; a record may lack some. Values that are not finite are left out. Quantities that
-            stay positive and span more than a factor of 10 get a logarithmic axis.
+            stay positive and span more than a factor of 10 get a logarithmic axis. "train_x" and "held_out_x"
+            share one.
         path: The PNG file, written atomically.
 
     Raises:
@@ -180,17 +181,23 @@ def curves_figure(records: Sequence[Mapping[str, float]], path: Path) -> None:
     series = {name: values for name, values in series.items() if len(values[0])}
     if not series:
         raise ValueError("there is no curve to draw: no record holds a finite quantity beside its step")
-    columns = min(3, len(series))
-    lines = math.ceil(len(series) / columns)
+    beside = {name: name.replace("train_", "held_out_", 1) for name in series if name.startswith("train_")}
+    shown = [name for name in series if name not in beside.values()]
+    columns = min(3, len(shown))
+    lines = math.ceil(len(shown) / columns)
     figure, panels = new_panels(9, 2.2 * lines, lines, columns, sharex=True)
     minutes = max((float(record["minutes"]) for record in records if "minutes" in record), default=None)
     x_label = "training step" if minutes is None else f"training step ({duration_text(60 * minutes)} in all)"
-    for number, (panel, name) in enumerate(zip(panels, series, strict=False)):
+    for number, (panel, name) in enumerate(zip(panels, shown, strict=False)):
         _draw_curve(panel, name, *series[name])
-        if number + columns >= len(series):
+        if beside.get(name) in series:
+            panel.lines[-1].set_label("training scans")
+            panel.plot(*series[beside[name]], color="#c2571a", linewidth=1.5, label="held-out scans")
+            panel.legend(frameon=False, prop={"family": FONT, "size": 7})
+        if number + columns >= len(shown):
             panel.tick_params(labelbottom=True)
             panel.set_xlabel(x_label, **_AXIS_LABEL)
-    for panel in panels[len(series) :]:
+    for panel in panels[len(shown) :]:
         panel.set_axis_off()
     save_figure(figure, path, dpi=150)
 

@@ -2,26 +2,22 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import torch
-
-from anatogen.config.presets import budget, training_settings
-from anatogen.config.resolving import merged
+from anatogen.config.presets import training_settings
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.dataset.prepare import PrepareConfig, prepare
 from anatogen.dataset.volumes import VolumeDataset
-from anatogen.generators.loading import load_bundle, load_latent_diffusion
+from anatogen.generators.loading import load_bundle
 from anatogen.io.nifti import read_nifti
 from anatogen.report.figures import curves_figure
 from anatogen.report.numbers import duration_text
 from anatogen.report.page import data_url, write_page
-from anatogen.training.autoencoder_check import AutoencoderCheck
-from anatogen.training.latent_diffusion import AUTOENCODER_CHECK_NAME
 from anatogen.training.loop import read_log
 from anatogen.training.train import train
+from anatogen.training.wavelet_flow import FLOW
 from anatogen.workflow.brains import make_brains
 from anatogen.workflow.page import planes_of
 from anatogen.workflow.request import INDEX_NAME
@@ -29,9 +25,8 @@ from anatogen.workflow.request import INDEX_NAME
 NUM_SCANS = 300
 NUM_SAMPLES = 16
 _NUM_SHOWN = 8
-# Shares of the budget; the rest is for making and preparing scans, sampling and the page.
-_AUTOENCODER_SHARE = 0.3
-_DIFFUSION_SHARE = 0.6
+# Of the budget; the rest is for making and preparing scans, sampling and the page.
+_TRAINING_SHARE = 0.85
 _NEXT_STEPS = [
     "# your folder of NIfTI, NRRD, MetaImage, NPY or DICOM scans",
     "anatogen prepare MY_SCANS my_data",
@@ -43,7 +38,7 @@ _NEXT_STEPS = [
 
 
 def run_demo(folder: Path, minutes: float = 10.0) -> Path:
-    """Makes brains, prepares them, trains both stages, samples, and writes a page about it.
+    """Makes brains, prepares them, trains, samples, and writes a page about it.
 
     A demo that was stopped goes on where it stopped.
 
@@ -59,13 +54,10 @@ def run_demo(folder: Path, minutes: float = 10.0) -> Path:
     """
     if minutes <= 0:
         raise UserError(f"minutes is {minutes}: it must be above 0")
-    first, second = _AUTOENCODER_SHARE * minutes, _DIFFUSION_SHARE * minutes
+    training = _TRAINING_SHARE * minutes
     scans, data, synthetic = folder / "scans", folder / "data", folder / f"synthetic_{minutes:g}min"
     run = folder / f"run_{minutes:g}min"
-    settings = training_settings(
-        "tiny",
-        merged(budget(("autoencoder",), first, None), budget(("diffusion",), second, None)),
-    )
+    settings = training_settings(minutes=training)
     steps: list[tuple[str, str, Callable[[], object]]] = [
         (
             "Make scans",
@@ -74,14 +66,9 @@ def run_demo(folder: Path, minutes: float = 10.0) -> Path:
         ),
         ("Prepare", f"anatogen prepare {scans} {data}", lambda: prepare(scans, data, PrepareConfig())),
         (
-            "Train autoencoder",
-            f"anatogen train {data} {run} --stages autoencoder --preset tiny --minutes {first:g}",
-            lambda: train(data, run, settings, stages=("autoencoder",)),
-        ),
-        (
-            "Train diffusion model",
-            f"anatogen train {data} {run} --stages diffusion --preset tiny --minutes {second:g}",
-            lambda: train(data, run, settings, stages=("diffusion",)),
+            "Train",
+            f"anatogen train {data} {run} --minutes {training:g}",
+            lambda: train(data, run, settings),
         ),
         (
             "Sample",
@@ -95,39 +82,38 @@ def run_demo(folder: Path, minutes: float = 10.0) -> Path:
         started = time.perf_counter()
         work()
         timings[name] = time.perf_counter() - started
-    # A stage that an earlier call finished took its time then.
-    for name, stage in (("Train autoencoder", "autoencoder"), ("Train diffusion model", "diffusion")):
-        timings[name] = max(timings[name], 60 * read_log(run / stage)[-1]["minutes"])
+    # A training that an earlier call finished took its time then.
+    history = read_log(run / FLOW.name)
+    timings["Train"] = max(timings["Train"], 60 * history[-1]["minutes"])
     page = folder / INDEX_NAME
-    _write_page(page, data, run, synthetic, timings, [command for _, command, _ in steps])
+    _write_page(page, data, run, synthetic, history, timings, [command for _, command, _ in steps])
     print(f"\nopen {page}", flush=True)
     return page
 
 
 def _write_page(
-    page: Path, data: Path, run: Path, synthetic: Path, timings: dict[str, float], commands: list[str]
+    page: Path,
+    data: Path,
+    run: Path,
+    synthetic: Path,
+    history: Sequence[Mapping[str, float]],
+    timings: Mapping[str, float],
+    commands: Sequence[str],
 ) -> None:
     manifest = load_manifest(data)
-    bundle = load_latent_diffusion(run / "bundle")
+    bundle = load_bundle(run / "bundle")
     held_out = VolumeDataset(data, Split.TEST)
     real = held_out.batch(range(min(_NUM_SHOWN, len(held_out))))
-    with torch.inference_mode():
-        reconstructed = bundle.autoencoder(real)[0].clamp(-1, 1)
     paths = sorted(synthetic.glob("*.nii.gz"))
     sources = {
         "Real scans": list(real[:, 0].numpy()),
-        "Reconstructed scans": list(reconstructed[:, 0].numpy()),
         "Synthetic scans": [
             manifest.intensity.normalise(read_nifti(path).array) for path in paths[:_NUM_SHOWN]
         ],
     }
-    check = AutoencoderCheck.model_validate_json((run / AUTOENCODER_CHECK_NAME).read_text(encoding="utf-8"))
-    histories = {stage: read_log(run / stage) for stage in ("autoencoder", "diffusion")}
-    curves = {}
     with tempfile.TemporaryDirectory() as scratch:
-        for stage, records in histories.items():
-            curves_figure(records, Path(scratch) / "curves.png")
-            curves[stage] = data_url(Path(scratch) / "curves.png")
+        curves_figure(history, Path(scratch) / "curves.png")
+        curves = data_url(Path(scratch) / "curves.png")
     total = sum(timings.values())
     write_page(
         page,
@@ -140,11 +126,8 @@ def _write_page(
         total=duration_text(total),
         numbers={
             "Training scans": str(len(manifest.split(Split.TRAIN))),
-            "Held-out reconstruction": f"{check.psnr_db:.1f} dB PSNR",
-            "Codes used": f"{check.codes_used:.0%} of {len(bundle.autoencoder.codebook.codes):,}",
-            "Denoiser": f"{sum(p.numel() for p in bundle.denoiser.parameters()) / 1e6:.1f} M parameters",
-            "Autoencoder steps": f"{histories['autoencoder'][-1]['step']:,.0f}",
-            "Denoiser steps": f"{histories['diffusion'][-1]['step']:,.0f}",
+            "Generator": f"{bundle.num_parameters / 1e6:.1f} M parameters",
+            "Training steps": f"{history[-1]['step']:,.0f}",
             "Sampling": f"{timings['Sample'] / len(paths):.2f} s a scan, {len(paths)} scans",
         },
         commands=commands,
