@@ -10,17 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from quick_machine import make_quick
+from synthetic_dataset import TINY_FLOW
 
 from anatogen.cli.app import main
 from anatogen.config.resolving import parse_overrides
-from anatogen.config.settings import LatentDiffusionSettings
+from anatogen.config.settings import WaveletFlowSettings
 from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 README = Path(__file__).parents[1] / "README.md"
-SMALL = [
+SMALL_LATENT = [
     "autoencoder.base_width=8",
     "autoencoder.decoder_width=8",
     "autoencoder.num_codes=32",
@@ -31,6 +32,9 @@ SMALL = [
     "losses.discriminator_width=4",
     "training.require_fit_autoencoder=false",
 ]
+
+
+SMALL = [text for text in TINY_FLOW if not text.startswith(("pyramid.num_levels", "flow_training"))]
 
 
 def commands() -> list[list[str]]:
@@ -73,7 +77,8 @@ def shortened(command: list[str]) -> list[str]:
     elif words[1] in ("plan", "run"):
         words += SMALL
     elif words[1] == "train":
-        words += SMALL + ([] if "--steps" in words else ["--steps", "2"])
+        words += SMALL_LATENT if "paper" in words else SMALL
+        words += [] if "--steps" in words else ["--steps", "2"]
     return words
 
 
@@ -111,9 +116,7 @@ def test_the_python_lines_run(folder: Path, tmp_path: Path, monkeypatch: pytest.
     snippet = python_snippet()
     assert "minutes=60" in snippet and "sample(4" in snippet
     snippet = snippet.replace("minutes=60", "steps=2")
-    snippet = snippet.replace(
-        '{"denoiser": {"width": 96}}', repr(parse_overrides(SMALL, LatentDiffusionSettings))
-    )
+    snippet = snippet.replace('{"details": {"width": 96}}', repr(parse_overrides(SMALL, WaveletFlowSettings)))
     snippet = snippet.replace("sample(4", "sample(2, steps=2")
     snippet += "        shown.append((volume.array.shape, volume.spacing_mm))\n"
     shown: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
