@@ -1,0 +1,318 @@
+"""A race of generators: equal training time, one dataset, the same numbers, the same pictures.
+
+    python experiments/race.py run DATA OUT --minutes 5 10 20 [--only NAME ...] [--number 43] [--threads 1]
+    python experiments/race.py table DATA OUT [--full]
+
+`run` trains each entrant anew for each number of minutes, which is the whole time of all its stages, and
+samples from it; a run that was stopped goes on where it stopped, and OUT/race.log says what took how long.
+Budgets don't share a training, since the learning rate falls to zero over each: so a shorter one is what a
+user gets in that time, not a longer one caught before its end.
+
+`table` evaluates against the test scans of DATA by `anatogen evaluate --quick`, with --full by the whole
+report with its privacy audit, and writes OUT/table.md, OUT/scans.png (of the largest budget; the first scans
+of each set, not chosen) and OUT/curves.png (the kernel distance and the spectrum by minutes).
+
+The datasets, of the Medical Segmentation Decathlon (Task04), the Left Atrial Segmentation Challenge 2018 and
+ACDC. Two atria look like others of the set, and each heart is there twice:
+
+    anatogen prepare hippocampus/images hippocampi split.validation=0.1 split.test=0.4
+    anatogen prepare atrium/images atria split.validation=0.1 split.test=0.4 shape=[44,72,96] \\
+        'exclude=["atrium_042.nii.gz","atrium_073.nii.gz"]'
+    anatogen prepare acdc/images hearts split.validation=0.1 split.test=0.4 spacing_mm=[10,2,2] \\
+        shape=[8,128,128] 'patient_pattern=(patient[0-9]+)_'
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from anatogen import sample
+from anatogen.config.presets import (
+    STAGES_OF,
+    budget,
+    family_of,
+    gan_settings,
+    preset_named,
+    training_settings,
+)
+from anatogen.config.resolving import merged
+from anatogen.core.files import atomic_folder, write_json, write_text
+from anatogen.dataset.scan_sets import ScanSet, load_scans
+from anatogen.evaluation.evaluate import evaluate
+from anatogen.evaluation.report import CACHE, JSON_NAME
+from anatogen.generators.bundle import Bundle
+from anatogen.generators.loading import load_bundle
+from anatogen.io.formats import read_scan
+from anatogen.io.volume import Volume
+from anatogen.report.figures import new_panels, planes_figure, save_figure, style_panel
+from anatogen.report.rows import Row
+from anatogen.training.train import train
+from anatogen.training.wgan_gp import train_gan
+
+Array = npt.NDArray[np.float32]
+
+_NUM_SHOWN = 8
+_BUDGETS = "*_minutes"
+# Rows that are drawn by minutes.
+_CURVES = ("kid_slices", "spectrum")
+# Among which the value that parts background from the rest is looked for.
+_THRESHOLDS = np.linspace(-1, -0.5, 501)
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One column of the table.
+
+    Attributes:
+        preset: Of the generator; none for a WGAN-GP.
+        values: Settings that differ, nested.
+        mends: Entrant whose training it shares, and whose scans it is, with their background made exact.
+    """
+
+    preset: str | None
+    values: Mapping[str, Any] = field(default_factory=dict)
+    mends: str | None = None
+
+
+# An autoencoder that minutes of a CPU leave unfit for stage two is part of the result.
+_GO_ON = {"training": {"require_fit_autoencoder": False}}
+ENTRANTS = {
+    "default": Entrant("default"),
+    "latent_diffusion": Entrant("latent_diffusion", _GO_ON),
+    # As `anatogen plan` sets it for so few scans.
+    "latent_diffusion_deformed": Entrant(
+        "latent_diffusion", {"training": {"require_fit_autoencoder": False, "deformations": 64}}
+    ),
+    "latent_diffusion_mended": Entrant("latent_diffusion", _GO_ON, mends="latent_diffusion"),
+    "paper_8": Entrant("paper", _GO_ON | {"autoencoder": {"compression": 8}}),
+    # Of Kwon's widths a CPU makes a dozen steps in the time.
+    "wgan_gp": Entrant(None, {"gan": {"width": 16}}),
+    # Nearly all in one stage: what is left of the pyramid is its finest details.
+    "haar_flow": Entrant(
+        "default", {"pyramid": {"num_levels": 1}, "coarse": {"multipliers": [1, 2, 2], "num_blocks": 2}}
+    ),
+    "default_not_deformed": Entrant("default", {"flow": {"deformed": 0.0}}),
+    "default_no_told_noise": Entrant("default", {"flow": {"told_noise": 0.0, "sampled_noise": 0.0}}),
+}
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("run", "table"))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "--minutes", type=float, nargs="+", default=[6.0], help="of training, for each entrant"
+    )
+    parser.add_argument("--only", nargs="+", default=list(ENTRANTS), choices=list(ENTRANTS), metavar="NAME")
+    parser.add_argument("--number", type=int, default=43, help="synthetic scans of each entrant")
+    parser.add_argument("--flip", default="none", help="as `training.flip`, for all entrants")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--full", action="store_true", help="evaluate with the whole report")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.action == "run":
+        for minutes in sorted(arguments.minutes):
+            for name in arguments.only:
+                run(name, arguments.data, arguments.out, minutes, arguments.number, arguments.flip)
+    else:
+        table(arguments.only, arguments.data, arguments.out, full=arguments.full)
+
+
+def run(name: str, data: Path, out: Path, minutes: float, number: int, flip: str) -> None:
+    """Trains an entrant and samples from it, as far as that is not done.
+
+    Args:
+        name: Name of the entrant.
+        data: Prepared dataset.
+        out: Folder of the race.
+        minutes: Training time.
+        number: How many scans are sampled.
+        flip: Axis along which half of the training scans are mirrored.
+    """
+    entrant, folder = ENTRANTS[name], _folder(out, minutes)
+    timing = folder / "timing" / f"{name}.json"
+    if timing.exists():
+        return
+    if entrant.mends is not None:
+        run(entrant.mends, data, out, minutes, number, flip)
+        raw = folder / "samples" / entrant.mends
+        threshold = _mend(load_bundle(_bundle(folder, name)), data, raw, folder / "samples" / name)
+        _log(out, f"{name}, {minutes:g} minutes: background below {threshold:.3f}")
+        shutil.copy(folder / "timing" / f"{entrant.mends}.json", timing)
+        return
+    _log(out, f"{name}, {minutes:g} minutes: training")
+    started = time.perf_counter()
+    _train(entrant, data, folder / "runs" / name, minutes, flip)
+    trained = time.perf_counter()
+    _log(out, f"{name}, {minutes:g} minutes: trained, {trained - started:.0f} s in this call")
+    sample(_bundle(folder, name), folder / "samples" / name, num_samples=number, processes=1)
+    seconds = (time.perf_counter() - trained) / number
+    _log(out, f"{name}, {minutes:g} minutes: {number} scans sampled, {seconds:.2f} s a scan")
+    write_json(timing, {"seconds_per_scan": seconds})
+
+
+def _train(entrant: Entrant, data: Path, folder: Path, minutes: float, flip: str) -> None:
+    # No time goes into previews.
+    shared = {"training": {"flip": flip, "preview_minutes": 1000}}
+    values = merged(entrant.values, shared)
+    if entrant.preset is None:
+        train_gan(data, folder, gan_settings(values, minutes=minutes))
+        return
+    stages = STAGES_OF[family_of(preset_named(entrant.preset))]
+    given = merged(budget(stages, minutes / len(stages), None), values)
+    train(data, folder, training_settings(entrant.preset, given))
+
+
+def _mend(bundle: Bundle, data: Path, raw: Path, out: Path) -> float:
+    """Writes scans with an exact background, and returns the value in [-1, 1] below which it lies."""
+    assert bundle.autoencoder is not None
+    real = load_scans(Path(f"{data}:validation"), "real")
+    given_back = np.stack(
+        [bundle.autoencoder.reconstruct(torch.from_numpy(x)[None, None])[0, 0].numpy() for x in real.arrays]
+    )
+    threshold = background_threshold(real.arrays, given_back)
+    shutil.rmtree(out, ignore_errors=True)
+    with atomic_folder(out) as part:
+        for path in sorted(raw.glob("*.nii.gz")):
+            volume = read_scan(path)
+            values = bundle.intensity.normalise(volume.array)
+            mended = np.where(values < threshold, np.float32(-1), values)
+            Volume(bundle.intensity.restore(mended), volume.affine).save(part / path.name)
+    return threshold
+
+
+def background_threshold(real: Array, reconstructed: Array) -> float:
+    """The value below which reconstructed voxels are background, so that fewest are taken for the other kind.
+
+    Args:
+        real: float32 (N, D, H, W) in [-1, 1]; exactly -1 is background.
+        reconstructed: The same scans as an autoencoder gives them back.
+    """
+    background = real == -1
+    order = np.sort(reconstructed[background]), np.sort(reconstructed[~background])
+    kept, lost = (np.searchsorted(values, _THRESHOLDS) for values in order)
+    return float(_THRESHOLDS[np.argmin(len(order[0]) - kept + lost)])
+
+
+def table(names: Sequence[str], data: Path, out: Path, *, full: bool) -> None:
+    """Writes the table, the pictures and the curves of what has been sampled so far.
+
+    Args:
+        names: Names of entrants.
+        data: Prepared dataset.
+        out: Folder of the race.
+        full: Whether to evaluate with the whole report instead of the quick one.
+    """
+    folders = sorted(out.glob(_BUDGETS), key=_minutes)
+    parts, found = [], {}
+    for folder in folders:
+        done = [name for name in names if (folder / "timing" / f"{name}.json").exists()]
+        found[_minutes(folder)] = {name: _rows(name, data, folder, full=full) for name in done}
+        parts.append(f"## {_minutes(folder):g} minutes\n\n{_table(found[_minutes(folder)])}")
+    write_text(out / "table.md", "\n".join(parts))
+    real = load_scans(Path(f"{data}:test"), "real")
+    _draw_scans(list(found[_minutes(folders[-1])]), real, folders[-1], out / "scans.png")
+    _draw_curves(names, found, out / "curves.png")
+
+
+def _rows(name: str, data: Path, folder: Path, *, full: bool) -> dict[str, Row]:
+    """All rows of an entrant's report, which is made unless it is there, and the time that a scan takes."""
+    reports = folder / ("reports" if full else "quick_reports")
+    report = reports / name
+    if not (report / JSON_NAME).exists():
+        # Real scans' features and the audit's encoder are the same for all.
+        for other in list(folder.parent.glob(f"{_BUDGETS}/{reports.name}/*/{CACHE}"))[:1]:
+            shutil.copytree(other, report / CACHE, dirs_exist_ok=True)
+        bundle = _bundle(folder, name) if full else None
+        evaluate(data, folder / "samples" / name, report, bundle=bundle, quick=not full)
+    content = json.loads((report / JSON_NAME).read_text(encoding="utf-8"))
+    rows = {row["name"]: Row(**row) for row in content["rows"]}
+    timing = json.loads((folder / "timing" / f"{name}.json").read_text(encoding="utf-8"))
+    seconds = Row("fidelity", "seconds", "Sampling, s a scan", timing["seconds_per_scan"], better="none")
+    return rows | {"seconds": seconds}
+
+
+def _table(columns: Mapping[str, Mapping[str, Row]]) -> str:
+    labels = {name: row for column in columns.values() for name, row in column.items()}
+    lines = [
+        "| | real against real | " + " | ".join(f"`{name}`" for name in columns) + " |",
+        "|---|---|" + "---|" * len(columns),
+    ]
+    for name, row in labels.items():
+        cells = [_cell(column.get(name)) for column in columns.values()]
+        lines.append(f"| {row.label} | {_number(row.reference)} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: Row | None) -> str:
+    if row is None or row.value is None:
+        return "–"
+    interval = "" if row.low is None else f" ({_number(row.low)} to {_number(row.high)})"
+    return _number(row.value) + interval
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
+
+
+def _draw_scans(names: Sequence[str], real: ScanSet, folder: Path, path: Path) -> None:
+    groups = [("real, held out", list(real.arrays[:_NUM_SHOWN]))]
+    for name in names:
+        made = load_scans(folder / "samples" / name, "synthetic", real)
+        groups.append((name.replace("_", " "), list(made.arrays[:_NUM_SHOWN])))
+    planes_figure(groups, path, spacing_mm=real.grid.spacing_mm, axis_codes=real.grid.axis_codes)
+
+
+def _draw_curves(
+    names: Sequence[str], found: Mapping[float, Mapping[str, Mapping[str, Row]]], path: Path
+) -> None:
+    figure, panels = new_panels(10, 3.2, columns=len(_CURVES))
+    for measure, panel in zip(_CURVES, panels, strict=True):
+        for name in names:
+            rows = {at: columns[name][measure] for at, columns in found.items() if name in columns}
+            points = [(at, row.value) for at, row in rows.items() if row.value is not None]
+            if points:
+                panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
+                style_panel(panel, next(iter(rows.values())).label, "minutes of training")
+        # A kernel distance may be negative.
+        panel.set_yscale("symlog", linthresh=10 if measure == "kid_slices" else 0.01)
+    panels[-1].legend(frameon=False, fontsize=7, bbox_to_anchor=(1, 1))
+    save_figure(figure, path, dpi=150)
+
+
+def _folder(out: Path, minutes: float) -> Path:
+    return out / _BUDGETS.replace("*", f"{minutes:g}")
+
+
+def _minutes(folder: Path) -> float:
+    return float(folder.name.partition("_")[0])
+
+
+def _bundle(folder: Path, name: str) -> Path:
+    return folder / "runs" / (ENTRANTS[name].mends or name) / "bundle"
+
+
+def _log(out: Path, line: str) -> None:
+    """Adds a line with the time to the race's log, and prints it."""
+    out.mkdir(parents=True, exist_ok=True)
+    text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"
+    print(text, flush=True)
+    with (out / "race.log").open("a", encoding="utf-8") as log:
+        log.write(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
