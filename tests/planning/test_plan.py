@@ -25,7 +25,7 @@ from anatogen.planning.plan import Plan, make_plan
 from anatogen.training.cost.estimate import estimate_stage
 from anatogen.training.cost.probe import Measurement
 from anatogen.training.diffusion import DIFFUSION
-from anatogen.training.wavelet_flow import FLOW
+from anatogen.training.flow import FLOW
 
 # Networks of a few thousand weights, so that probe and training take moments.
 SMALL = (

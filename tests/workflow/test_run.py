@@ -144,7 +144,7 @@ KILLS = [
     ("plan", "anatogen.planning.plan.write_json", 1),
     ("prepare", "anatogen.dataset.prepare.convert_scan", 4),
     ("prepare", "anatogen.dataset.prepare.publish", 1),
-    ("train", "anatogen.training.wavelet_flow.checked_losses", 1),
+    ("train", "anatogen.training.flow.checked_losses", 1),
     ("train", "anatogen.training.wavelet_flow._write_bundle", 1),
     ("sample", "anatogen.io.formats.write_scan", 3),
     ("evaluate", "anatogen.evaluation.evaluate.measure_diversity", 1),

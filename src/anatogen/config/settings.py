@@ -301,7 +301,7 @@ class PyramidSettings(Section):
     """
 
     num_levels: Annotated[int, Field(ge=1, le=5)] = 2
-    crop: Annotated[int, Field(ge=4)] = 20
+    crop: Annotated[int, Field(ge=4)] = 16
 
 
 class FlowNetworkSettings(Section):
@@ -309,13 +309,14 @@ class FlowNetworkSettings(Section):
 
     Attributes:
         width: Channels at the level's own resolution.
-        multipliers: Channels of each resolution of its U-Net as multiples of `width`.
+        multipliers: Channels of each resolution of its U-Net as multiples of `width`; with one alone it is no
+            U-Net, but a chain of blocks that sees `num_blocks` + 2 cells far.
         num_blocks: Blocks at each resolution, on either side.
     """
 
     width: Positive = 64
-    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2)
-    num_blocks: Positive = 2
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1,)
+    num_blocks: Positive = 8
 
 
 class FlowSettings(Section):
@@ -365,7 +366,7 @@ class FlowTrainingSettings(LoopSettings):
     """
 
     stop: Literal["held_out", "budget"] = "held_out"
-    check_steps: Positive = 250
+    check_steps: Positive = 300
 
 
 class WaveletFlowSettings(Section):
@@ -373,7 +374,7 @@ class WaveletFlowSettings(Section):
 
     family: Literal["wavelet_flow"] = "wavelet_flow"
     pyramid: PyramidSettings = PyramidSettings()
-    coarse: FlowNetworkSettings = FlowNetworkSettings()
+    coarse: FlowNetworkSettings = FlowNetworkSettings(multipliers=(1, 2), num_blocks=2)
     details: FlowNetworkSettings = FlowNetworkSettings()
     flow: FlowSettings = FlowSettings()
     flow_training: FlowOptimiserSettings = FlowOptimiserSettings()

@@ -15,6 +15,7 @@ from anatogen.config.settings import (
     PyramidSettings,
 )
 from anatogen.core.described import check_hashes, read_description_file
+from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_json
 from anatogen.core.version import __version__
 from anatogen.dataset.manifest import Grid, Intensity
@@ -187,3 +188,16 @@ def read_description(folder: Path) -> AnyDescription:
     hashes = {name: description.files.get(name, "") for name in description.weights_names}
     check_hashes(folder, hashes, mend=_MEND)
     return description
+
+
+def bundled_weights(folder: Path, key: str) -> float | str | None:
+    """Hash of the trained weights that a bundle was made of; None without a bundle that can be used.
+
+    Args:
+        folder: The bundle's.
+        key: What `training` calls it.
+    """
+    try:
+        return read_description(folder).training.get(key)
+    except UserError:
+        return None

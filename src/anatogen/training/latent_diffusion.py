@@ -19,7 +19,7 @@ from anatogen.dataset.manifest import Manifest, Split
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling, standard_scaling
 from anatogen.diffusion.process import mean_x_0_error, x_0_predictor
-from anatogen.generators.description import LatentDiffusionDescription, read_description
+from anatogen.generators.description import LatentDiffusionDescription, bundled_weights
 from anatogen.generators.latent_diffusion import LatentDiffusionBundle, build_denoiser, build_schedule
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.autoencoder import AUTOENCODER, train_autoencoder
@@ -178,7 +178,7 @@ def _write_bundle(
 ) -> Path:
     weights = run / "diffusion" / WEIGHTS_NAME
     denoiser_sha256 = sha256_file(weights)
-    if _bundled_denoiser(run / "bundle") == denoiser_sha256:
+    if bundled_weights(run / "bundle", "denoiser_sha256") == denoiser_sha256:
         # Written anew it could differ in a digit, and its hash is what sets of synthetic scans are known by.
         return run / "bundle"
     denoiser = build_denoiser(
@@ -220,11 +220,3 @@ def _x_0_variance(bundle: LatentDiffusionBundle, x: Tensor, seed: int) -> list[f
     generator = derived_generator(seed, "x_0 variance")
     times = torch.linspace(0, 1, _NUM_VARIANCE_TIMES)[1:].tolist()
     return [0.0] + [mean_x_0_error(predict, latents, t, schedule, generator) for t in times]
-
-
-def _bundled_denoiser(folder: Path) -> float | str | None:
-    """Hash of the denoiser's file that a bundle was made of; None without a bundle that can be used."""
-    try:
-        return read_description(folder).training.get("denoiser_sha256")
-    except UserError:
-        return None

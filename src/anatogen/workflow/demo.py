@@ -15,9 +15,9 @@ from anatogen.io.nifti import read_nifti
 from anatogen.report.figures import curves_figure
 from anatogen.report.numbers import duration_text
 from anatogen.report.page import data_url, write_page
+from anatogen.training.flow import FLOW
 from anatogen.training.loop import read_log
 from anatogen.training.train import train
-from anatogen.training.wavelet_flow import FLOW
 from anatogen.workflow.brains import make_brains
 from anatogen.workflow.page import planes_of
 from anatogen.workflow.request import INDEX_NAME

@@ -6,14 +6,10 @@ import torch
 from bundles import SHAPE, make_bundle
 
 from anatogen.config.settings import GANSettings
-from anatogen.evaluation.privacy.membership import (
-    auc,
-    decoded,
-    membership_rows,
-    true_positive_rate,
-)
+from anatogen.evaluation.privacy.membership import decoded, membership_rows, true_positive_rate
 from anatogen.generators.description import WGANGPDescription
 from anatogen.generators.loading import load_bundle
+from anatogen.generators.membership import auc
 from anatogen.generators.wgan_gp import WGANGPBundle
 
 

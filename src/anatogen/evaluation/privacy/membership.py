@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from anatogen.generators.bundle import Bundle
+from anatogen.generators.membership import auc
 from anatogen.models.vqgan import VQGAN
 from anatogen.report.intervals import Estimate, percentile_interval
 from anatogen.report.progress import Progress, silent
@@ -26,18 +26,6 @@ SOURCES = {"denoiser": "the denoiser's loss", "autoencoder": "the autoencoder's 
 AUC_NAMES = {source: f"membership_{source}_auc" for source in SOURCES}
 _NUM_BOOTSTRAPS = 500
 _ENOUGH_SCANS = 200
-
-
-def auc(members: Values, others: Values) -> float:
-    """The probability that a member's score is above another's, ties counted half (Mann-Whitney).
-
-    Args:
-        members: (N,) scores, higher for likelier members.
-        others: (n,) scores.
-    """
-    ranks = rankdata(np.concatenate([members, others]))
-    number = len(members)
-    return float((ranks[:number].sum() - number * (number + 1) / 2) / (number * len(others)))
 
 
 def true_positive_rate(members: Values, others: Values, false_positive_rate: float = 0.01) -> float:

@@ -1,0 +1,71 @@
+"""What the levels of a wavelet flow learn from a scan: shifted, deformed and cropped at random."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from anatogen.config.settings import WaveletFlowSettings
+from anatogen.generators.wavelet_flow import FlowLevels, LevelBatch
+from anatogen.training.deformation import deformed
+
+
+def level_batches(
+    levels: FlowLevels,
+    settings: WaveletFlowSettings,
+    scans: Tensor,
+    generators: Sequence[torch.Generator],
+) -> list[LevelBatch]:
+    """What each level learns from some scans: shifted by less than a coarse cell, a crop of the finer levels.
+
+    Args:
+        levels: The levels.
+        settings: The whole configuration.
+        scans: float32 (B, 1, D, H, W) in [-1, 1].
+        generators: Source of each scan's draws.
+    """
+    chosen = [
+        _batches_of_scan(levels, settings, scan, generator)
+        for scan, generator in zip(scans.split(1), generators, strict=True)
+    ]
+    return [
+        LevelBatch(*(torch.cat(parts) for parts in zip(*at_level, strict=True)))
+        for at_level in zip(*chosen, strict=True)
+    ]
+
+
+def _batches_of_scan(
+    levels: FlowLevels, settings: WaveletFlowSettings, scan: Tensor, generator: torch.Generator
+) -> list[LevelBatch]:
+    pyramid = levels.pyramid
+    offset = [_draw(step, generator) for step in pyramid.stride(levels.num_levels)]
+    d, h, w = offset
+
+    def analysed(x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        return pyramid.analyse(levels.channels_of(x[:, :, d:, h:, w:]))
+
+    images, bands = analysed(scan)
+    texture = levels.texture(images, bands)
+    batches = []
+    for level in range(levels.num_levels):
+        image = images[level + 1]
+        noise = torch.randn(image.shape, generator=generator)
+        strength = settings.flow.told_noise * torch.rand(1, generator=generator)
+        whole = levels.details(level, image, bands[level], texture, offset, noise, strength)
+        batches.append(_cropped(whole, settings.pyramid.crop, generator))
+    is_deformed = bool(torch.rand((), generator=generator) < settings.flow.deformed)
+    if is_deformed:
+        images, _ = analysed(deformed(scan[0, 0], generator)[None, None])
+    return [*batches, levels.coarse(images, texture, offset, is_deformed)]
+
+
+def _cropped(batch: LevelBatch, side: int, generator: torch.Generator) -> LevelBatch:
+    box = [slice(None), slice(None)]
+    for size in batch.x_0.shape[2:]:
+        start = _draw(max(size - side, 0) + 1, generator)
+        box.append(slice(start, start + side))
+    return LevelBatch(batch.x_0[tuple(box)], batch.told[tuple(box)], batch.conditions)
+
+
+def _draw(number: int, generator: torch.Generator) -> int:
+    return int(torch.randint(number, (), generator=generator))
