@@ -287,8 +287,6 @@ def _draw_curves(
             if points:
                 panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=name)
                 style_panel(panel, next(iter(rows.values())).label, "minutes of training")
-        # A kernel distance may be negative.
-        panel.set_yscale("symlog", linthresh=10 if measure == "kid_slices" else 0.01)
     panels[-1].legend(frameon=False, fontsize=7, bbox_to_anchor=(1, 1))
     save_figure(figure, path, dpi=150)
 
