@@ -150,6 +150,7 @@ class FlowStep:
             [weight for name, weight in weights.items() if name not in matrices],
             self._optimisation.learning_rate,
             self._optimisation.betas,
+            self._optimisation.weight_decay,
         )
         self._networks, self._optimiser = fabric.setup(network, optimiser)
         self.networks: dict[str, nn.Module] = {"networks": network}

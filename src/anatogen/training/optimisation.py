@@ -37,6 +37,7 @@ class Muon(torch.optim.Optimizer):
         others: Weights that Adam steps.
         learning_rate: Of both.
         betas: Adam's decay rates.
+        weight_decay: Decoupled, of both (Loshchilov and Hutter 2019).
         momentum: Decay rate of the matrices' gradients.
     """
 
@@ -46,10 +47,12 @@ class Muon(torch.optim.Optimizer):
         others: Iterable[Tensor],
         learning_rate: float,
         betas: tuple[float, float],
+        weight_decay: float = 0.0,
         momentum: float = 0.95,
     ) -> None:
         groups = [{"params": list(matrices), "is_matrix": True}, {"params": list(others), "is_matrix": False}]
-        super().__init__(groups, {"lr": learning_rate, "betas": betas, "momentum": momentum})
+        options = {"lr": learning_rate, "betas": betas, "weight_decay": weight_decay, "momentum": momentum}
+        super().__init__(groups, options)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -58,6 +61,7 @@ class Muon(torch.optim.Optimizer):
             step = self._step_matrix if group["is_matrix"] else self._step_adam
             for weight in group["params"]:
                 if weight.grad is not None:
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
                     step(weight, weight.grad, group)
 
     def _step_matrix(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
