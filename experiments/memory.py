@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from anatogen.config.presets import training_settings
+from anatogen.config.presets import STAGES_OF, family_of, preset_named, training_settings
 from anatogen.config.resolving import parse_overrides
-from anatogen.config.settings import LatentDiffusionSettings
+from anatogen.config.settings import GeneratorSettings, LatentDiffusionSettings
 from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
 from anatogen.io.geometry import centred_affine
 from anatogen.training.cost.memory import peak_memory_gb
@@ -45,12 +45,17 @@ class Row:
     Attributes:
         preset: Name of the preset.
         shape: (D, H, W) of the grid.
-        batches: Of the autoencoder and of the denoiser.
+        batches: Of each stage.
     """
 
     preset: str
     shape: tuple[int, int, int]
-    batches: tuple[int, int] = (2, 4)
+    batches: tuple[int, ...] = (2, 4)
+
+    @property
+    def family(self) -> type[GeneratorSettings]:
+        """What the preset's settings are of."""
+        return family_of(preset_named(self.preset))
 
     @property
     def name(self) -> str:
@@ -59,15 +64,21 @@ class Row:
 
 
 ROWS = (
+    Row("default", (32, 32, 32), (4,)),
+    Row("default", (40, 56, 40), (4,)),
+    Row("default", (64, 64, 64), (4,)),
+    Row("default", (64, 64, 64), (8,)),
+    Row("default", (96, 96, 96), (4,)),
+    Row("default", (128, 128, 128), (4,)),
     Row("tiny", (32, 32, 32)),
     Row("tiny", (40, 56, 40)),
     Row("tiny", (64, 64, 64)),
-    Row("default", (32, 32, 32)),
-    Row("default", (40, 56, 40)),
-    Row("default", (64, 64, 64)),
-    Row("default", (64, 64, 64), (4, 8)),
-    Row("default", (96, 96, 96), (1, 4)),
-    Row("default", (128, 128, 128), (2, 4)),
+    Row("latent_diffusion", (32, 32, 32)),
+    Row("latent_diffusion", (40, 56, 40)),
+    Row("latent_diffusion", (64, 64, 64)),
+    Row("latent_diffusion", (64, 64, 64), (4, 8)),
+    Row("latent_diffusion", (96, 96, 96), (1, 4)),
+    Row("latent_diffusion", (128, 128, 128), (2, 4)),
     Row("paper", (32, 32, 32)),
     Row("paper", (40, 56, 40)),
     Row("paper", (64, 64, 64)),
@@ -107,14 +118,17 @@ def write_dataset(folder: Path, grid: Grid) -> None:
 
 
 def overrides_of(row: Row) -> list[str]:
-    """The row's settings: both discriminators at work where the preset has them."""
-    return [
-        f"autoencoder_training.batch_size={row.batches[0]}",
-        f"diffusion_training.batch_size={row.batches[1]}",
-        "losses.discriminator_start=0",
-        "losses.adversarial_start=0",
-        "training.require_fit_autoencoder=false",
-    ]
+    """The row's settings: both discriminators at work where the preset has them, held-out scans looked at."""
+    stages = zip(STAGES_OF[row.family], row.batches, strict=True)
+    batches = [f"{stage}_training.batch_size={batch}" for stage, batch in stages]
+    if row.family is LatentDiffusionSettings:
+        return [
+            *batches,
+            "losses.discriminator_start=0",
+            "losses.adversarial_start=0",
+            "training.require_fit_autoencoder=false",
+        ]
+    return [*batches, f"training.check_steps={_STEPS}"]
 
 
 def measured_bytes(row: Row, folder: Path) -> dict[str, int]:
@@ -122,7 +136,7 @@ def measured_bytes(row: Row, folder: Path) -> dict[str, int]:
     data, run = folder / "data", folder / "run"
     write_dataset(data, grid_of(row))
     peaks = {}
-    for stage in ("autoencoder", "diffusion"):
+    for stage in STAGES_OF[row.family]:
         arguments = [
             "train",
             data,
@@ -159,9 +173,7 @@ def print_table(out: Path) -> None:
     print("|---|---|---|---|---|---|")
     peaks = json.loads(out.read_text(encoding="utf-8"))
     for row in ROWS:
-        settings = training_settings(
-            row.preset, parse_overrides(overrides_of(row), LatentDiffusionSettings), steps=_STEPS
-        )
+        settings = training_settings(row.preset, parse_overrides(overrides_of(row), row.family), steps=_STEPS)
         for (stage, peak), batch in zip(peaks.get(row.name, {}).items(), row.batches, strict=False):
             estimate = peak_memory_gb(STAGES[stage], settings, grid_of(row))
             shape = " x ".join(map(str, row.shape))
