@@ -9,7 +9,7 @@ from torch.nn import functional
 from anatogen.config.presets import gan_settings
 from anatogen.dataset.manifest import Grid
 from anatogen.training.cost.memory import LiveBytes, peak_memory_gb
-from anatogen.training.cost.probe import _measure
+from anatogen.training.cost.probe import _measure, probe
 from anatogen.training.stages import STAGES
 
 MEGABYTE = 2**20
@@ -81,3 +81,11 @@ def test_every_stage_is_counted_alike_twice_and_can_be_timed(name):
     assert measured.seconds_per_step > 0 and min(measured.num_parameters.values()) > 100
     # The base of a process, and something of its own.
     assert 0.42 < first < 1
+
+
+def test_a_wavelet_flow_takes_what_was_counted_within_a_fifth():
+    grid = Grid(shape=(64, 64, 64), spacing_mm=SPACING_MM, affine=AFFINE)
+    settings = tiny_flow_settings("pyramid.crop=16", "details.width=32")
+    measured = probe(STAGES["flow"], settings, grid, device="cpu")
+    assert measured is not None and measured.peak_gb > 0.7, "a process takes 0.42 anyway"
+    assert peak_memory_gb(STAGES["flow"], settings, grid) == pytest.approx(measured.peak_gb, rel=0.2)
