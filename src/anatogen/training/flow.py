@@ -115,7 +115,8 @@ def train_levels(
             best.update(train_step.ema.shadow, checked_losses(bundle, held_out), loop.step)
             print(f"flow: {best.restore(train_step.ema.shadow)}", flush=True)
         save_weights(train_step.ema.shadow, folder / WEIGHTS_NAME)
-        report_trend(folder)
+        if not best.is_over:
+            report_trend(folder)
     fabric.barrier()
 
 

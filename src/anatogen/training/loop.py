@@ -91,6 +91,7 @@ class Loop:
         if checkpoint.exists():
             counters = load_checkpoint(checkpoint, self.state)
             self.step, self._seconds_before = int(counters["step"]), counters["seconds"]
+            self._is_stopped = bool(counters.get("is_stopped"))
         is_writer = self.fabric.is_global_zero
         if is_writer:
             remove_parts(self.folder)
@@ -120,6 +121,8 @@ class Loop:
                 if progress >= 1 or now - last_checkpoint >= 60 * self.training.checkpoint_minutes:
                     self._require_finite_weights()
                     counters = {"step": float(self.step), "seconds": self.seconds}
+                    if self._is_stopped:
+                        counters["is_stopped"] = 1.0
                     save_checkpoint(checkpoint, self.state, counters)
                     last_checkpoint = time.perf_counter()
                 if progress < 1 and now - last_preview >= 60 * self.training.preview_minutes:
@@ -132,7 +135,7 @@ class Loop:
         self.fabric.barrier()
 
     def stop(self) -> None:
-        """Makes this step the last one, as if the budget ended with it; call it on all ranks alike."""
+        """Makes this step the last one, for resumed trainings too; call it on all ranks alike."""
         self._is_stopped = True
 
     def require_finite(self, losses: Mapping[str, Tensor]) -> None:
