@@ -7,6 +7,7 @@ from torch import Tensor
 
 from anatogen.config.settings import WaveletFlowSettings
 from anatogen.generators.wavelet_flow import FlowLevels, LevelBatch
+from anatogen.models.pyramid import WaveletPyramid
 from anatogen.training.deformation import deformed
 
 
@@ -38,7 +39,7 @@ def _batches_of_scan(
     levels: FlowLevels, settings: WaveletFlowSettings, scan: Tensor, generator: torch.Generator
 ) -> list[LevelBatch]:
     pyramid = levels.pyramid
-    offset = [_draw(step, generator) for step in pyramid.stride(levels.num_levels)]
+    offset = drawn_offset(pyramid, generator)
     d, h, w = offset
 
     def analysed(x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -57,6 +58,11 @@ def _batches_of_scan(
     if is_deformed:
         images, _ = analysed(deformed(scan[0, 0], generator)[None, None])
     return [*batches, levels.coarse(images, texture, offset, is_deformed)]
+
+
+def drawn_offset(pyramid: WaveletPyramid, generator: torch.Generator) -> list[int]:
+    """Voxels along (D, H, W) by which a scan is shifted towards the origin: less than a coarse cell."""
+    return [_draw(step, generator) for step in pyramid.stride(pyramid.num_levels)]
 
 
 def _cropped(batch: LevelBatch, side: int, generator: torch.Generator) -> LevelBatch:

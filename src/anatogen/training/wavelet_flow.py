@@ -1,15 +1,14 @@
 """`anatogen train` of a wavelet flow: from a prepared dataset to a bundle, resumed where it stopped."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from anatogen.config.settings import WaveletFlowSettings
 from anatogen.core.devices import device_named
 from anatogen.core.files import sha256_file
+from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights
 from anatogen.dataset.manifest import Manifest, Split
 from anatogen.dataset.volumes import VolumeDataset
@@ -20,6 +19,7 @@ from anatogen.generators.wavelet_flow import FlowLevels, FlowNetworks, WaveletFl
 from anatogen.models.pyramid import BACKGROUND, WaveletPyramid, foreground, with_foreground
 from anatogen.training.devices import launch
 from anatogen.training.flow import FLOW, described, train_levels
+from anatogen.training.flow_batches import drawn_offset
 from anatogen.training.loop import read_log
 from anatogen.training.run_folder import claim_run
 from anatogen.training.stage import check_training
@@ -28,9 +28,12 @@ from anatogen.training.stage import check_training
 _LEAST_BACKGROUND = 0.01
 # Scans of either split whose membership is inferred at the end.
 _NUM_MEMBERS = 24
-_MAX_STATISTICS_SCANS = 200
+# Looks at scans, each shifted at random as in training, for the scales of the levels' values.
+_MIN_LOOKS, _MAX_LOOKS = 32, 200
 # Of values that don't differ, such as details of a foreground that fills the grid.
 _LEAST_SCALE = 1e-4
+# In logarithms, of textures: those of one scan, or of a few alike, don't tell how much others differ.
+_LEAST_TEXTURE_SCALE = 0.1
 
 
 def train_flow(
@@ -60,17 +63,21 @@ def train_flow(
     return _write_bundle(run, description, data, device)
 
 
-def fit_statistics(pyramid: WaveletPyramid, scans: Sequence[Tensor]) -> FlowStatistics:
+def fit_statistics(pyramid: WaveletPyramid, dataset: VolumeDataset) -> FlowStatistics:
     """Scales of the levels' values, so that each is of about unit size.
 
     Args:
         pyramid: The levels.
-        scans: float32 (1, 1, D, H, W) in [-1, 1] each, of the training set.
+        dataset: The training set, of which up to 200 scans are looked at, one at a time.
     """
-    background = torch.stack([1 - foreground(x).mean() for x in scans]).mean()
+    number = min(_MAX_LOOKS, max(_MIN_LOOKS, len(dataset)))
+    chosen = [index * len(dataset) // number for index in range(number)]
+    background = torch.stack([1 - foreground(dataset.batch([i])).mean() for i in sorted({*chosen})]).mean()
     coarse, squares, textures = [], [], []
-    for x in scans:
-        padded = pyramid.pad(x, BACKGROUND)
+    for look, index in enumerate(chosen):
+        # Details of edges that lie alike in all scans, such as a border's, depend on where the cells begin.
+        d, h, w = drawn_offset(pyramid, derived_generator("statistics", look))
+        padded = pyramid.pad(dataset.batch([index])[:, :, d:, h:, w:], BACKGROUND)
         volume = with_foreground(padded) if background >= _LEAST_BACKGROUND else padded
         images, bands = pyramid.analyse(volume)
         coarse.append(images[-1])
@@ -86,7 +93,7 @@ def fit_statistics(pyramid: WaveletPyramid, scans: Sequence[Tensor]) -> FlowStat
             for at_level in zip(*squares, strict=True)
         ],
         texture_shift=texture.mean(dim=0).tolist(),
-        texture_scale=texture.std(dim=0, correction=0).clamp(min=_LEAST_SCALE).tolist(),
+        texture_scale=texture.std(dim=0, correction=0).clamp(min=_LEAST_TEXTURE_SCALE).tolist(),
     )
 
 
@@ -95,9 +102,7 @@ def _describe(
 ) -> WaveletFlowDescription:
     grid = manifest.grid
     pyramid = WaveletPyramid(grid.shape, grid.spacing_mm, settings.pyramid.num_levels)
-    number = min(_MAX_STATISTICS_SCANS, len(dataset))
-    chosen = [index * len(dataset) // number for index in range(number)]
-    statistics = fit_statistics(pyramid, [dataset.batch([index]) for index in chosen])
+    statistics = fit_statistics(pyramid, dataset)
     description = described(settings, grid, manifest.intensity, statistics)
     return description.model_copy(update={"training": {"dataset_sha256": manifest.sha256()}})
 
