@@ -344,7 +344,7 @@ class FlowSettings(Section):
 class FlowOptimiserSettings(OptimiserSettings):
     """Budget, batches and Muon of a wavelet flow, for all its levels alike.
 
-    `batch_size` is that of the coarse level; the others learn from as many cells a step. `betas` are those of
+    `batch_size` is that of the coarse level, and the crops of each other one. `betas` are those of
     Adam, which teaches what is no matrix.
     """
 
