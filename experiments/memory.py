@@ -134,7 +134,7 @@ def measured_bytes(row: Row, folder: Path) -> dict[str, int]:
     """Largest resident set of the process that trains each stage."""
     data, run = folder / "data", folder / "run"
     write_dataset(data, grid_of(row))
-    peaks = {}
+    peaks: dict[str, int] = {}
     for stage in STAGES_OF[row.family]:
         arguments = [
             "train",
