@@ -32,7 +32,7 @@ from anatogen.training.autoencoder import (
 from anatogen.training.optimisation import ExponentialMovingAverage, adam, take_step
 from benchmarks.task import CODE_DIM, COMPRESSION, NUM_CODES, Part, Sizes, Task
 
-# Loss weights of `paper` that `default_adversarial` takes over.
+# Loss weights of `paper` that `latent_diffusion_adversarial` takes over.
 _ADVERSARIAL = ("losses.adversarial_slice=1", "losses.adversarial_volume=1", "losses.feature_matching=4")
 _EPSILON = 1e-5
 
@@ -70,11 +70,11 @@ def settings_of(row: str) -> LatentDiffusionSettings:
         "losses.discriminator_start=0",
         "losses.adversarial_start=0",
     ]
-    if row == "default_adversarial":
+    if row == "latent_diffusion_adversarial":
         overrides += _ADVERSARIAL
     return resolve(
         LatentDiffusionSettings,
-        preset_named(row.partition("_")[0]),
+        preset_named("paper" if row.startswith("paper") else "latent_diffusion"),
         overrides=parse_overrides(overrides, LatentDiffusionSettings),
     )
 
