@@ -25,9 +25,9 @@ def add_commands(group: Group) -> None:
 
 
 def _train_keys() -> "Sequence[type[Section]]":
-    from anatogen.config.settings import LatentDiffusionSettings, WaveletFlowSettings
+    from anatogen.config.presets import FAMILIES
 
-    return (WaveletFlowSettings, LatentDiffusionSettings)
+    return tuple(FAMILIES.values())
 
 
 def _gan_keys() -> "Sequence[type[Section]]":

@@ -34,9 +34,9 @@ def _prepare_keys() -> "Sequence[type[Section]]":
 
 
 def _all_keys() -> "Sequence[type[Section]]":
-    from anatogen.config.settings import LatentDiffusionSettings, WaveletFlowSettings
+    from anatogen.config.presets import FAMILIES
 
-    return (*_prepare_keys(), WaveletFlowSettings, LatentDiffusionSettings)
+    return (*_prepare_keys(), *FAMILIES.values())
 
 
 def _show_run(page: "Path | None", given: Mapping[str, Any]) -> None:

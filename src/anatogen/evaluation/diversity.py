@@ -140,16 +140,16 @@ def measure_diversity(
     pairs = {"standard": {"real": inside_real.values.tolist(), "synthetic": inside_synthetic.values.tolist()}}
     if published:
         measure = reference_compatible_ms_ssim
-        inside_real = values("published MS-SSIM of real pairs", real, 1, measure)
-        inside_synthetic = values("published MS-SSIM of synthetic pairs", synthetic, 2, measure)
+        published_real = values("published MS-SSIM of real pairs", real, 1, measure)
+        published_synthetic = values("published MS-SSIM of synthetic pairs", synthetic, 2, measure)
         how = (
             "as the paper's published code computes it: not a standard MS-SSIM, "
             f"{num_reference_scales(real.grid.shape)} scales"
         )
-        rows.append(_PUBLISHED.measured(inside_synthetic.mean, inside_real.mean, [how, *notes]))
+        rows.append(_PUBLISHED.measured(published_synthetic.mean, published_real.mean, [how, *notes]))
         pairs["reference_compatible"] = {
-            "real": inside_real.values.tolist(),
-            "synthetic": inside_synthetic.values.tolist(),
+            "real": published_real.values.tolist(),
+            "synthetic": published_synthetic.values.tolist(),
         }
     record = {
         "scales": str(scales),

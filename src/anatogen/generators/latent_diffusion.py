@@ -15,13 +15,9 @@ from anatogen.diffusion.process import denoising_loss, x_0_predictor
 from anatogen.diffusion.schedule import CosineSchedule, LinearFlowSchedule, Schedule
 from anatogen.generators.bundle import Bundle
 from anatogen.generators.description import LatentDiffusionDescription
-from anatogen.generators.solving import solve
+from anatogen.generators.solving import LOSS_TIMES, options_in_force, solve
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN
-
-# Times and draws of noise at which `loss` is asked for.
-_LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
-_NUM_LOSS_DRAWS = 2
 
 
 class LatentDiffusionBundle(Bundle):
@@ -63,11 +59,7 @@ class LatentDiffusionBundle(Bundle):
 
     def sampling_options(self, sampler: Sampler | None, steps: int | None) -> dict[str, str | int]:
         """Sampler and number of steps; where not asked for, the bundle's own."""
-        settings = self.description.diffusion
-        return {
-            "sampler": settings.sampler if sampler is None else sampler,
-            "steps": settings.sampling_steps if steps is None else steps,
-        }
+        return options_in_force(self.description.diffusion, sampler, steps)
 
     def _generate(self, indices: Sequence[int], seed: int, options: dict[str, Any]) -> Tensor:
         latents = self.scaling.undo(self.sample_latents(indices, seed=seed, **options))
@@ -124,9 +116,9 @@ class LatentDiffusionBundle(Bundle):
         """
         settings = self.description.diffusion
         x_0 = self.encode(x.to(self.device)).float()
-        shape = (len(_LOSS_TIMES) * _NUM_LOSS_DRAWS, *x_0.shape[1:])
+        shape = (len(LOSS_TIMES), *x_0.shape[1:])
         eps = torch.randn(shape, generator=derived_generator(seed, "membership")).to(x_0.device)
-        t = torch.tensor(_LOSS_TIMES * _NUM_LOSS_DRAWS, device=x_0.device)
+        t = torch.tensor(LOSS_TIMES, device=x_0.device)
         schedule = build_schedule(settings)
         loss = denoising_loss(self.denoiser, x_0.expand(shape), eps, t, schedule, settings.prediction, "l2")
         return float(loss)

@@ -1,13 +1,27 @@
-"""From noise to a sample by the sampler of a name: what all families with a diffusion process share."""
+"""What all families with a diffusion process share: options, samplers by name, times of the loss."""
 
 from collections.abc import Callable
 
 from torch import Tensor
 
+from anatogen.config.settings import DiffusionSettings, FlowSettings
 from anatogen.core.choices import Sampler
 from anatogen.diffusion import samplers
 from anatogen.diffusion.process import Network
 from anatogen.diffusion.schedule import Schedule
+
+# Times at which the loss of a scan is asked for, each twice, with two draws of noise.
+LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9) * 2
+
+
+def options_in_force(
+    own: DiffusionSettings | FlowSettings, sampler: Sampler | None, steps: int | None
+) -> dict[str, str | int]:
+    """Sampler and number of steps that are asked for or, where they are not, the bundle's own."""
+    return {
+        "sampler": own.sampler if sampler is None else sampler,
+        "steps": own.sampling_steps if steps is None else steps,
+    }
 
 
 def solve(

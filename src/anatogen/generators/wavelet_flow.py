@@ -18,16 +18,13 @@ from anatogen.diffusion.process import add_noise, x_0_predictor
 from anatogen.diffusion.schedule import LinearFlowSchedule
 from anatogen.generators.bundle import Bundle
 from anatogen.generators.description import WaveletFlowDescription
-from anatogen.generators.solving import solve
+from anatogen.generators.solving import LOSS_TIMES, options_in_force, solve
 from anatogen.models.denoiser import halving_strides
 from anatogen.models.flow_network import FlowNetwork
 from anatogen.models.pyramid import BACKGROUND, WaveletPyramid, with_foreground, without_foreground
 
 SCHEDULE = LinearFlowSchedule()
-NUM_POSITIONS = 3
-# Times and draws of noise at which `loss` is asked for.
-_LOSS_TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
-_NUM_LOSS_DRAWS = 2
+_NUM_POSITIONS = 3
 
 
 class LevelBatch(NamedTuple):
@@ -61,12 +58,13 @@ class FlowLevels:
             description.grid.shape, description.grid.spacing_mm, description.pyramid.num_levels
         )
         self.num_levels = self.pyramid.num_levels
-        self.has_background = len(description.statistics.image_shift) == 2
+        # Of a scan: the image and, if scans have a background, the foreground.
+        self.num_channels = len(description.statistics.image_shift)
 
     @property
-    def num_channels(self) -> int:
-        """Channels of a scan: the image and, if scans have a background, the foreground."""
-        return len(self._statistics.image_shift)
+    def has_background(self) -> bool:
+        """Whether scans have a background that must be exact."""
+        return self.num_channels == 2
 
     def shape(self, level: int) -> tuple[int, int, int, int]:
         """(C, d, h, w) of the clean values of a whole scan at a level."""
@@ -75,16 +73,22 @@ class FlowLevels:
         channels = self.pyramid.num_bands(level) * self.num_channels
         return (channels, *self.pyramid.shapes[level + 1])
 
+    def num_told(self, level: int) -> int:
+        """Channels of `LevelBatch.told`: positions and, of details, the image."""
+        return _NUM_POSITIONS + (0 if level == self.num_levels else self.num_channels)
+
+    def num_conditions(self, level: int) -> int:
+        """Numbers of `LevelBatch.conditions`: the deformed flag, or of details the noise and the texture."""
+        return 1 if level == self.num_levels else 1 + self.num_levels
+
     def build_network(self, level: int) -> FlowNetwork:
         """The untrained network of a level."""
-        is_coarse = level == self.num_levels
-        settings = self._description.coarse if is_coarse else self._description.details
+        settings = self._description.coarse if level == self.num_levels else self._description.details
         channels, *cells = self.shape(level)
-        told = NUM_POSITIONS + (0 if is_coarse else self.num_channels)
         stride = self.pyramid.stride(min(level + 1, self.num_levels))
         spacing = [mm * step for mm, step in zip(self._description.grid.spacing_mm, stride, strict=True)]
         strides = halving_strides(cells, spacing, len(settings.multipliers) - 1)
-        conditions = 1 if is_coarse else 1 + self.num_levels
+        told, conditions = self.num_told(level), self.num_conditions(level)
         return FlowNetwork(settings, channels + told, channels, conditions, strides)
 
     def channels_of(self, x: Tensor) -> Tensor:
@@ -104,9 +108,8 @@ class FlowLevels:
             deformed: Whether the scans were deformed.
         """
         image = self._scaled(images[-1])
-        cells = image.shape[2:]
-        spread = texture[:, :, None, None, None].expand(-1, -1, *cells)
-        told = self.positions(self.num_levels, offset).to(image).expand(len(image), -1, -1, -1, -1)
+        spread = texture[:, :, None, None, None].expand(-1, -1, *image.shape[2:])
+        told = self._positions(self.num_levels, offset, image)
         conditions = image.new_full((len(image), 1), float(deformed))
         return LevelBatch(torch.cat((image, spread), dim=1), told, conditions)
 
@@ -120,7 +123,7 @@ class FlowLevels:
         noise: Tensor,
         level_of_noise: Tensor,
     ) -> LevelBatch:
-        """A level of details of scans.
+        """A level of details of scans; the other arguments are those of `told`.
 
         Args:
             level: Number of the level.
@@ -131,16 +134,36 @@ class FlowLevels:
             noise: Standard normal noise of the image's shape.
             level_of_noise: float32 (B,), its standard deviation.
         """
-        scales = torch.tensor(self._statistics.band_scales[level]).to(bands)[:, None, None, None]
+        told, conditions = self.told(level, image, texture, offset, noise, level_of_noise)
+        return LevelBatch(bands / self._band_scales(level, bands), told, conditions)
+
+    def told(
+        self,
+        level: int,
+        image: Tensor,
+        texture: Tensor,
+        offset: Sequence[int],
+        noise: Tensor,
+        level_of_noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """What a level of details depends on, cell by cell and as a whole, as in `LevelBatch`.
+
+        Args:
+            level: Number of the level.
+            image: (B, num_channels, d, h, w) at level + 1.
+            texture: float32 (B, num_levels) of `texture`.
+            offset: As `coarse`.
+            noise: Standard normal noise of the image's shape.
+            level_of_noise: float32 (B,), its standard deviation.
+        """
         told_image = self._scaled(image) + level_of_noise[:, None, None, None, None] * noise
-        positions = self.positions(level + 1, offset).to(image).expand(len(image), -1, -1, -1, -1)
         largest = self._description.flow.told_noise or 1.0
         conditions = torch.cat((level_of_noise[:, None] / largest, texture), dim=1)
-        return LevelBatch(bands / scales, torch.cat((told_image, positions), dim=1), conditions)
+        return torch.cat((told_image, self._positions(level + 1, offset, image)), dim=1), conditions
 
     def texture(self, images: list[Tensor], bands: list[Tensor]) -> Tensor:
         """How strong the image's details are at each level, in standard deviations from the mean scan."""
-        values = raw_texture(self.num_channels, images, bands)
+        values = raw_texture(images, bands)
         shift, scale = self._statistics.texture_shift, self._statistics.texture_scale
         return (values - torch.tensor(shift).to(values)) / torch.tensor(scale).to(values)
 
@@ -165,12 +188,18 @@ class FlowLevels:
 
     def bands_of(self, level: int, x_0: Tensor) -> Tensor:
         """Details, as `pyramid.refine` takes them, of sampled values."""
-        return x_0 * torch.tensor(self._statistics.band_scales[level]).to(x_0)[:, None, None, None]
+        return x_0 * self._band_scales(level, x_0)
 
     def scans_of(self, x: Tensor) -> Tensor:
         """Undoes `channels_of`: (B, 1, D, H, W) in [-1, 1]."""
         scans = without_foreground(x) if self.has_background else x.clamp(-1, 1)
         return self.pyramid.crop(scans)
+
+    def _positions(self, level: int, offset: Sequence[int], like: Tensor) -> Tensor:
+        return self.positions(level, offset).to(like).expand(len(like), -1, -1, -1, -1)
+
+    def _band_scales(self, level: int, like: Tensor) -> Tensor:
+        return torch.tensor(self._statistics.band_scales[level]).to(like)[:, None, None, None]
 
     def _scaled(self, image: Tensor) -> Tensor:
         shift, scale = self._image_scaling(image)
@@ -227,14 +256,10 @@ class WaveletFlowBundle(Bundle):
 
     def sampling_options(self, sampler: Sampler | None, steps: int | None) -> dict[str, str | int]:
         """Sampler and number of steps at each level; where not asked for, the bundle's own."""
-        settings = self.description.flow
-        return {
-            "sampler": settings.sampler if sampler is None else sampler,
-            "steps": settings.sampling_steps if steps is None else steps,
-        }
+        return options_in_force(self.description.flow, sampler, steps)
 
     def _generate(self, indices: Sequence[int], seed: int, options: dict[str, Any]) -> Tensor:
-        levels, pyramid = self.levels, self.levels.pyramid
+        levels = self.levels
         generators = [derived_generator(seed, "scan", index) for index in indices]
         no_offset = (0, 0, 0)
 
@@ -259,12 +284,9 @@ class WaveletFlowBundle(Bundle):
         image, texture = levels.image_of(x_0)
         told_noise = image.new_full((len(indices),), self.description.flow.sampled_noise)
         for level in reversed(range(levels.num_levels)):
-            nothing = image.new_zeros(len(indices), *levels.shape(level))
-            batch = levels.details(
-                level, image, nothing, texture, no_offset, noise(image.shape[1:]), told_noise
-            )
-            bands = levels.bands_of(level, sampled(level, batch.told, batch.conditions))
-            image = pyramid.refine(level, image, bands)
+            depends_on = levels.told(level, image, texture, no_offset, noise(image.shape[1:]), told_noise)
+            bands = levels.bands_of(level, sampled(level, *depends_on))
+            image = levels.pyramid.refine(level, image, bands)
         return levels.scans_of(image)
 
     @torch.inference_mode()
@@ -276,7 +298,7 @@ class WaveletFlowBundle(Bundle):
             seed: Random seed of the noises.
         """
         generator = derived_generator(seed, "membership")
-        t = torch.tensor(_LOSS_TIMES * _NUM_LOSS_DRAWS)
+        t = torch.tensor(LOSS_TIMES)
         return sum(float(value) for value in self.losses(x.to(self.device), t, generator))
 
     def losses(self, x: Tensor, t: Tensor, generator: torch.Generator) -> list[Tensor]:
@@ -324,12 +346,11 @@ def noised(batch: LevelBatch, t: Tensor, eps: Tensor) -> tuple[tuple[Tensor, Ten
     return (torch.cat((x_t, batch.told), dim=1), t, batch.conditions), eps - batch.x_0
 
 
-def raw_texture(num_channels: int, images: list[Tensor], bands: list[Tensor]) -> Tensor:
+def raw_texture(images: list[Tensor], bands: list[Tensor]) -> Tensor:
     """Logarithm of the root mean square of the image's details at each level, in the foreground.
 
     Args:
-        num_channels: Channels of the images: 2 if there is a foreground.
-        images: Images of `pyramid.analyse`.
+        images: Images of `pyramid.analyse`, of 2 channels if there is a foreground.
         bands: Bands of it.
 
     Returns:
@@ -337,9 +358,9 @@ def raw_texture(num_channels: int, images: list[Tensor], bands: list[Tensor]) ->
     """
     found = []
     for image, details in zip(images[1:], bands, strict=True):
-        squares = details[:, ::num_channels].square().mean(dim=1, keepdim=True)
+        squares = details[:, :: image.shape[1]].square().mean(dim=1, keepdim=True)
         # Cells that lie in the foreground as a whole; all, where there are none.
-        inside = (image[:, 1:] > 1 - 1e-4) if num_channels == 2 else torch.ones_like(squares)
+        inside = (image[:, 1:] > 1 - 1e-4) if image.shape[1] == 2 else torch.ones_like(squares)
         inside = inside.to(squares)
         inside = torch.where(inside.sum(dim=(1, 2, 3, 4), keepdim=True) > 0, inside, 1.0)
         power = (squares * inside).sum(dim=(1, 2, 3, 4)) / inside.sum(dim=(1, 2, 3, 4))

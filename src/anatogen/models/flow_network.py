@@ -140,7 +140,7 @@ class _Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, embedding_dim: int) -> None:
         super().__init__()
-        groups = max(1, in_channels // _GROUP_WIDTH) if in_channels % _GROUP_WIDTH == 0 else 1
+        groups = in_channels // _GROUP_WIDTH if in_channels % _GROUP_WIDTH == 0 else 1
         self.norm_1 = _CellNorm(in_channels)
         self.convolution = nn.Conv3d(in_channels, in_channels, 3, padding=1, groups=groups)
         self.norm_2 = _CellNorm(in_channels)

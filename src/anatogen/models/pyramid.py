@@ -46,6 +46,11 @@ class WaveletPyramid:
             shapes.append(cells)
         self.shapes: tuple[Triple, ...] = tuple((d, h, w) for d, h, w in shapes)
 
+    @property
+    def num_halvings(self) -> int:
+        """Levels from which something is halved: fewer than `num_levels` where the grid is too small."""
+        return sum(bool(axes) for axes in self.axes)
+
     def num_bands(self, level: int) -> int:
         """Detail bands of a channel that bring level + 1 to this level."""
         return int(2 ** len(self.axes[level])) - 1

@@ -20,8 +20,7 @@ _MOST_LEVELS = 5
 
 def choose_pyramid(grid: Grid) -> list[Decision]:
     """Chooses as many halvings of the grid as leave few enough cells, or as it has."""
-    deepest = WaveletPyramid(grid.shape, grid.spacing_mm, _MOST_LEVELS)
-    possible = sum(bool(axes) for axes in deepest.axes)
+    possible = WaveletPyramid(grid.shape, grid.spacing_mm, _MOST_LEVELS).num_halvings
     levels, coarse = 1, _coarse_shape(grid, 1)
     while math.prod(coarse) > MAX_COARSE_CELLS and levels < possible:
         levels += 1

@@ -18,7 +18,6 @@ from anatogen.dataset.manifest import Grid, Intensity, Split
 from anatogen.dataset.volumes import VolumeDataset, prefetched
 from anatogen.generators.description import FlowStatistics, WaveletFlowDescription
 from anatogen.generators.wavelet_flow import (
-    NUM_POSITIONS,
     SCHEDULE,
     FlowLevels,
     FlowNetworks,
@@ -284,8 +283,8 @@ def described(
 def _check_levels(settings: WaveletFlowSettings, grid: Grid, devices: int) -> None:
     """Refuses more halvings than the grid has."""
     pyramid = WaveletPyramid(grid.shape, grid.spacing_mm, settings.pyramid.num_levels)
-    if not all(pyramid.axes):
-        most = sum(bool(axes) for axes in pyramid.axes)
+    most = pyramid.num_halvings
+    if most < settings.pyramid.num_levels:
         raise UserError(
             f"pyramid.num_levels is {settings.pyramid.num_levels}, but a grid of {grid.shape} voxels can be "
             f"halved {most} times: set pyramid.num_levels={most}"
@@ -311,8 +310,7 @@ def _dry_run(fabric: Fabric, settings: WaveletFlowSettings, grid: Grid) -> DryRu
         """Values of whole scans, or of crops of a side."""
         channels, *cells = levels.shape(level)
         shape = [min(size, side) if side else size for size in cells]
-        told = NUM_POSITIONS + (0 if level == levels.num_levels else levels.num_channels)
-        conditions = 1 if level == levels.num_levels else 1 + levels.num_levels
+        told, conditions = levels.num_told(level), levels.num_conditions(level)
         sizes = [(number, channels, *shape), (number, told, *shape), (number, conditions)]
         return LevelBatch(*(torch.zeros(size, device=fabric.device) for size in sizes))
 

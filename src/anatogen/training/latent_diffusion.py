@@ -43,14 +43,12 @@ def train_latent_diffusion(
     run: Path | str,
     settings: LatentDiffusionSettings,
     *,
-    stages: tuple[StageName, ...] = ("autoencoder", "diffusion"),
-    autoencoder_run: Path | str | None = None,
-    device: str = "auto",
-    devices: int = 1,
+    stages: tuple[StageName, ...],
+    autoencoder_run: Path | str | None,
+    device: str,
+    devices: int,
 ) -> Path:
-    """Trains a generator, or goes on with a training that was stopped; a finished one is left as it is.
-
-    The arguments are those of `anatogen.train`, which explains them.
+    """`training.train` of this family.
 
     Raises:
         UserError: If data and settings don't fit the run, or the autoencoder is not fit for stage two.

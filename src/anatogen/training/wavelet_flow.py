@@ -41,12 +41,10 @@ def train_flow(
     run: Path | str,
     settings: WaveletFlowSettings,
     *,
-    device: str = "auto",
-    devices: int = 1,
+    device: str,
+    devices: int,
 ) -> Path:
-    """Trains a wavelet flow, or goes on with a training that was stopped; a finished one is left as it is.
-
-    The arguments are those of `anatogen.train`, which explains them.
+    """`training.train` of this family.
 
     Raises:
         UserError: If data and settings don't fit the run.
@@ -82,7 +80,7 @@ def fit_statistics(pyramid: WaveletPyramid, dataset: VolumeDataset) -> FlowStati
         images, bands = pyramid.analyse(volume)
         coarse.append(images[-1])
         squares.append([band.square().mean(dim=(0, 2, 3, 4)) for band in bands])
-        textures.append(raw_texture(volume.shape[1], images, bands)[0])
+        textures.append(raw_texture(images, bands)[0])
     image = standard_scaling(coarse)
     texture = torch.stack(textures)
     return FlowStatistics(
