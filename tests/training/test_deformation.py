@@ -34,6 +34,16 @@ def test_a_scan_of_background_alone_is_left_as_it_is():
     assert torch.allclose(deformed(x, _generator(0)), x, atol=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_a_curved_foreground_moves_as_one_and_its_background_stays_exact(seed):
+    """An ellipsoid of one value: no voxel becomes a mixture with the background, and it keeps its size."""
+    axes = [torch.linspace(-1.2, 1.2, side) for side in (40, 56, 40)]
+    x = torch.where(sum(place**2 for place in torch.meshgrid(*axes, indexing="ij")) < 1, 0.5, -1.0)
+    found = deformed(x, _generator(seed))
+    torch.testing.assert_close(found, torch.where(found > -1, 0.5, -1.0))
+    assert (found > -1).float().mean() == pytest.approx((x > -1).float().mean(), rel=0.1)
+
+
 def test_the_same_draw_gives_the_same_scan():
     assert torch.equal(deformed(_scan(), _generator(3)), deformed(_scan(), _generator(3)))
     assert not torch.equal(deformed(_scan(), _generator(3)), deformed(_scan(), _generator(4)))

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from anatogen.models.pyramid import BACKGROUND, continued, foreground
+
 # Control points per axis, as intervals over the field of view: whole structures move, their texture does not.
 _INTERVALS = 2
 # Largest shift of a control point in intervals; below 0.403 a cubic B-spline can't fold (Choi and Lee 2000).
@@ -20,28 +22,31 @@ def deformed(x: Tensor, generator: torch.Generator) -> Tensor:
     side.
 
     Args:
-        x: float (D, H, W) in [-1, 1]; the field of view is the bounding box of what is above -1.
+        x: float (D, H, W) in [-1, 1]; the field of view is the bounding box of its foreground.
         generator: On the CPU, whatever x's device.
 
     Returns:
-        float (D, H, W) in [-1, 1], -1 outside the field of view.
+        float (D, H, W) in [-1, 1], exactly -1 in the background.
     """
-    box = _field_of_view(x)
-    inside = x[box]
-    shift = _displacement(inside.shape, generator).to(x)
+    mask = foreground(x[None, None])
+    box = _bounding_box(mask[0, 0])
+    # The image is continued into the background and the foreground moved beside it: interpolated with the
+    # background, voxels on its border would be of neither.
+    both = torch.cat((continued(x[None, None], mask), mask), dim=1)[:, :, *box]
+    shift = _displacement(both.shape[2:], generator).to(x)
     still = functional.affine_grid(
-        torch.eye(3, 4, device=x.device)[None], [1, 1, *inside.shape], align_corners=False
+        torch.eye(3, 4, device=x.device)[None], [1, 1, *both.shape[2:]], align_corners=False
     )
     # grid_sample's coordinates run (w, h, d), and a side is 2 long.
     grid = still.to(x) + 2 * shift.flip(0).movedim(0, -1)
-    moved = functional.grid_sample(inside[None, None], grid, padding_mode="border", align_corners=False)
-    out = torch.full_like(x, -1.0)
-    out[box] = moved[0, 0]
+    image, inside = functional.grid_sample(both, grid, padding_mode="border", align_corners=False)[0]
+    out = torch.full_like(x, BACKGROUND)
+    out[box] = torch.where(inside > 0.5, image, BACKGROUND)
     return out
 
 
-def _field_of_view(x: Tensor) -> tuple[slice, ...]:
-    found = (x > -1).nonzero()
+def _bounding_box(mask: Tensor) -> tuple[slice, ...]:
+    found = mask.nonzero()
     if not len(found):
         return (slice(None),) * 3
     low, high = found.amin(0).tolist(), found.amax(0).tolist()
