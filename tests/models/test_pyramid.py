@@ -146,6 +146,12 @@ def test_the_continuation_has_no_edge_where_foreground_ends():
         assert band[:, ::2].abs().max() < 1e-5 and band[:, 1::2].abs().max() > 1
 
 
+def test_a_single_voxel_of_foreground_is_continued_everywhere():
+    mask = torch.zeros(1, 1, 160, 160, 160)
+    mask[..., 3, 150, 80] = 1
+    assert torch.allclose(continued(0.5 * mask, mask), torch.tensor(0.5))
+
+
 def test_scans_of_a_batch_are_continued_apart():
     x = torch.cat([_scan((6, 7, 8), seed) for seed in range(3)])
     each = torch.cat([with_foreground(part) for part in x.split(1)])

@@ -130,7 +130,9 @@ def continued(x: Tensor, mask: Tensor) -> Tensor:
     padding = [0 if size == 1 else size % 2 for size in x.shape[2:]]
     pads = (0, padding[2], 0, padding[1], 0, padding[0])
     share = functional.avg_pool3d(functional.pad(mask, pads), kernel)
-    mean = functional.avg_pool3d(functional.pad(x * mask, pads), kernel) / share.clamp(min=1e-6)
+    mean = functional.avg_pool3d(functional.pad(x * mask, pads), kernel) / share.clamp(
+        min=torch.finfo(x.dtype).tiny
+    )
     around = continued(torch.where(share > 0, mean, 0), share)
     for axis, step in enumerate(kernel):
         around = around.repeat_interleave(step, dim=axis + 2)
