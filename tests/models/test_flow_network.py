@@ -68,6 +68,12 @@ def test_scans_of_a_batch_do_not_see_each_other(settings, strides):
     assert torch.allclose(network(*(part[1:2] for part in given)), network(*given)[1:2], atol=1e-12)
 
 
+def test_widths_that_no_head_divides_have_a_single_one():
+    settings = FlowNetworkSettings(width=56, multipliers=(1, 2), num_blocks=1)
+    network = FlowNetwork(settings, 2, 2, 1, [(2, 2, 2)])
+    assert network(torch.randn(1, 2, 4, 4, 4), torch.zeros(1), torch.zeros(1, 1)).shape == (1, 2, 4, 4, 4)
+
+
 def test_time_and_conditions_are_heard():
     network, (x, t, conditions) = _network(), _inputs(1, 4, 4, 4)
     plain = network(x, t, conditions)

@@ -164,7 +164,7 @@ class _Attention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.num_heads = max(1, channels // _HEAD_DIM)
+        self.num_heads = channels // _HEAD_DIM if channels % _HEAD_DIM == 0 else 1
         self.norm = _CellNorm(channels)
         self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.to_out = nn.Linear(channels, channels)
