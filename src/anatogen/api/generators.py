@@ -261,7 +261,7 @@ def evaluate(
         out: Folder of the report; may hold an earlier one, which is replaced.
         train: Scans that the generator was trained on; with a holdout, the privacy audit is made.
         holdout: Scans of other patients, that it was not trained on; may be the real ones.
-        bundle: Generator, for membership inference on its denoiser.
+        bundle: Generator, for membership inference by its loss.
         medicalnet: Weights file of a MedicalNet ResNet, for features of whole volumes.
         num_pairs: Number of random pairs of scans for MS-SSIM.
         quick: Look at fewer slices and pairs, and make no privacy audit: a minute for small scans.

@@ -22,7 +22,7 @@ from anatogen.report.rows import Row
 Values = npt.NDArray[np.floating]
 Array = npt.NDArray[np.float32]
 
-SOURCES = {"denoiser": "the denoiser's loss", "autoencoder": "the autoencoder's error"}
+SOURCES = {"denoiser": "the generator's loss", "autoencoder": "the autoencoder's error"}
 AUC_NAMES = {source: f"membership_{source}_auc" for source in SOURCES}
 _NUM_BOOTSTRAPS = 500
 _ENOUGH_SCANS = 200
