@@ -294,8 +294,8 @@ def report_trend(folder: Path) -> None:
     """Prints a note if a stage's loss was still falling when its budget ended."""
     if still_falling(read_log(folder)):
         print(
-            f"{folder.name}: the loss was still falling when the budget ended; the same command with a larger "
-            "--minutes or --steps goes on from here",
+            f"{folder.name}: the loss was still falling when the budget ended; the same command with a "
+            "larger --minutes or --steps goes on from here",
             flush=True,
         )
 
