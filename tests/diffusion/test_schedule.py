@@ -81,6 +81,18 @@ def test_linear_flow_sampling_times_are_even_from_1_to_0(num_steps):
     assert torch.allclose(times.diff(), torch.tensor(-1 / num_steps, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("time_sampling", ["uniform", "logit_normal"])
+def test_a_shift_multiplies_the_noise_at_every_time(time_sampling):
+    plain, later = LinearFlowSchedule(time_sampling), LinearFlowSchedule(time_sampling, shift=3.0)
+    for name, argument in (("sampling_times", ()), ("draw_times", (torch.Generator(),))):
+        found = []
+        for schedule in (plain, later):
+            draws = [part.manual_seed(1) if isinstance(part, torch.Generator) else part for part in argument]
+            found.append(getattr(schedule, name)(50, *draws))
+        (alpha, sigma), (later_alpha, later_sigma) = (plain.alpha_sigma(t) for t in found)
+        assert torch.allclose(later_sigma * alpha, 3 * sigma * later_alpha, atol=1e-6)
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("num_steps", [0, -3])
 def test_a_number_of_steps_below_one_is_refused(schedule, num_steps):

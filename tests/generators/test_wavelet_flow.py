@@ -122,7 +122,7 @@ def test_the_loss_is_that_of_the_velocity_at_each_level():
         image = images[level + 1]
         batch = bundle.levels.details(level, image, bands[level], texture, (0, 0, 0), image, nothing)
         assert torch.isclose(loss, 1 + batch.x_0.square().mean(), rtol=0.1)
-    x_0 = bundle.levels.coarse(images, texture, (0, 0, 0), deformed=False).x_0
+    x_0 = bundle.levels.coarse(images[-1], texture, (0, 0, 0), texture, deformed=False).x_0
     assert torch.isclose(found[-1], 1 + x_0.square().mean(), rtol=0.1)
 
 
@@ -131,8 +131,8 @@ def test_what_a_level_is_given_is_undone_by_what_its_samples_mean():
     x = _scans(2)
     images, bands = levels.pyramid.analyse(levels.channels_of(x))
     texture = levels.texture(images, bands)
-    image, strengths = levels.image_of(levels.coarse(images, texture, (0, 0, 0), deformed=False).x_0)
-    assert torch.allclose(image, images[-1], atol=1e-5) and torch.allclose(strengths, texture, atol=1e-5)
+    image = levels.image_of(levels.coarse(images[-1], texture, (0, 0, 0), texture, deformed=False).x_0)
+    assert torch.allclose(image, images[-1], atol=1e-5)
     for level in reversed(range(levels.num_levels)):
         nothing = torch.zeros_like(image)
         given = levels.details(level, image, bands[level], texture, (0, 0, 0), nothing, torch.zeros(2))
@@ -151,6 +151,22 @@ def test_positions_are_the_means_of_their_voxels_places(offset):
     images, _ = pyramid.analyse(torch.stack(torch.meshgrid(*places, indexing="ij"))[None])
     for level, image in enumerate(images):
         assert torch.allclose(levels.positions(level, offset), image, atol=1e-6)
+
+
+def test_textures_are_drawn_with_the_spread_and_the_correlation_of_scans():
+    levels = FlowLevels(flow_description())
+    drawn = levels.texture_of(torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0)))
+    assert torch.allclose(drawn.T.cov(), torch.tensor([[1.0, 0.6], [0.6, 1.0]]), atol=0.03)
+    assert drawn.mean(dim=0).abs().max() < 0.03
+
+
+def test_the_coarse_level_is_told_a_blurred_texture_and_whether_it_was_deformed():
+    levels = FlowLevels(flow_description())
+    texture = torch.zeros(4000, 2)
+    noise = torch.randn(texture.shape, generator=torch.Generator().manual_seed(0))
+    _, told = levels.told_coarse(texture, (0, 0, 0), noise, deformed=True)
+    assert (told[:, 0] == 1).all()
+    assert torch.allclose(told[:, 1:].std(dim=0), torch.full((2,), 0.5), atol=0.02)
 
 
 def test_texture_doubles_with_the_details_and_leaves_the_background_out():

@@ -34,6 +34,7 @@ def flow_description(
             band_scales=[[0.2 + level] * (channels * pyramid.num_bands(level)) for level in levels],
             texture_shift=[-1.0 - level for level in levels],
             texture_scale=[0.5 for _ in levels],
+            texture_correlation=[[1.0 if one == other else 0.6 for other in levels] for one in levels],
         ),
         grid=grid,
         intensity=Intensity(modality="MR", low=0.0, high=1.0),

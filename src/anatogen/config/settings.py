@@ -326,6 +326,8 @@ class FlowSettings(Section):
         told_noise: Largest standard deviation of the noise on what a level of details is told of the level
             below, as a share of that one's own, in training: sampled levels are not quite like real ones.
         sampled_noise: The same in sampling.
+        coarse_shift: How much later the coarse level's times are, as `LinearFlowSchedule.shift`: where an
+            organ ends, and how bright a scan is, is decided while there is still much noise.
         deformed: Share of the training scans whose coarse image is that of a deformed copy. The network is
             told which, and is sampled as for those that were not.
         sampler: The sampler used when none is named.
@@ -335,6 +337,7 @@ class FlowSettings(Section):
 
     told_noise: Weight = 0.15
     sampled_noise: Weight = 0.03
+    coarse_shift: Annotated[float, Field(gt=0)] = 3.0
     deformed: Annotated[float, Field(ge=0, le=1)] = 0.5
     sampler: Sampler = "dpm_solver_pp"
     sampling_steps: Positive = 16
@@ -344,11 +347,16 @@ class FlowSettings(Section):
 class FlowOptimiserSettings(OptimiserSettings):
     """Budget, batches and Muon of a wavelet flow, for all its levels alike.
 
-    `batch_size` is that of the coarse level, and the crops of each other one. `betas` are those of
-    Adam, which teaches what is no matrix.
+    Each level learns from all scans of a batch: the coarse one from them whole, the others from a crop of
+    each. `betas` are those of Adam, which teaches what is no matrix.
+
+    Attributes:
+        coarse_updates: Updates of the coarse level in a step, each with other shifts, deformations, times and
+            noises of its scans; the other levels have one. The anatomy is decided there, on the fewest cells.
     """
 
     batch_size: Positive = 4
+    coarse_updates: Positive = 3
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     warmup_steps: Annotated[int, Field(ge=0)] = 50

@@ -79,9 +79,16 @@ class LinearFlowSchedule:
     Attributes:
         time_sampling: Training times "uniform" or "logit_normal", whose middle is dense where the
             prediction is hard (Esser et al. 2024).
+        shift: All times are later by this factor of sigma / alpha (the same, equation 23): for values that
+            vary together over many places, whose mean shows through noise that hides each of them.
     """
 
     time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
+    shift: float = 1.0
+
+    def shifted(self, t: Tensor) -> Tensor:
+        """Times in [0, 1], of any shape, as `shift` moves them."""
+        return self.shift * t / (1 + (self.shift - 1) * t)
 
     def alpha_sigma(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """See `CosineSchedule`."""
@@ -92,14 +99,14 @@ class LinearFlowSchedule:
         return -torch.ones_like(t), torch.ones_like(t)
 
     def sampling_times(self, num_steps: int) -> Tensor:
-        """See `CosineSchedule`: evenly spaced.
+        """See `CosineSchedule`: evenly spaced before they are shifted.
 
         Raises:
             ValueError: If there is not at least one step.
         """
         if num_steps < 1:
             raise ValueError(f"{num_steps} sampling steps: ask for at least 1")
-        return torch.linspace(1, 0, num_steps + 1, dtype=torch.float64)
+        return self.shifted(torch.linspace(1, 0, num_steps + 1, dtype=torch.float64))
 
     @property
     def shortest_time(self) -> Tensor:
@@ -109,8 +116,8 @@ class LinearFlowSchedule:
     def draw_times(self, number: int, generator: torch.Generator) -> Tensor:
         """See `CosineSchedule`."""
         if self.time_sampling == "logit_normal":
-            return torch.randn(number, generator=generator).sigmoid()
-        return 1 - torch.rand(number, generator=generator)
+            return self.shifted(torch.randn(number, generator=generator).sigmoid())
+        return self.shifted(1 - torch.rand(number, generator=generator))
 
 
 Schedule = CosineSchedule | LinearFlowSchedule

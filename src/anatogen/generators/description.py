@@ -123,6 +123,7 @@ class FlowStatistics(BaseModel):
         band_scales: Root mean square of each detail band, by level, finest first.
         texture_shift: Mean over scans of the logarithm of the image's details' root mean square, by level.
         texture_scale: Its standard deviation.
+        texture_correlation: Its correlations between levels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -132,6 +133,7 @@ class FlowStatistics(BaseModel):
     band_scales: list[list[float]]
     texture_shift: list[float]
     texture_scale: list[float]
+    texture_correlation: list[list[float]]
 
 
 class WaveletFlowDescription(Description):

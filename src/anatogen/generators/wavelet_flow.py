@@ -23,8 +23,10 @@ from anatogen.models.denoiser import halving_strides
 from anatogen.models.flow_network import FlowNetwork
 from anatogen.models.pyramid import BACKGROUND, WaveletPyramid, with_foreground, without_foreground
 
-SCHEDULE = LinearFlowSchedule()
 _NUM_POSITIONS = 3
+# Standard deviation of the noise on the texture that the coarse level is told: exact numbers could tell it
+# whose scan it learns from.
+_TEXTURE_NOISE = 0.5
 
 
 class LevelBatch(NamedTuple):
@@ -45,7 +47,8 @@ class FlowLevels:
     """The levels of a wavelet flow: from scans to what each network sees, and back.
 
     Level k < `num_levels` are the details that bring the image at level k + 1 to level k; level `num_levels`
-    is the coarse image with the logarithms of the details' strength, "texture", which hold for whole scans.
+    is the coarse image. All are told the logarithms of the details' strength, "texture", which hold for whole
+    scans and are drawn first.
 
     Args:
         description: Content of `bundle.json`.
@@ -69,7 +72,7 @@ class FlowLevels:
     def shape(self, level: int) -> tuple[int, int, int, int]:
         """(C, d, h, w) of the clean values of a whole scan at a level."""
         if level == self.num_levels:
-            return (self.num_channels + self.num_levels, *self.pyramid.shapes[level])
+            return (self.num_channels, *self.pyramid.shapes[level])
         channels = self.pyramid.num_bands(level) * self.num_channels
         return (channels, *self.pyramid.shapes[level + 1])
 
@@ -78,8 +81,13 @@ class FlowLevels:
         return _NUM_POSITIONS + (0 if level == self.num_levels else self.num_channels)
 
     def num_conditions(self, level: int) -> int:
-        """Numbers of `LevelBatch.conditions`: the deformed flag, or of details the noise and the texture."""
-        return 1 if level == self.num_levels else 1 + self.num_levels
+        """Numbers of `LevelBatch.conditions`: the deformed flag, or of details the noise; and the texture."""
+        return 1 + self.num_levels
+
+    def schedule(self, level: int) -> LinearFlowSchedule:
+        """Noise of a level's process."""
+        shift = self._description.flow.coarse_shift if level == self.num_levels else 1.0
+        return LinearFlowSchedule(shift=shift)
 
     def build_network(self, level: int) -> FlowNetwork:
         """The untrained network of a level."""
@@ -97,21 +105,33 @@ class FlowLevels:
         return with_foreground(x) if self.has_background else x
 
     def coarse(
-        self, images: list[Tensor], texture: Tensor, offset: Sequence[int], deformed: bool
+        self, image: Tensor, texture: Tensor, offset: Sequence[int], noise: Tensor, deformed: bool
     ) -> LevelBatch:
-        """The coarse level of scans.
+        """The coarse level of scans; the other arguments are those of `told_coarse`.
 
         Args:
-            images: Images of `pyramid.analyse`.
+            image: (B, num_channels, d, h, w), the coarsest of `pyramid.analyse`.
             texture: float32 (B, num_levels) of `texture`.
             offset: Voxels along (D, H, W) by which the scans were shifted towards the origin.
+            noise: Standard normal noise of the texture's shape.
             deformed: Whether the scans were deformed.
         """
-        image = self._scaled(images[-1])
-        spread = texture[:, :, None, None, None].expand(-1, -1, *image.shape[2:])
-        told = self._positions(self.num_levels, offset, image)
-        conditions = image.new_full((len(image), 1), float(deformed))
-        return LevelBatch(torch.cat((image, spread), dim=1), told, conditions)
+        return LevelBatch(self._scaled(image), *self.told_coarse(texture, offset, noise, deformed))
+
+    def told_coarse(
+        self, texture: Tensor, offset: Sequence[int], noise: Tensor, deformed: bool
+    ) -> tuple[Tensor, Tensor]:
+        """What the coarse level depends on, cell by cell and as a whole, as in `LevelBatch`.
+
+        Args:
+            texture: float32 (B, num_levels) of `texture`.
+            offset: Voxels along (D, H, W) by which the scans were shifted towards the origin.
+            noise: Standard normal noise of the texture's shape.
+            deformed: Whether the scans were deformed.
+        """
+        flag = texture.new_full((len(texture), 1), float(deformed))
+        conditions = torch.cat((flag, texture + _TEXTURE_NOISE * noise), dim=1)
+        return self._positions(self.num_levels, offset, texture), conditions
 
     def details(
         self,
@@ -167,6 +187,11 @@ class FlowLevels:
         shift, scale = self._statistics.texture_shift, self._statistics.texture_scale
         return (values - torch.tensor(shift).to(values)) / torch.tensor(scale).to(values)
 
+    def texture_of(self, noise: Tensor) -> Tensor:
+        """A texture like those of scans, of standard normal noise; both float32 (B, num_levels)."""
+        correlation = torch.tensor(self._statistics.texture_correlation).to(noise)
+        return noise @ torch.linalg.cholesky(correlation).T
+
     def positions(self, level: int, offset: Sequence[int]) -> Tensor:
         """Where the cells of a level lie in the grid, -1 to 1 along each axis: float32 (1, 3, d, h, w)."""
         axes = []
@@ -180,11 +205,10 @@ class FlowLevels:
             axes.append(((torch.arange(cells) + 0.5) * step + start) / size * 2 - 1)
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
 
-    def image_of(self, x_0: Tensor) -> tuple[Tensor, Tensor]:
-        """The coarse image (B, num_channels, d, h, w) and the texture (B, num_levels) of sampled values."""
-        image, texture = x_0[:, : self.num_channels], x_0[:, self.num_channels :]
-        shift, scale = self._image_scaling(image)
-        return image * scale + shift, texture.mean(dim=(2, 3, 4))
+    def image_of(self, x_0: Tensor) -> Tensor:
+        """The coarse image (B, num_channels, d, h, w) of sampled values."""
+        shift, scale = self._image_scaling(x_0)
+        return x_0 * scale + shift
 
     def bands_of(self, level: int, x_0: Tensor) -> Tensor:
         """Details, as `pyramid.refine` takes them, of sampled values."""
@@ -217,19 +241,6 @@ class FlowNetworks(nn.Module):
     def __init__(self, levels: FlowLevels) -> None:
         super().__init__()
         self.levels = nn.ModuleList(levels.build_network(level) for level in range(levels.num_levels + 1))
-
-    def matrix_names(self) -> set[str]:
-        """Names of the weights that act as matrices between hidden layers."""
-        outer = ("embedding", "entry", "upsample", "exit")
-        return {
-            name
-            for name, weight in self.named_parameters()
-            if weight.ndim > 1 and name.split(".")[2] not in outer
-        }
-
-    def forward(self, inputs: Sequence[tuple[Tensor, Tensor, Tensor]]) -> list[Tensor]:
-        """Velocities of all levels, of (x, t, conditions) as `FlowNetwork` takes them."""
-        return [network(*given) for network, given in zip(self.levels, inputs, strict=True)]
 
 
 class WaveletFlowBundle(Bundle):
@@ -267,21 +278,20 @@ class WaveletFlowBundle(Bundle):
             return torch.stack([torch.randn(*shape, generator=g) for g in generators]).to(self.device)
 
         def sampled(level: int, told: Tensor, conditions: Tensor) -> Tensor:
-            network = self.networks.levels[level]
+            network, schedule = self.networks.levels[level], levels.schedule(level)
 
             def velocity(x: Tensor, t: Tensor) -> Tensor:
                 out: Tensor = network(torch.cat((x, told), dim=1), t, conditions)
                 return out
 
-            predict = x_0_predictor(velocity, SCHEDULE, "velocity")
+            predict = x_0_predictor(velocity, schedule, "velocity")
             return solve(
-                options["sampler"], predict, lambda: noise(levels.shape(level)), SCHEDULE, options["steps"]
+                options["sampler"], predict, lambda: noise(levels.shape(level)), schedule, options["steps"]
             )
 
-        coarse = levels.num_levels
-        told = levels.positions(coarse, no_offset).to(self.device).expand(len(indices), -1, -1, -1, -1)
-        x_0 = sampled(coarse, told, told.new_zeros(len(indices), 1))
-        image, texture = levels.image_of(x_0)
+        texture = levels.texture_of(noise((levels.num_levels,)))
+        told = levels.told_coarse(texture, no_offset, noise((levels.num_levels,)), deformed=False)
+        image = levels.image_of(sampled(levels.num_levels, *told))
         told_noise = image.new_full((len(indices),), self.description.flow.sampled_noise)
         for level in reversed(range(levels.num_levels)):
             depends_on = levels.told(level, image, texture, no_offset, noise(image.shape[1:]), told_noise)
@@ -306,7 +316,7 @@ class WaveletFlowBundle(Bundle):
 
         Args:
             x: float32 (1, 1, D, H, W) in [-1, 1], on the bundle's device.
-            t: float32 (T,), the times.
+            t: float32 (T,), the times, before a level's `schedule` shifts them.
             generator: Source of the noises.
         """
         levels = self.levels
@@ -318,13 +328,14 @@ class WaveletFlowBundle(Bundle):
             image = images[level + 1]
             noise = torch.randn(image.shape, generator=generator).to(x)
             batches.append(levels.details(level, image, bands[level], texture, (0, 0, 0), noise, told_noise))
-        batches.append(levels.coarse(images, texture, (0, 0, 0), deformed=False))
+        noise = torch.randn(texture.shape, generator=generator).to(x)
+        batches.append(levels.coarse(images[-1], texture, (0, 0, 0), noise, deformed=False))
         return [self._level_loss(level, batch, t, generator) for level, batch in enumerate(batches)]
 
     def _level_loss(self, level: int, batch: LevelBatch, t: Tensor, generator: torch.Generator) -> Tensor:
         # One time after the other: all at once, the finest level would take as much memory as training.
         found = []
-        for time in t.split(1):
+        for time in self.levels.schedule(level).shifted(t).split(1):
             eps = torch.randn(batch.x_0.shape, generator=generator).to(batch.x_0)
             given, velocity = noised(batch, time.to(eps), eps)
             found.append((self.networks.levels[level](*given) - velocity).square().mean())
@@ -342,7 +353,7 @@ def noised(batch: LevelBatch, t: Tensor, eps: Tensor) -> tuple[tuple[Tensor, Ten
     Returns:
         Arguments of `FlowNetwork`; and float32 (B, C, d, h, w).
     """
-    x_t = add_noise(batch.x_0, eps, t, SCHEDULE)
+    x_t = add_noise(batch.x_0, eps, t, LinearFlowSchedule())
     return (torch.cat((x_t, batch.told), dim=1), t, batch.conditions), eps - batch.x_0
 
 

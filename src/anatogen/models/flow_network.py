@@ -85,6 +85,15 @@ class FlowNetwork(nn.Module):
             nn.init.zeros_(parameter)
         channels_last(self)
 
+    def matrix_names(self) -> set[str]:
+        """Names of the weights that act as matrices between hidden layers."""
+        outer = ("embedding", "entry", "upsample", "exit")
+        return {
+            name
+            for name, weight in self.named_parameters()
+            if weight.ndim > 1 and name.split(".")[0] not in outer
+        }
+
     def forward(self, x: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         """The velocity.
 

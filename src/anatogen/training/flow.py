@@ -18,13 +18,13 @@ from anatogen.dataset.manifest import Grid, Intensity, Split
 from anatogen.dataset.volumes import VolumeDataset, prefetched
 from anatogen.generators.description import FlowStatistics, WaveletFlowDescription
 from anatogen.generators.wavelet_flow import (
-    SCHEDULE,
     FlowLevels,
     FlowNetworks,
     LevelBatch,
     WaveletFlowBundle,
     noised,
 )
+from anatogen.models.flow_network import FlowNetwork
 from anatogen.models.pyramid import WaveletPyramid
 from anatogen.training.batches import scans_of_step
 from anatogen.training.flow_batches import level_batches
@@ -71,7 +71,7 @@ def train_levels(
     def load(step: int) -> list[tuple[Tensor, ...]]:
         scans = scans_of_step(dataset, training, step, batch_size, positions)
         generators = [derived_generator(seed, "levels", step, position) for position in positions]
-        return [tuple(batch) for batch in level_batches(levels, settings, scans, generators)]
+        return [tuple(update) for update in level_batches(levels, settings, scans, generators)]
 
     def check(steps: int) -> dict[str, float]:
         found = [checked_losses(bundle, scans) for scans in (dataset, held_out)]
@@ -99,8 +99,8 @@ def train_levels(
         preview,
         description.grid,
     )
-    for step, batches in prefetched(loop.steps(), load):
-        on_device = [LevelBatch(*(part.to(fabric.device) for part in batch)) for batch in batches]
+    for step, updates in prefetched(loop.steps(), load):
+        on_device = [LevelBatch(*(part.to(fabric.device) for part in update)) for update in updates]
         generator = derived_generator(seed, "flow", step)
         values: dict[str, Tensor | float] = dict(train_step(on_device, step, generator, loop.require_finite))
         if checks_held_out and (step + 1) % training.check_steps == 0:
@@ -143,62 +143,64 @@ class FlowStep:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.training.seed)
             network = FlowNetworks(self.levels)
-        matrices = network.matrix_names()
-        weights = dict(network.named_parameters())
-        optimiser = Muon(
-            [weight for name, weight in weights.items() if name in matrices],
-            [weight for name, weight in weights.items() if name not in matrices],
-            self._optimisation.learning_rate,
-            self._optimisation.betas,
-            self._optimisation.weight_decay,
-        )
-        self._networks, self._optimiser = fabric.setup(network, optimiser)
         self.networks: dict[str, nn.Module] = {"networks": network}
         self.ema = ExponentialMovingAverage(network, settings.flow.ema_decay)
-        self.state: dict[str, Stateful] = {
-            "networks": network,
-            "optimiser": optimiser,
-            "ema": self.ema.shadow,
-        }
+        self.state: dict[str, Stateful] = {"networks": network, "ema": self.ema.shadow}
+        # Each level by itself: they are not updated equally often.
+        self._levels = []
+        for name, level in zip(level_names(self.levels.num_levels), network.levels, strict=True):
+            assert isinstance(level, FlowNetwork)
+            prepared, optimiser = fabric.setup(level, self._optimiser(level))
+            self._levels.append((prepared, optimiser))
+            self.state[f"optimiser_{name}"] = optimiser
 
     def __call__(
         self,
-        batches: list[LevelBatch],
+        updates: list[LevelBatch],
         step: int,
         generator: torch.Generator,
         require_finite: Callable[[Mapping[str, Tensor]], None],
     ) -> dict[str, Tensor]:
-        """Learns from one batch.
+        """Learns from one batch of scans.
 
         Args:
-            batches: This process's part of the batch at each level, finest first, on the device.
+            updates: This process's part of what `level_batches` makes of them, on the device.
             step: Batches before this one.
             generator: Decides times and noise of the whole batch; alike on all ranks.
-            require_finite: Raises if a loss is not finite; called before any weight changes.
+            require_finite: Raises if a loss is not finite; called before that loss changes weights.
 
         Returns:
             The loss of each level by its name, and their sum "loss"; 0-d.
         """
-        batch_size = self._optimisation.batch_size
+        batch_size, coarse = self._optimisation.batch_size, self.levels.num_levels
         mine = local_slice(self._fabric, batch_size)
-        inputs, wanted = [], []
-        for batch in batches:
+        names = level_names(coarse)
+        losses: list[list[Tensor]] = [[] for _ in names]
+        for number, batch in enumerate(updates):
+            level = min(number, coarse)
+            network, optimiser = self._levels[level]
             # Drawn for the whole batch on every process, so that their number changes nothing.
-            t = SCHEDULE.draw_times(batch_size, generator)
+            t = self.levels.schedule(level).draw_times(batch_size, generator)
             eps = torch.randn(batch_size, *batch.x_0.shape[1:], generator=generator)
             given, velocity = noised(batch, t[mine].to(batch.x_0), eps[mine].to(batch.x_0))
-            inputs.append(given)
-            wanted.append(velocity)
-        found = [
-            (output - velocity).square().mean()
-            for output, velocity in zip(self._networks(inputs), wanted, strict=True)
-        ]
-        losses = dict(zip(level_names(self.levels.num_levels), found, strict=True))
-        require_finite(losses)
-        total = torch.stack(found).sum()
-        take_step(self._fabric, total, self._networks, self._optimiser, self._optimisation)
+            loss = (network(*given) - velocity).square().mean()
+            require_finite({names[level]: loss})
+            take_step(self._fabric, loss, network, optimiser, self._optimisation)
+            losses[level].append(loss.detach())
         self.ema.update(self.networks["networks"], step)
-        return {"loss": total.detach()} | {name: value.detach() for name, value in losses.items()}
+        means = {name: torch.stack(found).mean() for name, found in zip(names, losses, strict=True)}
+        return {"loss": torch.stack([*means.values()]).sum()} | means
+
+    def _optimiser(self, network: FlowNetwork) -> Muon:
+        matrices, settings = network.matrix_names(), self._optimisation
+        weights = dict(network.named_parameters())
+        return Muon(
+            [weight for name, weight in weights.items() if name in matrices],
+            [weight for name, weight in weights.items() if name not in matrices],
+            settings.learning_rate,
+            settings.betas,
+            settings.weight_decay,
+        )
 
 
 class BestWeights(nn.Module):
@@ -293,13 +295,14 @@ def _check_levels(settings: WaveletFlowSettings, grid: Grid, devices: int) -> No
 
 def _dry_run(fabric: Fabric, settings: WaveletFlowSettings, grid: Grid) -> DryRun:
     pyramid = WaveletPyramid(grid.shape, grid.spacing_mm, settings.pyramid.num_levels)
-    zeros, ones = [0.0] * pyramid.num_levels, [1.0] * pyramid.num_levels
+    numbers = range(pyramid.num_levels)
     statistics = FlowStatistics(
         image_shift=[0.0, 0.0],
         image_scale=[1.0, 1.0],
-        band_scales=[[1.0] * (2 * pyramid.num_bands(level)) for level in range(pyramid.num_levels)],
-        texture_shift=zeros,
-        texture_scale=ones,
+        band_scales=[[1.0] * (2 * pyramid.num_bands(level)) for level in numbers],
+        texture_shift=[0.0 for _ in numbers],
+        texture_scale=[1.0 for _ in numbers],
+        texture_correlation=[[float(one == other) for other in numbers] for one in numbers],
     )
     description = described(settings, grid, Intensity(modality="MR", low=0, high=1), statistics)
     train_step = FlowStep(fabric, settings, description)
@@ -315,16 +318,14 @@ def _dry_run(fabric: Fabric, settings: WaveletFlowSettings, grid: Grid) -> DryRu
         return LevelBatch(*(torch.zeros(size, device=fabric.device) for size in sizes))
 
     crop = settings.pyramid.crop
-    batches = [
-        made_up(level, batch_size, None if level == levels.num_levels else crop)
-        for level in range(levels.num_levels + 1)
-    ]
+    updates = [made_up(level, batch_size, crop) for level in range(levels.num_levels)]
+    updates += [made_up(levels.num_levels, batch_size, None)] * settings.flow_training.coarse_updates
     # As `Bundle.generate` makes previews: one by one on a CPU.
     number = 1 if fabric.device.type == "cpu" else NUM_PREVIEWS
     whole = [made_up(level, number, None) for level in range(levels.num_levels + 1)]
 
     def step(number: int) -> object:
-        return train_step(batches, number, generator, accept_losses)
+        return train_step(updates, number, generator, accept_losses)
 
     @torch.no_grad()
     def denoise() -> object:
@@ -338,7 +339,7 @@ def _dry_run(fabric: Fabric, settings: WaveletFlowSettings, grid: Grid) -> DryRu
 
 def _work(settings: WaveletFlowSettings, grid: Grid) -> float:
     pyramid = WaveletPyramid(grid.shape, grid.spacing_mm, settings.pyramid.num_levels)
-    cells = math.prod(pyramid.shapes[-1])
+    cells = math.prod(pyramid.shapes[-1]) * settings.flow_training.coarse_updates
     for shape in pyramid.shapes[1:]:
         cells += math.prod(min(size, settings.pyramid.crop) for size in shape)
     return float(cells * settings.flow_training.batch_size)

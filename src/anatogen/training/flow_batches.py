@@ -24,40 +24,47 @@ def level_batches(
         settings: The whole configuration.
         scans: float32 (B, 1, D, H, W) in [-1, 1].
         generators: Source of each scan's draws.
+
+    Returns:
+        A batch of B for each update: one of each level of details, finest first, then the coarse level's.
     """
-    chosen = [
-        _batches_of_scan(levels, settings, scan, generator)
+    updates = [
+        _updates_of_scan(levels, settings, scan, generator)
         for scan, generator in zip(scans.split(1), generators, strict=True)
     ]
     return [
-        LevelBatch(*(torch.cat(parts) for parts in zip(*at_level, strict=True)))
-        for at_level in zip(*chosen, strict=True)
+        LevelBatch(*(torch.cat(parts) for parts in zip(*of_update, strict=True)))
+        for of_update in zip(*updates, strict=True)
     ]
 
 
-def _batches_of_scan(
+def _updates_of_scan(
     levels: FlowLevels, settings: WaveletFlowSettings, scan: Tensor, generator: torch.Generator
 ) -> list[LevelBatch]:
-    pyramid = levels.pyramid
-    offset = drawn_offset(pyramid, generator)
-    d, h, w = offset
-
-    def analysed(x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        return pyramid.analyse(levels.channels_of(x[:, :, d:, h:, w:]))
-
-    images, bands = analysed(scan)
+    offset = drawn_offset(levels.pyramid, generator)
+    images, bands = _analysed(levels, scan, offset)
     texture = levels.texture(images, bands)
-    batches = []
+    updates = []
     for level in range(levels.num_levels):
         image = images[level + 1]
         noise = torch.randn(image.shape, generator=generator)
         strength = settings.flow.told_noise * torch.rand(1, generator=generator)
         whole = levels.details(level, image, bands[level], texture, offset, noise, strength)
-        batches.append(_cropped(whole, settings.pyramid.crop, generator))
-    is_deformed = bool(torch.rand((), generator=generator) < settings.flow.deformed)
-    if is_deformed:
-        images, _ = analysed(deformed(scan[0, 0], generator)[None, None])
-    return [*batches, levels.coarse(images, texture, offset, is_deformed)]
+        updates.append(_cropped(whole, settings.pyramid.crop, generator))
+    for _ in range(settings.flow_training.coarse_updates):
+        offset = drawn_offset(levels.pyramid, generator)
+        is_deformed = bool(torch.rand((), generator=generator) < settings.flow.deformed)
+        # A deformed copy is blurred; its texture is that of the scan.
+        copy = deformed(scan[0, 0], generator)[None, None] if is_deformed else scan
+        images, _ = _analysed(levels, copy, offset)
+        noise = torch.randn(texture.shape, generator=generator)
+        updates.append(levels.coarse(images[-1], texture, offset, noise, is_deformed))
+    return updates
+
+
+def _analysed(levels: FlowLevels, scan: Tensor, offset: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:
+    d, h, w = offset
+    return levels.pyramid.analyse(levels.channels_of(scan[:, :, d:, h:, w:]))
 
 
 def drawn_offset(pyramid: WaveletPyramid, generator: torch.Generator) -> list[int]:

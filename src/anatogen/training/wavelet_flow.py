@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from anatogen.config.settings import WaveletFlowSettings
 from anatogen.core.devices import device_named
@@ -92,7 +93,16 @@ def fit_statistics(pyramid: WaveletPyramid, dataset: VolumeDataset) -> FlowStati
         ],
         texture_shift=texture.mean(dim=0).tolist(),
         texture_scale=texture.std(dim=0, correction=0).clamp(min=_LEAST_TEXTURE_SCALE).tolist(),
+        texture_correlation=_correlation(texture).tolist(),
     )
+
+
+def _correlation(x: Tensor) -> Tensor:
+    """Correlations (N, N) of the columns of x (M, N), 0 where one does not vary; positive definite."""
+    centred = (x - x.mean(dim=0)).double()
+    scaled = centred / centred.square().mean(dim=0).sqrt().clamp(min=_LEAST_SCALE)
+    found = (1 - _LEAST_SCALE) * scaled.T @ scaled / len(x)
+    return found.fill_diagonal_(1.0)
 
 
 def _describe(
