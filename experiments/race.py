@@ -100,6 +100,8 @@ ENTRANTS = {
     "haar_flow": Entrant(
         "default", {"pyramid": {"num_levels": 1}, "coarse": {"multipliers": [1, 2, 2], "num_blocks": 2}}
     ),
+    "default_plain_times": Entrant("default", {"flow": {"coarse_shift": 1.0}}),
+    "default_coarse_once": Entrant("default", {"flow_training": {"coarse_updates": 1}}),
     "default_not_deformed": Entrant("default", {"flow": {"deformed": 0.0}}),
     "default_no_told_noise": Entrant("default", {"flow": {"told_noise": 0.0, "sampled_noise": 0.0}}),
 }

@@ -177,6 +177,11 @@ def test_values_that_can_not_be_are_refused_by_name(overrides, message):
     assert message in _problems(*overrides)
 
 
+def test_details_are_not_sampled_with_more_noise_than_they_learn_with():
+    with pytest.raises(ConfigError, match=r"sampled_noise 0\.2 is more than told_noise 0\.15"):
+        training_settings("default", {"flow": {"sampled_noise": 0.2}})
+
+
 def test_linear_flow_may_predict_x_0():
     assert (
         resolve(LatentDiffusionSettings, overrides={"diffusion": {"prediction": "x_0"}}).diffusion.prediction

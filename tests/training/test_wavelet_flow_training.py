@@ -29,6 +29,7 @@ from anatogen.training.wavelet_flow import fit_statistics
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+NO_NOISE = ("flow.told_noise=0", "flow.sampled_noise=0")
 OVERRIDES = ("training.checkpoint_minutes=0", "training.check_steps=2")
 
 
@@ -254,7 +255,7 @@ def test_values_that_are_learned_are_of_about_unit_size(data):
 @pytest.mark.parametrize("seed", range(6))
 def test_a_crop_is_the_scan_where_its_positions_say(seed):
     """Shifts and crops move what a level learns and what it is told of the place alike."""
-    settings = tiny_flow_settings("flow.told_noise=0", "flow.deformed=0", "pyramid.crop=4")
+    settings = tiny_flow_settings(*NO_NOISE, "flow.deformed=0", "pyramid.crop=4")
     levels = FlowLevels(flow_description(channels=1))
     pyramid = levels.pyramid
     x = torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
@@ -335,11 +336,11 @@ def test_noise_on_what_details_are_told_is_as_strong_as_they_are_told():
     plain, noisy = (
         level_batches(
             levels,
-            tiny_flow_settings(f"flow.told_noise={told}", "pyramid.crop=16"),
+            tiny_flow_settings(*told, "pyramid.crop=16"),
             x,
             [torch.Generator().manual_seed(1)],
         )
-        for told in (0, levels._description.flow.told_noise)
+        for told in (NO_NOISE, ())
     )
     for level in range(levels.num_levels):
         difference = (noisy[level].told - plain[level].told)[:, :2]

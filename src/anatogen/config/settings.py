@@ -343,6 +343,15 @@ class FlowSettings(Section):
     sampling_steps: Positive = 16
     ema_decay: Decay = 0.998
 
+    @model_validator(mode="after")
+    def _sampled_as_told(self) -> Self:
+        if self.sampled_noise > self.told_noise:
+            raise ValueError(
+                f"sampled_noise {self.sampled_noise:g} is more than told_noise {self.told_noise:g}, the most "
+                "that the levels of details learn with: set it to that at most"
+            )
+        return self
+
 
 class FlowOptimiserSettings(OptimiserSettings):
     """Budget, batches and Muon of a wavelet flow, for all its levels alike.
