@@ -143,16 +143,18 @@ class FlowStep:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.training.seed)
             network = FlowNetworks(self.levels)
-        self.networks: dict[str, nn.Module] = {"networks": network}
-        self.ema = ExponentialMovingAverage(network, settings.flow.ema_decay)
-        self.state: dict[str, Stateful] = {"networks": network, "ema": self.ema.shadow}
+        optimisers = dict[str, Stateful]()
         # Each level by itself: they are not updated equally often.
         self._levels = []
         for name, level in zip(level_names(self.levels.num_levels), network.levels, strict=True):
             assert isinstance(level, FlowNetwork)
             prepared, optimiser = fabric.setup(level, self._optimiser(level))
             self._levels.append((prepared, optimiser))
-            self.state[f"optimiser_{name}"] = optimiser
+            optimisers[f"optimiser_{name}"] = optimiser
+        self.networks: dict[str, nn.Module] = {"networks": network}
+        # Of the networks on the device.
+        self.ema = ExponentialMovingAverage(network, settings.flow.ema_decay)
+        self.state = {"networks": network, "ema": self.ema.shadow} | optimisers
 
     def __call__(
         self,
