@@ -5,10 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from synthetic_dataset import AFFINE, SPACING_MM, write_dataset
 
+from anatogen.api.scans import prepare
 from anatogen.core.errors import UserError
-from anatogen.dataset.manifest import MANIFEST_NAME
+from anatogen.dataset.manifest import MANIFEST_NAME, Intensity
 from anatogen.dataset.measures import own_window
 from anatogen.dataset.scan_sets import (
     ScanSet,
@@ -17,12 +19,15 @@ from anatogen.dataset.scan_sets import (
     identical_scans,
     load_scans,
     num_constant,
+    same_scans,
 )
 from anatogen.io.dicom.writing import write_dicom
 from anatogen.io.geometry import centred_affine, orient
 from anatogen.io.nifti import write_nifti
 from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
+
+NO_SPLIT = {"validation": 0.0, "test": 0.0}
 
 
 @pytest.fixture
@@ -98,6 +103,54 @@ def test_what_sample_writes_is_read_and_its_sidecars_are_not(real, tmp_path, fil
     found = load_scans(folder, "synthetic", like=real)
     # DICOM rounds to whole Hounsfield units: 800 of them span the range of 2.
     assert np.abs(found.arrays - real.arrays[:2]).max() < (1e-6 if file_format == "npy" else 2 / 800)
+
+
+def _with_spot(seed: int) -> np.ndarray:
+    """A smooth scan of values about 500 with one voxel that outshines all others."""
+    array = gaussian_filter(np.random.default_rng(seed).normal(size=(16, 24, 16)), 2)
+    array = 500 + 400 * array / np.abs(array).max()
+    array[3, 4, 5] = 9000
+    return array
+
+
+@pytest.mark.parametrize("percentiles", [(0, 100), (2, 98)])
+def test_a_plain_folder_beside_a_dataset_gets_windows_by_the_rule_of_the_dataset(tmp_path, percentiles):
+    for seed in range(3):
+        _write(tmp_path / "scans", _with_spot(seed), name=f"scan_{seed}")
+    prepare(tmp_path / "scans", tmp_path / "data", overrides={"percentiles": percentiles, "split": NO_SPLIT})
+    target = load_scans(tmp_path / "data", "target")
+    found = load_scans(tmp_path / "scans", "pre-training", like=target)
+    assert set(found.hashes) == set(target.hashes) and found.percentiles == target.percentiles == percentiles
+    alone = load_scans(tmp_path / "scans", "real")
+    assert not set(alone.hashes) & set(target.hashes), "by the rule of prepare"
+
+
+@pytest.mark.parametrize("low", [0.0, 30.0])
+@pytest.mark.parametrize("high", [60.0, 99.0, 100.0])
+def test_a_scan_is_the_same_whatever_its_window(real, low, high):
+    others = []
+    for array in real.arrays:
+        limits = np.percentile(array, [low, high])
+        window = Intensity(modality="MR", low=limits[0], high=limits[1])
+        others.append(window.normalise(array).astype(np.float16).astype(np.float32))
+    windowed = real.with_arrays(np.stack(others))
+    assert same_scans(windowed, real) == same_scans(real, windowed) == len(real)
+    assert same_scans(windowed.take([0, 1, 0]), real.take([1, 2])) == 1
+    assert not identical_scans(windowed, real) or (low, high) == (0, 100)
+
+
+def test_scans_of_others_are_not_the_same(real, shared_data, tmp_path):
+    noise = np.random.default_rng(0).normal(0, 0.05, real.arrays.shape).astype(np.float32)
+    assert same_scans(real.with_arrays(np.clip(real.arrays + noise, -1, 1)), real) == 0
+    prepare(shared_data / "hippocampus" / "images", tmp_path / "hippocampi", limit=20)
+    hippocampi = load_scans(tmp_path / "hippocampi", "real")
+    half = len(hippocampi) // 2
+    assert same_scans(hippocampi.take(range(half)), hippocampi.take(range(half, len(hippocampi)))) == 0
+
+
+def test_constant_scans_are_the_same_where_their_values_are(real):
+    constant = real.with_arrays(np.stack([np.full_like(real.arrays[0], value) for value in (-1, 0.5)]))
+    assert same_scans(constant, constant.take([0])) <= 1 and same_scans(constant, real) == 0
 
 
 def test_ct_gets_the_fixed_window(tmp_path):

@@ -29,6 +29,8 @@ from anatogen.downstream.network import PaddedSwinUNETR
 from anatogen.downstream.pretrain import pretrain
 from anatogen.downstream.settings import MaskingSettings, PretrainConfig
 from anatogen.evaluation.diversity import ms_ssim
+from anatogen.io.npy import write_npy
+from anatogen.io.volume import Volume
 from anatogen.training import loop as loop_module
 from anatogen.training.loop import read_log
 
@@ -248,4 +250,11 @@ def test_bad_input_is_named(data, tmp_path):
     # Its own validation scans are what a network that learned from all of them would be judged by.
     with pytest.raises(UserError, match=r"2 of the 5 scans of .* are validation scans of .*, which must not"):
         pretrain([data], tmp_path / "run", tiny(), like=data)
+    # So are they when somebody clipped them and saved them in another unit.
+    held_out = load_scans(Path(f"{data}:validation"), "held-out")
+    for index, array in enumerate(held_out.arrays):
+        clipped = Volume(100 * array.clip(-0.9, 0.5) + 300, np.asarray(held_out.grid.affine))
+        write_npy(clipped, tmp_path / "clipped" / f"{index}.npy")
+    with pytest.raises(UserError, match=r"2 of the 2 scans of .* are validation scans of .*, which must not"):
+        pretrain([tmp_path / "clipped"], tmp_path / "run", tiny(), like=data)
     assert not (tmp_path / "run").exists()

@@ -6,8 +6,9 @@ Both sides of a comparison go through the same preprocessing, or its numbers mea
 - CT gets a fixed window: that of `like`, or [-1000, 1000] HU.
 - Synthetic or reconstructed MR beside a prepared dataset gets that dataset's one window, the unit that
   Anatogen writes scans in; so differences in brightness between synthetic scans are kept, and measured.
-- Any other MR has no unit of its own: each scan gets its own window by the rule of `anatogen prepare`, and so
-  do synthetic scans beside a plain folder of real MR.
+- Any other MR has no unit of its own: each scan gets its own window by the percentiles that the dataset
+  beside it was prepared with, else by those of `anatogen prepare`, and so do synthetic scans beside a plain
+  folder of real MR.
 
 Arrays are rounded to float16, in which prepared volumes are stored. Messages name files, as the user named
 them; nothing that is returned does.
@@ -18,16 +19,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import rankdata
 
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.files import sha256_json
 from anatogen.dataset.discover import NO_SCANS, Source, discover
 from anatogen.dataset.manifest import MANIFEST_NAME, Grid, Intensity, Split, load_manifest
 from anatogen.dataset.measures import looks_like_ct, own_window
-from anatogen.dataset.prepare_config import PrepareConfig
+from anatogen.dataset.prepare_config import PrepareConfig, stored_settings
 from anatogen.dataset.reading import read_source
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.io.checks import ConstantScanError
@@ -37,6 +40,12 @@ from anatogen.io.volume import Volume
 
 # Values apart by less than a step are one to `content_hash`: half the finest step of 12-bit scans.
 _HASH_STEPS = 2048
+# Voxels of a scan whose ranks `same_scans` compares, about.
+_NUM_RANKED = 4096
+# Of one scan in two windows: much of it may be clipped in one of them, and hardly any in the other.
+_LEAST_RANK_CORRELATION = 0.8
+# Of one scan in two windows it is 1 but for rounding to float16.
+_LEAST_LINE_CORRELATION = 0.9995
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ class ScanSet:
         modality: "CT" or "MR".
         intensity: From [-1, 1] to the scans' unit; of scans with windows of their own the median.
         own_windows: Whether each scan was mapped by its own percentiles (a plain folder of MR).
+        percentiles: Which ones those of an MR scan's own window are, as `PrepareConfig.percentiles`.
     """
 
     role: str
@@ -60,6 +70,7 @@ class ScanSet:
     modality: str
     intensity: Intensity
     own_windows: bool = False
+    percentiles: tuple[float, float] = PrepareConfig().percentiles
 
     def __len__(self) -> int:
         return len(self.arrays)
@@ -102,6 +113,44 @@ def identical_scans(a: ScanSet, b: ScanSet) -> int:
     """How many scans of `a` lie in `b` too, voxel for voxel."""
     known = set(b.hashes)
     return sum(digest in known for digest in a.hashes)
+
+
+def same_scans(a: ScanSet, b: ScanSet) -> int:
+    """How many scans of `a` lie in `b` too, whatever their windows.
+
+    A window clips a scan's values and maps the others by a line. So two arrays are of one scan if they lie
+    on a line where neither is clipped.
+
+    Args:
+        a: On the grid of `b`.
+        b: Whatever its windows.
+    """
+    # Ranks of a part of the voxels tell which pairs are worth a look.
+    step = max(1, a.arrays[0].size // _NUM_RANKED)
+    ranks = [
+        np.stack([_standardised(rankdata(array.ravel()[::step])) for array in scans.arrays])
+        for scans in (a, b)
+    ]
+    likely = ranks[0] @ ranks[1].T > _LEAST_RANK_CORRELATION
+    return sum(
+        any(_on_a_line(array, b.arrays[other]) for other in np.flatnonzero(row))
+        for array, row in zip(a.arrays, likely, strict=True)
+    )
+
+
+def _on_a_line(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> bool:
+    # What is clipped has an array's lowest or highest value, in whatever unit it was clipped.
+    inside = np.all([(part > part.min()) & (part < part.max()) for part in (x, y)], axis=0)
+    # Scans of background and a single tissue, or with windows that have hardly a value in common.
+    if inside.sum() < _NUM_RANKED // 8:
+        return bool(np.array_equal(x, y))
+    return float(_standardised(x[inside]) @ _standardised(y[inside])) > _LEAST_LINE_CORRELATION
+
+
+def _standardised(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    centred = values.astype(np.float64) - values.mean(dtype=np.float64)
+    norm = float(np.linalg.norm(centred))
+    return centred / norm if norm > 0 else centred
 
 
 def num_constant(scans: ScanSet) -> int:
@@ -192,7 +241,8 @@ def _prepared(folder: Path, split: Split | None, role: str, indices: Sequence[in
     arrays = np.concatenate([dataset.batch([index])[:, 0].numpy() for dataset, index in chosen])
     if not np.isfinite(arrays).all():
         raise UserError(f"{role} scans: {folder} holds values that are not finite: prepare the scans again")
-    return _scan_set(role, arrays, manifest.grid, manifest.intensity, own_windows=False)
+    percentiles = stored_settings(manifest.config).percentiles
+    return _scan_set(role, arrays, manifest.grid, manifest.intensity, percentiles, own_windows=False)
 
 
 def _sources(folder: Path, role: str) -> list[Source]:
@@ -228,14 +278,15 @@ def _plain(folder: Path, role: str, like: ScanSet | None, indices: Sequence[int]
     own_windows = modality == "MR" and (
         like is None or like.own_windows or role not in ("synthetic", "reconstructed")
     )
-    windows = _own_windows(volumes) if own_windows else [_window(modality, like)] * len(volumes)
+    percentiles = PrepareConfig().percentiles if like is None else like.percentiles
+    windows = _own_windows(volumes, percentiles) if own_windows else [_window(modality, like)] * len(volumes)
     arrays = [window.normalise(volume.array) for window, volume in zip(windows, volumes, strict=True)]
     intensity = Intensity(
         modality=modality,
         low=float(np.median([window.low for window in windows])),
         high=float(np.median([window.high for window in windows])),
     )
-    return _scan_set(role, np.stack(arrays), grid, intensity, own_windows=own_windows)
+    return _scan_set(role, np.stack(arrays), grid, intensity, percentiles, own_windows=own_windows)
 
 
 def _read(source: Source, name: str, grid: Grid | None) -> Volume:
@@ -274,8 +325,7 @@ def _window(modality: str, like: ScanSet | None) -> Intensity:
     return Intensity(modality=modality, low=low, high=high)
 
 
-def _own_windows(volumes: Sequence[Volume]) -> list[Intensity]:
-    percentiles = PrepareConfig().percentiles
+def _own_windows(volumes: Sequence[Volume], percentiles: tuple[float, float]) -> list[Intensity]:
     windows = []
     for volume in volumes:
         low = high = float(volume.array.min())
@@ -304,11 +354,17 @@ def _check_grid(name: str, grid: Grid, expected: Grid, other: str) -> None:
 
 
 def _scan_set(
-    role: str, arrays: npt.NDArray[np.float32], grid: Grid, intensity: Intensity, *, own_windows: bool
+    role: str,
+    arrays: npt.NDArray[np.float32],
+    grid: Grid,
+    intensity: Intensity,
+    percentiles: tuple[float, float],
+    *,
+    own_windows: bool,
 ) -> ScanSet:
     stored = arrays.astype(np.float16).astype(np.float32)
     hashes = tuple(content_hash(array) for array in stored)
-    return ScanSet(role, stored, hashes, grid, intensity.modality, intensity, own_windows)
+    return ScanSet(role, stored, hashes, grid, intensity.modality, intensity, own_windows, percentiles)
 
 
 def _window_text(scans: ScanSet) -> str:

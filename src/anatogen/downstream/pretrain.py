@@ -14,7 +14,7 @@ from anatogen.core.files import sha256_json, write_json
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, save_weights
 from anatogen.dataset.manifest import Grid, Split, load_manifest
-from anatogen.dataset.scan_sets import ScanSet, count_scans, identical_scans, load_scans
+from anatogen.dataset.scan_sets import ScanSet, count_scans, load_scans, same_scans
 from anatogen.dataset.volumes import flip_axis, prefetched, shuffled_indices
 from anatogen.downstream.inpainting import (
     check_masking,
@@ -95,7 +95,7 @@ def _require_apart(scans: ScanSet, target: Path, path: Path | str) -> None:
     manifest = load_manifest(target)
     for split in (Split.VALIDATION, Split.TEST):
         if manifest.split(split):
-            number = identical_scans(scans, load_scans(Path(f"{target}:{split}"), "held-out"))
+            number = same_scans(scans, load_scans(Path(f"{target}:{split}"), "held-out"))
             if number:
                 raise UserError(
                     f"{number} of the {len(scans)} scans of {path} are {split} scans of {target}, which must "
