@@ -203,7 +203,7 @@ def test_every_recipes_settings_are_valid(name: str) -> None:
     [
         ({"cube": True}, "cube pads what is then resized"),
         ({"npy_orientation": "auto"}, "one letter of each pair"),
-        ({"region": "brain"}, "'scan', 'foreground' or 'breasts'"),
+        ({"region": "brain"}, "'scan', 'foreground', 'breasts' or 'breasts_by_mask'"),
         ({"limit": 0}, "greater than or equal to 1"),
         ({"where": ["CN"]}, "where"),
     ],

@@ -250,7 +250,7 @@ def test_masks_that_a_recipe_uses_are_its_own_to_pair(tmp_path: Path) -> None:
     mask = sitk.GetImageFromArray(labels(scan(0)).array.astype(np.uint8))
     sitk.WriteImage(mask, str(duke / "Segmentation_Breast_MRI_001_Breast.seg.nrrd"))
     # Its breast masks may lie on a grid of their own.
-    findings = found(duke, "recipe=duke", "region=breasts")
+    findings = found(duke, "recipe=duke", "region=breasts_by_mask")
     assert set(findings) == {"names_in_headers", "nothing_usable", "unreadable"}
     # As for `prepare`, it has no breasts.
     assert findings["unreadable"].names == ("Breast_MRI_001",)

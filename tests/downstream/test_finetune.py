@@ -263,6 +263,11 @@ def test_bad_masks_are_named(data, tmp_path):
     bare.save(tmp_path / "bare")
     with pytest.raises(UserError, match=r"4 of 4 train cases have no mask \(e.g. case_"):
         load_labelled(tmp_path / "bare")
+    cut = load_manifest(data)
+    rewrite_masks(data, tmp_path / "cut", lambda case, mask: mask)
+    cut.model_copy(update={"config": cut.config | {"region": "breasts_by_mask"}}).save(tmp_path / "cut")
+    with pytest.raises(UserError, match=r"cut was cut by its masks .* prepare it with region=breasts$"):
+        load_labelled(tmp_path / "cut")
 
 
 def test_bad_settings_are_named_before_anything_is_written(data, tmp_path):

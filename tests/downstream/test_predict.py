@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from anatogen.config.resolving import parse_overrides
 from anatogen.core.errors import ScanError, UserError
+from anatogen.dataset import regions
 from anatogen.dataset.conversion import Placement
 from anatogen.dataset.discover import Source, discover
 from anatogen.dataset.manifest import Intensity
@@ -63,6 +64,26 @@ class Threshold(nn.Module):
 def truth(array: np.ndarray) -> np.ndarray:
     scaled = array / 2
     return np.select([scaled > 0.2, scaled < -0.2], [3, 7], 0)
+
+
+def test_both_breasts_are_found_and_labelled_in_one_mask(monkeypatch):
+    """Without a mask: each half is brought to the grid by itself, as in training."""
+    scan = pattern_volume(oblique_affine(0, (1.5, 1.5, 1.5)), (24, 40, 44))
+
+    def halves(volume, mask):
+        assert mask is None
+        d, h, w = volume.array.shape
+        return ((0, 0, w // 2), (d, h, w - w // 2)), ((0, 0, 0), (d, h, w // 2))
+
+    monkeypatch.setattr(regions, "breast_boxes", halves)
+    placement = Placement(
+        codes="SPL", spacing_mm=None, shape=(32, 64, 64), center="grid", interpolation="linear"
+    )
+    segmenter = Segmenter(description(region="breasts", placement=placement), Threshold())
+    mask = segment_scan(scan, segmenter)
+    far = np.abs(np.abs(scan.array / 2) - 0.2) > 0.1
+    for half in (slice(None, 22), slice(22, None)):
+        assert (mask.array == truth(scan.array))[..., half][far[..., half]].mean() > 0.97
 
 
 @pytest.mark.parametrize("seed", range(4))

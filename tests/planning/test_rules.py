@@ -120,7 +120,7 @@ PAPER = [
         (64, 64, 64),
         {"region": "foreground", "cube": True, "fit": "resize", "shape": [64, 64, 64]},
     ),
-    ("duke", DUKE, (32, 256, 256), {"region": "breasts", "fit": "resize", "shape": [32, 256, 256]}),
+    ("duke", DUKE, (32, 256, 256), {"region": "breasts_by_mask", "fit": "resize", "shape": [32, 256, 256]}),
     ("lidc", LIDC, (128, 128, 128), {"spacing_mm": 2.5, "shape": [128, 128, 128]}),
 ]
 

@@ -55,7 +55,8 @@ class PrepareConfig(Section):
             multiples of 8.
         region: The part of each scan that is brought to the grid: all of it ("scan"), the box around the
             largest bright object ("foreground"; of a skull-stripped scan around all that is not 0), or the
-            left and the right half of the breast region ("breasts", two cases a scan).
+            left and the right half of the breast region, two cases a scan ("breasts", by the body's outline;
+            "breasts_by_mask" by a mask of the breasts where there is one, which no segmenter may learn from).
         cube: Whether the region is padded with background to a cube in millimetres, to less than a voxel,
             before it is resized.
         fit: "crop_or_pad" resamples to the spacing and cuts or pads to the shape; "resize" stretches each

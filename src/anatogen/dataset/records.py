@@ -167,7 +167,7 @@ def record_scan(task: RecordTask) -> tuple[AnyScan, AnyMask | None]:
     except OSError as error:
         return _not_readable(error), None
     mask_record, mask = _mask_of(task) if task.mask is not None else (None, None)
-    by_mask = mask_record if task.config.region == "breasts" else None
+    by_mask = mask_record if task.config.region == "breasts_by_mask" else None
     if isinstance(by_mask, RefusedRecord):
         return RefusedRecord(sha256=digest, refusal=by_mask.refusal), mask_record
     found = _known_scan(task, digest, by_mask)
@@ -297,7 +297,8 @@ def _scan_key(task: RecordTask, digest: str, mask: MaskRecord | None, modality: 
     of_region = {
         "scan": [],
         "foreground": [modality],
-        "breasts": [None if mask is None else mask.sha256],
+        "breasts": [],
+        "breasts_by_mask": [None if mask is None else mask.sha256],
     }[config.region]
     return _key("scan", digest, task.source, config, config.percentiles, config.region, of_region)
 

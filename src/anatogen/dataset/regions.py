@@ -14,7 +14,7 @@ from anatogen.io.checks import MIN_VOXELS
 from anatogen.io.geometry import Box, box_after_orient, foreground_box, foreground_threshold, triple
 from anatogen.io.volume import Volume
 
-RegionKind = Literal["scan", "foreground", "breasts"]
+RegionKind = Literal["scan", "foreground", "breasts", "breasts_by_mask"]
 
 # Share of a scan's outermost voxels that are exactly 0 where a program has cut everything else away: scanners
 # leave noise there.
@@ -46,15 +46,16 @@ def find_regions(volume: Volume, kind: RegionKind, modality: str, mask: Volume |
         volume: Any scan.
         kind: "scan": all of it. "foreground": the box around the largest bright object, or where all but an
             object was set to 0 (a skull-stripped brain), around what is not 0. "breasts": the left and the
-            right half of the breast region.
+            right half of the breast region, by the body's outline; "breasts_by_mask": by a mask where there
+            is one.
         modality: "CT" or "MR": by it, what is bright is told from air.
-        mask: Of the breasts, for "breasts".
+        mask: Of the breasts, for "breasts_by_mask".
 
     Raises:
         ScanError: If there is no such region, or it is thinner than a volume may be.
     """
-    if kind == "breasts":
-        left, right = breast_boxes(volume, mask)
+    if kind in ("breasts", "breasts_by_mask"):
+        left, right = breast_boxes(volume, mask if kind == "breasts_by_mask" else None)
         regions = [Region(side="left", start=left[0], shape=left[1])]
         regions.append(Region(side="right", start=right[0], shape=right[1]))
     elif kind == "foreground":

@@ -160,7 +160,7 @@ def mask_refusal(survey: Survey, record: AnyScan, mask: AnyMask | None) -> Refus
     known = survey.selection.labels
     unknown = label_refusal(mask.labels, known) if known else None
     # Masks of breasts only tell where to cut.
-    if unknown is not None or survey.config.region == "breasts":
+    if unknown is not None or survey.config.region == "breasts_by_mask":
         return unknown
     return grid_refusal((record.shape, np.array(record.affine)), (mask.shape, np.array(mask.affine)))
 

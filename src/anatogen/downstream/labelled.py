@@ -10,6 +10,7 @@ import torch
 from anatogen.core.errors import UserError
 from anatogen.core.seeding import derived_generator
 from anatogen.dataset.manifest import Case, Manifest, Split
+from anatogen.dataset.prepare_config import stored_settings
 from anatogen.dataset.volumes import LabelledDataset
 
 
@@ -41,12 +42,17 @@ def load_labelled(data: Path) -> LabelledSplits:
     Raises:
         UserError: If a case lacks its mask, a split is empty, a mask holds a label that the dataset does not
             name or that no training mask holds, even if only the test split does: it would be measured and
-            can't be learned; or a named label is in no mask.
+            can't be learned; a named label is in no mask; or masks decided where scans were cut.
     """
     parts = {split: LabelledDataset(data, split) for split in Split}
     for split, part in parts.items():
         if not len(part):
             raise UserError(f"{data} has no {split} cases: prepare it with other split fractions")
+    if stored_settings(parts[Split.TRAIN].manifest.config).region == "breasts_by_mask":
+        raise UserError(
+            f"{data} was cut by its masks (region=breasts_by_mask), which a new scan does not have: prepare "
+            "it with region=breasts"
+        )
     held = {split: labels_in(part, range(len(part))) for split, part in parts.items()}
     train = parts[Split.TRAIN]
     _check_labels(data, held, train.manifest.labels)

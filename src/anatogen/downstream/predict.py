@@ -40,15 +40,11 @@ def predict(
 
     Raises:
         UserError: If the segmenter, the scans or the device are missing, masks would come among the scans or
-            among those of another segmenter, or the segmenter's scans were parts (breasts).
+            among those of another segmenter.
     """
     scans, out = Path(scans), Path(out)
     place = device_named(device)
     found = load_segmenter(Path(segmenter))
-    if found.description.region == "breasts":
-        raise UserError(
-            f"{segmenter} learned from single breasts, which are not found in a scan without a mask"
-        )
     if not scans.is_dir():
         raise UserError(f"{scans} is not a folder: name a folder of scans")
     found.network.to(place)
@@ -72,7 +68,7 @@ def predict(
 
 
 def segment_scan(scan: Volume, segmenter: Segmenter) -> Volume:
-    """The label map of a scan, in its voxels; 0 where the common grid does not reach.
+    """The label map of a scan, in its voxels; 0 where the common grid of no region reaches.
 
     Args:
         scan: Scan as it was read, in its own unit.
@@ -82,25 +78,25 @@ def segment_scan(scan: Volume, segmenter: Segmenter) -> Volume:
         Labels as float32, (D, H, W) and affine of the scan.
 
     Raises:
-        ScanError: If it is nearly constant, or has no foreground where that is asked for.
+        ScanError: If it is nearly constant, or has no foreground or breasts where those are asked for.
     """
     description = segmenter.description
     intensity = _intensity(scan, description)
-    region = find_regions(scan, description.region, intensity.modality, None)[0]
-    placed = to_grid(scan, region, description.placement, intensity)
-    x = torch.from_numpy(intensity.normalise(placed.array))[None, None]
     device = next(segmenter.network.parameters()).device
-    probabilities = segmenter.probabilities(x.to(device))[0].cpu().numpy()
-    to_placed = np.linalg.inv(placed.affine) @ scan.affine
     best = np.zeros(scan.array.shape, np.float32)
     classes = np.zeros(scan.array.shape, np.uint8)
-    # A class at a time: all of a large scan's at once would be many times its size.
-    for number, probability in enumerate(probabilities):
-        there = ndimage.affine_transform(
-            probability, to_placed, output_shape=scan.array.shape, order=1, mode="grid-constant"
-        )
-        better = there > best
-        classes[better], best[better] = number, there[better]
+    for region in find_regions(scan, description.region, intensity.modality, None):
+        placed = to_grid(scan, region, description.placement, intensity)
+        x = torch.from_numpy(intensity.normalise(placed.array))[None, None]
+        probabilities = segmenter.probabilities(x.to(device))[0].cpu().numpy()
+        to_placed = np.linalg.inv(placed.affine) @ scan.affine
+        # A class at a time: all of a large scan's at once would be many times its size.
+        for number, probability in enumerate(probabilities):
+            there = ndimage.affine_transform(
+                probability, to_placed, output_shape=scan.array.shape, order=1, mode="grid-constant"
+            )
+            better = there > best
+            classes[better], best[better] = number, there[better]
     labels = np.array(description.labels, np.float32)
     return Volume(labels[classes], scan.affine)
 

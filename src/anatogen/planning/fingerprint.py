@@ -124,7 +124,8 @@ def take_fingerprint(
         selection = survey.selection
         chosen = selection.scans if records is not None else _evenly(selection.scans, MAX_MEASURED)
         # Masks change nothing that a plan looks at but where breasts are.
-        looked_at = [scan if config.region == "breasts" else replace(scan, mask=None) for scan in chosen]
+        by_mask = config.region == "breasts_by_mask"
+        looked_at = [scan if by_mask else replace(scan, mask=None) for scan in chosen]
         usable, refused = usable_scans(survey, looked_at, pool)
     left_out = [*survey.left_out, *refused]
     require_scans(usable, left_out, scans, config.narrows)

@@ -6,8 +6,8 @@ e.g. the Duke scans of which Lew et al., Scientific Reports 14 (2024), DOI 10.10
 masks. Whatever is not 0 in a mask counts as breast; both breasts must be in it.
 
 The geometry is that of the recipe `duke`, so that what was pre-trained on its halves fits: cut to each
-breast, 256 x 256 x 32 voxels. The cut comes from the mask, so a segmenter that is trained on this expects
-scans that are cut to the breast.
+breast, 256 x 256 x 32 voxels. The cut comes from the body's outline, never from the mask: that is what a
+segmenter has to find, and a new scan has none.
 """
 
 from anatogen.dataset.recipes import folder_with_masks

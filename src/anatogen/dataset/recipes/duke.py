@@ -228,7 +228,7 @@ RECIPE = Recipe(
     defaults={
         "modality": "MR",
         "orientation": "SPL",
-        "region": "breasts",
+        "region": "breasts_by_mask",
         "fit": "resize",
         "shape": (32, 256, 256),
     },

@@ -88,7 +88,8 @@ def mismatched(facts: Facts) -> Iterator[Finding]:
     wrong, empty = [], []
     for image, mask in facts.masks.pairs:
         # Masks of breasts only tell where to cut.
-        if facts.config.region != "breasts" and not _same_grid(facts.by_name[image], facts.by_name[mask]):
+        only_cuts = facts.config.region == "breasts_by_mask"
+        if not only_cuts and not _same_grid(facts.by_name[image], facts.by_name[mask]):
             wrong += [image, mask]
         if facts.by_name[mask].num_labels == 1:
             empty.append(mask)
