@@ -137,7 +137,7 @@ class _PlainAutoencoder:
     """
 
     def __init__(self, network: VQGAN) -> None:
-        assert not network.wavelet_axes and isinstance(network.codebook, Codebook)
+        assert not network.wavelet_axes
         self.network = network
         self.codebook = network.codebook
         use_plain_convolutions(network)

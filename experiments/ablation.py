@@ -137,28 +137,13 @@ _perceptual = Autoencoder(
 _compression_8 = Autoencoder(
     "compression_8", "compression 8 in place of 4", _groups, ("autoencoder.compression=8",)
 )
-_QUANTISERS = (
+_CODES = (
     Autoencoder("eight_groups", "compression 8, eight groups", _compression_8, ("autoencoder.num_groups=8",)),
     Autoencoder(
         "one_group",
         "compression 8, 16,384 codes of length 8 as `paper`",
         _compression_8,
         ("autoencoder.num_codes=16384", "autoencoder.code_dim=8", "autoencoder.num_groups=1"),
-    ),
-    Autoencoder("sphere", "compression 8, on the sphere", _compression_8, ("autoencoder.quantiser=l2",)),
-    Autoencoder("simvq", "compression 8, SimVQ", _compression_8, ("autoencoder.quantiser=simvq",)),
-    Autoencoder(
-        "fsq",
-        "compression 8, FSQ",
-        _compression_8,
-        ("autoencoder.quantiser=fsq", "autoencoder.fsq_levels=[8,8,8,4]"),
-    ),
-    Autoencoder(
-        "none",
-        "compression 8, continuous, KL",
-        _compression_8,
-        # Without codes there is no range of a codebook, whatever stage two does.
-        ("autoencoder.quantiser=none", "diffusion.latent_scaling=standardise"),
     ),
 )
 AUTOENCODERS = (
@@ -171,7 +156,7 @@ AUTOENCODERS = (
     _groups_2,
     _perceptual,
     _compression_8,
-    *_QUANTISERS,
+    *_CODES,
 )
 
 # Latents of compression 8: at compression 4 all that minutes of a CPU give is noise, whatever the process.
@@ -254,10 +239,7 @@ DIFFUSIONS = (
         _ema,
         ("diffusion.latent_scaling=codebook_range",),
     ),
-    *(
-        Diffusion(f"ema_{a.name}", f"latents of autoencoder `{a.name}`", _ema, (), a.name)
-        for a in _QUANTISERS
-    ),
+    *(Diffusion(f"ema_{a.name}", f"latents of autoencoder `{a.name}`", _ema, (), a.name) for a in _CODES),
     *(
         Diffusion(
             f"ema_{a.name}",
@@ -343,10 +325,9 @@ def write_table(data: Path, out: Path) -> None:
     for a in AUTOENCODERS:
         run = out / "autoencoders" / a.name
         if (run / "autoencoder" / WEIGHTS_NAME).exists():
-            psnr, *used = _measured(out, f"autoencoder_{a.name}", partial(_reconstruct, data, run))
-            share = f"{used[0]:.0%}" if used else "–"
+            psnr, used = _measured(out, f"autoencoder_{a.name}", partial(_reconstruct, data, run))
             num_steps = _num_steps(run / "autoencoder")
-            lines.append(f"| {a.name} | {a.change} | {psnr:.2f} | {share} | {num_steps} |")
+            lines.append(f"| {a.name} | {a.change} | {psnr:.2f} | {used:.0%} | {num_steps} |")
     lines += [
         "",
         "| stage two | change | KID | Fréchet | MS-SSIM gap | spectrum | steps | s a scan |",
@@ -382,7 +363,7 @@ def _reconstruct(data: Path, folder: Path) -> list[float]:
     network = load_weights(VQGAN(read_settings(folder).autoencoder), folder / "autoencoder" / WEIGHTS_NAME)
     held_out = VolumeDataset(data, Split.TEST)
     check = check_autoencoder(network, held_out, held_out, torch.device("cpu"))
-    return [check.psnr_db] if check.codes_used is None else [check.psnr_db, check.codes_used]
+    return [check.psnr_db, check.codes_used]
 
 
 def _compare(real: ScanSet, samples: Path, cache: Path) -> list[float]:

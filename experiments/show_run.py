@@ -55,8 +55,7 @@ def main() -> None:
     spread = f"std {np.std(psnrs):.2f}, {len(psnrs)} scans"
     print(f"held-out reconstructions: PSNR {np.mean(psnrs):.2f} dB ({spread})")
     num_codes = len(bundle.autoencoder.codebook.codes)
-    if num_codes:
-        print(f"codes used by the held-out scans: {len(codes.unique()) / num_codes:.1%} of {num_codes:,}")
+    print(f"codes used by the held-out scans: {len(codes.unique()) / num_codes:.1%} of {num_codes:,}")
     training = list(train.batch(range(len(train)))[:, 0].numpy())
     print(f"{len(synthetic)} synthetic scans")
     for name, volumes in (("real, held out", list(real[:, 0].numpy())), ("synthetic", synthetic)):

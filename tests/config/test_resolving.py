@@ -253,10 +253,10 @@ def test_a_text_is_taken_as_it_stands_where_yaml_would_make_something_else_of_it
 
 
 def test_a_rule_about_several_keys_is_one_short_line():
-    overrides = {"autoencoder": {"quantiser": "none"}, "diffusion": {"latent_scaling": "codebook_range"}}
+    overrides = {"losses": {"discriminator_start": 5, "adversarial_start": 4}}
     with pytest.raises(ConfigError) as raised:
         resolve(LatentDiffusionSettings, overrides=overrides)
-    assert "needs a codebook" in str(raised.value)
+    assert "adversarial_start 4 is before discriminator_start 5" in str(raised.value)
     assert "got {" not in str(raised.value)
 
 

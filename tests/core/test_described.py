@@ -29,6 +29,17 @@ def test_a_damaged_description_says_what_to_do(tmp_path, text):
         _read(path)
 
 
+def test_what_is_not_read_any_more_is_told_with_the_file(tmp_path):
+    path = tmp_path / "thing.json"
+    path.write_text(json.dumps({"format_version": 2}))
+
+    def refuse(content):
+        raise UserError("things of this size were taken out")
+
+    with pytest.raises(UserError, match=r"thing\.json: things of this size were taken out$"):
+        read_description_file(path, refuse, version=2, missing="no thing here", mend="make it anew")
+
+
 def test_another_version_is_told_before_its_content_is_parsed(tmp_path):
     path = tmp_path / "thing.json"
     path.write_text(json.dumps({"format_version": 3}))

@@ -77,6 +77,24 @@ def test_embedding_the_lookup_of_codes_gives_them_back(num_groups):
     assert torch.equal(book.lookup(z), indices)
 
 
+def test_a_quantised_latent_stays_as_it_is():
+    # Far latents, too: a diffusion model may leave the range of the encoder's.
+    book, z = _codebook(), 3 * _latent(2, 8, 3, 4, 5)
+    quantised = book.quantise(z)
+    assert torch.equal(book.quantise(quantised), quantised)
+    assert torch.allclose(book(z)[0], quantised, atol=1e-6)
+
+
+def test_commitment_is_the_mean_squared_distance_and_pulls_the_latent_alone():
+    book, z = _codebook(), _latent(1, 8, 2, 2, 2).requires_grad_()
+    indices = book(z)[1]
+    loss = book.commitment(z, indices)
+    assert torch.allclose(loss, (z - book.embed(indices)).square().mean())
+    loss.backward()
+    assert torch.allclose(z.grad, 2 * (z - book.embed(indices)).detach() / z.numel())
+    assert not list(book.parameters())
+
+
 def test_gradients_pass_straight_through():
     book, z = _codebook(), _latent(1, 4, 2, 2, 2).requires_grad_()
     quantised, indices = book(z)

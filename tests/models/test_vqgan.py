@@ -48,6 +48,16 @@ def test_any_volume_comes_back_in_its_shape_and_its_latent_is_compressed_as_set(
 
 
 @torch.no_grad()
+def test_a_volume_comes_back_by_way_of_its_latent_s_codes():
+    network = _network((2, 2, 2), num_groups=2)
+    x = torch.rand(1, 1, 7, 8, 9) * 2 - 1
+    reconstructed, z, indices = network(x)
+    assert torch.equal(network.encode(x), z) and torch.equal(network.codebook.lookup(z), indices)
+    again = network.decode(network.codebook.quantise(z), x.shape[2:])
+    assert torch.allclose(again, reconstructed, atol=1e-4)
+
+
+@torch.no_grad()
 def test_volumes_are_padded_with_background_at_the_far_ends():
     network = _network((4, 4, 4), 1)
     x = torch.rand(1, 1, 6, 7, 8) * 2 - 1

@@ -21,6 +21,7 @@ from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.volumes import VolumeDataset
+from anatogen.generators.loading import load_latent_diffusion
 from anatogen.models.vqgan import VQGAN
 from anatogen.training import latent_cache as latent_cache_module
 from anatogen.training import latent_diffusion, run_folder
@@ -342,6 +343,17 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
     assert torch.equal(found[1]["autoencoder"]["codebook.usage"], found[2]["autoencoder"]["codebook.usage"])
 
 
+def test_learning_makes_reconstructions_better(data, tmp_path):
+    settings = tiny_settings("autoencoder_training.steps=40", "autoencoder_training.learning_rate=3e-3")
+    train(data, tmp_path, settings, stages=("autoencoder",), device="cpu")
+    x = VolumeDataset(data, Split.VALIDATION).batch([0, 1])
+    torch.manual_seed(settings.training.seed)
+    network = VQGAN(settings.autoencoder).eval()
+    before = (network.reconstruct(x) - x).abs().mean()
+    load_weights(network, tmp_path / "autoencoder" / WEIGHTS_NAME)
+    assert (network.reconstruct(x) - x).abs().mean() < 0.8 * before
+
+
 def test_an_unfit_autoencoder_is_refused_for_stage_two_with_reasons(data, tmp_path):
     settings = tiny_settings("autoencoder_training.steps=1", "training.require_fit_autoencoder=true")
     with pytest.raises(UserError, match=r"not fit for stage two:\n  - reconstructions .*mean scan") as caught:
@@ -487,6 +499,26 @@ def test_deformed_copies_are_encoded_beside_each_scan_and_then_all_are_mirrored(
             mirrored = network.encode(torch.cat([x[None, None], *copies]).flip(4))
         assert torch.allclose(torch.from_numpy(np.array(latents[index, :3])), wanted, atol=1e-5)
         assert torch.allclose(torch.from_numpy(np.array(latents[index, 3:])), mirrored, atol=1e-5)
+
+
+def test_latents_after_quantisation_are_codes_and_are_cached_apart(data, tmp_path):
+    settings = tiny_settings("diffusion_training.steps=2", "diffusion.latents=post")
+    loaded = load_latent_diffusion(train(data, tmp_path, settings, device="cpu"))
+    network, dataset = loaded.autoencoder, VolumeDataset(data, Split.TRAIN)
+    trained = (network, tmp_path / "autoencoder" / WEIGHTS_NAME, dataset)
+
+    def latents(stage: str) -> torch.Tensor:
+        found = _latents(trained, tmp_path / "latents", f"diffusion.latents={stage}")
+        return torch.from_numpy(np.array(found))[:, 0]
+
+    post = latents("post")
+    assert len(list((tmp_path / "latents").glob("*.npy"))) == 1, "training cached the same ones"
+    pre = latents("pre")
+    assert torch.equal(network.codebook.quantise(pre), post) and not torch.equal(pre, post)
+    x = dataset.batch(range(2))
+    assert torch.allclose(loaded.encode(x), loaded.scaling.apply(post[:2]), atol=1e-4)
+    # The scaling is that of what is diffused.
+    assert torch.allclose(loaded.scaling.shift, post.movedim(1, 0).flatten(1).mean(1), atol=1e-5)
 
 
 def test_the_cache_is_used_again_and_keyed_by_data_weights_and_views(encoder, tmp_path):

@@ -22,6 +22,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """The values of a saved file without the keys that were taken out since it was written.
+
+        Raises:
+            ConfigError: If it can't be read without them.
+        """
+        return saved
+
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -37,14 +46,18 @@ def resolve(
     Args:
         model: The configuration to build.
         preset: Nested values, or a whole configuration, to start from.
-        file: A YAML file with nested keys.
+        file: A YAML file with nested keys; one of an older version may hold those that were taken out since.
         overrides: Nested values that change those before, e.g. {"denoiser": {"width": 96}}.
 
     Raises:
-        ConfigError: Listing every unknown key and invalid value.
+        ConfigError: Listing every unknown key and invalid value, or if the file needs an older version.
     """
     base = preset.model_dump() if isinstance(preset, Section) else preset or {}
-    values = merged(base, {} if file is None else read_yaml(Path(file)))
+    saved = {} if file is None else read_yaml(Path(file))
+    try:
+        values = merged(base, model.upgraded(saved))
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
     try:
         return model.model_validate(merged(values, overrides or {}))
     except ValidationError as error:

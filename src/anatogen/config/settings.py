@@ -4,13 +4,13 @@ Pure descriptions without torch, so that a configuration is checked before anyth
 Values for a start are in `presets`.
 """
 
-import math
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from anatogen.config.resolving import Section
 from anatogen.core.choices import Sampler
+from anatogen.core.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -19,7 +19,7 @@ PowerOfTwo = Literal[1, 2, 4, 8, 16]
 
 
 class AutoencoderSettings(Section):
-    """The VQ-GAN's generator: encoder, quantiser, decoder.
+    """The VQ-GAN's generator: encoder, codebook, decoder.
 
     Attributes:
         compression: Voxels per latent cell along (D, H, W).
@@ -30,15 +30,9 @@ class AutoencoderSettings(Section):
         num_blocks: Encoder's residual blocks at each resolution above the latent's.
         num_decoder_blocks: The decoder's likewise.
         num_core_blocks: Residual blocks at the latent's resolution, on either side.
-        quantiser: "ema": codes learned by moving averages (the paper); "l2": the same on the unit sphere
-            (Yu et al. 2022); "simvq": frozen random codes times a learned matrix (Zhu et al. 2024); "fsq":
-            each channel rounded to a few levels (Mentzer et al. 2023); "none": a continuous latent with a
-            Gaussian posterior.
         num_codes: Entries of the codebook.
         code_dim: Length of a code.
         num_groups: Codes of a latent cell: its channels are `num_groups` codes side by side.
-        fsq_levels: Levels of each channel of a code, for "fsq" alone: `code_dim` numbers whose product is
-            `num_codes`.
     """
 
     compression: tuple[PowerOfTwo, PowerOfTwo, PowerOfTwo] = (4, 4, 4)
@@ -48,21 +42,30 @@ class AutoencoderSettings(Section):
     num_blocks: Annotated[int, Field(ge=0)] = 1
     num_decoder_blocks: Annotated[int, Field(ge=0)] = 2
     num_core_blocks: Annotated[int, Field(ge=0)] = 1
-    quantiser: Literal["ema", "l2", "simvq", "fsq", "none"] = "ema"
     num_codes: Annotated[int, Field(ge=2)] = 16_384
     code_dim: Positive = 8
     num_groups: Positive = 1
-    fsq_levels: tuple[Annotated[int, Field(ge=2)], ...] = ()
 
     @property
     def latent_channels(self) -> int:
         """Channels of a latent cell."""
         return self.num_groups * self.code_dim
 
-    @property
-    def encoder_channels(self) -> int:
-        """Channels that the encoder gives: mean and log-variance of each latent channel for "none"."""
-        return self.latent_channels * (2 if self.quantiser == "none" else 1)
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """`Section.upgraded`: once there was a choice of quantisers, of which the EMA codebook is left.
+
+        Raises:
+            ConfigError: If the file names another.
+        """
+        name = saved.get("quantiser", "ema")
+        if name != "ema":
+            raise ConfigError(
+                f"autoencoder.quantiser {name!r} was taken out, only 'ema' is left: "
+                "anatogen 0.1.0 at commit 402af9f reads this file"
+            )
+        taken_out = {"quantiser"} if saved.get("fsq_levels") else {"quantiser", "fsq_levels"}
+        return {key: value for key, value in saved.items() if key not in taken_out}
 
     @model_validator(mode="before")
     @classmethod
@@ -79,21 +82,6 @@ class AutoencoderSettings(Section):
             )
         return self
 
-    @model_validator(mode="after")
-    def _levels_fit_codes(self) -> Self:
-        if self.quantiser != "fsq":
-            if self.fsq_levels:
-                raise ValueError(f"fsq_levels belong to quantiser fsq, not to {self.quantiser}")
-        elif not self.fsq_levels:
-            raise ValueError("quantiser fsq needs fsq_levels, e.g. [8,8,8,4] for 2048 codes of length 4")
-        elif (math.prod(self.fsq_levels), len(self.fsq_levels)) != (self.num_codes, self.code_dim):
-            raise ValueError(
-                f"fsq_levels {list(self.fsq_levels)} make {math.prod(self.fsq_levels)} codes of length "
-                f"{len(self.fsq_levels)}, but num_codes is {self.num_codes} and code_dim {self.code_dim}: "
-                "set them to agree"
-            )
-        return self
-
 
 class LossSettings(Section):
     """Weights of the VQ-GAN's losses; a weight of 0 leaves its part out (both 0: no discriminators).
@@ -103,9 +91,6 @@ class LossSettings(Section):
         perceptual: Distance of 2D network features of a random slice of each volume.
         perceptual_weights: Weights file of the 2D network; none: those of the pip package.
         commitment: Pull of the encoder towards its codes.
-        codebook: Pull of the codes towards the encoder, where gradients teach them (quantiser "simvq").
-        kl: Divergence of the latent's posterior from the standard normal one, in nats a value (quantiser
-            "none").
         adversarial_slice: Hinge loss of the 2D discriminator on a random slice of each volume.
         adversarial_volume: Hinge loss of the 3D discriminator.
         feature_matching: L1 distance of the discriminators' features of real and reconstructed scans, summed
@@ -119,14 +104,17 @@ class LossSettings(Section):
     perceptual: Weight = 4.0
     perceptual_weights: str | None = None
     commitment: Weight = 0.25
-    codebook: Weight = 1.0
-    kl: Weight = 1e-3
     adversarial_slice: Weight = 1.0
     adversarial_volume: Weight = 1.0
     feature_matching: Weight = 4.0
     discriminator_width: Positive = 64
     discriminator_start: Annotated[int, Field(ge=0)] = 10_000
     adversarial_start: Annotated[int, Field(ge=0)] = 10_000
+
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """`Section.upgraded`: without the weights that counted for other quantisers than the codebook."""
+        return {key: value for key, value in saved.items() if key not in ("codebook", "kl")}
 
     @property
     def adversarial(self) -> bool:
@@ -281,14 +269,15 @@ class LatentDiffusionSettings(Section):
     diffusion_training: OptimiserSettings = OptimiserSettings()
     training: TrainingSettings = TrainingSettings()
 
-    @model_validator(mode="after")
-    def _range_needs_codes(self) -> Self:
-        if self.autoencoder.quantiser == "none" and self.diffusion.latent_scaling == "codebook_range":
-            raise ValueError(
-                "diffusion.latent_scaling codebook_range needs a codebook, which autoencoder.quantiser none "
-                "hasn't: set diffusion.latent_scaling=standardise"
-            )
-        return self
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """`Section.upgraded` of its sections."""
+        sections: dict[str, type[Section]] = {"autoencoder": AutoencoderSettings, "losses": LossSettings}
+        return saved | {
+            name: section.upgraded(saved[name])
+            for name, section in sections.items()
+            if isinstance(saved.get(name), dict)
+        }
 
 
 class PyramidSettings(Section):

@@ -18,13 +18,14 @@ def read_description_file(
 
     Args:
         path: The file.
-        parse: Makes a description of its content; raises ValueError, KeyError or TypeError for wrong content.
+        parse: Makes a description of its content; raises ValueError, KeyError or TypeError for wrong content,
+            UserError for what this program no longer reads.
         version: Format version that this program reads.
         missing: Message where there is no such file.
         mend: What to do about a damaged file or one of another version, as the end of a message.
 
     Raises:
-        UserError: If the file is missing, damaged or of another format version.
+        UserError: If the file is missing, damaged, of another format version or not read any more.
     """
     if not path.is_file():
         raise UserError(missing)
@@ -33,6 +34,8 @@ def read_description_file(
         found = content["format_version"]
         if found == version:
             return parse(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({type(error).__name__}): {mend}") from error
     raise UserError(f"{path} has format version {found}, this program reads {version}: {mend}")

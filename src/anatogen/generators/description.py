@@ -1,9 +1,9 @@
 """What a model bundle says of itself: `bundle.json`, for each family of generators."""
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter
 
 from anatogen.config.settings import (
     AutoencoderSettings,
@@ -110,6 +110,14 @@ class LatentDiffusionDescription(Description):
     latent_shift: list[float]
     latent_scale: list[float]
     x_0_variance: list[float] = []
+    # What an older bundle says of its autoencoder beside the settings that there are now.
+    _taken_out: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """`Description.sha256`; keys that were taken out since don't change an older bundle's, either."""
+        content = self.model_dump(mode="json", exclude_unset=True)
+        return sha256_json(content | {"autoencoder": content["autoencoder"] | self._taken_out})
 
 
 class FlowStatistics(BaseModel):
@@ -178,17 +186,29 @@ def read_description(folder: Path) -> AnyDescription:
     """The description of a bundle whose weights files are there and undamaged.
 
     Raises:
-        UserError: If the folder is no bundle, of another format version, or damaged.
+        UserError: If the folder is no bundle, of another format version, damaged, or not read any more.
     """
     description = read_description_file(
         folder / DESCRIPTION_NAME,
-        _ANY.validate_python,
+        _parse,
         version=FORMAT_VERSION,
         missing=f"{folder} is not a model bundle: it has no {DESCRIPTION_NAME}. Training writes RUN/bundle.",
         mend=_MEND,
     )
     hashes = {name: description.files.get(name, "") for name in description.weights_names}
     check_hashes(folder, hashes, mend=_MEND)
+    return description
+
+
+def _parse(content: dict[str, Any]) -> AnyDescription:
+    """The description of a bundle of this version or an older one."""
+    said = content.get("autoencoder")
+    if not isinstance(said, dict):
+        return _ANY.validate_python(content)
+    kept = AutoencoderSettings.upgraded(said)
+    description = _ANY.validate_python(content | {"autoencoder": kept})
+    if isinstance(description, LatentDiffusionDescription):
+        description._taken_out = {key: value for key, value in said.items() if key not in kept}
     return description
 
 

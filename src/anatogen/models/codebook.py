@@ -1,10 +1,8 @@
-"""Codebooks that are learned: by moving averages, on the unit sphere, or as a linear map of frozen codes."""
+"""The codebook between encoder and decoder: looked up by distance, learned by moving averages."""
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
-
-from anatogen.models.quantisers import Quantiser, summed_over_ranks
 
 # Distances made at once: 128 MB of them; on a CPU as many as its cache holds until they are compared.
 _MAX_DISTANCES = 2**25
@@ -12,11 +10,13 @@ _MAX_DISTANCES_CPU = 2**20
 _EPSILON = 1e-5
 
 
-class Codebook(Quantiser):
+class Codebook(nn.Module):
     """Codes learned by exponential moving averages, with the revival of those that fall out of use.
 
-    van den Oord et al. 2017 (VQ-VAE), appendix A.1. Everything that a resumed training needs, the
-    `initialised` flag too, is a buffer.
+    van den Oord et al. 2017 (VQ-VAE), appendix A.1. A latent of several times `code_dim` channels is
+    quantised in groups of `code_dim`, all with the same codes (product quantisation, Jegou et al. 2011). Only
+    `update` has side effects. Everything that a resumed training needs, the `initialised` flag too, is a
+    buffer.
 
     Args:
         num_codes: Number of vectors.
@@ -24,8 +24,14 @@ class Codebook(Quantiser):
         decay: Decay of the moving averages, per update.
         revive_below: A code whose moving count falls below this fraction of the mean count is moved to
             where the data is.
+
+    Attributes:
+        codes: float32 (num_codes, code_dim), all codes.
+        usage: int64 (num_codes,), how often each was chosen since the last `reset_usage`.
     """
 
+    codes: Tensor
+    usage: Tensor
     ema_count: Tensor
     ema_sum: Tensor
     initialised: Tensor
@@ -33,37 +39,73 @@ class Codebook(Quantiser):
     def __init__(
         self, num_codes: int, code_dim: int, decay: float = 0.99, revive_below: float = 0.03
     ) -> None:
-        super().__init__(num_codes)
+        super().__init__()
         self.decay = decay
         self.revive_below = revive_below
+        self.register_buffer("usage", torch.zeros(num_codes, dtype=torch.int64))
         self.register_buffer("codes", torch.randn(num_codes, code_dim))
         self.register_buffer("ema_count", torch.ones(num_codes))
         self.register_buffer("ema_sum", torch.zeros(num_codes, code_dim))
         self.register_buffer("initialised", torch.tensor(False))
 
     def lookup(self, z: Tensor) -> Tensor:
-        """Index of the nearest code of each group; see `Quantiser.lookup`."""
-        return _lookup(z, self.codes)
+        """The nearest code of each group of channels of each latent cell.
 
-    def losses(self, h: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        """Pull of the latent towards its codes."""
-        return {"commitment": functional.mse_loss(self.latent(h.float()), self.embed(indices))}
+        Args:
+            z: float (B, G * code_dim, D, H, W).
+
+        Returns:
+            int64 (B, D, H, W, G).
+        """
+        return _nearest(self._groups(z), self.codes).reshape(z.shape[0], *z.shape[2:], -1)
+
+    def embed(self, indices: Tensor) -> Tensor:
+        """The codes of int64 (B, D, H, W, G) indices, as float32 (B, G * code_dim, D, H, W)."""
+        return self.codes[indices].flatten(-2).movedim(-1, 1)
+
+    def quantise(self, z: Tensor) -> Tensor:
+        """The codes nearest to any latent, float32, shape of z; a quantised latent stays as it is."""
+        return self.embed(self.lookup(z.float()))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Replaces each cell by its codes; gradients pass straight through to the latent.
+
+        Args:
+            z: float (B, G * code_dim, D, H, W).
+
+        Returns:
+            The quantised latent, float32, shape of z, and the int64 indices (B, D, H, W, G).
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.float()
+            indices = self.lookup(z)
+            return z + (self.embed(indices) - z).detach(), indices
+
+    def commitment(self, z: Tensor, indices: Tensor) -> Tensor:
+        """0-d pull of the latent towards its codes, as `forward` chose them: the mean squared distance."""
+        return functional.mse_loss(z.float(), self.embed(indices))
 
     @torch.no_grad()
-    def update(self, h: Tensor, indices: Tensor, generator: torch.Generator) -> None:
+    def update(self, z: Tensor, indices: Tensor, generator: torch.Generator) -> None:
         """Moves the codes towards the latents that chose them, and revives those that fell out of use.
 
-        The first call places the codes on cells of the batch; see `Quantiser.update`.
+        The first call places the codes on cells of the batch. Under torch.distributed all ranks take part and
+        stay equal.
+
+        Args:
+            z: float (B, G * code_dim, D, H, W).
+            indices: What `forward` returned for it.
+            generator: Decides all that is random; alike on all ranks.
         """
-        cells = _cells(self.latent(h.detach().float()), self.codes.shape[1])
+        cells = self._groups(z.detach().float())
         chosen = indices.flatten()
         num_codes = len(self.codes)
         if not self.initialised:
             self._place(torch.ones(num_codes, dtype=torch.bool), _gathered(cells), generator)
             self.initialised.fill_(True)
             chosen = _nearest(cells, self.codes)
-        count = summed_over_ranks(torch.bincount(chosen, minlength=num_codes).to(cells.dtype))
-        total = summed_over_ranks(torch.zeros_like(self.ema_sum).index_add_(0, chosen, cells))
+        count = _summed(torch.bincount(chosen, minlength=num_codes).to(cells.dtype))
+        total = _summed(torch.zeros_like(self.ema_sum).index_add_(0, chosen, cells))
         self.usage += count.to(torch.int64)
         self.ema_count.lerp_(count, 1 - self.decay)
         self.ema_sum.lerp_(total, 1 - self.decay)
@@ -74,6 +116,18 @@ class Codebook(Quantiser):
         dead = self.ema_count < self.revive_below * mass / num_codes
         if dead.any():
             self._place(dead.cpu(), _gathered(cells), generator)
+
+    def fraction_used(self) -> float:
+        """Share of the codes used since the last `reset_usage`, in [0, 1]."""
+        return float((self.usage > 0).float().mean())
+
+    def reset_usage(self) -> None:
+        """Resets the count of the use of codes."""
+        self.usage.zero_()
+
+    def _groups(self, z: Tensor) -> Tensor:
+        """The groups of all cells, (B * D * H * W * G, code_dim)."""
+        return z.movedim(1, -1).reshape(-1, self.codes.shape[1])
 
     def _place(self, where: Tensor, cells: Tensor, generator: torch.Generator) -> None:
         """Puts the codes at `where` on random cells, as if each had always been used as often as the mean."""
@@ -90,75 +144,6 @@ class Codebook(Quantiser):
         self.ema_sum[where] = placed * count
 
 
-class SphericalCodebook(Codebook):
-    """Codes of unit length, chosen by the cosine of the angle.
-
-    Yu et al. 2022 (ViT-VQGAN), with their low-dimensional codes; learned by moving averages, each code being
-    the direction of the mean of the latents that chose it (spherical k-means, Dhillon and Modha 2001).
-    """
-
-    def __init__(
-        self, num_codes: int, code_dim: int, decay: float = 0.99, revive_below: float = 0.03
-    ) -> None:
-        super().__init__(num_codes, code_dim, decay, revive_below)
-        self.codes.copy_(functional.normalize(self.codes))
-
-    def latent(self, h: Tensor) -> Tensor:
-        """Each group of channels scaled to unit length."""
-        groups = h.float().unflatten(1, (-1, self.codes.shape[1]))
-        return functional.normalize(groups, dim=2).flatten(1, 2)
-
-    @torch.no_grad()
-    def update(self, h: Tensor, indices: Tensor, generator: torch.Generator) -> None:
-        """Turns the codes towards the latents that chose them; see `Codebook.update`."""
-        super().update(h, indices, generator)
-        self.codes.copy_(functional.normalize(self.codes))
-
-
-class LinearCodebook(Quantiser):
-    """Frozen random codes times a learned matrix: a gradient moves all codes, and none falls out of use.
-
-    Zhu et al. 2024 (SimVQ): codes are W c with c drawn once from N(0, 1 / code_dim).
-
-    Args:
-        num_codes: Number of vectors.
-        code_dim: Their length.
-    """
-
-    frozen: Tensor
-
-    def __init__(self, num_codes: int, code_dim: int) -> None:
-        super().__init__(num_codes)
-        self.register_buffer("frozen", torch.randn(num_codes, code_dim) * code_dim**-0.5)
-        self.linear = nn.Linear(code_dim, code_dim)
-
-    @property
-    def codes(self) -> Tensor:  # type: ignore[override]
-        """The frozen codes as the layer maps them, float32 (num_codes, code_dim)."""
-        codes: Tensor = self.linear(self.frozen)
-        return codes
-
-    def lookup(self, z: Tensor) -> Tensor:
-        """Index of the nearest code of each group; see `Quantiser.lookup`."""
-        return _lookup(z.detach(), self.codes.detach())
-
-    def losses(self, h: Tensor, indices: Tensor) -> dict[str, Tensor]:
-        """Pull of the latent towards its codes, and of the codes towards their latents."""
-        z, codes = h.float(), self.embed(indices)
-        return {
-            "commitment": functional.mse_loss(z, codes.detach()),
-            "codebook": functional.mse_loss(codes, z.detach()),
-        }
-
-
-def _cells(z: Tensor, code_dim: int) -> Tensor:
-    return z.movedim(1, -1).reshape(-1, code_dim)
-
-
-def _lookup(z: Tensor, codes: Tensor) -> Tensor:
-    return _nearest(_cells(z, codes.shape[1]), codes).reshape(z.shape[0], *z.shape[2:], -1)
-
-
 def _nearest(cells: Tensor, codes: Tensor) -> Tensor:
     # argmin |z - e|^2 = argmax z.e - |e|^2 / 2, one product with the offset as one more dimension.
     offset = codes.square().sum(1, keepdim=True).mul(-0.5)
@@ -167,6 +152,13 @@ def _nearest(cells: Tensor, codes: Tensor) -> Tensor:
     codes = torch.cat((codes, offset), dim=1).T.contiguous()
     cells = functional.pad(cells, (0, 1), value=1.0)
     return torch.cat([(chunk @ codes).max(1).indices for chunk in cells.split(rows)])
+
+
+def _summed(x: Tensor) -> Tensor:
+    """The sum over all ranks of torch.distributed, in place."""
+    if distributed.is_initialized():
+        distributed.all_reduce(x)
+    return x
 
 
 def _gathered(x: Tensor) -> Tensor:

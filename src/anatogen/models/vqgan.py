@@ -1,11 +1,9 @@
-"""The autoencoder: a 3D VQ-GAN's encoder, quantiser and decoder.
+"""The autoencoder: a 3D VQ-GAN's encoder, codebook and decoder.
 
 `paper`: strided 4x4x4 convolutions from full resolution, as Khader et al. 2023 describe it after
 Esser et al. 2021. `default`: a Haar wavelet at either end, so that no wide convolution runs at full
 resolution.
 """
-
-from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +11,8 @@ from torch.nn import functional
 
 from anatogen.config.settings import AutoencoderSettings
 from anatogen.models.blocks import ResidualBlock, channels_last, group_norm, haar, inverse_haar
-from anatogen.models.codebook import Codebook, LinearCodebook, SphericalCodebook
+from anatogen.models.codebook import Codebook
 from anatogen.models.convolution import Conv3d
-from anatogen.models.quantisers import FiniteScalarQuantiser, GaussianPosterior, Quantiser
 
 Axes = tuple[int, ...]
 Triple = tuple[int, int, int]
@@ -45,11 +42,11 @@ class VQGAN(nn.Module):
             kernel, stride, padding = _resampling(axes)
             encoder.append(Conv3d(wide, wider, kernel, stride, padding))
         encoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
-        encoder += [group_norm(widths[-1]), nn.SiLU(), Conv3d(widths[-1], settings.encoder_channels, 1)]
+        encoder += [group_norm(widths[-1]), nn.SiLU(), Conv3d(widths[-1], settings.latent_channels, 1)]
         self.encoder = nn.Sequential(*encoder)
 
-        # Weights files know the quantiser, of whatever kind, by this name.
-        self.codebook = build_quantiser(settings)
+        # Weights files know it by this name.
+        self.codebook = Codebook(settings.num_codes, settings.code_dim)
 
         decoder: list[nn.Module] = [Conv3d(settings.latent_channels, widths[-1], 1)]
         decoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
@@ -74,15 +71,12 @@ class VQGAN(nn.Module):
         Returns:
             float (B, C, ceil(D/cd), ceil(H/ch), ceil(W/cw)).
         """
-        return self.codebook.latent(self._encoder_output(x))
-
-    def _encoder_output(self, x: Tensor) -> Tensor:
         pads = [(-size) % factor for size, factor in zip(x.shape[2:], self.compression, strict=True)]
         x = functional.pad(x, (0, pads[2], 0, pads[1], 0, pads[0]), value=-1.0)
         for axes in self.wavelet_axes:
             x = haar(x, axes)
-        h: Tensor = self.encoder(x.contiguous(memory_format=torch.channels_last_3d))
-        return h
+        z: Tensor = self.encoder(x.contiguous(memory_format=torch.channels_last_3d))
+        return z
 
     def decode(self, z: Tensor, shape: tuple[int, ...] | torch.Size) -> Tensor:
         """The volume of a quantised latent.
@@ -105,38 +99,19 @@ class VQGAN(nn.Module):
         z = self.encode(x.to(next(self.parameters()).device))
         return self.decode(self.codebook.quantise(z), x.shape[2:]).float().clamp(-1, 1).cpu()
 
-    def forward(self, x: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstructs volumes.
 
         Args:
             x: float (B, 1, D, H, W) in [-1, 1].
-            noise: float32 (B, C, d, h, w), standard normal; see `Quantiser.forward`.
 
         Returns:
-            The reconstruction (B, 1, D, H, W); the encoder's output, as the quantiser's `losses` and `update`
-            take it, (B, C, d, h, w), twice the channels without quantisation; the chosen codes, int64
-            (B, d, h, w, G).
+            The reconstruction (B, 1, D, H, W); the latent before quantisation (B, C, d, h, w); the chosen
+            codes, int64 (B, d, h, w, G).
         """
-        h = self._encoder_output(x)
-        quantised, indices = self.codebook(h, noise)
-        return self.decode(quantised, x.shape[2:]), h, indices
-
-
-def build_quantiser(settings: AutoencoderSettings) -> Quantiser:
-    """The quantiser that the settings name, untrained."""
-    match settings.quantiser:
-        case "ema":
-            return Codebook(settings.num_codes, settings.code_dim)
-        case "l2":
-            return SphericalCodebook(settings.num_codes, settings.code_dim)
-        case "simvq":
-            return LinearCodebook(settings.num_codes, settings.code_dim)
-        case "fsq":
-            return FiniteScalarQuantiser(settings.fsq_levels)
-        case "none":
-            return GaussianPosterior(settings.latent_channels)
-        case _:
-            assert_never(settings.quantiser)
+        z = self.encode(x)
+        quantised, indices = self.codebook(z)
+        return self.decode(quantised, x.shape[2:]), z, indices
 
 
 def latent_shape(volume_shape: Triple | torch.Size, compression: Triple) -> tuple[int, ...]:

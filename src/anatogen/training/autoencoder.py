@@ -20,7 +20,7 @@ from anatogen.dataset.manifest import Grid, Split
 from anatogen.dataset.volumes import VolumeDataset, prefetched
 from anatogen.models.discriminators import DiscriminatorOutputs, Discriminators, take_slices
 from anatogen.models.perceptual import PerceptualDistance, load_slice_features
-from anatogen.models.vqgan import VQGAN, latent_shape
+from anatogen.models.vqgan import VQGAN
 from anatogen.training.batches import scans_of_step
 from anatogen.training.loop import NUM_PREVIEWS, Loop, report_trend
 from anatogen.training.optimisation import adam, local_slice, take_step
@@ -75,9 +75,7 @@ def train_autoencoder(fabric: Fabric, data: Path, folder: Path, settings: Latent
         values: dict[str, Tensor | float] = {**losses}
         ends_epoch = (step + 1) * batch_size // len(dataset) > step * batch_size // len(dataset)
         if ends_epoch:
-            codes_used = codebook.fraction_used()
-            if codes_used is not None:
-                values["codes_used"] = codes_used
+            values["codes_used"] = codebook.fraction_used()
             codebook.reset_usage()
         loop.record(values)
 
@@ -111,8 +109,6 @@ class VQGANStep:
         self._fabric = fabric
         self._losses = losses = settings.losses
         self._optimisation = settings.autoencoder_training
-        self._draws_latents = settings.autoencoder.quantiser == "none"
-        self._latent_channels = settings.autoencoder.latent_channels
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.training.seed)
             self.network = VQGAN(settings.autoencoder)
@@ -149,16 +145,15 @@ class VQGANStep:
             x: float32 (B, 1, D, H, W) in [-1, 1], on the device.
             step: Batches before this one.
             slice_index: int64 (B,), the slice of each volume that 2D losses see, in [0, D).
-            generator: Decides what is random in the quantiser; alike on all ranks.
+            generator: Decides where unused codes go; alike on all ranks.
             require_finite: Raises if a loss is not finite; called before any weight changes.
 
         Returns:
             All losses, 0-d, unweighted, and their weighted sum "loss" without the adversarial part.
         """
-        noise = self._noise(x, generator) if self._draws_latents else None
-        reconstructed, h, indices = self._autoencoder(x, noise)
+        reconstructed, z, indices = self._autoencoder(x)
         losses = self._reconstruction_losses(x, reconstructed, slice_index)
-        losses |= self.network.codebook.losses(h, indices)
+        losses["commitment"] = self.network.codebook.commitment(z, indices)
         total = torch.stack([getattr(self._losses, name) * value for name, value in losses.items()]).sum()
         generator_loss, discriminator_loss = total, None
         if self._discriminators is not None and step >= self._losses.discriminator_start:
@@ -190,15 +185,8 @@ class VQGANStep:
                 self._discriminator_optimiser,
                 self._optimisation,
             )
-        self.network.codebook.update(h, indices, generator)
+        self.network.codebook.update(z, indices, generator)
         return losses
-
-    def _noise(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Standard normal noise for the latents of this process's part of the batch."""
-        cells = latent_shape(x.shape[2:], self.network.compression)
-        shape = (self._optimisation.batch_size, self._latent_channels, *cells)
-        noise = torch.randn(shape, generator=generator)
-        return noise[local_slice(self._fabric, len(noise))].to(x.device)
 
     def _reconstruction_losses(
         self, x: Tensor, reconstructed: Tensor, slice_index: Tensor

@@ -23,7 +23,7 @@ class AutoencoderCheck(BaseModel):
     Attributes:
         psnr_db: Mean peak signal-to-noise ratio of held-out reconstructions, range [-1, 1].
         mean_scan_psnr_db: The same if the mean training scan stood for every scan.
-        codes_used: Share of the codebook that the checked scans use; None without codes.
+        codes_used: Share of the codebook that the checked scans use.
         latent_std: Standard deviation of each latent channel before quantisation.
         latent_peak: Largest distance of a latent from its channel's mean, in standard deviations.
         problems: Why the autoencoder is not fit; empty if it is.
@@ -31,7 +31,7 @@ class AutoencoderCheck(BaseModel):
 
     psnr_db: float
     mean_scan_psnr_db: float
-    codes_used: float | None
+    codes_used: float
     latent_std: list[float]
     latent_peak: float
     problems: list[str]
@@ -65,12 +65,11 @@ def check_autoencoder(
         latents.append(z.float().cpu())
         indices.append(chosen.cpu())
     z = torch.cat(latents).movedim(1, 0).flatten(1)
-    num_codes = len(network.codebook.codes)
     std, average = torch.std_mean(z, dim=1, keepdim=True)
     check = AutoencoderCheck(
         psnr_db=float(np.mean(psnrs)),
         mean_scan_psnr_db=float(np.mean(mean_psnrs)),
-        codes_used=len(torch.cat(indices).unique()) / num_codes if num_codes else None,
+        codes_used=len(torch.cat(indices).unique()) / len(network.codebook.codes),
         latent_std=[float(value) for value in std.flatten()],
         latent_peak=float(((z - average) / std.clamp(min=1e-12)).abs().max()),
         problems=[],
@@ -93,7 +92,7 @@ def _problems(check: AutoencoderCheck) -> list[str]:
             f"reconstructions ({check.psnr_db:.1f} dB) are hardly closer to the scans than the mean "
             f"scan is ({check.mean_scan_psnr_db:.1f} dB): train the autoencoder longer, or compress less"
         )
-    if check.codes_used is not None and check.codes_used < _MIN_CODES_USED:
+    if check.codes_used < _MIN_CODES_USED:
         problems.append(
             f"only {check.codes_used:.2%} of the codes are used: the codebook has collapsed; "
             "lower autoencoder.num_codes or the learning rate"

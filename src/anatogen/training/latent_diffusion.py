@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anatogen.config.resolving import resolve
 from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.choices import StageName
 from anatogen.core.devices import device_named
@@ -99,8 +98,7 @@ def with_autoencoder_of(source: Path, settings: LatentDiffusionSettings) -> Late
         )
     trained = read_settings(source)
     kept = {name: getattr(trained, name) for name in ("autoencoder", "losses", "autoencoder_training")}
-    # Validated anew: the settings of stage two may not fit another run's autoencoder.
-    return resolve(LatentDiffusionSettings, settings.model_copy(update=kept).model_dump())
+    return settings.model_copy(update=kept)
 
 
 def _is_settled(run: Path) -> bool:
@@ -122,11 +120,10 @@ def _require_fit(
     check = check_autoencoder(network, VolumeDataset(data, Split.TRAIN), held_out, device)
     write_json(run / AUTOENCODER_CHECK_NAME, check.model_dump(mode="json"))
     verdict = "fit for stage two" if not check.problems else "not fit for stage two"
-    codes = "" if check.codes_used is None else f"{check.codes_used:.0%} of codes used · "
     checked = "held-out" if len(held_out) else "training (nothing is held out)"
     print(
         f"autoencoder: {verdict} · {checked} PSNR {check.psnr_db:.1f} dB (mean scan "
-        f"{check.mean_scan_psnr_db:.1f} dB) · {codes}latent std "
+        f"{check.mean_scan_psnr_db:.1f} dB) · {check.codes_used:.0%} of codes used · latent std "
         f"{min(check.latent_std):.2g} to {max(check.latent_std):.2g}",
         flush=True,
     )
@@ -141,7 +138,7 @@ def _require_fit(
 
 def _scaling(settings: LatentDiffusionSettings, network: VQGAN, latents: np.memmap) -> LatentScaling:
     if settings.diffusion.latent_scaling == "codebook_range":
-        return codebook_range_scaling(network.codebook.codes.detach().cpu(), latents.shape[2])
+        return codebook_range_scaling(network.codebook.codes.cpu(), latents.shape[2])
     return standard_scaling(torch.from_numpy(np.array(case)) for case in latents)
 
 
@@ -187,14 +184,13 @@ def _write_bundle(
     measured = held_out if len(held_out) else VolumeDataset(data, Split.TRAIN)
     x = measured.batch(range(min(_MAX_VARIANCE_SCANS, len(measured)))).to(device)
     records = read_log(run / "diffusion")
-    codes_used = {} if check.codes_used is None else {"codes_used": round(check.codes_used, 4)}
     bundle.description = description.model_copy(
         update={
             "x_0_variance": _x_0_variance(bundle, x, settings.training.seed),
             "training": description.training
             | {
                 "reconstruction_psnr_db": round(check.psnr_db, 3),
-                **codes_used,
+                "codes_used": round(check.codes_used, 4),
                 "diffusion_steps": float(records[-1]["step"]) if records else 0.0,
                 "denoiser_sha256": denoiser_sha256,
             },

@@ -118,14 +118,6 @@ def test_bundles_and_runs_are_compared_in_one_report(data, tmp_path, no_weights)
     assert again == measured["first (1)"]
 
 
-def test_a_continuous_latent_has_no_codes_to_count(data, tmp_path, no_weights):
-    bundle = write_bundle(tmp_path / "kl", load_manifest(data), "autoencoder.quantiser=none")
-    rows = measure(data, [bundle])
-    for name in ("codes_used", "perplexity"):
-        assert rows["kl"][name].value is None and "continuous" in "; ".join(rows["kl"][name].notes)
-    assert rows["kl"]["psnr"].value is not None
-
-
 def test_what_does_not_fit_is_refused_in_one_line(data, tmp_path, no_weights):
     manifest = load_manifest(data)
     bundle = write_bundle(tmp_path / "bundle", manifest)

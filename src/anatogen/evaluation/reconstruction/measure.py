@@ -201,8 +201,6 @@ def _code_rows(counts: npt.NDArray[np.int64], num_scans: int) -> list[Row]:
         _row("codes_used", "Share of codes used", "higher"),
         _row("perplexity", "Perplexity of the codes", "higher"),
     )
-    if not len(counts):
-        return [row.missing("this autoencoder's latent is continuous") for row in rows]
     chosen = counts[counts > 0]
     share = chosen / chosen.sum()
     perplexity = float(np.exp(-(share * np.log(share)).sum()))
