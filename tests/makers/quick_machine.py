@@ -24,6 +24,8 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     """Times no network, so that plans are equal; trains the audit's network for a moment; draws nothing."""
     measured = Measurement(
         seconds_per_step=0.01,
+        steps_between=(0.01, 0.01),
+        waited=0.0,
         num_parameters={"all": 1000},
         seconds_of_others={"encode": 0.01, "denoise": 0.01, "decode": 0.01},
         peak_gb=0.5,

@@ -290,7 +290,14 @@ def test_a_damaged_gan_bundle_is_refused(finished, tmp_path):
 
 
 def test_the_plan_counts_all_scans_of_a_step(data, tmp_path, monkeypatch):
-    quick = Measurement(seconds_per_step=1e-3, num_parameters={}, seconds_of_others={}, peak_gb=0.5)
+    quick = Measurement(
+        seconds_per_step=1e-3,
+        steps_between=(1e-3, 2e-3),
+        waited=0.0,
+        num_parameters={},
+        seconds_of_others={},
+        peak_gb=0.5,
+    )
     monkeypatch.setattr("anatogen.training.cost.estimate.probe", lambda *_, **__: quick)
     monkeypatch.setattr("anatogen.training.cost.estimate.peak_memory_gb", lambda *_, **__: 0.5)
     config = tiny("gan.critic_steps=3", steps=10)

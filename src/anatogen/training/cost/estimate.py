@@ -54,7 +54,7 @@ class StageEstimate(BaseModel):
         parameters = ", ".join(f"{name} {number:,}" for name, number in found.num_parameters.items())
         return (
             f"{stage}: parameters {parameters}; {memory} (a few steps: {found.peak_gb:.1f} GB); {budget}, "
-            f"about {duration_text(self.seconds)} ({found.seconds_per_step:.2g} s a step)"
+            f"about {duration_text(self.seconds)} ({found.text()})"
         )
 
 

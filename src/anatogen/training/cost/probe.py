@@ -1,6 +1,10 @@
 """Seconds and memory of a stage, measured by a few steps of it in a process of its own.
 
 `python -m anatogen.training.cost.probe` takes the task as JSON from its standard input.
+
+Times are those of an idle machine: on a busy one threads wait for a processor, and Linux tells for how long.
+Threads that wait for one another sleep here instead of spinning, or they would take the time of those that
+they wait for.
 """
 
 import json
@@ -21,25 +25,43 @@ from anatogen.dataset.manifest import Grid
 from anatogen.training.stage import ConfigT, Stage
 from anatogen.training.stages import STAGES
 
-_NUM_STEPS = 3
+_NUM_STEPS = 5
 # A probe is short: after this long no further step is begun.
-_SECONDS = 20.0
+_SECONDS = 30.0
+# From this share of waiting on, the machine is called busy.
+_BUSY = 0.2
 
 
 class Measurement(BaseModel):
     """Speed and memory of a stage on this machine.
 
     Attributes:
-        seconds_per_step: Time of a whole training step, without reading scans.
+        seconds_per_step: Time of a whole training step on an idle machine, without reading scans.
+        steps_between: Shortest and longest of the steps that it is the median of.
+        waited: Share of the time for which the steps' threads waited for a processor; 0 where the system
+            does not tell.
         num_parameters: Trained parameters by network.
         seconds_of_others: Times of what else the stage does, by the names of `DryRun.others`.
         peak_gb: Largest memory of the process so far, in 10^9 bytes: of the GPU, or resident in RAM.
     """
 
     seconds_per_step: float
+    steps_between: tuple[float, float]
+    waited: float
     num_parameters: dict[str, int]
     seconds_of_others: dict[str, float]
     peak_gb: float
+
+    def text(self) -> str:
+        """Time of a step, how sure it is, and whether the machine was busy."""
+        low, high = self.steps_between
+        step = f"{self.seconds_per_step:.2g} s a step, {low:.2g} to {high:.2g}"
+        if self.waited < _BUSY:
+            return step
+        return (
+            f"{step}, when the machine is idle; it is busy now: steps waited for a processor in "
+            f"{self.waited:.0%} of the time"
+        )
 
 
 def probe(
@@ -69,7 +91,11 @@ def probe(
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        env=os.environ
+        | {
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "OMP_WAIT_POLICY": "passive",
+        },
     )
     if result.returncode != 0:
         if result.returncode > 0 and "OutOfMemoryError" not in result.stderr:
@@ -83,29 +109,54 @@ def _measure(stage: Stage[ConfigT], settings: ConfigT, grid: Grid, device: str) 
     on_gpu = fabric.device.type == "cuda"
     trial = stage.dry_run(fabric, settings, grid)
 
-    def timed(call: Any, *arguments: Any) -> float:
-        started = time.perf_counter()
+    def timed(call: Any, *arguments: Any) -> tuple[float, float]:
+        """Seconds on an idle machine, and the share of the time that was waited."""
+        before, started = processor_seconds(), time.perf_counter()
         call(*arguments)
         if on_gpu:
             torch.cuda.synchronize()
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        ran, waited = (after - first for after, first in zip(processor_seconds(), before, strict=True))
+        share = waited / (ran + waited) if waited > 0 else 0.0
+        return seconds * (1 - share), share
 
     began = time.perf_counter()
-    seconds = [timed(trial.step, 0)]
+    timed(trial.step, 0)
     # The first step makes the optimisers' state and chooses kernels: time and peak are of later ones.
-    while len(seconds) < 2 or (len(seconds) <= _NUM_STEPS and time.perf_counter() - began < _SECONDS):
-        seconds.append(timed(trial.step, len(seconds)))
+    steps: list[tuple[float, float]] = []
+    while not steps or (len(steps) < _NUM_STEPS and time.perf_counter() - began < _SECONDS):
+        steps.append(timed(trial.step, len(steps) + 1))
+    seconds, shares = zip(*steps, strict=True)
     others = {}
     for name, other in trial.others.items():
         # Once to warm up.
         timed(other)
-        others[name] = timed(other)
+        others[name], _ = timed(other)
     return Measurement(
-        seconds_per_step=statistics.median(seconds[1:]),
+        seconds_per_step=statistics.median(seconds),
+        steps_between=(min(seconds), max(seconds)),
+        waited=statistics.mean(shares),
         num_parameters=trial.num_parameters,
         seconds_of_others=others,
         peak_gb=(torch.cuda.max_memory_reserved() if on_gpu else peak_resident_bytes()) / 1e9,
     )
+
+
+def processor_seconds(tasks: Path = Path("/proc/self/task")) -> tuple[float, float]:
+    """Seconds that this process's threads ran, and that they were ready to run and waited for a processor.
+
+    Args:
+        tasks: Where Linux keeps them, in nanoseconds; both are 0 on other systems.
+    """
+    ran = waited = 0
+    for path in tasks.glob("*/schedstat"):
+        try:
+            times = path.read_text(encoding="ascii").split()
+        except OSError:
+            # A thread that has ended.
+            continue
+        ran, waited = ran + int(times[0]), waited + int(times[1])
+    return ran / 1e9, waited / 1e9
 
 
 def peak_resident_bytes() -> int:
