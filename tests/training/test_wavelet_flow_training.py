@@ -129,7 +129,7 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
 
 
 def test_every_level_learns(data):
-    settings = tiny_flow_settings("pyramid.crop=16", "flow.ema_decay=0.9")
+    settings = tiny_flow_settings("pyramid.crop=16", "flow.ema_decay=0.9", "flow_training.coarse_updates=1")
     scans = VolumeDataset(data, Split.TRAIN)
     pyramid = WaveletPyramid(SHAPE, scans.manifest.grid.spacing_mm, settings.pyramid.num_levels)
     statistics = fit_statistics(pyramid, scans)
