@@ -8,14 +8,19 @@ import math
 import re
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from anatogen.core.errors import ScanError
 from anatogen.core.files import atomic_path
 from anatogen.core.reasons import Reason
 from anatogen.io.checks import check_size, checked_volume, quiet_native_code, squeezed_shape, unreadable
 from anatogen.io.volume import LPS_TO_RAS, Volume
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
 
 # The line that names the file of the voxels, in headers of MetaImage and NRRD.
 _DATA_FILE = re.compile(
@@ -25,7 +30,10 @@ _DATA_FILE = re.compile(
 _META_END = re.compile(rb"^\s*ElementDataFile\s*[=:][^\n]*\n", re.MULTILINE | re.I)
 _NRRD_END = re.compile(rb"\r?\n\r?\n")
 _ENCODING = re.compile(rb"^encoding:\s*(\w+)", re.MULTILINE | re.I)
-_META_COMPRESSED = re.compile(rb"^\s*CompressedData\s*[=:]\s*True", re.MULTILINE | re.I)
+# ITK, too, looks at the first letter of a truth.
+_META_COMPRESSED = re.compile(rb"^\s*CompressedData\s*[=:]\s*[T1]", re.MULTILINE | re.I)
+_META_BIG_ENDIAN = re.compile(rb"^\s*(?:Binary|Element)\w*ByteOrderMSB\s*[=:]\s*[T1]", re.MULTILINE | re.I)
+_META_HEADER_SIZE = re.compile(rb"^\s*HeaderSize\s*[=:]\s*(\d+)", re.MULTILINE | re.I)
 # Text, and voxels that begin elsewhere: rare, left to ITK.
 _UNUSUAL = re.compile(
     rb"^\s*(?:(?:line|byte) ?skip:|HeaderSize\s*[=:]|BinaryData\s*[=:]\s*F)", re.MULTILINE | re.I
@@ -55,20 +63,47 @@ def read_itk(path: Path) -> Volume:
         if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
             raise ScanError(Reason.COMPLEX())
         check_size(math.prod(size), path, *data_files(path))
-        with quiet_native_code():
-            image = reader.Execute()
-        check_data_length(path, sitk.GetArrayViewFromImage(image).nbytes)
+        array = _meta_voxels(path, reader) if _is_compressed_meta(path) else _itk_voxels(path, reader)
     except (MemoryError, ScanError):
         raise
     except Exception as error:
         raise unreadable(error) from error
-    array = sitk.GetArrayFromImage(image).reshape(size[::-1])
-    dimension = image.GetDimension()
-    direction = np.array(image.GetDirection()).reshape(dimension, dimension)[:3, :3]
+    dimension = reader.GetDimension()
+    direction = np.array(reader.GetDirection()).reshape(dimension, dimension)[:3, :3]
     affine = np.eye(4)
-    affine[:3, :3] = direction * np.array(image.GetSpacing())[:3]
-    affine[:3, 3] = image.GetOrigin()[:3]
-    return checked_volume(array, (LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]])
+    affine[:3, :3] = direction * np.array(reader.GetSpacing())[:3]
+    affine[:3, 3] = reader.GetOrigin()[:3]
+    return checked_volume(array.reshape(size[::-1]), (LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]])
+
+
+def _itk_voxels(path: Path, reader: "sitk.ImageFileReader") -> npt.NDArray[np.generic]:
+    import SimpleITK as sitk
+
+    with quiet_native_code():
+        array = sitk.GetArrayFromImage(reader.Execute())
+    _check_data_length(path, array.nbytes)
+    return array
+
+
+def _is_compressed_meta(path: Path) -> bool:
+    return path.suffix.lower() != ".nrrd" and _META_COMPRESSED.search(_header(path)) is not None
+
+
+def _meta_voxels(path: Path, reader: "sitk.ImageFileReader") -> npt.NDArray[np.generic]:
+    """The voxels of a compressed MetaImage, of which ITK unpacks as many bytes as the header says.
+
+    Where CompressedDataSize is too low or missing, the rest would be whatever lies in memory.
+    """
+    import SimpleITK as sitk
+
+    header = _header(path)
+    skipped = int(found.group(1)) if (found := _META_HEADER_SIZE.search(header)) else 0
+    dtype = sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).dtype
+    num_bytes = math.prod(reader.GetSize()) * dtype.itemsize
+    file, start = _place_of_data(path, header)
+    content, length, is_whole = _inflated(file, skipped or start, num_bytes)
+    _check_length(num_bytes, length, is_whole)
+    return np.frombuffer(content, dtype.newbyteorder(">" if _META_BIG_ENDIAN.search(header) else "<"))
 
 
 def write_itk(volume: Volume, path: Path) -> None:
@@ -112,40 +147,55 @@ def data_files(path: Path) -> tuple[Path, ...]:
     return (path.parent / name,)
 
 
-def check_data_length(path: Path, num_bytes: int) -> None:
-    """Checks that a file holds the voxels of its header, all and no more, with right checksums.
-
-    Args:
-        path: A .mha, .mhd or .nrrd file that ITK could read.
-        num_bytes: Of all its voxels, uncompressed.
+def _check_data_length(path: Path, num_bytes: int) -> None:
+    """Checks that a file that ITK could read holds the voxels of its header, all and no more.
 
     Raises:
-        ScanError: If there are fewer or more bytes, or damaged ones.
+        ScanError: If there are fewer or more bytes, or a checksum is wrong.
     """
     header = _header(path)
     if _UNUSUAL.search(header):
         return
-    encoding = "zlib" if _META_COMPRESSED.search(header) else "raw"
-    if found := _ENCODING.search(header):
-        encoding = found.group(1).decode().lower()
-    beside = data_files(path)
-    with (beside[0] if beside else path).open("rb") as file:
-        file.seek(0 if beside else len(header))
-        if encoding == "raw":
-            length = file.seek(0, 2) - (0 if beside else len(header))
-            is_whole = True
-        elif encoding in ("zlib", "gzip", "gz"):
-            # 32 finds out whether it is zlib or gzip.
-            unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)
-            length = 0
-            while not unpack.eof and (chunk := file.read(_CHUNK)):
-                length += len(unpack.decompress(chunk))
-            is_whole = unpack.eof
-        else:
-            return
+    found = _ENCODING.search(header)
+    encoding = found.group(1).decode().lower() if found else "raw"
+    file, start = _place_of_data(path, header)
+    if encoding == "raw":
+        _check_length(num_bytes, file.stat().st_size - start, is_whole=True)
+    elif encoding in ("gzip", "gz"):
+        _, length, is_whole = _inflated(file, start, 0)
+        _check_length(num_bytes, length, is_whole)
+
+
+def _check_length(num_bytes: int, length: int, is_whole: bool) -> None:
     # Some writers end with a line break; an axis that is told one voxel too short leaves more.
     if not is_whole or length < num_bytes or (length - num_bytes) * _LONGEST_AXIS >= num_bytes:
         raise ScanError(Reason.OTHER_NUMBER_OF_BYTES(announced=num_bytes, found=length))
+
+
+def _place_of_data(path: Path, header: bytes) -> tuple[Path, int]:
+    """The file that holds the voxels, and where in it they begin."""
+    beside = data_files(path)
+    return (beside[0], 0) if beside else (path, len(header))
+
+
+def _inflated(path: Path, start: int, num_bytes: int) -> tuple[bytearray, int, bool]:
+    """The first bytes of a zlib or gzip stream, how many it holds, and whether it ends, with its checksum.
+
+    Args:
+        path: The file.
+        start: Where in it the stream begins.
+        num_bytes: How many bytes are wanted.
+    """
+    # 32 finds out whether it is zlib or gzip.
+    unpack = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    content, length = bytearray(), 0
+    with path.open("rb") as file:
+        file.seek(start)
+        while not unpack.eof and (chunk := file.read(_CHUNK)):
+            part = unpack.decompress(chunk)
+            length += len(part)
+            content += part[: num_bytes - len(content)]
+    return content, length, unpack.eof
 
 
 def _header(path: Path) -> bytes:
