@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.arrayproxy import ArrayProxy
 from nibabel.spatialimages import SpatialImage
 
 from anatogen.core.errors import ScanError, UserError
@@ -21,6 +22,9 @@ from anatogen.io.checks import (
     unreadable,
 )
 from anatogen.io.volume import Volume
+
+# They stand between header and voxels; the first says whether an extension follows.
+_EXTENDER_BYTES = 4
 
 
 def read_nifti(path: Path) -> Volume:
@@ -53,14 +57,23 @@ def _whole_nifti(image: SpatialImage, path: Path) -> npt.NDArray[np.float32]:
         holder = nib.FileHolder(fileobj=file)
         # Not mapped: a file that shrinks while the scan is in use would end the process.
         again = type(image).from_file_map(dict.fromkeys(image.file_map, holder), mmap=False)
-        array = np.asanyarray(again.dataobj, dtype=np.float32)
-        num_bytes = array.size * again.get_data_dtype().itemsize
-        file.seek(again.dataobj.offset + num_bytes)
+        voxels = again.dataobj
+        told, first = voxels.offset, again.header.single_vox_offset
+        if told == 0:
+            # A single file begins with its header: some writers leave the place of the voxels out.
+            spec = (voxels.shape, voxels.dtype, first, voxels.slope, voxels.inter)
+            voxels = ArrayProxy(file, spec, mmap=False)
+        array = np.asanyarray(voxels, dtype=np.float32)
+        num_bytes = array.size * voxels.dtype.itemsize
+        file.seek(voxels.offset + num_bytes)
         left = 0
         while chunk := file.read(1 << 20):  # gzip compares its checksum at the end
             left += len(chunk)
-    # One voxel fewer along an axis leaves at least this many.
-    if left * max(array.shape) >= num_bytes:
+        file.seek(first - _EXTENDER_BYTES)
+        has_no_room = told in (0, first) and file.read(1) != b"\0"
+    # One voxel fewer along an axis leaves at least this many. And if the header does not say where the voxels
+    # begin, or denies the extension before them, nothing may be left.
+    if left * max(array.shape) >= num_bytes or (left and (told == 0 or has_no_room)):
         raise ScanError(Reason.OTHER_NUMBER_OF_BYTES(announced=num_bytes, found=num_bytes + left))
     return array
 
