@@ -14,7 +14,7 @@ from anatogen.core.errors import ScanError, UserError
 from anatogen.io.formats import Reading, read_scan
 from anatogen.io.geometry import axis_codes
 from anatogen.io.itk import data_files
-from anatogen.io.nifti import write_nifti
+from anatogen.io.nifti import read_nifti, write_nifti
 from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
 
@@ -32,7 +32,7 @@ def sheared_affine() -> np.ndarray:
 def test_nifti_round_trip(tmp_path: Path, ending: str, affine: np.ndarray) -> None:
     volume = pattern_volume(affine, SHAPE)
     write_nifti(volume, tmp_path / f"scan{ending}")
-    back = read_scan(tmp_path / f"scan{ending}")
+    back = read_nifti(tmp_path / f"scan{ending}")
     assert np.array_equal(back.array, volume.array)
     assert same_place(back, volume) < 1e-3
 

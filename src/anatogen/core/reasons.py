@@ -93,6 +93,7 @@ _LEAVE_DAMAGED = Remedy("Get the damaged file again, or remove it with its serie
 _SCOUT = Remedy("It is a scout of a few slices for planning: leave it out.")
 _OWN_SERIES = Remedy("Export each stack as a series of its own.")
 _ONE_AT_A_PLACE = Remedy("Export one image per position: one echo, one b-value, one phase.")
+_STRAIGHTEN = Remedy("Have it resampled to upright slices.", "allow_tilt=true")
 _UNEVEN = Remedy("Get the original series: its slices are no even stack as they are.")
 _RESCALE = Remedy("Export it with its rescale slope and intercept.")
 _DECOMPRESS = Remedy("Export it uncompressed, or decompress it, as with gdcmconv --raw.")
@@ -153,6 +154,11 @@ class Reason(Enum):
         "its affine is no finite 4 x 4 matrix, or singular: axes are parallel or have no length",
         _GEOMETRY,
     )
+    SHEARED = (
+        "its axes are sheared by {degrees:.1f} degrees (gantry tilt, or an affine registration): set "
+        "allow_tilt to resample it",
+        _STRAIGHTEN,
+    )
 
     # Files of a DICOM series.
     NO_DICOM = "it is no DICOM, though it is named like a slice", _NAMED_AS_SLICE
@@ -201,7 +207,7 @@ class Reason(Enum):
     )
     TILT = (
         "its slices are sheared by {degrees:.1f} degrees (gantry tilt): set allow_tilt to resample it",
-        Remedy("Have it resampled to upright slices.", "allow_tilt=true"),
+        _STRAIGHTEN,
     )
     UNEVEN_SLICES = "its slices are unevenly spaced, {smallest:.3f} to {largest:.3f} mm", _UNEVEN
     SLICES_NOT_IN_LINE = "its slices do not lie in line: one is {aside_mm:.2f} mm aside", _UNEVEN

@@ -74,7 +74,8 @@ class PrepareConfig(Section):
         seed: Decides the split.
         npy_spacing_mm: Spacing along (D, H, W) of .npy files, which don't hold it.
         npy_orientation: Directions in which (D, H, W) of .npy files grow, which they don't hold either.
-        allow_tilt: Resamples CT series with gantry tilt to perpendicular axes instead of leaving them out.
+        allow_tilt: Resamples scans whose axes are not perpendicular, as of CT with gantry tilt, instead of
+            leaving them out.
     """
 
     recipe: str = "folder"

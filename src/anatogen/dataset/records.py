@@ -306,11 +306,10 @@ def _scan_key(task: RecordTask, digest: str, mask: MaskRecord | None, modality: 
 def _key(role: str, digest: str, source: Source, config: PrepareConfig, *settings: object) -> str:
     """Hash of all that decides what is found, wherever the files lie."""
     kind = "dicom" if source.is_dicom else ending(source.files[0])
-    reading: dict[str, list[object]] = {
-        "dicom": [config.allow_tilt],
-        ".npy": [config.npy_spacing_mm, config.npy_orientation],
-    }
-    return sha256_json([__version__, role, digest, kind, reading.get(kind), *settings])
+    reading: list[object] = [config.allow_tilt]
+    if kind == ".npy":
+        reading = [config.npy_spacing_mm, config.npy_orientation]
+    return sha256_json([__version__, role, digest, kind, reading, *settings])
 
 
 def _refused(digest: str, refusal: Refusal, volume: Volume, num_labels: int) -> RefusedRecord:

@@ -16,6 +16,7 @@ from anatogen.io.dicom.series import series_files
 from anatogen.io.itk import read_itk, write_itk
 from anatogen.io.nifti import read_nifti, write_nifti
 from anatogen.io.npy import read_npy, write_npy
+from anatogen.io.shear import upright
 from anatogen.io.volume import Volume
 
 SCAN_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy")
@@ -34,7 +35,7 @@ class Reading:
     Attributes:
         npy_spacing_mm: Spacing along (D, H, W) of .npy files.
         npy_orientation: Directions in which (D, H, W) of .npy files grow.
-        allow_tilt: Resamples DICOM series with gantry tilt instead of refusing them.
+        allow_tilt: Resamples scans whose axes are not perpendicular (gantry tilt) instead of refusing them.
     """
 
     npy_spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -67,9 +68,9 @@ def read_scan(path: Path, reading: Reading = AS_IT_IS) -> Volume:
     if kind == ".npy":
         return read_npy(path, reading.npy_spacing_mm, reading.npy_orientation)
     if kind in (".nii", ".nii.gz"):
-        return read_nifti(path)
+        return upright(read_nifti(path), allow_tilt=reading.allow_tilt)
     if kind in (".nrrd", ".mha", ".mhd"):
-        return read_itk(path)
+        return upright(read_itk(path), allow_tilt=reading.allow_tilt)
     raise ScanError(Reason.UNKNOWN_FORMAT(ending=kind or "(no ending)", known=", ".join(SCAN_ENDINGS)))
 
 

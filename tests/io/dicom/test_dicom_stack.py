@@ -15,9 +15,9 @@ from anatogen.core.errors import ScanError
 from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut, Source, discover
 from anatogen.dataset.prepare import PrepareConfig, prepare
-from anatogen.io.dicom.stack import straightened
 from anatogen.io.dicom.writing import write_dicom
 from anatogen.io.formats import Reading, read_scan
+from anatogen.io.shear import straightened
 from anatogen.io.volume import Volume
 
 

@@ -18,7 +18,8 @@ from anatogen.core.reasons import Reason
 from anatogen.io.checks import check_size, checked_volume, quiet_libraries
 from anatogen.io.dicom.multiframe import check_concatenation, frame_slices, image_types, is_enhanced
 from anatogen.io.dicom.pixels import stored_values
-from anatogen.io.dicom.stack import Slice, in_order, slice_of, stack_affine, straightened
+from anatogen.io.dicom.stack import Slice, in_order, slice_of, stack_affine
+from anatogen.io.shear import straightened
 from anatogen.io.volume import Volume
 
 

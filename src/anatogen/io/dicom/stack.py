@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from scipy import ndimage
 
 from anatogen.core.errors import ScanError
 from anatogen.core.reasons import Reason
 from anatogen.io.checks import MIN_VOXELS
 from anatogen.io.dicom.pixels import stored_values
-from anatogen.io.volume import LPS_TO_RAS, Volume
+from anatogen.io.shear import MAX_SHIFT_VOXELS
+from anatogen.io.volume import LPS_TO_RAS
 
 # What describes the stored values: one of them altered in one slice gives wrong voxels without an error.
 _ALIKE = (
@@ -24,8 +24,6 @@ _DISTINGUISHING = (
     "EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier", "ImageType", "TriggerTime",
     "AcquisitionNumber", "AcquisitionTime", "ContentTime",
 )  # fmt: skip
-# Over the whole stack: less is rounding in the headers, more misplaces anatomy.
-_MAX_SHIFT_PIXELS = 0.5
 # Positions nearer than this are one position: rounding of the headers' decimals.
 _SAME_PLACE_MM = 1e-3
 
@@ -129,12 +127,12 @@ def in_order(slices: Sequence[Slice], allow_tilt: bool) -> list[Slice]:
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
     lateral = step - (step @ normal) * normal
     pixel = min(first.spacing)
-    if np.linalg.norm(lateral) * len(gaps) > _MAX_SHIFT_PIXELS * pixel and not allow_tilt:
+    if np.linalg.norm(lateral) * len(gaps) > MAX_SHIFT_VOXELS * pixel and not allow_tilt:
         angle = np.degrees(np.arctan2(np.linalg.norm(lateral), step @ normal))
         raise ScanError(Reason.TILT(degrees=float(angle)))
     off = positions - positions[0] - np.arange(len(positions))[:, None] * step
     along = off @ normal
-    if np.ptp(gaps) > 0.02 * usual + 1e-3 or np.abs(along).max() > _MAX_SHIFT_PIXELS * pixel:
+    if np.ptp(gaps) > 0.02 * usual + 1e-3 or np.abs(along).max() > MAX_SHIFT_VOXELS * pixel:
         raise ScanError(Reason.UNEVEN_SLICES(smallest=float(gaps.min()), largest=float(gaps.max())))
     aside = np.linalg.norm(off - along[:, None] * normal, axis=1).max()
     # Headers with one decimal are off by 0.05 mm.
@@ -213,37 +211,3 @@ def stack_affine(ordered: Sequence[Slice]) -> npt.NDArray[np.float64]:
     affine[:3, 2] = first.orientation[:3] * first.spacing[1]
     affine[:3, 3] = first.position
     return LPS_TO_RAS @ affine
-
-
-def straightened(volume: Volume) -> Volume:
-    """Resamples a stack whose slices are shifted against one another (gantry tilt) to perpendicular axes.
-
-    Slices keep their planes, their distance and their pixels' size; each is moved within its plane, by linear
-    interpolation, and the field of view grows by the shift of the last one. What no slice covers gets the
-    lowest value. A stack that needs no straightening comes back as it is.
-
-    Args:
-        volume: H and W perpendicular to one another, D not to both.
-    """
-    step, row, column = volume.affine[:3, :3].T
-    shift = np.array([step @ row / (row @ row), step @ column / (column @ column)])
-    num_slices, *plane = volume.array.shape
-    total = shift * (num_slices - 1)
-    if np.linalg.norm(total) <= _MAX_SHIFT_PIXELS:
-        return volume
-    start = np.floor(np.minimum(total, 0))
-    shape = np.array(plane) + np.ceil(np.abs(total)).astype(int)
-    array = ndimage.affine_transform(
-        volume.array,
-        [[1, 0, 0], [-shift[0], 1, 0], [-shift[1], 0, 1]],
-        [0, *start],
-        (num_slices, *shape.tolist()),
-        order=1,
-        mode="constant",
-        cval=float(volume.array.min()),
-        output=np.float32,
-    )
-    affine = volume.affine.copy()
-    affine[:3, 0] = step - shift[0] * row - shift[1] * column
-    affine[:3, 3] += start[0] * row + start[1] * column
-    return Volume(array, affine)
