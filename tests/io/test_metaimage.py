@@ -8,6 +8,8 @@ import pytest
 import SimpleITK as sitk
 
 from anatogen.core.errors import ScanError
+from anatogen.dataset.discover import Source
+from anatogen.doctor.headers import read_scan_header
 from anatogen.io.formats import read_scan
 
 ELEMENTS = {"MET_SHORT": "i2", "MET_UCHAR": "u1", "MET_UINT": "u4", "MET_FLOAT": "f4", "MET_DOUBLE": "f8"}
@@ -86,3 +88,39 @@ def test_too_few_compressed_voxels_are_refused(tmp_path: Path, more: str, share:
     path = write_meta(tmp_path / "scan.mha", content, more)
     with pytest.raises(ScanError, match=r"header is damaged: 17280 bytes announced"):
         read_scan(path)
+
+
+@pytest.mark.parametrize("compressed", ["True", "False"])
+@pytest.mark.parametrize("unit, millimetres", [("mm", 1), ("cm", 10), ("um", 1e-3), ("?", 1)])
+def test_units_of_lengths(tmp_path: Path, unit: str, millimetres: float, compressed: str) -> None:
+    """All were read as millimetres."""
+    content = voxels().tobytes()
+    content = zlib.compress(content) if compressed == "True" else content
+    path = write_meta(tmp_path / "scan.mha", content, f"DistanceUnits = {unit}\n", compressed=compressed)
+    scan = read_scan(path)
+    np.testing.assert_allclose(scan.spacing_mm, np.array([2.5, 0.8, 0.7]) * millimetres)
+    np.testing.assert_allclose(scan.affine[:3, 3], np.array([-10, 20, 30]) * millimetres)
+    header = read_scan_header(Source("scan.mha", (path,)))
+    np.testing.assert_allclose(header.spacing_mm, scan.spacing_mm)
+
+
+def test_a_unit_that_is_not_known_is_refused(tmp_path: Path) -> None:
+    path = write_meta(tmp_path / "scan.mha", zlib.compress(voxels().tobytes()), "DistanceUnits = inch\n")
+    with pytest.raises(ScanError, match="lengths in 'inch': known are m, cm, mm, um and nm"):
+        read_scan(path)
+
+
+@pytest.mark.parametrize("compressed", ["True", "False"])
+def test_an_axis_with_negative_spacing_runs_backwards(tmp_path: Path, compressed: str) -> None:
+    content = voxels().tobytes()
+    content = zlib.compress(content) if compressed == "True" else content
+    path = write_meta(tmp_path / "scan.mha", content, spacing="-0.7 0.8 -2.5", compressed=compressed)
+    scan = read_scan(path)
+    np.testing.assert_allclose(scan.spacing_mm, (2.5, 0.8, 0.7))
+    # In LPS: 10 - 0.7 i, -20 + 0.8 j, 30 - 2.5 k.
+    for index in [(0, 0, 0), (3, 5, 7)]:
+        k, j, i = index
+        place = (scan.affine @ [*index, 1])[:3]
+        np.testing.assert_allclose(place, [-(10 - 0.7 * i), 20 - 0.8 * j, 30 - 2.5 * k])
+    header = read_scan_header(Source("scan.mha", (path,)))
+    np.testing.assert_allclose(header.spacing_mm, (2.5, 0.8, 0.7))

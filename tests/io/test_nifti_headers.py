@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from anatogen.core.errors import ScanError
+from anatogen.dataset.discover import Source
+from anatogen.doctor.headers import read_scan_header
 from anatogen.io.formats import read_scan
 
 
@@ -71,3 +73,37 @@ def test_an_extension_is_no_voxels(tmp_path: Path, version: int) -> None:
             read_scan(path)
     path = write_with_offset(tmp_path / "scan.nii", version, first + 16, before=extension, extender=b"\1")
     assert np.array_equal(read_scan(path).array, voxels() * 0.5 + 3)
+
+
+@pytest.mark.parametrize("unit, factor", [("meter", 1000), ("mm", 1), ("micron", 1e-3), (0, 1)])
+@pytest.mark.parametrize("form", ["sform", "qform", "none"])
+def test_units_of_lengths(tmp_path: Path, unit: str, factor: float, form: str) -> None:
+    image = nib.Nifti1Image(voxels().T, np.diag([0.4, 0.5, 0.6, 1]))
+    image.header.set_xyzt_units(unit)
+    image.set_sform(image.affine, "scanner" if form == "sform" else "unknown")
+    image.set_qform(image.affine, "scanner" if form == "qform" else "unknown")
+    nib.save(image, tmp_path / "scan.nii")
+    np.testing.assert_allclose(
+        read_scan(tmp_path / "scan.nii").spacing_mm, np.array([0.6, 0.5, 0.4]) * factor
+    )
+    header = read_scan_header(Source("scan.nii", (tmp_path / "scan.nii",)))
+    np.testing.assert_allclose(header.spacing_mm, np.array([0.6, 0.5, 0.4]) * factor, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("size", [0, -1.5])
+@pytest.mark.parametrize("form", ["sform", "qform", "none"])
+def test_voxels_without_size_or_of_negative_size(tmp_path: Path, size: float, form: str, ending: str) -> None:
+    """The sform says all by itself; else programs differ in what they take: 1, or the size without sign."""
+    image = nib.Nifti1Image(voxels().T, np.diag([1.5, 2, 3, 1]))
+    image.set_sform(image.affine, "scanner" if form == "sform" else "unknown")
+    image.set_qform(image.affine, "scanner" if form == "qform" else "unknown")
+    content = bytearray(image.to_bytes())
+    struct.pack_into("<f", content, 80, size)
+    path = tmp_path / f"scan{ending}"
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    if form == "sform":
+        np.testing.assert_allclose(read_scan(path).affine[:3, :3], np.diag([1.5, 2, 3])[:, ::-1])
+    else:
+        with pytest.raises(ScanError, match=rf"voxels of {size:g} to 3 mm can't be right"):
+            read_scan(path)

@@ -150,6 +150,10 @@ class Reason(Enum):
         "its voxels of {smallest:g} to {largest:g} mm can't be right: the header is damaged",
         _GEOMETRY,
     )
+    UNKNOWN_UNIT = (
+        "its header gives lengths in {unit!r}: known are m, cm, mm, um and nm",
+        _GEOMETRY,
+    )
     SINGULAR_AFFINE = (
         "its affine is no finite 4 x 4 matrix, or singular: axes are parallel or have no length",
         _GEOMETRY,

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 import pydicom
 
 from anatogen.dataset.discover import Source
-from anatogen.io.checks import quiet_libraries, quiet_native_code
+from anatogen.io.checks import quiet_libraries
 from anatogen.io.formats import ending
+from anatogen.io.itk import read_itk_header
+from anatogen.io.nifti import nifti_affine
 
 # Elements that tell what a DICOM slice is, and whether somebody's name is in or on it.
 _TAGS = [
@@ -81,18 +84,16 @@ def _nifti_header(path: Path) -> Header:
     if codes == [0, 0] or np.array_equal(image.affine, np.eye(4)):
         hints.add("no_geometry")
     # nibabel's axes are (i, j, k), those of a `Volume` (k, j, i).
-    zooms = tuple(float(zoom) for zoom in image.header.get_zooms()[:3])
-    return Header(tuple(image.shape[::-1]), zooms[::-1], frozenset(hints))
+    return Header(tuple(image.shape[::-1]), _spacing_mm(nifti_affine(image)), frozenset(hints))
 
 
 def _itk_header(path: Path) -> Header:
-    import SimpleITK as sitk
+    shape, affine = read_itk_header(path)
+    return Header(shape, _spacing_mm(affine))
 
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    with quiet_native_code():
-        reader.ReadImageInformation()
-    return Header(tuple(reader.GetSize()[::-1]), tuple(reader.GetSpacing()[::-1]))
+
+def _spacing_mm(affine: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    return tuple(np.linalg.norm(affine[:3, :3], axis=0).tolist())
 
 
 def _dicom_header(source: Source) -> Header:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,16 @@ MIN_VOXELS = 4
 
 # From micrometres of small samples to what no scanner has.
 _SPACING_MM = (1e-4, 1e3)
+
+
+# Names of units of length end in one of these; what comes before says how many.
+_METRE = re.compile(r"(?:met(?:er|re)s?|m)$")
+_MM = {
+    "": 1e3, "c": 10.0, "centi": 10.0, "m": 1.0, "milli": 1.0, "u": 1e-3, "\N{MICRO SIGN}": 1e-3,
+    "\N{GREEK SMALL LETTER MU}": 1e-3, "micro": 1e-3, "n": 1e-6, "nano": 1e-6,
+}  # fmt: skip
+# Where nothing is said, lengths are in millimetres.
+_NOT_SAID = ("", "?", "???", "unknown")
 
 
 class ConstantScanError(ScanError):
@@ -135,6 +146,21 @@ def check_size(num_bytes: int, *paths: Path) -> None:
     found = sum(path.stat().st_size for path in paths)
     if num_bytes > 1032 * found:
         raise ScanError(Reason.OTHER_NUMBER_OF_BYTES(announced=int(num_bytes), found=found))
+
+
+def millimetres(unit: str) -> float:
+    """How many millimetres a unit of length is, by its symbol or name.
+
+    Raises:
+        ScanError: If it is not known.
+    """
+    name = unit.strip().lower()
+    if name in _NOT_SAID:
+        return 1.0
+    prefix = "micro" if name in ("micron", "microns") else _METRE.sub("", name, count=1)
+    if prefix not in _MM or prefix == name:
+        raise ScanError(Reason.UNKNOWN_UNIT(unit=unit))
+    return _MM[prefix]
 
 
 def unreadable(error: Exception) -> ScanError:

@@ -16,7 +16,14 @@ import numpy.typing as npt
 from anatogen.core.errors import ScanError
 from anatogen.core.files import atomic_path
 from anatogen.core.reasons import Reason
-from anatogen.io.checks import check_size, checked_volume, quiet_native_code, squeezed_shape, unreadable
+from anatogen.io.checks import (
+    check_size,
+    checked_volume,
+    millimetres,
+    quiet_native_code,
+    squeezed_shape,
+    unreadable,
+)
 from anatogen.io.volume import LPS_TO_RAS, Volume
 
 if TYPE_CHECKING:
@@ -38,6 +45,10 @@ _META_HEADER_SIZE = re.compile(rb"^\s*HeaderSize\s*[=:]\s*(\d+)", re.MULTILINE |
 _UNUSUAL = re.compile(
     rb"^\s*(?:(?:line|byte) ?skip:|HeaderSize\s*[=:]|BinaryData\s*[=:]\s*F)", re.MULTILINE | re.I
 )
+# The units of lengths along each axis; MetaImage has one for all, and ITK looks at neither.
+_UNITS = re.compile(
+    rb"^\s*(?:DistanceUnits\s*[=:]|space units:(?!=)|units:(?!=))[ \t]*(.*?)\s*$", re.MULTILINE | re.I
+)
 # What comes before the voxels is shorter than this.
 _HEADER_BYTES = 1 << 16
 _CHUNK = 1 << 20
@@ -52,11 +63,9 @@ def read_itk(path: Path) -> Volume:
     """
     import SimpleITK as sitk
 
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        with quiet_native_code():
-            reader.ReadImageInformation()
+        reader = _reader(path)
+        affine = _affine(path, reader)
         size = squeezed_shape(tuple(reader.GetSize()))
         if reader.GetNumberOfComponents() > 1:
             raise ScanError(Reason.COLOUR())
@@ -68,12 +77,56 @@ def read_itk(path: Path) -> Volume:
         raise
     except Exception as error:
         raise unreadable(error) from error
+    return checked_volume(array.reshape(size[::-1]), affine)
+
+
+def read_itk_header(path: Path) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:
+    """What the header of a NRRD or MetaImage file tells of its geometry.
+
+    Returns:
+        Number of voxels along each axis, the slowest first, and the affine of the last three of them.
+
+    Raises:
+        RuntimeError: If it is damaged.
+        ScanError: If its unit of lengths is not known.
+    """
+    reader = _reader(path)
+    return tuple(reader.GetSize()[::-1]), _affine(path, reader)
+
+
+def _reader(path: Path) -> "sitk.ImageFileReader":
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with quiet_native_code():
+        reader.ReadImageInformation()
+    return reader
+
+
+def _affine(path: Path, reader: "sitk.ImageFileReader") -> npt.NDArray[np.float64]:
+    """Affine (4, 4), voxel (d, h, w, 1) to RAS+ mm; an axis with a negative spacing runs backwards."""
     dimension = reader.GetDimension()
     direction = np.array(reader.GetDirection()).reshape(dimension, dimension)[:3, :3]
     affine = np.eye(4)
-    affine[:3, :3] = direction * np.array(reader.GetSpacing())[:3]
-    affine[:3, 3] = reader.GetOrigin()[:3]
-    return checked_volume(array.reshape(size[::-1]), (LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]])
+    affine[: len(direction), : len(direction)] = direction * np.array(reader.GetSpacing())[:3]
+    affine[: len(direction), 3] = reader.GetOrigin()[:3]
+    affine[:3] *= _millimetres(path)[:, None]
+    return (LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]]
+
+
+def _millimetres(path: Path) -> npt.NDArray[np.float64]:
+    """What lengths along each axis of space are to be multiplied with, float64 (3,)."""
+    found = _UNITS.search(_header(path))
+    if not found:
+        return np.ones(3)
+    try:
+        text = found.group(1).decode()
+    except UnicodeDecodeError:
+        text = found.group(1).decode("latin-1")
+    units = re.findall(r'"([^"]*)"', text) or text.split() or [""]
+    # MetaImage has one for all axes; beyond the third are times and the like.
+    return np.array([millimetres(unit) for unit in (units * 3)[:3]])
 
 
 def _itk_voxels(path: Path, reader: "sitk.ImageFileReader") -> npt.NDArray[np.generic]:

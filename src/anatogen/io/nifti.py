@@ -17,6 +17,7 @@ from anatogen.io.checks import (
     check_dtype,
     check_size,
     checked_volume,
+    millimetres,
     quiet_libraries,
     squeezed_shape,
     unreadable,
@@ -41,14 +42,30 @@ def read_nifti(path: Path) -> Volume:
             check_dtype(dtype)
             check_size(math.prod(shape) * dtype.itemsize, path)
             array = _whole_nifti(image, path).reshape(shape, order="F")
-            affine = np.array(image.affine, dtype=np.float64)
-            unit = image.header.get_xyzt_units()[0]
+            affine = nifti_affine(image)
         except (MemoryError, ScanError):
             raise
         except Exception as error:  # damaged headers and streams can raise nearly anything
             raise unreadable(error) from error
-    affine[:3] *= {"meter": 1000.0, "micron": 0.001}.get(unit, 1.0)
-    return checked_volume(array.T, affine[:, [2, 1, 0, 3]])
+    return checked_volume(array.T, affine)
+
+
+def nifti_affine(image: SpatialImage) -> npt.NDArray[np.float64]:
+    """Affine (4, 4), voxel (d, h, w, 1) to RAS+ mm.
+
+    Raises:
+        ScanError: If voxels have no size, or a negative one where nothing else tells their axes' directions.
+    """
+    if image.header["sform_code"] <= 0:
+        # nibabel makes 1 of 0 and leaves out the sign, other programs make 1 of a negative size, too.
+        with image.file_map["image"].get_prepare_fileobj("rb") as file:
+            sizes = image.header_class.from_fileobj(file, check=False)["pixdim"][1:4]
+        if not (sizes > 0).all():
+            smallest, largest = float(sizes.min()), float(sizes.max())
+            raise ScanError(Reason.IMPOSSIBLE_SPACING(smallest=smallest, largest=largest))
+    affine = np.array(image.affine, dtype=np.float64)
+    affine[:3] *= millimetres(image.header.get_xyzt_units()[0])
+    return affine[:, [2, 1, 0, 3]]
 
 
 def _whole_nifti(image: SpatialImage, path: Path) -> npt.NDArray[np.float32]:
