@@ -11,9 +11,8 @@ import SimpleITK as sitk
 from scan_makers import head, oblique_affine, pattern_volume, same_place, world
 
 from anatogen.core.errors import ScanError, UserError
-from anatogen.io.formats import Reading, read_scan
+from anatogen.io.formats import Reading, files_beside, read_scan
 from anatogen.io.geometry import axis_codes
-from anatogen.io.itk import data_files
 from anatogen.io.nifti import read_nifti, write_nifti
 from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
@@ -69,7 +68,7 @@ def test_detached_nrrd(tmp_path: Path) -> None:
     array = np.random.default_rng(0).normal(size=(64, 64, 64)).astype(np.float32)
     sitk.WriteImage(sitk.GetImageFromArray(array), tmp_path / "scan.nhdr")
     (tmp_path / "scan.nhdr").rename(tmp_path / "scan.nrrd")
-    assert data_files(tmp_path / "scan.nrrd") == (tmp_path / "scan.raw",)
+    assert files_beside(tmp_path / "scan.nrrd") == (tmp_path / "scan.raw",)
     assert np.array_equal(read_scan(tmp_path / "scan.nrrd").array, array)
 
 
@@ -77,7 +76,7 @@ def test_detached_nrrd(tmp_path: Path) -> None:
 def test_attached_data_are_no_other_file(tmp_path: Path, ending: str) -> None:
     text = np.frombuffer(b"\nElementDataFile = no\ndata file: no\n" + bytes(476), np.uint8).reshape(8, 8, 8)
     sitk.WriteImage(sitk.GetImageFromArray(text), tmp_path / f"scan{ending}")
-    assert data_files(tmp_path / f"scan{ending}") == ()
+    assert files_beside(tmp_path / f"scan{ending}") == ()
 
 
 def test_npy_is_taken_as_axial_slices(tmp_path: Path) -> None:

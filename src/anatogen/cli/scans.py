@@ -66,10 +66,14 @@ def _show_plan(made: "Plan", given: Mapping[str, Any]) -> None:
 
 
 def _show_prepared(summary: "PrepareSummary", given: Mapping[str, Any]) -> None:
+    from anatogen.dataset.discover import ignored_text
+
     for decision in summary.decisions:
         print(f"  {decision}")
     for left_out in summary.left_out:
         print(f"  left out: {left_out.name}: {left_out.reason}")
+    if summary.ignored:
+        print(f"  files ignored: {ignored_text(summary.ignored)}")
     num_cases = len(summary.manifest.cases)
     counts = ", ".join(f"{count} {split}" for split, count in summary.num_cases.items())
     state = "complete already" if summary.was_complete else "prepared"

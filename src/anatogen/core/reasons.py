@@ -79,6 +79,7 @@ class Refusal:
 
 
 _CHECK_FILE = Remedy("Check that the file is there and that you may read it.")
+_FETCH = Remedy("Fetch it, as with datalad get, git annex get or git lfs pull, or exclude it.")
 _OTHER_FORMAT = Remedy("Save it as .nii.gz, .nrrd, .mha or a single .npy.")
 _NOT_WHOLE = Remedy("Copy or export it again: the file is not whole, or not what its header says.")
 _ONE_FILE = Remedy("Write it as one file that holds header and voxels, such as .nrrd or .mha.")
@@ -113,6 +114,7 @@ class Reason(Enum):
 
     # The file.
     NO_SUCH_FILE = "there is no such file", _CHECK_FILE
+    ABSENT = "it is a link or stand-in for a file that is not there (datalad, git-annex, git-lfs)", _FETCH
     NOT_READABLE = "it can't be read: {why}", _CHECK_FILE
     UNKNOWN_FORMAT = "unknown format {ending}: known are {known} and DICOM", _OTHER_FORMAT
     DAMAGED_FILE = "the file is truncated, damaged or not of the format of its ending ({error})", _NOT_WHOLE
@@ -127,6 +129,11 @@ class Reason(Enum):
     NO_DATA_FILE = (
         "its header names no data file by a relative path below the folder of scans",
         _BRING_TOGETHER,
+    )
+    NO_HEADER = "the header (.hdr) of its voxels is missing", _BRING_TOGETHER
+    ANALYZE = (
+        "it is Analyze 7.5, whose header does not tell left from right",
+        Remedy("Convert it to NIfTI with the program that wrote it."),
     )
 
     # Shape, values and geometry.

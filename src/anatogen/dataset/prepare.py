@@ -115,7 +115,7 @@ def prepare(
             out,
             manifest,
             tuple(sorted(left_out, key=lambda scan: scan.name)),
-            survey.num_ignored + survey.num_unused,
+            survey.ignored,
             tuple(decisions),
         )
         publish(summary, inputs)

@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, sha256_json, write_json
 from anatogen.core.reasons import Refusal
 from anatogen.core.version import __version__
-from anatogen.dataset.discover import LeftOut, Source
+from anatogen.dataset.discover import HIDDEN, LeftOut, Source
 from anatogen.dataset.manifest import MANIFEST_NAME, Manifest, Split, load_manifest
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes.recipe import Selection
@@ -32,7 +32,7 @@ class PrepareSummary:
         folder: The prepared dataset.
         manifest: Its content.
         left_out: Scans that did not get in, with reasons, in order of name.
-        num_ignored: Files that were no scans, or are not included.
+        ignored: How many files were no scans, or are not wanted, by why; see `discover`.
         decisions: What was chosen from the data, one line each.
         was_complete: Whether the dataset was there already, of the same scans and configuration.
     """
@@ -40,9 +40,14 @@ class PrepareSummary:
     folder: Path
     manifest: Manifest
     left_out: tuple[LeftOut, ...]
-    num_ignored: int
+    ignored: Mapping[str, int]
     decisions: tuple[str, ...]
     was_complete: bool = False
+
+    @property
+    def num_ignored(self) -> int:
+        """How many files that are not hidden were no scans, or are not wanted."""
+        return sum(num for why, num in self.ignored.items() if why != HIDDEN)
 
     @property
     def num_cases(self) -> dict[str, int]:
@@ -128,13 +133,14 @@ def completed(out: Path, inputs: str) -> PrepareSummary | None:
         manifest = load_manifest(out)
         left_out = tuple(LeftOut(entry["file"], Refusal.from_json(entry)) for entry in entries)
         same = run["inputs"] == inputs
-        decisions, num_ignored = tuple(run["decisions"]), int(run["num_ignored"])
-    except (OSError, ValueError, KeyError, TypeError):
+        decisions = tuple(run["decisions"])
+        ignored = {str(why): int(num) for why, num in run["ignored"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if not same or not all((out / name).is_file() for name in array_names(manifest)):
         return None
     shutil.rmtree(out / WORK_FOLDER, ignore_errors=True)
-    return PrepareSummary(out, manifest, left_out, num_ignored, decisions, was_complete=True)
+    return PrepareSummary(out, manifest, left_out, ignored, decisions, was_complete=True)
 
 
 def array_names(manifest: Manifest) -> set[str]:
@@ -165,7 +171,7 @@ def publish(summary: PrepareSummary, inputs: str) -> None:
     )
     write_json(
         out / RUN_NAME,
-        {"inputs": inputs, "decisions": list(summary.decisions), "num_ignored": summary.num_ignored},
+        {"inputs": inputs, "decisions": list(summary.decisions), "ignored": dict(summary.ignored)},
     )
     summary.manifest.save(out)
     shutil.rmtree(out / WORK_FOLDER)

@@ -5,7 +5,7 @@ record_scans:  decode each scan once -> records          content-addressed: see 
 usable_scans:  with masks, labels and grids agreeing     what `prepare` would take, and what not and why
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from anatogen.core.errors import UserError
 from anatogen.core.reasons import Reason, Refusal
-from anatogen.dataset.discover import LeftOut, Source, discover
+from anatogen.dataset.discover import NOT_CHOSEN, LeftOut, Source, discover
 from anatogen.dataset.masks import grid_refusal, label_refusal
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes.recipe import Scan, Selection
@@ -40,7 +40,7 @@ class Survey:
         records: Folder of records of scans.
         sources: Every scan that was discovered, in order of name.
         damaged: What could not even be told to be a scan.
-        num_ignored: Files that are no scans, or are not included.
+        not_scans: How many files are no scans or not included, by why; see `discover`.
         selection: What the recipe makes of the sources.
     """
 
@@ -49,7 +49,7 @@ class Survey:
     records: Path
     sources: tuple[Source, ...]
     damaged: tuple[LeftOut, ...]
-    num_ignored: int
+    not_scans: Mapping[str, int]
     selection: Selection
 
     @property
@@ -58,8 +58,12 @@ class Survey:
         return [*self.damaged, *self.selection.left_out]
 
     @property
-    def num_unused(self) -> int:
-        """Files of scans that the recipe has no interest in."""
+    def ignored(self) -> dict[str, int]:
+        """How many files are ignored, by why: `not_scans`, and what the recipe has no interest in."""
+        num_unused = self._num_unused()
+        return {**self.not_scans, **({NOT_CHOSEN: num_unused} if num_unused else {})}
+
+    def _num_unused(self) -> int:
         chosen = [source for scan in self.selection.scans for source in (scan.source, scan.mask) if source]
         used = {source.name for source in chosen} | {scan.name for scan in self.selection.left_out}
         return sum(len(source.files) for source in self.sources if source.name not in used)
@@ -98,14 +102,14 @@ def survey_folder(folder: Path, config: PrepareConfig, records: Path, pool: Work
     """
     if records.resolve().is_relative_to(folder.resolve()):
         raise UserError(f"{records} lies inside {folder}: choose another folder for records of scans")
-    sources, damaged, num_ignored = discover(
+    sources, damaged, not_scans = discover(
         folder,
         lambda function, files: pool.map(function, files, [file.name for file in files], "Looking"),
         config.include,
         config.exclude,
     )
     selection = select_scans(folder, sources, config)
-    return Survey(folder, config, records, tuple(sources), tuple(damaged), num_ignored, selection)
+    return Survey(folder, config, records, tuple(sources), tuple(damaged), not_scans, selection)
 
 
 def record_scans(

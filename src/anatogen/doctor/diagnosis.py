@@ -2,7 +2,7 @@
 
 import glob
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -159,7 +159,7 @@ class Facts:
         left_out: What the recipe, or with it the patient table or pattern, has a reason to leave out.
         by_mask: Images that can't be used because of their masks.
         masks: As the recipe pairs them, or for any folder's images as `folder_with_masks` would.
-        num_other_files: Files that are no scans, or are not included.
+        ignored: How many files are no scans, or are not wanted, by why; see `discover`.
         num_pictures: Files that are photographs or screenshots by their ending.
         alike: Pairs of near-duplicates.
         config: The settings of `prepare` that the folder was looked at with.
@@ -171,7 +171,7 @@ class Facts:
     left_out: tuple[LeftOut, ...] = ()
     by_mask: tuple[LeftOut, ...] = ()
     masks: Masks = Masks()
-    num_other_files: int = 0
+    ignored: Mapping[str, int] = field(default_factory=dict)
     num_pictures: int = 0
     alike: tuple[Alike, ...] = ()
     config: PrepareConfig = field(default_factory=PrepareConfig)

@@ -117,7 +117,7 @@ def gather(survey: Survey, config: PrepareConfig, pool: Workers, *, headers_only
         left_out=left_out,
         by_mask=tuple(by_mask),
         masks=_find_masks(survey, config, facts),
-        num_other_files=survey.num_ignored,
+        ignored=survey.ignored,
         num_pictures=_count_pictures(survey.folder),
         alike=() if headers_only else _find_alike(facts, survey.records, pool),
         config=config,
@@ -233,6 +233,7 @@ def as_json(diagnosis: Diagnosis) -> dict[str, Any]:
         "damaged": [{"name": scan.name, **scan.refusal.as_json()} for scan in facts.damaged],
         "left_out": [{"name": scan.name, **scan.refusal.as_json()} for scan in facts.left_out],
         "alike": [asdict(pair) for pair in facts.alike],
+        "ignored": dict(facts.ignored),
     }
 
 

@@ -8,12 +8,13 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import pydicom
+from nibabel.spatialimages import SpatialImage
 
 from anatogen.dataset.discover import Source
 from anatogen.io.checks import quiet_libraries
 from anatogen.io.formats import ending
 from anatogen.io.itk import read_itk_header
-from anatogen.io.nifti import nifti_affine
+from anatogen.io.nifti import affine_of
 
 # Elements that tell what a DICOM slice is, and whether somebody's name is in or on it.
 _TAGS = [
@@ -30,6 +31,7 @@ _TAGS = [
     "SliceThickness",
     "SpacingBetweenSlices",
 ]
+_MGH_FLAG_AT = 28
 _NAME_OR_DATE = re.compile(
     rb"[A-Za-z]+\^[A-Za-z]+|(?:19|20)\d\d[-/.]?(?:0[1-9]|1[0-2])[-/.]?(?:0[1-9]|[12]\d|3[01])"
 )
@@ -60,7 +62,7 @@ def read_scan_header(source: Source) -> Header:
             if source.is_dicom:
                 return _dicom_header(source)
             kind = ending(source.files[0])
-            if kind in (".nii", ".nii.gz"):
+            if kind in (".nii", ".nii.gz", ".hdr", ".mgz", ".mgh"):
                 return _nifti_header(source.files[0])
             if kind == ".npy":
                 array = np.load(source.files[0], mmap_mode="r", allow_pickle=False)
@@ -81,10 +83,21 @@ def _nifti_header(path: Path) -> Header:
     if any(_NAME_OR_DATE.search(text) for text in texts):
         hints.add("names_in_headers")
     codes = [int(image.header[name]) for name in ("sform_code", "qform_code") if name in image.header]
-    if codes == [0, 0] or np.array_equal(image.affine, np.eye(4)):
+    if codes == [0, 0] or _is_mgh_without_place(image) or np.array_equal(image.affine, np.eye(4)):
         hints.add("no_geometry")
     # nibabel's axes are (i, j, k), those of a `Volume` (k, j, i).
-    return Header(tuple(image.shape[::-1]), _spacing_mm(nifti_affine(image)), frozenset(hints))
+    shape = tuple(int(length) for length in image.shape[::-1])
+    return Header(shape, _spacing_mm(affine_of(image)), frozenset(hints))
+
+
+def _is_mgh_without_place(image: SpatialImage) -> bool:
+    """Whether FreeSurfer's usual place stands in for what the header does not tell."""
+    if not isinstance(image, nib.MGHImage):
+        return False
+    with image.file_map["image"].get_prepare_fileobj("rb") as file:
+        # nibabel sets the flag as it fills in the place.
+        file.seek(_MGH_FLAG_AT)
+        return bool(file.read(2) == bytes(2))
 
 
 def _itk_header(path: Path) -> Header:

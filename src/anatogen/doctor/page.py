@@ -10,6 +10,7 @@ import numpy as np
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_json
 from anatogen.dataset.common_grid import PLANE_NAMES
+from anatogen.dataset.discover import ignored_text
 from anatogen.doctor.charts import sheet_figure, spread_figure
 from anatogen.doctor.diagnosis import Diagnosis, Facts
 from anatogen.doctor.examine import as_json
@@ -76,6 +77,8 @@ def summary(facts: Facts) -> Mapping[str, str]:
     numbers = {"scans that can be used": f"{len(scans)} of {facts.num_candidates}"}
     if facts.masks.masks:
         numbers["masks"] = str(len(facts.masks.masks))
+    if facts.ignored:
+        numbers["files ignored"] = ignored_text(facts.ignored)
     if not scans:
         return numbers
     formats = Counter(

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.core.errors import ScanError
-from anatogen.core.reasons import Reason
+from anatogen.core.reasons import Reason, Refusal
 from anatogen.io.volume import Volume
 
 # Fewer voxels than this along an axis is a localiser or a single image, not a volume.
@@ -23,6 +23,8 @@ MIN_VOXELS = 4
 _SPACING_MM = (1e-4, 1e3)
 
 
+# What git-lfs keeps in place of a file, and git-annex where there are no links.
+_STAND_IN = re.compile(rb"(?:(?:\.\./)*(?:\.git)?/?annex/objects/|version https://git-lfs\.)")
 # Names of units of length end in one of these; what comes before says how many.
 _METRE = re.compile(r"(?:met(?:er|re)s?|m)$")
 _MM = {
@@ -146,6 +148,16 @@ def check_size(num_bytes: int, *paths: Path) -> None:
     found = sum(path.stat().st_size for path in paths)
     if num_bytes > 1032 * found:
         raise ScanError(Reason.OTHER_NUMBER_OF_BYTES(announced=int(num_bytes), found=found))
+
+
+def why_absent(path: Path) -> Refusal | None:
+    """The refusal of a link to nothing, or of a stand-in for content that was not fetched; else None."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(256)
+    except OSError:
+        return Reason.ABSENT() if path.is_symlink() and not path.exists() else None
+    return Reason.ABSENT() if _STAND_IN.match(start) else None
 
 
 def millimetres(unit: str) -> float:

@@ -10,22 +10,55 @@ from pathlib import Path
 
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.reasons import Reason
+from anatogen.io.checks import why_absent
 from anatogen.io.dicom.headers import is_dicom
 from anatogen.io.dicom.reading import read_dicom
 from anatogen.io.dicom.series import series_files
-from anatogen.io.itk import read_itk, write_itk
-from anatogen.io.nifti import read_nifti, write_nifti
+from anatogen.io.itk import data_files, read_itk, write_itk
+from anatogen.io.nifti import is_pair_header, pair_image, read_nifti, write_nifti
 from anatogen.io.npy import read_npy, write_npy
 from anatogen.io.shear import upright
 from anatogen.io.volume import Volume
 
-SCAN_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".npy")
+_NIBABEL = (".nii", ".nii.gz", ".hdr", ".mgz", ".mgh")
+_ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
+SCAN_ENDINGS = (*_NIBABEL, *_ITK, ".npy")
+# What holds scans, too, and is not read: left out by name. Of two files the one with the voxels.
+OTHER_SCAN_ENDINGS = (
+    ".nii.bz2", ".nii.xz", ".nii.zst", ".img.gz", ".mgh.gz", ".nrrd.gz", ".mha.gz", ".npy.gz",
+    ".mnc", ".mnc.gz", ".brik", ".brik.gz", ".rec", ".mif", ".mif.gz", ".gipl", ".gipl.gz",
+)  # fmt: skip
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 
 def ending(path: Path) -> str:
     """The ending that decides the format, in lower case: ".nii.gz" as a whole, else the last suffix."""
-    name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+    suffixes = Path(path.name.lower()).suffixes
+    return "".join(suffixes[-2:] if suffixes[-1:] and suffixes[-1] in _COMPRESSED else suffixes[-1:])
+
+
+def is_scan_file(path: Path) -> bool:
+    """Whether the file is a scan of a format that can be read, or the header of one, DICOM aside."""
+    kind = ending(path)
+    try:
+        is_other = kind == ".hdr" and not is_pair_header(path) and why_absent(path) is None
+    except OSError:  # whatever it holds, it has to be told that it can't be read
+        is_other = False
+    return kind in SCAN_ENDINGS and not is_other
+
+
+def files_beside(path: Path) -> tuple[Path, ...]:
+    """The files that hold the voxels of a header; none where the header's file does.
+
+    Args:
+        path: For which `is_scan_file` holds.
+
+    Raises:
+        ScanError: If the header spreads its voxels over several files or names one that is not there.
+    """
+    if ending(path) == ".hdr":
+        return (pair_image(path),)
+    return data_files(path) if ending(path) in _ITK else ()
 
 
 @dataclass(frozen=True)
@@ -50,8 +83,8 @@ def read_scan(path: Path, reading: Reading = AS_IT_IS) -> Volume:
     """Reads a scan of any known format: a file by its ending, or a folder (or one file) of a DICOM series.
 
     Args:
-        path: A .nii, .nii.gz, .nrrd, .mha, .mhd or .npy file, a DICOM file, or a folder that holds one
-            DICOM series.
+        path: A .nii, .nii.gz, .hdr (beside .img), .mgz, .mgh, .nrrd, .nhdr, .mha, .mhd or .npy file, a DICOM
+            file, or a folder that holds one DICOM series.
         reading: What the file does not tell, and what is allowed.
 
     Returns:
@@ -67,9 +100,9 @@ def read_scan(path: Path, reading: Reading = AS_IT_IS) -> Volume:
         raise ScanError(Reason.NO_SUCH_FILE())
     if kind == ".npy":
         return read_npy(path, reading.npy_spacing_mm, reading.npy_orientation)
-    if kind in (".nii", ".nii.gz"):
+    if kind in _NIBABEL:
         return upright(read_nifti(path), allow_tilt=reading.allow_tilt)
-    if kind in (".nrrd", ".mha", ".mhd"):
+    if kind in _ITK:
         return upright(read_itk(path), allow_tilt=reading.allow_tilt)
     raise ScanError(Reason.UNKNOWN_FORMAT(ending=kind or "(no ending)", known=", ".join(SCAN_ENDINGS)))
 

@@ -23,6 +23,7 @@ from anatogen.io.checks import (
     quiet_native_code,
     squeezed_shape,
     unreadable,
+    why_absent,
 )
 from anatogen.io.volume import LPS_TO_RAS, Volume
 
@@ -56,7 +57,7 @@ _LONGEST_AXIS = 4096
 
 
 def read_itk(path: Path) -> Volume:
-    """Reads NRRD and MetaImage (.mha, .mhd) with SimpleITK.
+    """Reads NRRD (.nrrd, .nhdr) and MetaImage (.mha, .mhd) with SimpleITK.
 
     Raises:
         ScanError: If it is damaged, has more than 3 dimensions, or its values are no finite scalars.
@@ -139,7 +140,7 @@ def _itk_voxels(path: Path, reader: "sitk.ImageFileReader") -> npt.NDArray[np.ge
 
 
 def _is_compressed_meta(path: Path) -> bool:
-    return path.suffix.lower() != ".nrrd" and _META_COMPRESSED.search(_header(path)) is not None
+    return path.suffix.lower() in (".mha", ".mhd") and _META_COMPRESSED.search(_header(path)) is not None
 
 
 def _meta_voxels(path: Path, reader: "sitk.ImageFileReader") -> npt.NDArray[np.generic]:
@@ -182,13 +183,11 @@ def data_files(path: Path) -> tuple[Path, ...]:
     """The file beside a MetaImage or NRRD header that holds its voxels; none where the header's file does.
 
     Args:
-        path: A scan of any format.
+        path: A .nrrd, .nhdr, .mha or .mhd file.
 
     Raises:
         ScanError: If the header spreads its voxels over several files or names one that is not there.
     """
-    if path.suffix.lower() not in (".mha", ".mhd", ".nrrd"):
-        return ()
     found = _DATA_FILE.search(_header(path))
     name = found.group(1).decode(errors="surrogateescape") if found else "LOCAL"
     if name.upper() == "LOCAL":
@@ -196,7 +195,7 @@ def data_files(path: Path) -> tuple[Path, ...]:
     if name.upper().split(maxsplit=1)[:1] == ["LIST"] or "%" in name:
         raise ScanError(Reason.SEVERAL_DATA_FILES())
     if Path(name).is_absolute() or not (path.parent / name).is_file():
-        raise ScanError(Reason.NO_DATA_FILE())
+        raise ScanError(why_absent(path.parent / name) or Reason.NO_DATA_FILE())
     return (path.parent / name,)
 
 
@@ -258,5 +257,5 @@ def _header(path: Path) -> bytes:
             start = file.read(_HEADER_BYTES)
     except OSError as error:
         raise ScanError(Reason.NOT_READABLE(why=str(error.strerror))) from error
-    end = (_NRRD_END if path.suffix.lower() == ".nrrd" else _META_END).search(start)
+    end = (_META_END if path.suffix.lower() in (".mha", ".mhd") else _NRRD_END).search(start)
     return start[: end.end()] if end else start

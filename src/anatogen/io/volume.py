@@ -44,8 +44,8 @@ class Volume:
         """Reads a scan of any known format; see `anatogen.io.formats.read_scan`.
 
         Args:
-            path: A .nii, .nii.gz, .nrrd, .mha, .mhd or .npy file, a DICOM file, or a folder that holds one
-                DICOM series.
+            path: A .nii, .nii.gz, .hdr (beside .img), .mgz, .mgh, .nrrd, .nhdr, .mha, .mhd or .npy file, a
+                DICOM file, or a folder that holds one DICOM series.
 
         Raises:
             ScanError: If it can't be read or can't be right.

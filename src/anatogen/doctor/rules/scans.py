@@ -11,6 +11,7 @@ from anatogen.dataset.discover import LeftOut
 from anatogen.dataset.records import RefusedRecord
 from anatogen.doctor.diagnosis import Facts, Finding, ScanFacts, Severity, exclude, of_scans, scans_are
 from anatogen.io.checks import MIN_VOXELS
+from anatogen.io.formats import SCAN_ENDINGS
 from anatogen.report.numbers import count_of
 
 # With fewer scans a generator learns them by heart.
@@ -33,10 +34,8 @@ def nothing_usable(facts: Facts) -> Iterator[Finding]:
         advice = "A picture has no spacing and no third dimension: export the scans as DICOM or NIfTI."
     else:
         title = "The folder holds no scans"
-        advice = (
-            "Known are .nii, .nii.gz, .nrrd, .mha, .mhd, .npy and DICOM series; check the path, include "
-            "and exclude."
-        )
+        known = ", ".join(SCAN_ENDINGS)
+        advice = f"Known are {known} and DICOM series; check the path, include and exclude."
     yield Finding("nothing_usable", Severity.ERROR, title, number, (), advice)
 
 

@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
 from anatogen.core.reasons import Reason, Refusal
-from anatogen.io.checks import quiet_libraries
+from anatogen.io.checks import quiet_libraries, why_absent
 from anatogen.io.dicom.multiframe import is_enhanced
 
 # Endings that promise DICOM. Files without a preamble are looked into only under these (and none, or a
@@ -109,7 +109,10 @@ def read_header(path: Path) -> Header:
     try:
         start = _start(path)
     except OSError as error:
-        return DamagedDicom(path, Reason.NOT_READABLE(why=str(error.strerror))) if likely else None
+        refusal = why_absent(path) or Reason.NOT_READABLE(why=str(error.strerror))
+        return DamagedDicom(path, refusal) if likely else None
+    if likely and (absent := why_absent(path)) is not None:
+        return DamagedDicom(path, absent)
     if start[128:] == b"DICM":
         promised = True
     elif promised and not _starts_without_preamble(start):
