@@ -241,7 +241,14 @@ def test_a_missing_file_is_a_clear_error_and_an_empty_one_is_no_change(tmp_path:
         ("patient_pattern=[^/]*/(P[0-9]+)", "[^/]*/(P[0-9]+)"),
         ("patient_pattern=(P[0-9]+)", "(P[0-9]+)"),
         ("patient_pattern={(1)}", "{(1)}"),
+        (r"patient_pattern=#(\d+)", r"#(\d+)"),
+        (r"patient_pattern=(\d+) #\d", r"(\d+) #\d"),
+        (r'patient_pattern="P(\d+)"', r"P(\d+)"),
+        ("patient_pattern=(P[0-9]+): ", "(P[0-9]+): "),
+        ("patient_pattern=!(a)", "!(a)"),
         ("patient_pattern=null", None),
+        ("exclude=#1*", ("#1*",)),
+        ("exclude=[!a-c]*", ("[!a-c]*",)),
         ("patient_csv=2024", Path("2024")),
         ("recipe=007", "007"),
         ("recipe=no", "no"),
@@ -250,6 +257,15 @@ def test_a_missing_file_is_a_clear_error_and_an_empty_one_is_no_change(tmp_path:
 def test_a_text_is_taken_as_it_stands_where_yaml_would_make_something_else_of_it(text, value):
     found = resolve(PrepareConfig, overrides=parse_overrides([text], PrepareConfig))
     assert getattr(found, text.partition("=")[0]) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("[a-c]*", ("[a-c]*",)), ("#1", ("#1",)), ("[CN, 3]", ("CN", 3)), ("3", (3,)), ("null", None)],
+)
+def test_texts_of_a_mapping_are_taken_as_they_stand(text, value):
+    found = resolve(PrepareConfig, overrides=parse_overrides([f"where.diagnosis={text}"], PrepareConfig))
+    assert found.where["diagnosis"] == value
 
 
 def test_a_rule_about_several_keys_is_one_short_line():

@@ -77,8 +77,9 @@ def merged(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 def parse_overrides(texts: Iterable[str], *models: type[Section]) -> dict[str, Any]:
     """Nested values of texts ``key.sub=value``, as they are typed on the command line.
 
-    A value is read as YAML. Where the key's type is text and YAML would make something else of the value,
-    it is taken as it stands: globs, regular expressions, names that are digits.
+    A value is read as YAML. Where the key's type may be text, it is taken as it stands, but for quotes around
+    all of it: globs, regular expressions with a "#", names that are digits. There YAML gives lists, null and
+    what else the type takes.
 
     Args:
         texts: What was typed.
@@ -144,7 +145,10 @@ def _annotation(path: list[str], models: Iterable[type[BaseModel]]) -> Any:
         for name in path:
             is_section = isinstance(found, type) and issubclass(found, BaseModel)
             field = found.model_fields.get(name) if is_section else None
-            found = None if field is None else field.annotation
+            if get_origin(found) is Mapping:
+                found = get_args(found)[1]
+            else:
+                found = None if field is None else field.annotation
         if found is not None:
             return found
     return None
@@ -156,15 +160,25 @@ def _parse_value(text: str, annotation: Any) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError:
         if takes_text:
-            return text
+            return _unquoted(text)
         raise
-    if not takes_text or isinstance(value, str):
+    if not takes_text:
         return value
-    try:
-        TypeAdapter(annotation).validate_python(value)
-    except ValidationError:
-        return text
-    return value
+    # To YAML "#" begins a comment, so that a text may be nothing.
+    if isinstance(value, str) or (value is None and text.strip().lower() not in ("", "~", "null")):
+        return _unquoted(text)
+    for given in (value, [value]):  # one may be written without brackets where several are taken
+        try:
+            TypeAdapter(annotation).validate_python(given)
+        except ValidationError:
+            continue
+        return value
+    return text
+
+
+def _unquoted(text: str) -> str:
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return text[1:-1] if is_quoted else text
 
 
 def _takes_text(annotation: Any) -> bool:
