@@ -80,6 +80,18 @@ def test_patient_of_table_pattern_header_and_path(tmp_path: Path) -> None:
     assert len(unknown) == 2
 
 
+@pytest.mark.parametrize(
+    "line", ["a/x.nii,Q", "./a//x.nii,Q", "a/../a/x.nii,Q", "a,Q"], ids=["file", "dot", "way", "folder"]
+)
+def test_a_scan_that_the_table_gives_to_two_patients_is_refused(tmp_path: Path, line: str) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(f"file,patient\na/x.nii,P\n{line}\n")
+    with pytest.raises(UserError, match=r"table.csv gives a/x.nii to the patients 'P' and 'Q'"):
+        identify([source("a/x.nii")], Path("/scans"), None, table)
+    table.write_text(f"file,patient\na/x.nii,P\n{line.replace('Q', 'P')}\n")
+    assert identify([source("a/x.nii")], Path("/scans"), None, table)[0] == {"a/x.nii": "P"}
+
+
 def test_a_table_needs_its_columns(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("path,patient\n")
     with pytest.raises(UserError, match="needs `file` and `patient`"):

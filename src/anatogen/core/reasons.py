@@ -177,6 +177,12 @@ class Reason(Enum):
     LACKS_ELEMENT = "the file is a damaged DICOM image: it has no {keyword}", _NOT_WHOLE
     DAMAGED_BESIDE = "a file of it, or beside it, is damaged: {what}", _LEAVE_DAMAGED
     NOT_ONE_SERIES = "the folder holds {num} DICOM series, expected 1", _OWN_SERIES
+    SEVERAL_PATIENTS = (
+        "its files are of {num} patients or studies under one series identifier",
+        Remedy(
+            "Export each patient's series under an identifier of its own, or put each into its own folder."
+        ),
+    )
     INCOMPLETE_CONCATENATION = (
         "{num} of {total} parts of a concatenation are there",
         Remedy("Get the missing parts from the archive: all of them make one scan."),

@@ -116,6 +116,8 @@ def discover(
         refusal = None
         if one.damage is not None:
             refusal = Reason.DAMAGED_BESIDE(what=_name(one.damage.file, folder))
+        elif one.num_subjects > 1:
+            refusal = Reason.SEVERAL_PATIENTS(num=one.num_subjects)
         candidates.append((Source(name, one.files, True, one.header.modality, one.header.patient), refusal))
     claimed = _paths(candidates)
     candidates += [

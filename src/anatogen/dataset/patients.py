@@ -1,6 +1,7 @@
 """Whose scan is it, and which split may use it: a patient is in one split only, by construction."""
 
 import csv
+import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,7 +39,7 @@ def identify(
         patients: keep it in memory.
 
     Raises:
-        UserError: If the table can't be read or lacks a column.
+        UserError: If the table can't be read, lacks a column, or gives a scan to several patients.
     """
     rows = _read_table(table) if table is not None else {}
     patients: dict[str, str] = {}
@@ -47,7 +48,10 @@ def identify(
         if table is not None:
             names = [source.name, *(file.relative_to(folder).as_posix() for file in source.files)]
             names.append(source.files[0].parent.relative_to(folder).as_posix())
-            patient = next((rows[name] for name in names if name in rows), None)
+            told = {rows[name]: name for name in names if name in rows}
+            if len(told) > 1:
+                raise UserError(_two_patients(table, source.name, told))
+            patient = next(iter(told), None)
             refusal = Reason.NO_LINE_FOR_PATIENT()
         else:
             match = re.search(pattern or "", source.name)
@@ -122,10 +126,17 @@ def _read_table(path: Path) -> dict[str, str]:
             reader = csv.DictReader(file)
             if not {"file", "patient"} <= set(reader.fieldnames or ()):
                 raise UserError(f"{path} has columns {reader.fieldnames}: it needs `file` and `patient`")
-            return {
-                Path(row["file"].strip()).as_posix(): row["patient"].strip()
-                for row in reader
-                if row["file"] and row["patient"]
-            }
+            patients: dict[str, str] = {}
+            for row in reader:
+                if row["file"] and row["patient"]:
+                    name, patient = posixpath.normpath(row["file"].strip()), row["patient"].strip()
+                    if patients.setdefault(name, patient) != patient:
+                        raise UserError(_two_patients(path, name, (patients[name], patient)))
+            return patients
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"the patient table {path} can't be read ({error})") from error
+
+
+def _two_patients(table: Path, name: str, patients: Iterable[str]) -> str:
+    given = " and ".join(f"{patient!r}" for patient in patients)
+    return f"the patient table {table} gives {name} to the patients {given}: keep the right one"

@@ -79,6 +79,55 @@ def test_a_series_in_two_folders_with_some_slices_in_both(series: Path) -> None:
     assert np.array_equal(read_source(sources[0]).array, before.array)
 
 
+def _second_patient(series: Path, keyword: str) -> Path:
+    """The series of another patient, above the first one, under the identifiers of the first."""
+    second = series.parent / "second"
+    write_dicom(head(1), second, "MR", uid_from="a scan")
+
+    def change(dataset: Dataset, index: int) -> None:
+        setattr(dataset, keyword, "1.2.3" if keyword.endswith("UID") else "another")
+        dataset.SOPInstanceUID = f"1.2.3.{index + 1}"
+        shifted(dataset, (0, 0, len(list(series.iterdir())) * 1.0))
+
+    edit(second, change)
+    return second
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID"])
+def test_patients_under_one_series_identifier_are_parted_by_their_folders(series: Path, keyword: str) -> None:
+    before = read_scan(series)
+    second = _second_patient(series, keyword)
+    sources, left_out = look(series.parent)
+    assert [source.name for source in sources] == ["second", "series"] and not left_out
+    assert np.array_equal(read_scan(series).array, before.array)
+    assert read_scan(second).array.shape == before.array.shape
+    assert len({source.patient for source in sources}) == (2 if keyword == "PatientID" else 1)
+
+
+@pytest.mark.parametrize("keyword", ["PatientID", "StudyInstanceUID"])
+def test_patients_under_one_series_identifier_in_one_folder_are_refused(series: Path, keyword: str) -> None:
+    second = _second_patient(series, keyword)
+    for path in second.iterdir():
+        path.rename(series / f"other_{path.name}")
+    second.rmdir()
+    sources, left_out = look(series.parent)
+    assert not sources
+    assert [scan.refusal for scan in left_out] == [Reason.SEVERAL_PATIENTS(num=2)]
+    with pytest.raises(ScanError, match="2 patients or studies under one series"):
+        read_scan(series)
+
+
+@pytest.mark.parametrize("index", [0, 10, 19])
+def test_a_slice_with_a_damaged_patient_does_not_leave_its_stack_unnoticed(series: Path, index: int) -> None:
+    edit(series, lambda dataset, _: setattr(dataset, "PatientID", "another"), only=index)
+    own = series.parent / "own"
+    own.mkdir()
+    path = sorted(series.iterdir())[index]
+    path.rename(own / path.name)
+    sources, left_out = look(series.parent)
+    assert not sources and [scan.refusal for scan in left_out] == [Reason.SEVERAL_PATIENTS(num=2)]
+
+
 @pytest.mark.parametrize(
     ("keyword", "first", "second"),
     [("EchoTime", 10, 80), ("DiffusionBValue", 0.0, 800.0), ("AcquisitionNumber", 1, 2)],

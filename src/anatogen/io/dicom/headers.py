@@ -53,6 +53,7 @@ class DicomHeader:
         instance: SOPInstanceUID.
         modality: E.g. "CT".
         patient: PatientID, or the study's or series' identifier where that is empty.
+        study: StudyInstanceUID.
         stack: Series number, rows and columns, which the slices of one series share beside its identifier.
     """
 
@@ -62,6 +63,7 @@ class DicomHeader:
     instance: str
     modality: str
     patient: str
+    study: str
     stack: str
 
     @property
@@ -149,6 +151,7 @@ def _header(path: Path, dataset: Dataset, series: str) -> DicomHeader:
         instance=str(dataset.get("SOPInstanceUID")),
         modality=str(dataset.get("Modality") or ""),
         patient=str(dataset.get("PatientID") or dataset.get("StudyInstanceUID") or series),
+        study=str(dataset.get("StudyInstanceUID") or ""),
         stack=f"{dataset.get('SeriesNumber')}: {dataset.get('Rows')} x {dataset.get('Columns')}",
     )
 

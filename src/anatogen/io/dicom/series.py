@@ -24,11 +24,13 @@ class Series:
         files: In the order in which they were given.
         header: Of the first file.
         damage: A damaged file that may be one of its slices.
+        num_subjects: How many patients or studies its files name; several are no volume.
     """
 
     files: tuple[Path, ...]
     header: DicomHeader
     damage: DamagedDicom | None
+    num_subjects: int
 
 
 def find_series(files: Sequence[Path], mapper: Mapper = map) -> tuple[list[Series], list[DamagedDicom]]:
@@ -59,9 +61,15 @@ def find_series(files: Sequence[Path], mapper: Mapper = map) -> tuple[list[Serie
     ]
     suspects = [*damaged, *_torn_off(volumes.values())]
     series = [
-        Series(tuple(header.file for header in slices), slices[0], _damage(slices, suspects, volumes))
+        Series(
+            tuple(header.file for header in slices),
+            slices[0],
+            _damage(slices, suspects, volumes),
+            len(_by_subject(slices)),
+        )
         for of_volume in volumes.values()
-        for slices in _copies(of_volume)
+        for of_subject in _of_subjects(of_volume)
+        for slices in _copies(of_subject)
     ]
     return series, damaged
 
@@ -80,6 +88,8 @@ def series_files(path: Path) -> tuple[Path, ...]:
         raise ScanError(Reason.NOT_ONE_SERIES(num=len(series)))
     if series[0].damage is not None:
         raise ScanError(Reason.DAMAGED_BESIDE(what=str(series[0].damage.refusal)))
+    if series[0].num_subjects > 1:
+        raise ScanError(Reason.SEVERAL_PATIENTS(num=series[0].num_subjects))
     return series[0].files
 
 
@@ -105,6 +115,27 @@ def _torn_off(volumes: Iterable[Sequence[DicomHeader]]) -> list[DamagedDicom]:
         for stack in stacks
         for file in single.get((stack.file.parent, stack.stack), ())
     ]
+
+
+def _by_subject(slices: Iterable[DicomHeader]) -> dict[tuple[str, str], list[DicomHeader]]:
+    """Slices by patient and study."""
+    found: dict[tuple[str, str], list[DicomHeader]] = {}
+    for header in slices:
+        found.setdefault((header.patient, header.study), []).append(header)
+    return found
+
+
+def _of_subjects(slices: list[DicomHeader]) -> list[list[DicomHeader]]:
+    """Slices under one identifier, parted by patient and study where those lie in folders of their own.
+
+    Some anonymisers give one SeriesInstanceUID to many patients. A slice or two, or some among another's, may
+    as well have a damaged header: they stay with the others, whose stack must not get shorter unnoticed.
+    """
+    parts = list(_by_subject(slices).values())
+    folders = [folder for part in parts for folder in {header.file.parent for header in part}]
+    are_apart = len(folders) == len(set(folders))
+    are_stacks = all(part[0].is_whole or len(part) >= MIN_VOXELS for part in parts)
+    return parts if are_apart and are_stacks else [slices]
 
 
 def _copies(slices: list[DicomHeader]) -> list[list[DicomHeader]]:
