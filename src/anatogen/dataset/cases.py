@@ -15,6 +15,7 @@ from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.prepared_folder import MASKS_FOLDER, VOLUMES_FOLDER
 from anatogen.dataset.recipes.recipe import Scan, Selection
 from anatogen.dataset.survey import UsableScan
+from anatogen.report.numbers import count_of
 
 
 def conversion_tasks(
@@ -128,6 +129,23 @@ def describe_dataset(
         labels={str(value): name for value, name in sorted(selection.labels.items())},
         cases=cases,
     )
+
+
+def rounding_notes(scans: Sequence[UsableScan]) -> list[str]:
+    """Which distance of slices was taken where their positions are rounded, one line for each rounding."""
+    spacings: dict[float, list[float]] = {}
+    for scan in scans:
+        if scan.record.rounded_mm:
+            step = np.array(scan.record.affine)[:3, 0]
+            spacings.setdefault(scan.record.rounded_mm, []).append(float(np.linalg.norm(step)))
+    notes = []
+    for rounded, found in sorted(spacings.items()):
+        told = f"{min(found):.4f}" if len(found) == 1 else f"{min(found):.4f} to {max(found):.4f}"
+        notes.append(
+            f"positions of slices are rounded to {rounded:g} mm in {count_of(len(found), 'scan')}: their "
+            f"mean distance is taken, {told} mm"
+        )
+    return notes
 
 
 def mask_notes(scans: Sequence[UsableScan], conversions: Sequence[Conversion | LeftOut]) -> list[str]:

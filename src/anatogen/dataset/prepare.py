@@ -17,6 +17,7 @@ from anatogen.dataset.cases import (
     describe_dataset,
     mask_notes,
     patient_notes,
+    rounding_notes,
 )
 from anatogen.dataset.common_grid import choose_grid, choose_modality
 from anatogen.dataset.conversion import convert_scan
@@ -108,7 +109,7 @@ def prepare(
         if not cases:
             raise UserError(f"no scan in {scans} could be prepared; the first: {left_out[0].reason}")
         manifest = describe_dataset(cases, modality, grid, survey.selection, config)
-        decisions = [*survey.selection.notes, *decisions, *of_grid]
+        decisions = [*survey.selection.notes, *decisions, *of_grid, *rounding_notes(usable)]
         decisions += mask_notes(usable, conversions)
         decisions += patient_notes(cases, config)
         summary = PrepareSummary(

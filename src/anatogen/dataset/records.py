@@ -62,6 +62,7 @@ class ScanRecord(_Record):
         high: Value of the upper percentile.
         background: Share of the voxels that hold the lowest value.
         modality: "CT" or "MR", as the scan was told to be or alone tells: by it the region was found.
+        rounded_mm: As of `Volume`.
         regions: The boxes of it that become a case each.
         foreground_mm: By modality, the bounding box of what is not air, along (R-L, A-P, I-S) of the body.
         posture: Result of `measure_posture`, float16 (12, 12, 12).
@@ -79,6 +80,7 @@ class ScanRecord(_Record):
     high: float
     background: float
     modality: str
+    rounded_mm: float = 0
     regions: tuple[Region, ...]
     foreground_mm: dict[str, Triple]
     posture: bytes
@@ -279,6 +281,7 @@ def _measured(
         high=high,
         background=float(np.mean(array == minimum)),
         modality=modality,
+        rounded_mm=volume.rounded_mm,
         regions=tuple(find_regions(volume, task.config.region, modality, mask)),
         foreground_mm=measure_body(volume),
         posture=measure_posture(small).tobytes(),

@@ -4,7 +4,7 @@ Everything after the readers takes axes for perpendicular, and would skew the an
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +94,7 @@ def straightened(volume: Volume) -> Volume:
     affine = volume.affine.copy()
     affine[:3, :3] = shear.axes
     affine[:3, 3] += shear.axes @ start
-    return Volume(array, affine)
+    return replace(volume, array=array, affine=affine)
 
 
 def _shear_of(volume: Volume) -> _Shear:

@@ -20,10 +20,13 @@ class Volume:
     Attributes:
         array: float32, shape (D, H, W): slice axis first, then the rows and columns of the slice plane.
         affine: float64, shape (4, 4): maps voxel indices (d, h, w, 1) to RAS+ millimetres.
+        rounded_mm: What its file's positions of slices are rounded to, where their distances are even only to
+            within that, so that the affine holds their mean; else 0.
     """
 
     array: npt.NDArray[np.float32]
     affine: npt.NDArray[np.float64]
+    rounded_mm: float = 0
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3:

@@ -284,6 +284,73 @@ def test_padding_of_mr(series: Path, padding: int, becomes: int) -> None:
 # --- gantry tilt
 
 
+def _rounded(folder: Path, decimals: int, spacing: float, off: float = 0.0) -> list[float]:
+    """Places slices at even distances, rounds their positions, and moves the ninth by `off` mm."""
+    positions = [round(30 + spacing * k + off * (k == 8), decimals) for k in range(20)]
+
+    def place(dataset: Dataset, index: int) -> None:
+        dataset.ImagePositionPatient = [1, 2, positions[index]]
+        dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+
+    edit(folder, place)
+    return positions
+
+
+@pytest.mark.parametrize(
+    ("decimals", "spacing"), [(1, 0.625), (1, 1.25), (1, 0.9375), (1, 0.14), (2, 0.3125), (2, 0.625), (1, 3)]
+)
+def test_rounded_positions_are_even(series: Path, decimals: int, spacing: float) -> None:
+    positions = _rounded(series, decimals, spacing)
+    volume = read_scan(series)
+    assert volume.array.shape[0] == 20
+    assert volume.spacing_mm[0] == pytest.approx((positions[-1] - 30) / 19, abs=1e-6)
+    assert volume.spacing_mm[0] == pytest.approx(spacing, abs=10.0**-decimals / 19)
+    is_uneven = np.ptp(np.diff(positions)) > 0.02 * spacing + 1e-3
+    assert volume.rounded_mm == pytest.approx(10.0**-decimals if is_uneven else 0)
+
+
+def test_rounded_positions_of_an_oblique_stack_are_even(series: Path) -> None:
+    before = read_scan(series).affine
+    turned, step = np.linalg.qr(np.array([[9, 2, 1], [-1, 8, 3], [0.5, 1, 7]]))[0], 1.27
+
+    def place(dataset: Dataset, index: int) -> None:
+        dataset.ImageOrientationPatient = [*turned[:, 0].round(6), *turned[:, 1].round(6)]
+        normal = np.cross(turned[:, 0], turned[:, 1])
+        dataset.ImagePositionPatient = [*(10 + index * step * normal).round(1)]
+
+    edit(series, place)
+    volume = read_scan(series)
+    assert volume.rounded_mm == 0.1 and volume.affine.shape == before.shape
+    assert volume.spacing_mm[0] == pytest.approx(step, abs=0.2 / 19)
+
+
+@pytest.mark.parametrize(
+    ("decimals", "spacing", "off"), [(1, 0.625, 0.2), (1, 1.25, 0.3), (2, 0.625, 0.05), (3, 0.625, 0.05)]
+)
+def test_a_slice_that_is_off_by_more_than_rounding_is_refused(
+    series: Path, decimals: int, spacing: float, off: float
+) -> None:
+    _rounded(series, decimals, spacing, off)
+    with pytest.raises(ScanError, match="unevenly spaced"):
+        read_scan(series)
+
+
+@pytest.mark.parametrize("spacing", [0.625, 1.25, 0.14])
+def test_a_slice_that_is_missing_among_rounded_positions_is_missed(series: Path, spacing: float) -> None:
+    _rounded(series, 1, spacing)
+    (series / "slice_0010.dcm").unlink()
+    with pytest.raises(ScanError, match=r"missing|uneven"):
+        read_scan(series)
+
+
+def test_prepare_tells_the_spacing_taken_of_rounded_positions(series: Path, tmp_path: Path) -> None:
+    _rounded(series, 1, 0.625)
+    config = PrepareConfig(shape=(16, 16, 16), split={"validation": 0, "test": 0})
+    summary = prepare(series.parent, tmp_path / "out", config, workers=1, progress=False)
+    (told,) = (note for note in summary.decisions if "rounded" in note)
+    assert told.endswith("rounded to 0.1 mm in 1 scan: their mean distance is taken, 0.6263 mm")
+
+
 def _tilted(ct: Path, millimetres: float = 0.3) -> None:
     edit(ct, lambda dataset, index: shifted(dataset, (0, millimetres * index, 0)))
 

@@ -22,6 +22,7 @@ _RULES: Sequence[Rule] = (
     scans.flat_images,
     scans.modalities,
     scans.sequences,
+    scans.rounded_positions,
     masks.label_maps,
     masks.unpaired,
     masks.mismatched,

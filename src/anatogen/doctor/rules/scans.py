@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
+import numpy as np
+
 from anatogen.core.reasons import Reason
 from anatogen.dataset.discover import LeftOut
 from anatogen.dataset.records import RefusedRecord
@@ -187,6 +189,22 @@ def sequences(facts: Facts) -> Iterator[Finding]:
             others,
             "A generator learns one contrast best: choose it by a pattern that its names match.",
             shlex.quote(f"include=*{written.pop()}*") if len(written) == 1 else "",
+        )
+
+
+def rounded_positions(facts: Facts) -> Iterator[Finding]:
+    """Series whose positions of slices are rounded, with the spacing that is taken."""
+    found = [(scan.name, record) for scan, record in facts.measured() if record.rounded_mm]
+    if found:
+        name, record = found[0]
+        spacing = float(np.linalg.norm(np.array(record.affine)[:3, 0]))
+        yield of_scans(
+            "rounded_positions",
+            Severity.NOTE,
+            f"Positions of slices are rounded in {count_of(len(found), 'scan')}, to {record.rounded_mm:g} mm",
+            [name for name, _ in found],
+            f"The mean distance of slices is taken: {spacing:.4f} mm in {name}. If that is not right, get "
+            "the original series.",
         )
 
 

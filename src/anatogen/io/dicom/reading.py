@@ -5,6 +5,7 @@ puts slices in order and knows where they lie.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from anatogen.core.reasons import Reason
 from anatogen.io.checks import check_size, checked_volume, quiet_libraries
 from anatogen.io.dicom.multiframe import check_concatenation, frame_slices, image_types, is_enhanced
 from anatogen.io.dicom.pixels import stored_values
-from anatogen.io.dicom.stack import Slice, in_order, slice_of, stack_affine
+from anatogen.io.dicom.stack import Slice, in_order, positions_of, rounding_mm, slice_of, stack_affine
 from anatogen.io.shear import straightened
 from anatogen.io.volume import Volume
 
@@ -54,7 +55,9 @@ def read_dicom(files: Sequence[Path], *, allow_tilt: bool = False) -> Volume:
             raise
         except Exception as error:  # headers that break their own rules can raise nearly anything
             raise ScanError(Reason.DAMAGED_DICOM(error=type(error).__name__)) from error
-    volume = checked_volume(array, stack_affine(slices))
+    volume = replace(
+        checked_volume(array, stack_affine(slices)), rounded_mm=rounding_mm(positions_of(slices))
+    )
     return straightened(volume) if allow_tilt else volume
 
 

@@ -26,6 +26,8 @@ _DISTINGUISHING = (
 )  # fmt: skip
 # Positions nearer than this are one position: rounding of the headers' decimals.
 _SAME_PLACE_MM = 1e-3
+# What single precision leaves of a position's digits.
+_FLOAT32_MM = 1e-4
 
 
 @dataclass(frozen=True)
@@ -115,30 +117,82 @@ def in_order(slices: Sequence[Slice], allow_tilt: bool) -> list[Slice]:
     ordered = _without_copies(ordered, normal)
     if len(ordered) < MIN_VOXELS:
         raise ScanError(Reason.TOO_FEW_SLICES(num=len(ordered), least=MIN_VOXELS))
-    positions = np.array([one.position for one in ordered])
+    positions = positions_of(ordered)
     gaps = np.diff(positions @ normal)
     usual = float(np.median(gaps))
+    rounded = rounding_mm(positions)
     if gaps.min() < 0.1 * usual:
         doubled = int((gaps < 0.1 * usual).sum())
         raise ScanError(Reason.SLICES_TOO_NEAR(num=doubled))
     missing = int(np.rint(gaps[gaps > 1.5 * usual] / usual - 1).sum())
-    if missing:
+    if missing and not rounded:
         raise ScanError(Reason.MISSING_SLICES(num=missing, total=len(ordered)))
     step = (positions[-1] - positions[0]) / (len(positions) - 1)
     lateral = step - (step @ normal) * normal
     pixel = min(first.spacing)
-    if np.linalg.norm(lateral) * len(gaps) > MAX_SHIFT_VOXELS * pixel and not allow_tilt:
+    if np.linalg.norm(lateral) * len(gaps) > MAX_SHIFT_VOXELS * pixel + rounded and not allow_tilt:
         angle = np.degrees(np.arctan2(np.linalg.norm(lateral), step @ normal))
         raise ScanError(Reason.TILT(degrees=float(angle)))
     off = positions - positions[0] - np.arange(len(positions))[:, None] * step
     along = off @ normal
-    if np.ptp(gaps) > 0.02 * usual + 1e-3 or np.abs(along).max() > MAX_SHIFT_VOXELS * pixel:
+    is_uneven = _are_uneven(gaps) or np.abs(along).max() > MAX_SHIFT_VOXELS * pixel
+    if is_uneven and not rounded:
         raise ScanError(Reason.UNEVEN_SLICES(smallest=float(gaps.min()), largest=float(gaps.max())))
     aside = np.linalg.norm(off - along[:, None] * normal, axis=1).max()
     # Headers with one decimal are off by 0.05 mm.
     if aside > 0.1 * pixel + 0.05:
         raise ScanError(Reason.SLICES_NOT_IN_LINE(aside_mm=float(aside)))
     return ordered
+
+
+def positions_of(slices: Sequence[Slice]) -> npt.NDArray[np.float64]:
+    """Positions of slices, (N, 3), LPS mm."""
+    return np.array([one.position for one in slices])
+
+
+def rounding_mm(positions: npt.NDArray[np.float64]) -> float:
+    """What positions are rounded to, 0.1 or 0.01 mm, if by that alone their distances are uneven; else 0.
+
+    Each coordinate then lies within half of that of an even row. A row that lacks a slice doesn't, as long as
+    slices are farther apart than that.
+
+    Args:
+        positions: float64 (N, 3), in order along the stack.
+    """
+    gaps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    if not _are_uneven(gaps):
+        return 0
+    for decimals in (1, 2):
+        unit = 10.0**-decimals
+        # Some writers keep the rounded numbers in single precision.
+        is_rounded = np.abs(positions - positions.round(decimals)).max() < _FLOAT32_MM
+        if is_rounded and gaps.mean() > 1.2 * unit:
+            within = max(_distance_of_even_row(coordinate) for coordinate in positions.T)
+            return unit if within < unit / 2 + _FLOAT32_MM else 0
+    return 0
+
+
+def _are_uneven(gaps: npt.NDArray[np.float64]) -> bool:
+    return bool(np.ptp(gaps) > 0.02 * np.median(gaps) + 1e-3)
+
+
+def _distance_of_even_row(values: npt.NDArray[np.float64]) -> float:
+    """The least distance within which all values lie of a row start + k * step."""
+    # Few series need this, and importing it takes long.
+    from scipy.optimize import linprog
+
+    index = np.arange(len(values))
+    ones = np.ones(len(values))
+    above = np.column_stack([ones, index, -ones])
+    below = np.column_stack([-ones, -index, -ones])
+    offset = values - values[0]
+    found = linprog(
+        [0, 0, 1],
+        A_ub=np.vstack([above, below]),
+        b_ub=np.concatenate([offset, -offset]),
+        bounds=[(None, None), (None, None), (0, None)],
+    )
+    return float(found.fun) if found.success else np.inf
 
 
 def _check_alike(slices: Sequence[Slice]) -> None:
