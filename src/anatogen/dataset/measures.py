@@ -1,6 +1,7 @@
 """What is measured of the voxels of one scan: values, foreground, thumbnails."""
 
 import hashlib
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,7 @@ from anatogen.io.geometry import foreground_box, foreground_threshold, orient, o
 from anatogen.io.volume import Volume
 
 Triple = tuple[float, float, float]
+FloatT = TypeVar("FloatT", bound=np.floating[Any])
 
 # Label maps have fewer values; a scan with so few would be one of 5 bits.
 MAX_LABELS = 32
@@ -55,6 +57,17 @@ def count_labels(array: npt.NDArray[np.float32]) -> int:
 def content_sha256(volume: Volume) -> str:
     """Hash of the voxel values in one fixed order of axes, so that copies in other formats agree."""
     return hashlib.sha256(orient(volume, "SPL").array.data).hexdigest()
+
+
+def standardised(values: npt.NDArray[FloatT]) -> npt.NDArray[FloatT]:
+    """Values with mean 0 and norm 1, so that their products are correlations; 0 where all are equal.
+
+    Args:
+        values: Any shape, of the precision that is to be computed in.
+    """
+    centred = values - values.mean()
+    norm = float(np.linalg.norm(centred))
+    return np.asarray(centred / norm if norm > 0 else centred, dtype=values.dtype)
 
 
 def thumbnail(volume: Volume) -> Volume:

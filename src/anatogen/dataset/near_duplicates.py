@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.stats import rankdata
 
-from anatogen.dataset.measures import thumbnail
+from anatogen.dataset.measures import standardised, thumbnail
 from anatogen.io.volume import Volume
 
 Cube = npt.NDArray[np.float32]
@@ -60,13 +60,7 @@ def describe(volume: Volume, size: int) -> Cube:
     grid = np.meshgrid(*places, indexing="ij")
     cube = ndimage.map_coordinates(smooth, grid, order=1, mode="nearest")
     ranks = (rankdata(cube.ravel()) / cube.size).reshape(cube.shape).astype(np.float32)
-    return _standardised(ranks - ndimage.gaussian_filter(ranks, _SLOW[size], mode="nearest"))
-
-
-def _standardised(cube: Cube) -> Cube:
-    centred = cube - cube.mean()
-    norm = float(np.linalg.norm(centred))
-    return np.asarray(centred / norm if norm > 0 else centred, dtype=np.float32)
+    return standardised(ranks - ndimage.gaussian_filter(ranks, _SLOW[size], mode="nearest"))
 
 
 def likely_pairs(coarse: npt.NDArray[np.float16]) -> list[tuple[int, int, tuple[int, ...]]]:
@@ -108,7 +102,7 @@ def similarity(first: Cube, second: Cube) -> float:
         second: The same of the other scan.
     """
     size, most = first.shape[0], _MAX_SHIFT
-    middle = _standardised(first[most:-most, most:-most, most:-most]).ravel()
+    middle = standardised(first[most:-most, most:-most, most:-most]).ravel()
     length = size - 2 * most
     windows = np.lib.stride_tricks.sliding_window_view(second, (length,) * 3)
     best = -1.0

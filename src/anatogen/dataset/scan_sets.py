@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +28,7 @@ from anatogen.core.errors import ScanError, UserError
 from anatogen.core.files import sha256_json
 from anatogen.dataset.discover import NO_SCANS, Source, discover
 from anatogen.dataset.manifest import MANIFEST_NAME, Grid, Intensity, Split, load_manifest
-from anatogen.dataset.measures import looks_like_ct, own_window
+from anatogen.dataset.measures import looks_like_ct, own_window, standardised
 from anatogen.dataset.prepare_config import PrepareConfig, stored_settings
 from anatogen.dataset.reading import read_source
 from anatogen.dataset.volumes import VolumeDataset
@@ -128,7 +127,7 @@ def same_scans(a: ScanSet, b: ScanSet) -> int:
     # Ranks of a part of the voxels tell which pairs are worth a look.
     step = max(1, a.arrays[0].size // _NUM_RANKED)
     ranks = [
-        np.stack([_standardised(rankdata(array.ravel()[::step])) for array in scans.arrays])
+        np.stack([standardised(rankdata(array.ravel()[::step])) for array in scans.arrays])
         for scans in (a, b)
     ]
     likely = ranks[0] @ ranks[1].T > _LEAST_RANK_CORRELATION
@@ -144,13 +143,8 @@ def _on_a_line(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> bool:
     # Scans of background and a single tissue, or with windows that have hardly a value in common.
     if inside.sum() < _NUM_RANKED // 8:
         return bool(np.array_equal(x, y))
-    return float(_standardised(x[inside]) @ _standardised(y[inside])) > _LEAST_LINE_CORRELATION
-
-
-def _standardised(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    centred = values.astype(np.float64) - values.mean(dtype=np.float64)
-    norm = float(np.linalg.norm(centred))
-    return centred / norm if norm > 0 else centred
+    first, second = (standardised(part[inside].astype(np.float64)) for part in (x, y))
+    return float(first @ second) > _LEAST_LINE_CORRELATION
 
 
 def num_constant(scans: ScanSet) -> int:

@@ -236,7 +236,7 @@ class FlowLevels:
 
 
 class FlowNetworks(nn.Module):
-    """The networks of all levels, finest first, as one module: they learn in the same steps."""
+    """The networks of all levels, finest first, as one module, whose weights are one file."""
 
     def __init__(self, levels: FlowLevels) -> None:
         super().__init__()
@@ -353,6 +353,7 @@ def noised(batch: LevelBatch, t: Tensor, eps: Tensor) -> tuple[tuple[Tensor, Ten
     Returns:
         Arguments of `FlowNetwork`; and float32 (B, C, d, h, w).
     """
+    # A shift moves times; what x_t is at a time is the same for all levels.
     x_t = add_noise(batch.x_0, eps, t, LinearFlowSchedule())
     return (torch.cat((x_t, batch.told), dim=1), t, batch.conditions), eps - batch.x_0
 
