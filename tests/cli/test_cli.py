@@ -1,5 +1,6 @@
 """The command line: light, one line an error, and each command a library call."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,24 @@ def _call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     return int(stopped.value.code or 0)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_a_terminal_can_not_show_is_printed_with_backslashes(tmp_path: Path, encoding: str) -> None:
+    latin = os.fsdecode(b"Caf\xe9")
+    for seed in range(4):
+        array = np.random.default_rng(seed).normal(100, 30, (8, 9, 10)).astype(np.float32)
+        Volume(array, np.eye(4)).save(tmp_path / "scans" / f"{seed}.nii.gz")
+    (tmp_path / "scans" / f"{latin}.nii.gz").write_bytes(b"damaged")
+    done = subprocess.run(
+        [sys.executable, "-m", "anatogen", "prepare", tmp_path / "scans", tmp_path / latin],
+        capture_output=True,
+        text=True,
+        errors="strict",
+        env=os.environ | {"PYTHONIOENCODING": f"{encoding}:strict"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Caf\\udce9.nii.gz" in done.stdout and "4 scans" in done.stdout
 
 
 HEAVY = [

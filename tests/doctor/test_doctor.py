@@ -1,6 +1,7 @@
 """`doctor` finds what was planted, says what to type, and is silent about a clean folder."""
 
 import json
+import os
 import pickle
 import shlex
 import shutil
@@ -60,6 +61,37 @@ def edit(folder: Path, change: Callable[[pydicom.Dataset, int], None]) -> None:
         dataset = pydicom.dcmread(path)
         change(dataset, index)
         dataset.save_as(path)
+
+
+@pytest.mark.parametrize("format_name", ["nii.gz", "mha", "dicom"])
+def test_names_that_are_not_utf8_come_through_doctor_and_prepare(tmp_path: Path, format_name: str) -> None:
+    scans = fill(tmp_path / "scans")
+    latin = os.fsdecode(b"Caf\xe9")
+    if format_name == "dicom":
+        write_dicom(scan(9), scans / "plain", "MR", uid_from="a scan")
+        (scans / "plain").rename(scans / latin)
+        name = latin
+    else:
+        name = f"{latin}.{format_name}"
+        scan(9).save(scans / name)
+    shutil.copytree(scans / name, scans / f"{name}2") if format_name == "dicom" else shutil.copy(
+        scans / name, scans / f"2{name}"
+    )
+    diagnosis = doctor(scans, tmp_path / "doctor")
+    assert len(diagnosis.facts.usable) == 8
+    page = (tmp_path / "doctor" / "doctor.html").read_text(encoding="utf-8")
+    assert "Caf\\udce9" in page
+    told = json.loads((tmp_path / "doctor" / "doctor.json").read_text(encoding="utf-8"))
+    assert name in [one["name"] for one in told["scans"]]
+    (copies,) = (finding for finding in diagnosis.findings if finding.code == "copies")
+    assert "Caf?" in copies.option
+    (override,) = shlex.split(copies.option)
+    config = resolve(PrepareConfig, overrides=parse_overrides([override], PrepareConfig))
+    kept = prepare(scans, tmp_path / "kept", config, workers=2, progress=False)
+    assert len(kept.manifest.cases) in (6, 7)
+    whole = prepare(scans, tmp_path / latin / "out", PrepareConfig(), workers=2, progress=False)
+    assert len(whole.manifest.cases) == 7
+    assert "2Caf" in whole.left_out[0].name or "Caf" in whole.left_out[0].reason
 
 
 @pytest.fixture(scope="module")

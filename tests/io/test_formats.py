@@ -1,6 +1,7 @@
 """Formats: every voxel stays where it was, and what can't be a scan is refused with its reason."""
 
 import gzip
+import os
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scan_makers import head, oblique_affine, pattern_volume, same_place, world
 from anatogen.core.errors import ScanError, UserError
 from anatogen.io.formats import Reading, files_beside, read_scan
 from anatogen.io.geometry import axis_codes
+from anatogen.io.itk import read_itk_header
 from anatogen.io.nifti import read_nifti, write_nifti
 from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
@@ -47,6 +49,65 @@ def test_nifti_agrees_with_itk(tmp_path: Path, seed: int) -> None:
         ours = (volume.affine @ [*index, 1])[:3]
         np.testing.assert_allclose([-x, -y, z], ours, atol=1e-3)
         assert image.GetPixel(index[::-1]) == volume.array[index]
+
+
+# Names as an older system wrote them: in Latin-1, so no UTF-8.
+LATIN = os.fsdecode(b"Caf\xe9")
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd", ".mha", ".npy"])
+def test_names_that_are_not_utf8_are_read_and_written(tmp_path: Path, ending: str) -> None:
+    volume = pattern_volume(oblique_affine(1), SHAPE)
+    path = tmp_path / LATIN / f"{LATIN}.{LATIN}{ending}"
+    volume.save(path)
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    back = read_scan(path)
+    assert np.array_equal(back.array, volume.array)
+    if ending != ".npy":
+        assert same_place(back, volume) < 1e-3
+
+
+@pytest.mark.parametrize("written, files", [("scan.nhdr", 2), ("scan.hdr", 2), ("scan.mgz", 1)])
+def test_scans_of_several_files_and_of_freesurfer_may_be_named_in_latin(
+    tmp_path: Path, written: str, files: int
+) -> None:
+    array = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    if written == "scan.nhdr":
+        sitk.WriteImage(sitk.GetImageFromArray(array), tmp_path / written)
+    else:
+        kind = nib.Nifti1Pair if written == "scan.hdr" else nib.MGHImage
+        nib.save(kind(array.T, np.diag([2.0, 3, 4, 1])), tmp_path / written)
+    folder = tmp_path / LATIN
+    folder.mkdir()
+    parts = sorted(tmp_path.glob("scan.*"))
+    assert len(parts) == files
+    for part in parts:
+        content = part.read_bytes()
+        if written == "scan.nhdr":
+            content = content.replace(b"file: scan.", b"file: Caf\xe9.")
+        (folder / f"{LATIN}{part.suffix}").write_bytes(content)
+    path = folder / f"{LATIN}{Path(written).suffix}"
+    assert np.array_equal(read_scan(path).array, array)
+    if written == "scan.nhdr":
+        assert read_itk_header(path)[0] == SHAPE
+
+
+@pytest.mark.parametrize("way", ["{}.raw", "sub/{}.raw", "../other/{}.raw"])
+@pytest.mark.parametrize("header_name, name", [(LATIN, LATIN), (LATIN, "plain"), ("plain", LATIN)])
+def test_a_header_that_is_not_named_in_utf8_finds_its_data(
+    tmp_path: Path, way: str, header_name: str, name: str
+) -> None:
+    folder = tmp_path / header_name
+    folder.mkdir()
+    image = sitk.GetImageFromArray(pattern_volume(oblique_affine(1), SHAPE).array)
+    sitk.WriteImage(image, tmp_path / "scan.mhd")
+    data = Path(os.path.normpath(folder / way.format(name)))
+    data.parent.mkdir(exist_ok=True)
+    (tmp_path / "scan.raw").rename(data)
+    header = (tmp_path / "scan.mhd").read_bytes().replace(b"scan.raw", os.fsencode(way.format(name)))
+    path = folder / f"{header_name}.mhd"
+    path.write_bytes(header)
+    assert np.array_equal(read_scan(path).array, sitk.GetArrayFromImage(image))
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha", ".mhd"])

@@ -1,5 +1,6 @@
 """The command line; heavy imports wait until a command needs them."""
 
+import io
 import sys
 
 import click
@@ -32,6 +33,10 @@ app.add_command(study.group)
 
 def main() -> None:
     """Entry point of the `anatogen` command: errors that a user can mend become one line."""
+    # File names that are not UTF-8, and what an old terminal can't show, are printed with backslashes.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments, prog_name="anatogen")

@@ -71,10 +71,45 @@ def remove_parts(folder: Path) -> None:
             part.unlink(missing_ok=True)
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether a path is UTF-8, as some libraries need it; names from older systems may be of any bytes."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextmanager
+def utf8_name(path: Path, *beside: Path) -> Iterator[str]:
+    """Yields a name of a file for libraries that need UTF-8: SimpleITK ends the process at any other.
+
+    Args:
+        path: The file; where its path is not UTF-8 the name is that of a link to it.
+        beside: Files that it names by their way from its folder, which has to be the same from the link.
+    """
+    if is_utf8(path):
+        yield str(path)
+        return
+    ways = {os.path.relpath(file, path.parent): file for file in beside}
+    with tempfile.TemporaryDirectory() as above:
+        depth = max((Path(way).parts.count("..") for way in ways), default=0)
+        folder = Path(above, *["below"] * depth)
+        folder.mkdir(parents=True, exist_ok=True)
+        for way, file in ways.items():
+            link = Path(os.path.normpath(folder / way))
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file.absolute())
+        # Endings decide the format, and may hold what is not UTF-8 but for the last one.
+        link = folder / f"scan{path.suffix}"
+        link.symlink_to(path.absolute())
+        yield str(link)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file atomically."""
+    """Writes a UTF-8 text file atomically; a byte of a file name that is not UTF-8 becomes "\\udce9"."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any) -> None:

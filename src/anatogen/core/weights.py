@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from anatogen.core.errors import UserError
-from anatogen.core.files import atomic_path
+from anatogen.core.files import atomic_path, utf8_name
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -43,7 +43,8 @@ def load_weights(network: NetworkT, path: Path) -> NetworkT:
         UserError: If the file is missing, damaged or of another network.
     """
     try:
-        network.load_state_dict(load_file(path))
+        with utf8_name(path) as name:
+            network.load_state_dict(load_file(name))
     except FileNotFoundError as error:
         raise UserError(
             f"{path} is missing: the stage that makes it has not finished; run it again."

@@ -1,6 +1,7 @@
 """What `doctor` gathers of a folder and concludes from it. Names files and knows patients: in memory only."""
 
 import glob
+import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -261,8 +262,9 @@ def exclude_patterns(facts: Facts, patterns: Sequence[str]) -> str:
     """The same for glob patterns."""
     if not patterns or len(patterns) > _MOST_PATTERNS:
         return ""
+    # "?" stands for a byte of a name that is not UTF-8, which can't be typed.
     listing = ", ".join(
-        '"' + pattern.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        '"' + re.sub("[\udc80-\udcff]", "?", pattern).replace("\\", "\\\\").replace('"', '\\"') + '"'
         for pattern in (*facts.config.exclude, *patterns)
     )
     return shlex.quote(f"exclude=[{listing}]")

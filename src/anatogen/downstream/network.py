@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.core.errors import UserError
+from anatogen.core.files import utf8_name
 from anatogen.downstream.settings import SwinUNETRSettings
 
 if TYPE_CHECKING:
@@ -102,7 +103,8 @@ def transfer_weights(network: nn.Module, path: Path, part: Literal["all", "encod
             an unknown one: it is then of another network or another size.
     """
     try:
-        found = load_file(path)
+        with utf8_name(path) as name:
+            found = load_file(name)
     except (OSError, SafetensorError) as error:
         raise UserError(f"the pre-trained weights {path} can't be read ({type(error).__name__})") from error
     own = network.state_dict()

@@ -7,6 +7,8 @@ what the text of the header says of the voxels, where they lie and how many ther
 import math
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.core.errors import ScanError
-from anatogen.core.files import atomic_path
+from anatogen.core.files import atomic_path, utf8_name
 from anatogen.core.reasons import Reason
 from anatogen.io.checks import (
     check_size,
@@ -65,15 +67,15 @@ def read_itk(path: Path) -> Volume:
     import SimpleITK as sitk
 
     try:
-        reader = _reader(path)
-        affine = _affine(path, reader)
-        size = squeezed_shape(tuple(reader.GetSize()))
-        if reader.GetNumberOfComponents() > 1:
-            raise ScanError(Reason.COLOUR())
-        if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
-            raise ScanError(Reason.COMPLEX())
-        check_size(math.prod(size), path, *data_files(path))
-        array = _meta_voxels(path, reader) if _is_compressed_meta(path) else _itk_voxels(path, reader)
+        with _opened(path) as reader:
+            affine = _affine(path, reader)
+            size = squeezed_shape(tuple(reader.GetSize()))
+            if reader.GetNumberOfComponents() > 1:
+                raise ScanError(Reason.COLOUR())
+            if reader.GetPixelID() in (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64):
+                raise ScanError(Reason.COMPLEX())
+            check_size(math.prod(size), path, *data_files(path))
+            array = _meta_voxels(path, reader) if _is_compressed_meta(path) else _itk_voxels(path, reader)
     except (MemoryError, ScanError):
         raise
     except Exception as error:
@@ -91,18 +93,21 @@ def read_itk_header(path: Path) -> tuple[tuple[int, ...], npt.NDArray[np.float64
         RuntimeError: If it is damaged.
         ScanError: If its unit of lengths is not known.
     """
-    reader = _reader(path)
-    return tuple(reader.GetSize()[::-1]), _affine(path, reader)
+    with _opened(path) as reader:
+        return tuple(reader.GetSize()[::-1]), _affine(path, reader)
 
 
-def _reader(path: Path) -> "sitk.ImageFileReader":
+@contextmanager
+def _opened(path: Path) -> "Iterator[sitk.ImageFileReader]":
+    """Yields a reader that knows the header of a file, whatever its name."""
     import SimpleITK as sitk
 
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    with quiet_native_code():
-        reader.ReadImageInformation()
-    return reader
+    with utf8_name(path, *data_files(path)) as name:
+        reader.SetFileName(name)
+        with quiet_native_code():
+            reader.ReadImageInformation()
+        yield reader
 
 
 def _affine(path: Path, reader: "sitk.ImageFileReader") -> npt.NDArray[np.float64]:
@@ -175,8 +180,8 @@ def write_itk(volume: Volume, path: Path) -> None:
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetSpacing(spacing.tolist())
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-    with atomic_path(path) as temporary:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
+    with atomic_path(path) as temporary, utf8_name(temporary) as name:
+        sitk.WriteImage(image, name, useCompression=True)
 
 
 def data_files(path: Path) -> tuple[Path, ...]:

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 from anatogen.config.settings import LoopSettings, OptimiserSettings
 from anatogen.core.errors import UserError
 from anatogen.core.extras import missing_modules
-from anatogen.core.files import atomic_path, remove_parts, write_text
+from anatogen.core.files import atomic_path, is_utf8, remove_parts, write_text
 from anatogen.dataset.manifest import Grid
 from anatogen.report.figures import planes_figure
 from anatogen.report.progress import shown_progress
@@ -312,6 +312,13 @@ def _tensorboard(folder: Path, step: int):  # type: ignore[no-untyped-def]
         print(
             f"{folder.name}: no curves for TensorBoard, which is not installed (pip install "
             f"'anatogen[tensorboard]'); {LOG_NAME} has the numbers",
+            flush=True,
+        )
+        return None
+    if not is_utf8(folder):
+        print(
+            f"{folder.name}: no curves for TensorBoard, which needs a path that is UTF-8; {LOG_NAME} has the "
+            "numbers",
             flush=True,
         )
         return None

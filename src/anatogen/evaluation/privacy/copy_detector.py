@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from anatogen.core.described import check_hashes, read_description_file
 from anatogen.core.errors import UserError
-from anatogen.core.files import atomic_path, sha256_file, sha256_json
+from anatogen.core.files import atomic_path, sha256_file, sha256_json, utf8_name
 from anatogen.core.weights import load_weights, save_weights
 from anatogen.dataset.manifest import Grid
 from anatogen.evaluation.privacy.contrastive import ContrastiveSettings, Encoder, embeddings
@@ -92,9 +92,11 @@ def load_detector(folder: Path) -> CopyDetector:
         check_hashes(folder, {name: about["files"][name] for name in (_ENCODER, _EMBEDDINGS)}, mend=_MEND)
         widths = tuple(about["settings"]["widths"])
         settings = ContrastiveSettings(**(about["settings"] | {"widths": widths}))
+        with utf8_name(folder / _EMBEDDINGS) as name:
+            embeddings = load_file(name)["train"]
         return CopyDetector(
             load_weights(Encoder(settings), folder / _ENCODER),
-            load_file(folder / _EMBEDDINGS)["train"],
+            embeddings,
             float(about["threshold"]),
             Grid.model_validate(about["grid"]),
         )
