@@ -118,7 +118,7 @@ def test_the_python_lines_run(folder: Path, tmp_path: Path, monkeypatch: pytest.
     snippet = snippet.replace("minutes=60", "steps=2")
     snippet = snippet.replace('{"details": {"width": 96}}', repr(parse_overrides(SMALL, WaveletFlowSettings)))
     snippet = snippet.replace("sample(4", "sample(2, steps=2")
-    snippet += "        shown.append((volume.array.shape, volume.spacing_mm))\n"
+    snippet += "    shown.append((volume.array.shape, volume.spacing_mm))\n"
     shown: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
     exec(snippet, {"__name__": "__main__", "shown": shown})
     assert shown == [((16, 16, 16), (1.0, 1.0, 1.0))] * 2

@@ -43,8 +43,7 @@ def train(
         stages: Stages to train, of a latent diffusion model autoencoder and diffusion; default all.
         autoencoder_run: Run whose autoencoder a latent diffusion model uses; default this run's own.
         device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
-        devices: Number of GPUs, or of processes on a CPU. With more than one, a script must be guarded by
-            `if __name__ == "__main__"`.
+        devices: Number of GPUs, or of processes on a CPU.
         dry_run: Show settings, sizes and budget; train nothing.
 
     Returns:
@@ -104,8 +103,7 @@ def train_gan(
         minutes: Budget in minutes, over all resumptions; default 200,000 steps.
         steps: Budget in steps.
         device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
-        devices: Number of GPUs, or of processes on a CPU. With more than one, a script must be guarded by
-            `if __name__ == "__main__"`.
+        devices: Number of GPUs, or of processes on a CPU.
         dry_run: Show settings, sizes and budget; train nothing.
 
     Returns:
@@ -168,8 +166,7 @@ def sample(
         batch_size: Number of scans made at once on a GPU; on a CPU one is made after the other.
         file_format: Format: nifti (.nii.gz), dicom (a folder of slices) or npy.
         device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
-        processes: Number of processes that share the work; default one per core, or per GPU. With more than
-            one, a script must be guarded by `if __name__ == "__main__"`.
+        processes: Number of processes that share the work; default one per core, or per GPU.
         reject_copies: Privacy audit, e.g. REPORT/audit. Scans that it flags are left out, and later numbers
             take their place; a JSON `rejected_...` stands for each.
 

@@ -14,12 +14,11 @@ from types import TracebackType
 from typing import TypeVar
 
 from anatogen.core.errors import UserError
+from anatogen.core.processes import SPAWN
 from anatogen.report.progress import shown_progress
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
-
-_CONTEXT = multiprocessing.get_context("spawn")
 
 
 def available_cores() -> int:
@@ -93,6 +92,12 @@ class Workers:
                 if broken:
                     # The pool can't tell whose task killed it, but it was among the first unfinished. Alone,
                     # the guilty one shows itself, and one that only lacked memory beside others passes.
+                    if not _processes_start():
+                        self._num_workers = 1
+                        for index in pending:
+                            results_by_task[index] = _outcome(partial(function, tasks[index]), names[index])
+                            advance()
+                        break
                     for index in pending[: self._num_workers]:
                         results_by_task[index] = _run_alone(function, tasks[index], names[index])
                         advance()
@@ -115,7 +120,7 @@ class Workers:
                 advance()
 
         if self._pool is None:
-            self._pool = ProcessPoolExecutor(self._num_workers, _CONTEXT, initializer=_start_worker)
+            self._pool = ProcessPoolExecutor(self._num_workers, SPAWN, initializer=_start_worker)
         futures: dict[int, Future[ResultT]] = {}
         broken = False
         try:
@@ -149,8 +154,18 @@ def _outcome(compute: Callable[[], ResultT], name: str) -> ResultT:
         raise
 
 
+def _processes_start() -> bool:
+    """Whether a process gets as far as to take a task: where none does, no scan is to blame."""
+    with ProcessPoolExecutor(1, SPAWN, initializer=_start_worker) as pool:
+        try:
+            pool.submit(available_cores).result()
+        except BrokenProcessPool:
+            return False
+    return True
+
+
 def _run_alone(function: Callable[[TaskT], ResultT], task: TaskT, name: str) -> ResultT:
-    with ProcessPoolExecutor(1, _CONTEXT, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(1, SPAWN, initializer=_start_worker) as pool:
         try:
             return _outcome(pool.submit(function, task).result, name)
         except BrokenProcessPool:

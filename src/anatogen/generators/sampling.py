@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -20,6 +19,7 @@ from anatogen.core.choices import FileFormat, Sampler
 from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, write_json
+from anatogen.core.processes import SPAWN
 from anatogen.core.version import __version__
 from anatogen.dataset.manifest import Grid
 from anatogen.dataset.workers import available_cores, end_with_parent
@@ -319,13 +319,12 @@ def _makers(
         yield partial(map, _Maker(bundle.to(device_named(device)), scans, reject_copies))
         return
     assert bundle.folder is not None
-    context = get_context("spawn")
-    numbers = context.SimpleQueue()
+    numbers = SPAWN.SimpleQueue()
     for number in range(processes):
         numbers.put(number)
     load = partial(type(bundle).load, bundle.folder, bundle.description)
     start = partial(_start_worker, load, device, numbers, scans, reject_copies)
-    with ProcessPoolExecutor(processes, context, start) as pool:
+    with ProcessPoolExecutor(processes, SPAWN, start) as pool:
         try:
             yield partial(pool.map, _make)
         except BaseException:

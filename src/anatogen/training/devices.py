@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.multiprocessing import ProcessRaisedException, get_context
 from anatogen.config.resolving import Section
 from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
+from anatogen.core.processes import without_script
 
 _MOST_LOADING_PROCESSES = 8
 
@@ -100,7 +102,8 @@ def launch(fabric: Fabric, stage: Callable[[Fabric], None]) -> None:
     """Runs a stage in the processes of a fabric; errors are raised here as they were."""
     errors: SimpleQueue[UserError] = get_context("spawn").SimpleQueue()
     try:
-        fabric.launch(partial(_run_stage, stage=stage, errors=errors))
+        with without_script() if fabric.world_size > 1 else nullcontext():
+            fabric.launch(partial(_run_stage, stage=stage, errors=errors))
     except ProcessRaisedException as error:
         if errors.empty():
             raise

@@ -6,7 +6,6 @@ contrast of its own; the template itself is not redistributed but read from the 
 
 import gzip
 import importlib.util
-import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from scipy.spatial.transform import Rotation
 
 from anatogen.core.errors import UserError
 from anatogen.core.files import atomic_path
+from anatogen.core.processes import SPAWN
 from anatogen.report.progress import shown_progress
 
 FIELD_OF_VIEW_MM = 192.0
@@ -60,8 +60,7 @@ def make_brains(out: Path, count: int, *, progress: bool = True) -> None:
     """Writes `brain_0000.nii.gz`, `brain_0001.nii.gz`, ... into a folder; what is there already is kept.
 
     Brain number i depends on i alone, never on `count` or on the number of processors.
-    Work is spread over processes that import the caller's main module again: call this under
-    ``if __name__ == "__main__":`` when it is called from a script.
+    Work is spread over processes.
 
     Args:
         out: The folder; made if it is missing.
@@ -77,9 +76,7 @@ def make_brains(out: Path, count: int, *, progress: bool = True) -> None:
         return
     # Each process spends a second on the template, so many would not pay.
     workers = min(len(missing), os.cpu_count() or 1, 8)
-    # Spawn, not fork: forking a process that has threads (torch, a GPU) can hang.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool, shown_progress(progress) as display:
+    with ProcessPoolExecutor(workers, mp_context=SPAWN) as pool, shown_progress(progress) as display:
         for number, _ in enumerate(pool.map(partial(_write_brain, out), missing), 1):
             display("making brains", number, len(missing))
 

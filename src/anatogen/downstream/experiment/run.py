@@ -5,7 +5,6 @@ making the same one. So the same command, started again or several times at once
 several with one disk, repeats nothing.
 """
 
-import multiprocessing
 import sys
 import time
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from anatogen.config.resolving import resolve, save_yaml
 from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import write_text
+from anatogen.core.processes import SPAWN
 from anatogen.dataset.manifest import Manifest, load_manifest
 from anatogen.dataset.scan_sets import folder_and_split
 from anatogen.dataset.workers import available_cores
@@ -68,9 +68,8 @@ def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1)
         failed = _work(plan, out)
     else:
         threads = max(1, available_cores() // processes)
-        context = multiprocessing.get_context("spawn")
         workers = [
-            context.Process(target=_work_in_process, args=(plan, out, threads)) for _ in range(processes)
+            SPAWN.Process(target=_work_in_process, args=(plan, out, threads)) for _ in range(processes)
         ]
         for worker in workers:
             worker.start()
