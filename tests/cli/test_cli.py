@@ -1,6 +1,7 @@
 """The command line: light, one line an error, and each command a library call."""
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -48,6 +49,24 @@ def test_what_a_terminal_can_not_show_is_printed_with_backslashes(tmp_path: Path
     )
     assert done.returncode == 0, done.stderr
     assert "Caf\\udce9.nii.gz" in done.stdout and "4 scans" in done.stdout
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    for seed in range(4):
+        array = np.random.default_rng(seed).normal(100, 30, (24, 24, 24)).astype(np.float32)
+        Volume(array, np.eye(4)).save(tmp_path / "scans" / f"{seed}.nii.gz")
+    command = [sys.executable, "-m", "anatogen", "prepare", tmp_path / "scans", tmp_path / "out"]
+
+    def full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))
+
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=full)
+    assert done.returncode == 1
+    (line,) = (line for line in done.stderr.splitlines() if "after" not in line)
+    assert line.startswith(f"anatogen: {tmp_path / 'out'}") and "can't be written to (File too large)" in line
+    assert "nii.gz" not in line and "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").rglob(".part-*"))
+    assert subprocess.run(command, capture_output=True).returncode == 0
 
 
 HEAVY = [

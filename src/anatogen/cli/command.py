@@ -9,16 +9,21 @@ alone.
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import click
+
+from anatogen.core.files import writes_into
 
 if TYPE_CHECKING:
     from anatogen.config.resolving import Section
 
 _SHORT = {"num_samples": "-n", "num_cases": "-n"}
 _OVERRIDES = "overrides"
+# What commands call the folder or file that they write.
+_WRITTEN = ("out", "run", "study")
 
 
 class Group(click.Group):
@@ -68,7 +73,10 @@ class Group(click.Group):
                 from anatogen.config.resolving import parse_overrides
 
                 given[_OVERRIDES] = parse_overrides(given[_OVERRIDES], *configs())
-            show(call(**given), given)
+            # What a command writes lies below the folder that it is told, whichever of its parts writes.
+            folder = next((given[name] for name in _WRITTEN if given.get(name) is not None), None)
+            with nullcontext() if folder is None else writes_into(folder):
+                show(call(**given), given)
 
         self.add_command(
             click.Command(

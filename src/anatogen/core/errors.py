@@ -11,6 +11,10 @@ class ConfigError(UserError):
     """A configuration is wrong; the message lists every problem at once."""
 
 
+class StorageError(UserError):
+    """A folder can't be written to: the disk is full or read-only, or it is another's."""
+
+
 class ScanError(UserError):
     """A scan can't be read or can't be right; it crosses processes with its refusal.
 

@@ -1,14 +1,73 @@
 """Files that are whole or absent: atomic writes and content hashes, used by every stage."""
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from anatogen.core.errors import StorageError, UserError
+
+# What the system says where it does not let a file be written, and what helps.
+_ADVICE = {
+    errno.ENOSPC: "free space there",
+    errno.EDQUOT: "free space there, or have the quota raised",
+    errno.EFBIG: "its file system or a limit allows no file of this size: raise it",
+    errno.EROFS: "have it mounted for writing",
+    errno.EACCES: "get the right to write there",
+    errno.EPERM: "get the right to write there",
+}
+# As much as a file system needs to have to take any file.
+_TRIAL_BYTES = 1 << 16
+
+
+@contextmanager
+def writes_into(folder: Path) -> Iterator[None]:
+    """Makes one clear error of any with which a block ends because the folder can't be written to.
+
+    Libraries report a full disk as errors of their own, so the folder is tried then.
+
+    Raises:
+        StorageError: Names the folder, what the system said, and what to do.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause = error if isinstance(error, OSError) and error.errno in _ADVICE else _trial(folder)
+        if cause is None or not _concerns(cause, folder):
+            raise
+        raise StorageError(
+            f"{folder} can't be written to ({cause.strerror}): {_ADVICE[cause.errno or 0]}, or name another "
+            "folder; the same command then goes on"
+        ) from error
+
+
+def _trial(folder: Path) -> OSError | None:
+    """What the system says to a small file in the folder, or where that will be; None where it is written."""
+    there = next((place for place in (folder, *folder.absolute().parents) if place.is_dir()), None)
+    try:
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(bytes(_TRIAL_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error if error.errno in _ADVICE else None
+    return None
+
+
+def _concerns(error: OSError, folder: Path) -> bool:
+    """Whether an error is of the folder, of what is in it or what it is in; not of a file that was read."""
+    if not isinstance(error.filename, str):
+        return True
+    path, folder = Path(error.filename).absolute(), folder.absolute()
+    return path.is_relative_to(folder) or folder.is_relative_to(path)
 
 
 @contextmanager
@@ -17,19 +76,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     A kill at any moment leaves the old file or the new one, never a part; the temporary name starts with
     a dot and keeps the file's endings, which some writers choose the format by.
+
+    Raises:
+        StorageError: If the folder can't be written to; nothing is left there then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix="".join(path.suffixes[-2:]))
-    os.close(handle)
+    with writes_into(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix="".join(path.suffixes[-2:]))
+        os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
+        with writes_into(path.parent):
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -41,17 +106,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: If `path` is there and not an empty folder.
+        StorageError: If the folder that it lies in can't be written to; nothing is left there then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    above = Path(tempfile.mkdtemp(dir=path.parent, prefix=".part-"))
+    with writes_into(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        above = Path(tempfile.mkdtemp(dir=path.parent, prefix=".part-"))
     try:
-        # mkdtemp's rights are the owner's alone; a folder within has those of any other.
-        temporary = above / path.name
-        temporary.mkdir()
-        yield temporary
-        if path.is_dir():
-            path.rmdir()
-        temporary.replace(path)
+        with writes_into(path.parent):
+            # mkdtemp's rights are the owner's alone; a folder within has those of any other.
+            temporary = above / path.name
+            temporary.mkdir()
+            yield temporary
+            if path.is_dir():
+                path.rmdir()
+            temporary.replace(path)
     finally:
         shutil.rmtree(above, ignore_errors=True)
 

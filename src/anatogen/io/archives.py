@@ -21,7 +21,7 @@ from typing import IO
 from rich.console import Console
 
 from anatogen.core.errors import UserError
-from anatogen.core.files import atomic_folder, remove_parts, sha256_json, write_json
+from anatogen.core.files import atomic_folder, remove_parts, sha256_json, write_json, writes_into
 
 ARCHIVE_ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 
@@ -121,10 +121,10 @@ def _unpacked(path: Path, work: Path, progress: bool) -> Path:
 def _unpack(path: Path, folder: Path) -> None:
     try:
         if path.name.lower().endswith(".zip"):
-            with zipfile.ZipFile(path) as archive:
+            with zipfile.ZipFile(path) as archive, writes_into(folder):
                 _extract(path, _zip_members(archive), folder)
         else:
-            with tarfile.open(path, "r:*") as tar:
+            with tarfile.open(path, "r:*") as tar, writes_into(folder):
                 _extract(path, _tar_members(tar), folder)
     except (UserError, MemoryError):
         raise

@@ -1,5 +1,6 @@
 """Latents are encoded once, with all their views, and kept under a key of everything that decides them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,10 @@ def cached_latents(
                 if out is None:
                     shape = (len(dataset), *encoded.shape)
                     out = np.lib.format.open_memmap(temporary, "w+", dtype=np.float32, shape=shape)
+                    # Where the disk gets full under a map, the system ends the process.
+                    if hasattr(os, "posix_fallocate"):
+                        with temporary.open("rb+") as file:
+                            os.posix_fallocate(file.fileno(), 0, temporary.stat().st_size)
                 out[index] = encoded
                 progress("encoding latents", index + 1, len(dataset))
             assert out is not None

@@ -18,7 +18,7 @@ from typing import Any
 
 from anatogen.config.presets import split_overrides, training_settings
 from anatogen.config.resolving import resolve
-from anatogen.core.errors import UserError
+from anatogen.core.errors import StorageError, UserError
 from anatogen.core.files import sha256_file, sha256_json, write_json, write_text
 from anatogen.dataset.manifest import load_manifest
 from anatogen.dataset.prepare_config import PrepareConfig, prepare_settings
@@ -289,6 +289,8 @@ def _train(request: RunRequest) -> None:
     data, model = request.folder("prepare"), request.folder("train")
     try:
         claim_run(model, load_manifest(data).sha256(), settings, settings.training.seed)
+    except StorageError:
+        raise
     except UserError:
         # Hours of training are not thrown away because a scan was added.
         aside = next(
@@ -337,6 +339,8 @@ def _evaluate(request: RunRequest) -> None:
             evaluation = evaluate(
                 data, request.folder("sample"), out, bundle=bundle, seed=request.seed, progress=progress
             )
+    except StorageError:
+        raise
     except UserError as error:
         # Scans that are too few to be judged are made all the same; the page says that they were not.
         print(f"  not evaluated: {error}", flush=True)
