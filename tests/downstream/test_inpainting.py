@@ -257,4 +257,4 @@ def test_bad_input_is_named(data, tmp_path):
         write_npy(clipped, tmp_path / "clipped" / f"{index}.npy")
     with pytest.raises(UserError, match=r"2 of the 2 scans of .* are validation scans of .*, which must not"):
         pretrain([tmp_path / "clipped"], tmp_path / "run", tiny(), like=data)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run").exists() and not list(tmp_path.glob(".*")), "no part is left"

@@ -15,20 +15,20 @@ them; nothing that is returned does.
 """
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.files import sha256_json
 from anatogen.dataset.discover import NO_SCANS, Source, discover
-from anatogen.dataset.manifest import MANIFEST_NAME, Grid, Intensity, Split, load_manifest
-from anatogen.dataset.measures import looks_like_ct, own_window, standardised
+from anatogen.dataset.manifest import MANIFEST_NAME, Grid, Intensity, Split
+from anatogen.dataset.measures import looks_like_ct, own_window
 from anatogen.dataset.prepare_config import PrepareConfig, stored_settings
 from anatogen.dataset.reading import read_source
 from anatogen.dataset.volumes import VolumeDataset
@@ -39,12 +39,8 @@ from anatogen.io.volume import Volume
 
 # Values apart by less than a step are one to `content_hash`: half the finest step of 12-bit scans.
 _HASH_STEPS = 2048
-# Voxels of a scan whose ranks `same_scans` compares, about.
-_NUM_RANKED = 4096
-# Of one scan in two windows: much of it may be clipped in one of them, and hardly any in the other.
-_LEAST_RANK_CORRELATION = 0.8
-# Of one scan in two windows it is 1 but for rounding to float16.
-_LEAST_LINE_CORRELATION = 0.9995
+# Of the float32 arrays that `ScanFolder.parts` gives at once; reading takes about twice as much.
+_BYTES_AT_ONCE = 2**27
 
 
 @dataclass(frozen=True)
@@ -114,39 +110,6 @@ def identical_scans(a: ScanSet, b: ScanSet) -> int:
     return sum(digest in known for digest in a.hashes)
 
 
-def same_scans(a: ScanSet, b: ScanSet) -> int:
-    """How many scans of `a` lie in `b` too, whatever their windows.
-
-    A window clips a scan's values and maps the others by a line. So two arrays are of one scan if they lie
-    on a line where neither is clipped.
-
-    Args:
-        a: On the grid of `b`.
-        b: Whatever its windows.
-    """
-    # Ranks of a part of the voxels tell which pairs are worth a look.
-    step = max(1, a.arrays[0].size // _NUM_RANKED)
-    ranks = [
-        np.stack([standardised(rankdata(array.ravel()[::step])) for array in scans.arrays])
-        for scans in (a, b)
-    ]
-    likely = ranks[0] @ ranks[1].T > _LEAST_RANK_CORRELATION
-    return sum(
-        any(_on_a_line(array, b.arrays[other]) for other in np.flatnonzero(row))
-        for array, row in zip(a.arrays, likely, strict=True)
-    )
-
-
-def _on_a_line(x: npt.NDArray[np.float32], y: npt.NDArray[np.float32]) -> bool:
-    # What is clipped has an array's lowest or highest value, in whatever unit it was clipped.
-    inside = np.all([(part > part.min()) & (part < part.max()) for part in (x, y)], axis=0)
-    # Scans of background and a single tissue, or with windows that have hardly a value in common.
-    if inside.sum() < _NUM_RANKED // 8:
-        return bool(np.array_equal(x, y))
-    first, second = (standardised(part[inside].astype(np.float64)) for part in (x, y))
-    return float(first @ second) > _LEAST_LINE_CORRELATION
-
-
 def num_constant(scans: ScanSet) -> int:
     """How many scans hold a single value only."""
     flat = scans.arrays.reshape(len(scans), -1)
@@ -163,10 +126,7 @@ def count_scans(path: Path, role: str) -> int:
     Raises:
         UserError: If there is no such folder or split, or it holds no scans.
     """
-    folder, split = _scans_in(path, role)
-    if split is not None or (folder / MANIFEST_NAME).is_file():
-        return sum(map(len, _datasets(folder, split, role)))
-    return len(_sources(folder, role))
+    return len(ScanFolder(path, role))
 
 
 def load_scans(
@@ -187,20 +147,8 @@ def load_scans(
             NaN, or the scans are not on one grid, or not on that of `like`; or datasets of CT have
             different windows.
     """
-    folder, split = _scans_in(path, role)
-    if split is not None or (folder / MANIFEST_NAME).is_file():
-        scans = _prepared(folder, split, role, indices)
-        if like is not None:
-            _check_like(scans, like)
-        return scans
-    return _plain(folder, role, like, indices)
-
-
-def _scans_in(path: Path, role: str) -> tuple[Path, Split | None]:
-    folder, split = folder_and_split(path)
-    if not folder.is_dir():
-        raise UserError(f"{role} scans: {folder} is not a folder")
-    return folder, split
+    folder = ScanFolder(path, role)
+    return folder.read(like, range(len(folder)) if indices is None else indices)
 
 
 def folder_and_split(path: Path) -> tuple[Path, Split | None]:
@@ -218,6 +166,137 @@ def folder_and_split(path: Path) -> tuple[Path, Split | None]:
         raise UserError(f"{path}: there is no split {name!r}; use {', '.join(Split)}") from error
 
 
+class ScanFolder:
+    """Where the scans of a folder, a prepared dataset or one of its splits are: found once, read by number.
+
+    Args:
+        path: As `load_scans` takes it.
+        role: What messages call the scans.
+
+    Raises:
+        UserError: If there is no such folder or split, or it holds no scans.
+    """
+
+    def __init__(self, path: Path, role: str) -> None:
+        self.role = role
+        self.folder, split = folder_and_split(path)
+        if not self.folder.is_dir():
+            raise UserError(f"{role} scans: {self.folder} is not a folder")
+        self._prepared: list[tuple[VolumeDataset, int]] = []
+        self._sources: list[Source] = []
+        if split is not None or (self.folder / MANIFEST_NAME).is_file():
+            datasets = _datasets(self.folder, split, role)
+            self._prepared = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
+        else:
+            self._sources = _sources(self.folder, role)
+
+    def __len__(self) -> int:
+        return len(self._prepared) or len(self._sources)
+
+    def parts(self, like: ScanSet | None = None) -> Iterator[ScanSet]:
+        """Reads all, a few at a time, so that memory does not grow with their number.
+
+        Where neither `like` nor DICOM tells CT from MR, scans of a plain folder are decoded once more for it.
+
+        Args:
+            like: As `load_scans` takes it.
+
+        Raises:
+            UserError: As `load_scans`, once the part is asked for that something is wrong with.
+        """
+        modality = None if self._prepared or like is not None else self._modality()
+        grid, start = None, 0
+        while start < len(self):
+            number = 1 if grid is None else max(1, _BYTES_AT_ONCE // (4 * math.prod(grid.shape)))
+            part = self.read(like, range(start, min(start + number, len(self))), grid, modality)
+            grid, start = part.grid, start + len(part)
+            yield part
+
+    def _modality(self) -> str:
+        """CT or MR of a plain folder, by all its scans."""
+        told = _told_modality(self._sources)
+        return told or _modality_of([_range(self._volume(source, None).array) for source in self._sources])
+
+    def read(
+        self,
+        like: ScanSet | None,
+        indices: Sequence[int],
+        grid: Grid | None = None,
+        modality: str | None = None,
+    ) -> ScanSet:
+        """Reads some of the scans.
+
+        Args:
+            like: As `load_scans` takes it.
+            indices: Which.
+            grid: What those of a plain folder have to be on; default that of `like`, else of the first.
+            modality: CT or MR, for a plain folder; default what these scans tell.
+        """
+        if not self._prepared:
+            return self._read_plain(like, [self._sources[index] for index in indices], grid, modality)
+        scans = self._read_prepared([self._prepared[index] for index in indices])
+        if like is not None:
+            _check_like(scans, like)
+        return scans
+
+    def _read_prepared(self, chosen: Sequence[tuple[VolumeDataset, int]]) -> ScanSet:
+        manifest = chosen[0][0].manifest
+        arrays = np.empty((len(chosen), *manifest.grid.shape), np.float32)
+        for array, (dataset, index) in zip(arrays, chosen, strict=True):
+            array[:] = _as_stored(dataset.batch([index])[0, 0].numpy())
+            if not np.isfinite(array).all():
+                raise UserError(
+                    f"{self.role} scans: {self.folder} holds values that are not finite: prepare the scans "
+                    "again"
+                )
+        percentiles = stored_settings(manifest.config).percentiles
+        return _scan_set(self.role, arrays, manifest.grid, manifest.intensity, percentiles, own_windows=False)
+
+    def _read_plain(
+        self, like: ScanSet | None, sources: Sequence[Source], grid: Grid | None, modality: str | None
+    ) -> ScanSet:
+        if like is not None:
+            grid, modality = like.grid, like.modality
+        other = f"the {like.role} scans" if like is not None else f"{self.folder / self._sources[0].name}"
+        arrays: npt.NDArray[np.float32] | None = None
+        # Into place one by one: no scan is in memory twice.
+        for number, source in enumerate(sources):
+            if like is not None and source.modality in ("CT", "MR") and source.modality != like.modality:
+                raise UserError(
+                    f"{self._name(source)} is {source.modality} by its DICOM header, and the {like.role} "
+                    f"scans are {like.modality}"
+                )
+            volume = self._volume(source, grid)
+            grid = grid or _grid_of(volume)
+            _check_grid(self._name(source), _grid_of(volume), grid, other)
+            if arrays is None:
+                arrays = np.empty((len(sources), *grid.shape), np.float32)
+            arrays[number] = volume.array
+        assert grid is not None and arrays is not None
+        modality = modality or _told_modality(sources) or _modality_of([_range(array) for array in arrays])
+        own_windows = modality == "MR" and (
+            like is None or like.own_windows or self.role not in ("synthetic", "reconstructed")
+        )
+        percentiles = PrepareConfig().percentiles if like is None else like.percentiles
+        windows = []
+        for array in arrays:
+            window = _own_window(array, percentiles) if own_windows else _shared_window(modality, like)
+            array[:] = _as_stored(window.normalise(array))
+            windows.append(window)
+        intensity = Intensity(
+            modality=modality,
+            low=float(np.median([window.low for window in windows])),
+            high=float(np.median([window.high for window in windows])),
+        )
+        return _scan_set(self.role, arrays, grid, intensity, percentiles, own_windows=own_windows)
+
+    def _name(self, source: Source) -> str:
+        return f"{self.role} scans: {self.folder / source.name}"
+
+    def _volume(self, source: Source, grid: Grid | None) -> Volume:
+        return _read(source, self._name(source), grid)
+
+
 def _datasets(folder: Path, split: Split | None, role: str) -> list[VolumeDataset]:
     datasets = [VolumeDataset(folder, part) for part in (Split if split is None else (split,))]
     datasets = [dataset for dataset in datasets if len(dataset)]
@@ -227,18 +306,6 @@ def _datasets(folder: Path, split: Split | None, role: str) -> list[VolumeDatase
     return datasets
 
 
-def _prepared(folder: Path, split: Split | None, role: str, indices: Sequence[int] | None) -> ScanSet:
-    manifest = load_manifest(folder)
-    datasets = _datasets(folder, split, role)
-    places = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
-    chosen = places if indices is None else [places[index] for index in indices]
-    arrays = np.concatenate([dataset.batch([index])[:, 0].numpy() for dataset, index in chosen])
-    if not np.isfinite(arrays).all():
-        raise UserError(f"{role} scans: {folder} holds values that are not finite: prepare the scans again")
-    percentiles = stored_settings(manifest.config).percentiles
-    return _scan_set(role, arrays, manifest.grid, manifest.intensity, percentiles, own_windows=False)
-
-
 def _sources(folder: Path, role: str) -> list[Source]:
     sources, left_out, _ = discover(folder)
     if left_out:
@@ -246,41 +313,6 @@ def _sources(folder: Path, role: str) -> list[Source]:
     if not sources:
         raise UserError(f"{role} scans: {folder} holds no scans: {NO_SCANS}")
     return list(sources)
-
-
-def _plain(folder: Path, role: str, like: ScanSet | None, indices: Sequence[int] | None) -> ScanSet:
-    sources = _sources(folder, role)
-    if indices is not None:
-        sources = [sources[index] for index in indices]
-    volumes: list[Volume] = []
-    grid = None if like is None else like.grid
-    for source in sources:
-        name = f"{role} scans: {folder / source.name}"
-        if like is not None and source.modality in ("CT", "MR") and source.modality != like.modality:
-            raise UserError(
-                f"{name} is {source.modality} by its DICOM header, and the {like.role} scans are "
-                f"{like.modality}"
-            )
-        volume = _read(source, name, grid)
-        if grid is None:
-            grid = _grid_of(volume)
-        other = f"the {like.role} scans" if like is not None else f"{folder / sources[0].name}"
-        _check_grid(name, _grid_of(volume), grid, other)
-        volumes.append(volume)
-    assert grid is not None
-    modality = like.modality if like is not None else _modality(sources, volumes)
-    own_windows = modality == "MR" and (
-        like is None or like.own_windows or role not in ("synthetic", "reconstructed")
-    )
-    percentiles = PrepareConfig().percentiles if like is None else like.percentiles
-    windows = _own_windows(volumes, percentiles) if own_windows else [_window(modality, like)] * len(volumes)
-    arrays = [window.normalise(volume.array) for window, volume in zip(windows, volumes, strict=True)]
-    intensity = Intensity(
-        modality=modality,
-        low=float(np.median([window.low for window in windows])),
-        high=float(np.median([window.high for window in windows])),
-    )
-    return _scan_set(role, np.stack(arrays), grid, intensity, percentiles, own_windows=own_windows)
 
 
 def _read(source: Source, name: str, grid: Grid | None) -> Volume:
@@ -302,32 +334,35 @@ def _grid_of(volume: Volume) -> Grid:
     return Grid.centred(axis_codes(volume.affine), triple(volume.array.shape), volume.spacing_mm)
 
 
-def _modality(sources: Sequence[Source], volumes: Sequence[Volume]) -> str:
+def _told_modality(sources: Sequence[Source]) -> str | None:
     told = {source.modality for source in sources} & {"CT", "MR"}
-    if len(told) == 1:
-        return str(told.pop())
     if len(told) == 2:
         raise UserError("the folder mixes CT and MR scans: compare scans of one modality")
-    num_ct = sum(looks_like_ct(float(v.array.min()), float(v.array.max())) for v in volumes)
-    return "CT" if 2 * num_ct > len(volumes) else "MR"
+    return str(told.pop()) if told else None
 
 
-def _window(modality: str, like: ScanSet | None) -> Intensity:
+def _modality_of(ranges: Sequence[tuple[float, float]]) -> str:
+    """CT or MR, by the lowest and the highest value of each scan."""
+    return "CT" if 2 * sum(looks_like_ct(low, high) for low, high in ranges) > len(ranges) else "MR"
+
+
+def _range(array: npt.NDArray[np.float32]) -> tuple[float, float]:
+    return float(array.min()), float(array.max())
+
+
+def _shared_window(modality: str, like: ScanSet | None) -> Intensity:
     if like is not None:
         return like.intensity
     low, high = PrepareConfig().window_hu
     return Intensity(modality=modality, low=low, high=high)
 
 
-def _own_windows(volumes: Sequence[Volume], percentiles: tuple[float, float]) -> list[Intensity]:
-    windows = []
-    for volume in volumes:
-        low = high = float(volume.array.min())
-        if low < volume.array.max():
-            low, high = own_window(volume.array, percentiles)
-        # A constant scan has no window: it becomes -1 everywhere.
-        windows.append(Intensity(modality="MR", low=low, high=high if high > low else low + 1))
-    return windows
+def _own_window(array: npt.NDArray[np.float32], percentiles: tuple[float, float]) -> Intensity:
+    low, high = _range(array)
+    if low < high:
+        low, high = own_window(array, percentiles)
+    # A constant scan has no window: it becomes -1 everywhere.
+    return Intensity(modality="MR", low=low, high=high if high > low else low + 1)
 
 
 def _check_like(scans: ScanSet, like: ScanSet) -> None:
@@ -356,9 +391,12 @@ def _scan_set(
     *,
     own_windows: bool,
 ) -> ScanSet:
-    stored = arrays.astype(np.float16).astype(np.float32)
-    hashes = tuple(content_hash(array) for array in stored)
-    return ScanSet(role, stored, hashes, grid, intensity.modality, intensity, own_windows, percentiles)
+    hashes = tuple(content_hash(array) for array in arrays)
+    return ScanSet(role, arrays, hashes, grid, intensity.modality, intensity, own_windows, percentiles)
+
+
+def _as_stored(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
+    return array.astype(np.float16)
 
 
 def _window_text(scans: ScanSet) -> str:

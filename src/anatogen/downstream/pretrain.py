@@ -1,5 +1,6 @@
 """Self-supervised pre-training: Swin UNETR learns to fill in what is hidden of unlabelled scans."""
 
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,12 +10,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from anatogen.core.errors import UserError
-from anatogen.core.files import sha256_json, write_json
+from anatogen.core.files import write_json
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, save_weights
-from anatogen.dataset.manifest import Grid, Split, load_manifest
-from anatogen.dataset.scan_sets import ScanSet, count_scans, load_scans, same_scans
+from anatogen.dataset.manifest import Split
+from anatogen.dataset.scan_sets import count_scans, load_scans
 from anatogen.dataset.volumes import flip_axis, prefetched, shuffled_indices
 from anatogen.downstream.inpainting import (
     check_masking,
@@ -27,6 +27,7 @@ from anatogen.downstream.inpainting import (
 from anatogen.downstream.network import seeded_network
 from anatogen.downstream.patches import check_patch, crop, random_corner
 from anatogen.downstream.settings import PRETRAINING, PretrainConfig
+from anatogen.downstream.unlabelled import StoredScans, store_scans
 from anatogen.training.cuda_graph import set_up
 from anatogen.training.devices import build_fabric, check_stages, launch
 from anatogen.training.loop import NUM_PREVIEWS, Loop
@@ -58,49 +59,22 @@ def pretrain(
     """
     run = Path(run)
     check_stages(config, (PRETRAINING,), device, devices)
-    sets = unlabelled_scans(scans, like)
-    grid = sets[0].grid
-    check_patch(config.patch_shape, grid.shape)
-    check_masking(config.masking, config.patch_shape or grid.shape)
-    claim_run(run, sha256_json([part.sha256 for part in sets]), config, config.training.seed)
-    arrays = sets[0].arrays if len(sets) == 1 else np.concatenate([part.arrays for part in sets])
-    del sets
-    judged = arrays[:_NUM_JUDGED] if like is None else _training_scans(Path(like))
-    write_json(run / NUM_SCANS_NAME, {"num_scans": len(arrays)})
-    fabric = build_fabric(device, devices)
-    launch(fabric, partial(_stage, arrays=arrays, judged=judged, grid=grid, run=run, config=config))
+    kept = run.with_name(f".{run.name}-scans")
+    try:
+        stored = store_scans(list(map(Path, scans)), None if like is None else Path(like), kept / "scans.npy")
+        check_patch(config.patch_shape, stored.grid.shape)
+        check_masking(config.masking, config.patch_shape or stored.grid.shape)
+        claim_run(run, stored.sha256, config, config.training.seed)
+        judged = (
+            stored.arrays()[:_NUM_JUDGED].astype(np.float32) if like is None else _training_scans(Path(like))
+        )
+        write_json(run / NUM_SCANS_NAME, {"num_scans": stored.num_scans})
+        fabric = build_fabric(device, devices)
+        launch(fabric, partial(_stage, stored=stored, judged=judged, run=run, config=config))
+    finally:
+        # Only for this call: the scans are where they were.
+        shutil.rmtree(kept, ignore_errors=True)
     return run / PRETRAINING / WEIGHTS_NAME
-
-
-def unlabelled_scans(scans: Sequence[Path | str], like: Path | str | None) -> list[ScanSet]:
-    """The scans of all folders, on one grid and in [-1, 1]; see `pretrain`.
-
-    Raises:
-        UserError: If there is no folder, or they are not on one grid.
-    """
-    if not scans:
-        raise UserError("there are no scans to pre-train on: name at least one folder")
-    first = None if like is None else load_scans(Path(like), "target", indices=[0])
-    sets: list[ScanSet] = []
-    for number, path in enumerate(scans):
-        role = "pre-training" if number == 0 else f"pre-training (set {number + 1})"
-        sets.append(load_scans(Path(path), role, first or (sets[0] if sets else None)))
-        if like is not None:
-            _require_apart(sets[-1], Path(like), path)
-    return sets
-
-
-def _require_apart(scans: ScanSet, target: Path, path: Path | str) -> None:
-    """Refuses scans that fine-tuned networks will be judged by: their gain would be a leak."""
-    manifest = load_manifest(target)
-    for split in (Split.VALIDATION, Split.TEST):
-        if manifest.split(split):
-            number = same_scans(scans, load_scans(Path(f"{target}:{split}"), "held-out"))
-            if number:
-                raise UserError(
-                    f"{number} of the {len(scans)} scans of {path} are {split} scans of {target}, which must "
-                    "not be learned from: leave them out"
-                )
 
 
 def _training_scans(dataset: Path) -> np.ndarray:
@@ -111,11 +85,11 @@ def _training_scans(dataset: Path) -> np.ndarray:
 
 
 def _stage(
-    fabric: Fabric, arrays: np.ndarray, judged: np.ndarray, grid: Grid, run: Path, config: PretrainConfig
+    fabric: Fabric, stored: StoredScans, judged: np.ndarray, run: Path, config: PretrainConfig
 ) -> None:
-    folder = run / PRETRAINING
+    folder, grid = run / PRETRAINING, stored.grid
     seed, batch_size = config.training.seed, config.inpainter_training.batch_size
-    volumes = torch.from_numpy(arrays)[:, None]
+    volumes = torch.from_numpy(stored.arrays())[:, None]
     axis = flip_axis(config.training.flip, grid.affine)
     shape = config.patch_shape or grid.shape
     mine = local_slice(fabric, batch_size)
@@ -128,7 +102,7 @@ def _stage(
         indices = shuffled_indices(len(volumes), seed, step * batch_size, batch_size)
         patches = []
         for index in indices:
-            x = crop(volumes[index], random_corner(grid.shape, shape, draws), shape)
+            x = crop(volumes[index], random_corner(grid.shape, shape, draws), shape).float()
             if axis is not None and bool(torch.rand((), generator=draws) < 0.5):
                 x = x.flip(axis - 1)
             patches.append(x)
@@ -136,7 +110,7 @@ def _stage(
         return torch.stack(patches)[mine], mask[mine]
 
     def preview() -> dict[str, Tensor]:
-        x = torch.stack([crop(volume, (0, 0, 0), shape) for volume in volumes[:NUM_PREVIEWS]])
+        x = torch.stack([crop(volume, (0, 0, 0), shape).float() for volume in volumes[:NUM_PREVIEWS]])
         mask = random_masks(len(x), shape, config.masking, derived_generator(seed, "preview"))
         with torch.no_grad():
             guess = network(hide(x, mask).to(fabric.device)).float().cpu()

@@ -12,6 +12,7 @@ from synthetic_dataset import write_dataset
 from anatogen.config.resolving import resolve
 from anatogen.core.errors import ConfigError, UserError
 from anatogen.dataset.manifest import load_manifest
+from anatogen.dataset.scan_sets import load_scans
 from anatogen.downstream.experiment import run as experiment_module
 from anatogen.downstream.experiment.plan import Arm, ExperimentPlan
 from anatogen.downstream.experiment.results import ResultRow, read_results, rows_text, write_results
@@ -20,7 +21,6 @@ from anatogen.downstream.experiment.shapes import random_shapes
 from anatogen.downstream.experiment.trials import Pretraining, Trial, pretrainings, trials
 from anatogen.downstream.inpainting import InpaintingQuality, save_inpainting_quality
 from anatogen.downstream.labelled import load_labelled
-from anatogen.downstream.pretrain import unlabelled_scans
 
 
 def plan_of(data: Path, **changes) -> ExperimentPlan:
@@ -205,11 +205,11 @@ def test_shapes_span_the_range_that_networks_see(tmp_path, monkeypatch, modality
     target = write_dataset(tmp_path / "target", modality=modality)
     plan = plan_of(target, arms={"shapes": {"shapes": 3}})
     experiment_module._write_shapes(plan, load_manifest(target), tmp_path)
-    (scans,) = unlabelled_scans([tmp_path / "shapes_3"], target)
-    assert scans.arrays.shape == (3, 16, 16, 16)
-    assert scans.arrays.min() == -1
-    assert scans.arrays.max() > 0.5
-    assert scans.arrays.std() > 0.2
+    arrays = load_scans(tmp_path / "shapes_3", "pre-training", load_scans(target, "target")).arrays
+    assert arrays.shape == (3, 16, 16, 16)
+    assert arrays.min() == -1
+    assert arrays.max() > 0.5
+    assert arrays.std() > 0.2
 
 
 def test_arms_have_equal_budgets_unless_patience_is_asked_for(data):
