@@ -363,7 +363,8 @@ def test_masks_that_are_missing_empty_elsewhere_or_no_masks(tmp_path: Path) -> N
     assert findings["empty_masks"].names == ("cc_seg.nii.gz",)
     assert findings["images_without_mask"].names == ("ce.nii.gz",)
     assert findings["masks_without_image"].names == ("cx_seg.nii.gz",)
-    assert findings["masks_as_images"].names == ("cd_mask.nii.gz",)
+    assert findings["unreadable"].names == ("cd_mask.nii.gz",)
+    assert "by its name (mask)" in findings["unreadable"].title
     assert findings["masks"].alternative == '\'exclude=["*_mask.nii.gz", "*_seg.nii.gz"]\''
 
 

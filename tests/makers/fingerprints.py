@@ -21,6 +21,7 @@ def fingerprint(spacing, size, foreground=None, **values):
         "num_patients": 1000,
         "num_measured": 200,
         "num_left_out": 0,
+        "num_label_maps": 0,
         "modality": "MR",
         "orientation": "SPL",
         "spacing_mm": spread(spacing),

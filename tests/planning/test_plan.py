@@ -206,7 +206,7 @@ def test_scans_that_cannot_work_are_told_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, message in (
         (few, "3 scans of 3 patients are too few"),
-        (mixed, "the scans mix modalities: 6 look like MR and 5 like CT"),
+        (mixed, "the scans mix modalities: 5 look like CT by their values and 6 like MR"),
         (flat, "none of the 12 scans .* can be used"),
         (tmp_path / "empty", "holds no scans"),
         (tmp_path / "nowhere", "no folder and no archive"),

@@ -77,7 +77,9 @@ def _show_prepared(summary: "PrepareSummary", given: Mapping[str, Any]) -> None:
     num_cases = len(summary.manifest.cases)
     counts = ", ".join(f"{count} {split}" for split, count in summary.num_cases.items())
     state = "complete already" if summary.was_complete else "prepared"
-    print(f"{state}: {num_cases} scans ({counts}), {len(summary.left_out)} left out, in {given['out']}")
+    num_maps = sum(left_out.refusal.is_of_map for left_out in summary.left_out)
+    others = f"{len(summary.left_out) - num_maps} left out" + (f", {num_maps} label maps" if num_maps else "")
+    print(f"{state}: {num_cases} scans ({counts}), {others}, in {given['out']}")
 
 
 def _show_recipes(found: Mapping[str, str], given: Mapping[str, Any]) -> None:

@@ -57,6 +57,11 @@ class Refusal:
         """Advice, and the option that follows it."""
         return self.reason.remedy
 
+    @property
+    def is_of_map(self) -> bool:
+        """Whether what is refused is a label or probability map, and no scan that can't be used."""
+        return self.reason in (Reason.LABEL_MAP, Reason.PROBABILITY_MAP)
+
     def as_json(self) -> dict[str, Any]:
         """Its text with its code and facts, as files keep it."""
         return {"reason": str(self), "code": self.code, "facts": dict(self.facts)}
@@ -240,6 +245,15 @@ class Reason(Enum):
     LABEL_MAP = (
         "it looks like a label map ({num} distinct whole values)",
         Remedy("Exclude it, or keep it with its image by --recipe folder_with_masks."),
+    )
+    PROBABILITY_MAP = (
+        "it looks like a probability map (values from 0 to 1, many of them 0)",
+        Remedy("Exclude it: a generator of scans learns nothing from it."),
+    )
+    MAYBE_LABEL_MAP = (
+        "it may be a label or probability map by its {why}: if it is a scan, name it in include, else in "
+        "exclude",
+        Remedy('Exclude it, or name it beside the others where it is a scan: include=["*", "NAME"].'),
     )
     OTHER_MODALITY = "its DICOM modality is {modality}, and the {whose}'s is {expected}", _NAME_MODALITY
     VALUES_OF_OTHER_MODALITY = (

@@ -21,12 +21,14 @@ from anatogen.report.numbers import times
 
 # Latents are 4 or 8 times smaller along each axis.
 SHAPE_MULTIPLE = 8
+# Share of scans of the other modality that may be strays.
+_STRAYS = 0.1
 # What the codes of `slice_plane` are called.
 PLANE_NAMES = {"SPL": "axial", "RIP": "sagittal", "PIL": "coronal"}
 
 
 def choose_modality(scans: Sequence[UsableScan], wanted: str) -> tuple[str, list[LeftOut], list[str]]:
-    """CT or MR for the whole dataset, as told, else as DICOM tells, else from the values of most scans.
+    """CT or MR for the whole dataset, as told, else as DICOM tells, else as the values of nearly all scans.
 
     Args:
         scans: Those that can be used, not empty.
@@ -36,7 +38,7 @@ def choose_modality(scans: Sequence[UsableScan], wanted: str) -> tuple[str, list
         The modality, the scans that are of another one, and what was decided.
 
     Raises:
-        UserError: If "auto" finds DICOM of both.
+        UserError: If "auto" finds DICOM of both, or values of both and no DICOM that tells of enough of them.
     """
     told = Counter(scan.source.modality for scan in scans if scan.source.modality in ("CT", "MR"))
     if wanted != "auto":
@@ -51,7 +53,7 @@ def choose_modality(scans: Sequence[UsableScan], wanted: str) -> tuple[str, list
         decisions = [f"modality {modality}, as DICOM headers tell"]
     else:
         num_ct = sum(scan.record.looks_like_ct for scan in scans)
-        modality = "CT" if 2 * num_ct > len(scans) else "MR"
+        modality = modality_of_values(num_ct, len(scans))
         decisions = [f"modality {modality}: {num_ct} of {len(scans)} scans have values like Hounsfield units"]
     left_out = []
     for scan in scans:
@@ -64,7 +66,29 @@ def choose_modality(scans: Sequence[UsableScan], wanted: str) -> tuple[str, list
         )
         if refusal is not None:
             left_out.append(LeftOut(scan.source.name, refusal))
+    num_strays = sum(scan.refusal.reason is Reason.VALUES_OF_OTHER_MODALITY for scan in left_out)
+    if 2 * num_strays > len(scans):  # the headers of a few don't outweigh the values of most
+        modality_of_values(num_strays if modality == "MR" else len(scans) - num_strays, len(scans))
     return modality, left_out, decisions
+
+
+def modality_of_values(num_ct: int, num: int) -> str:
+    """The modality that the values of all scans tell, or of all but a few strays; most alone don't decide it.
+
+    Args:
+        num_ct: How many have values like Hounsfield units.
+        num: How many there are, at least one.
+
+    Raises:
+        UserError: If more than a tenth have values of the other modality.
+    """
+    modality = "CT" if 2 * num_ct > num else "MR"
+    if min(num_ct, num - num_ct) > _STRAYS * num:
+        raise UserError(
+            f"the scans mix modalities: {num_ct} look like CT by their values and {num - num_ct} like MR; "
+            "choose by include or exclude, or set modality to CT or MR if all are of one"
+        )
+    return modality
 
 
 def other_modality(

@@ -128,7 +128,7 @@ def discover(
     wanted = [
         (source, refusal)
         for source, refusal in candidates
-        if _matches(source, folder, include) and not _matches(source, folder, exclude)
+        if matches(source, folder, include) and not matches(source, folder, exclude)
     ]
     sources = sorted(
         (source for source, refusal in wanted if refusal is None), key=lambda source: source.name
@@ -172,7 +172,8 @@ def _file_source(file: Path, folder: Path) -> tuple[Source, Refusal | None]:
     return Source(name, (file, *data)), None
 
 
-def _matches(source: Source, folder: Path, patterns: Sequence[str]) -> bool:
+def matches(source: Source, folder: Path, patterns: Sequence[str]) -> bool:
+    """Whether a scan's name, or that of any of its files, matches one of the patterns, as `fnmatch`."""
     names = [source.name, *(_name(file, folder) for file in source.files)]
     return any(fnmatchcase(name, pattern) for pattern in patterns for name in names)
 

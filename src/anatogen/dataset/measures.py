@@ -7,14 +7,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from anatogen.core.reasons import Reason, Refusal
 from anatogen.io.geometry import foreground_box, foreground_threshold, orient, otsu_threshold, slice_plane
+from anatogen.io.label_values import ValueKind, Values
 from anatogen.io.volume import Volume
 
 Triple = tuple[float, float, float]
 FloatT = TypeVar("FloatT", bound=np.floating[Any])
 
-# Label maps have fewer values; a scan with so few would be one of 5 bits.
-MAX_LABELS = 32
 # Voxels along an axis that the body is looked for with, at most; a thumbnail has fewer than twice as many as
 # its own; and voxels of the cube that mirrors are told by.
 _COARSE = 96
@@ -42,16 +42,11 @@ def own_window(array: npt.NDArray[np.float32], percentiles: tuple[float, float])
     return low, float(np.percentile(tissue if tissue.size else array, percentiles[1]))
 
 
-def count_labels(array: npt.NDArray[np.float32]) -> int:
-    """How many labels a label map has: whole numbers from 0 and few of them; 0 for what is none."""
-    if array.min() != 0:
-        return 0
-    # A part tells nearly every scan, at no cost.
-    for part in (array.ravel()[:: max(1, array.size // 4096)], array):
-        values = np.unique(part)
-        if values.size > MAX_LABELS or not np.array_equal(values, np.rint(values)):
-            return 0
-    return int(values.size)
+def map_refusal(values: Values) -> Refusal | None:
+    """Why values are no scan's, if they are those of a label or probability map for certain."""
+    if values.kind is ValueKind.LABELS:
+        return Reason.LABEL_MAP(num=values.num_labels)
+    return Reason.PROBABILITY_MAP() if values.kind is ValueKind.PROBABILITIES else None
 
 
 def content_sha256(volume: Volume) -> str:

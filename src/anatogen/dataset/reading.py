@@ -1,5 +1,7 @@
 """A discovered scan, or a mask, from disk: the one place of this package that decodes voxels."""
 
+from dataclasses import replace
+
 from anatogen.core.errors import ScanError
 from anatogen.core.files import sha256_file, sha256_json
 from anatogen.core.reasons import Reason
@@ -29,7 +31,7 @@ def read_source(source: Source, reading: Reading = AS_IT_IS) -> Volume:
         ScanError: If it can't be read or can't be right.
     """
     if source.is_dicom:
-        return read_dicom(source.files, allow_tilt=reading.allow_tilt)
+        return read_dicom(source.files, allow_tilt=reading.allow_tilt, is_labels=reading.is_labels)
     return read_scan(source.files[0], reading)
 
 
@@ -40,7 +42,7 @@ def read_mask(source: Source, reading: Reading) -> Volume:
         ScanError: If it can't be read, or a value is no label.
     """
     try:
-        mask = read_source(source, reading)
+        mask = read_source(source, replace(reading, is_labels=True))
     except ConstantScanError as error:
         mask = error.volume
     except ScanError as error:

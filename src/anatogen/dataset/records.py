@@ -23,8 +23,8 @@ from anatogen.dataset.masks import on_grid_of
 from anatogen.dataset.measures import (
     Triple,
     content_sha256,
-    count_labels,
     looks_like_ct,
+    map_refusal,
     measure_body,
     measure_posture,
     middle_slice,
@@ -36,8 +36,9 @@ from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.reading import read_mask, read_source, source_sha256
 from anatogen.dataset.regions import Region, find_regions
 from anatogen.io.checks import ConstantScanError
-from anatogen.io.formats import ending
+from anatogen.io.formats import ending, says_labels
 from anatogen.io.geometry import oriented_grid
+from anatogen.io.label_values import ValueKind, values_of
 from anatogen.io.npy import write_array
 from anatogen.io.volume import Volume
 
@@ -61,6 +62,8 @@ class ScanRecord(_Record):
         low: Value of the lower percentile: see `own_window`.
         high: Value of the upper percentile.
         background: Share of the voxels that hold the lowest value.
+        values: What its values are: `SCAN`, or what may be a map's.
+        says_labels: Whether its header says that they are labels.
         modality: "CT" or "MR", as the scan was told to be or alone tells: by it the region was found.
         rounded_mm: As of `Volume`.
         regions: The boxes of it that become a case each.
@@ -79,6 +82,8 @@ class ScanRecord(_Record):
     low: float
     high: float
     background: float
+    values: ValueKind
+    says_labels: bool
     modality: str
     rounded_mm: float = 0
     regions: tuple[Region, ...]
@@ -120,7 +125,7 @@ class MaskRecord(_Record):
 
 
 class RefusedRecord(_Record):
-    """A scan or mask that can't be used.
+    """A scan or mask that can't be used, or a map that is no scan.
 
     Attributes:
         sha256: `source_sha256` of its files; "" where they can't be read.
@@ -248,7 +253,9 @@ def _recorded_scan(
         small = thumbnail(volume)
         record = _measured(task, volume, small, key, digest, mask)
     except ScanError as error:
-        return _save(path, _refused(digest, error.refusal, volume, count_labels(volume.array)))
+        is_label_map = error.refusal.reason is Reason.LABEL_MAP
+        num_labels = len(np.unique(volume.array)) if is_label_map else 0
+        return _save(path, _refused(digest, error.refusal, volume, num_labels))
     write_array(describe(small, FINE_SIZE).astype(np.float16), description_path(task.folder, key))
     write_array(middle_slice(volume, (record.low, record.high)), _picture_path(task.folder, key))
     return _save(path, record)
@@ -258,9 +265,10 @@ def _measured(
     task: RecordTask, volume: Volume, small: Volume, key: str, digest: str, mask: Volume | None
 ) -> ScanRecord:
     array, percentiles = volume.array, task.config.percentiles
-    num_labels = count_labels(array)
-    if num_labels:
-        raise ScanError(Reason.LABEL_MAP(num=num_labels))
+    values = values_of(array)
+    of_map = map_refusal(values)
+    if of_map is not None:
+        raise ScanError(of_map)
     low, high = own_window(array, percentiles)
     if not high > low:
         raise ScanError(Reason.NEARLY_CONSTANT(lower=percentiles[0], upper=percentiles[1], value=low))
@@ -280,6 +288,8 @@ def _measured(
         low=low,
         high=high,
         background=float(np.mean(array == minimum)),
+        values=values.kind,
+        says_labels=not task.source.is_dicom and says_labels(task.source.files[0]),
         modality=modality,
         rounded_mm=volume.rounded_mm,
         regions=tuple(find_regions(volume, task.config.region, modality, mask)),

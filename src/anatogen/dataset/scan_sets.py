@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.files import sha256_json
+from anatogen.dataset.common_grid import modality_of_values
 from anatogen.dataset.discover import NO_SCANS, Source, discover
 from anatogen.dataset.manifest import MANIFEST_NAME, Grid, Intensity, Split
 from anatogen.dataset.measures import looks_like_ct, own_window
@@ -343,7 +344,7 @@ def _told_modality(sources: Sequence[Source]) -> str | None:
 
 def _modality_of(ranges: Sequence[tuple[float, float]]) -> str:
     """CT or MR, by the lowest and the highest value of each scan."""
-    return "CT" if 2 * sum(looks_like_ct(low, high) for low, high in ranges) > len(ranges) else "MR"
+    return modality_of_values(sum(looks_like_ct(low, high) for low, high in ranges), len(ranges))
 
 
 def _range(array: npt.NDArray[np.float32]) -> tuple[float, float]:

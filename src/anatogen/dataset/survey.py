@@ -1,7 +1,7 @@
 """The one survey of a folder of scans, which `doctor`, `plan` and `prepare` share.
 
 survey_folder: discover -> select by the recipe          headers and names alone
-record_scans:  decode each scan once -> records          content-addressed: see `records`
+record_scans:  decode each scan once -> records          content-addressed: see `records`; maps are none
 usable_scans:  with masks, labels and grids agreeing     what `prepare` would take, and what not and why
 """
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from anatogen.core.errors import UserError
 from anatogen.core.reasons import Reason, Refusal
+from anatogen.dataset import label_maps
 from anatogen.dataset.discover import NOT_CHOSEN, LeftOut, Source, discover
 from anatogen.dataset.masks import grid_refusal, label_refusal
 from anatogen.dataset.prepare_config import PrepareConfig
@@ -28,6 +29,7 @@ from anatogen.dataset.records import (
 )
 from anatogen.dataset.selection import select_scans
 from anatogen.dataset.workers import Workers
+from anatogen.io.label_values import ValueKind
 
 
 @dataclass(frozen=True)
@@ -117,13 +119,71 @@ def record_scans(
 ) -> list[tuple[AnyScan, AnyMask | None]]:
     """The records of scans and of their masks, in order.
 
+    What names, sidecars and other scans tell is settled here: of any folder, maps and what may be one are
+    refused. A recipe knows its scans.
+
     Args:
         survey: Survey of the folder; records that are there are not made again.
         scans: Each scan with the mask that is asked for.
         pool: Decodes the others.
     """
+    records = _recorded(survey, scans, pool)
+    if survey.config.recipe != "folder":
+        return records
+    found = {source.name: record for (source, _), (record, _) in zip(scans, records, strict=True)}
+    near = {
+        source.name: label_maps.beside(source, survey.sources)
+        for source, _ in scans
+        if isinstance(record := found[source.name], ScanRecord) and record.values is ValueKind.UNIT
+    }
+    others = [(other, None) for sources in near.values() for other in sources if other.name not in found]
+    others = list(dict.fromkeys(others))
+    for (other, _), (record, _) in zip(others, _recorded(survey, others, pool), strict=True):
+        found[other.name] = record
+    return [
+        (_settled(survey, source, record, [found[other.name] for other in near.get(source.name, [])]), mask)
+        for (source, _), (record, mask) in zip(scans, records, strict=True)
+    ]
+
+
+def _recorded(
+    survey: Survey, scans: Sequence[tuple[Source, Source | None]], pool: Workers
+) -> list[tuple[AnyScan, AnyMask | None]]:
     tasks = [RecordTask(source, mask, survey.config, survey.records) for source, mask in scans]
     return pool.map(record_scan, tasks, [source.name for source, _ in scans], "Checking")
+
+
+def _settled(survey: Survey, source: Source, record: AnyScan, beside: Sequence[AnyScan]) -> AnyScan:
+    """The record of a scan; of what is or may be a map by all that is known of it, why it is left out."""
+    # Headers of DICOM tell more than names do.
+    word = None if source.is_dicom else label_maps.word_of_map(source.name)
+    if isinstance(record, RefusedRecord):
+        if word is None or record.num_labels != 1:
+            return record
+        return record.model_copy(update={"refusal": Reason.LABEL_MAP(num=1)})
+    refusal = None
+    if record.values is ValueKind.UNIT and word is not None:
+        refusal = Reason.PROBABILITY_MAP()
+    elif word is not None:
+        refusal = Reason.MAYBE_LABEL_MAP(why=f"name ({word})")
+    elif record.says_labels:
+        refusal = Reason.MAYBE_LABEL_MAP(why="header")
+    elif label_maps.has_label_sidecar(source):
+        refusal = Reason.MAYBE_LABEL_MAP(why="sidecar")
+    elif record.values is ValueKind.DOUBTFUL:
+        refusal = Reason.MAYBE_LABEL_MAP(why="values")
+    elif any(_on_grid_of_scan(record, other) for other in beside):
+        refusal = Reason.MAYBE_LABEL_MAP(why="values from 0 to 1 on the grid of a scan beside it")
+    if refusal is None or label_maps.is_named(source, survey.folder, survey.config.include, word):
+        return record
+    return RefusedRecord(sha256=record.sha256, refusal=refusal, shape=record.shape, affine=record.affine)
+
+
+def _on_grid_of_scan(record: ScanRecord, other: AnyScan) -> bool:
+    if not isinstance(other, ScanRecord) or other.values is not ValueKind.SCAN:
+        return False
+    grids = [(one.shape, np.array(one.affine)) for one in (other, record)]
+    return grid_refusal(grids[0], grids[1]) is None
 
 
 def usable_scans(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.dataset.discover import LeftOut, Source
+from anatogen.dataset.label_maps import word_of_map
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.records import MaskRecord, RefusedRecord, ScanRecord
 from anatogen.doctor.headers import Header
@@ -99,6 +100,16 @@ class ScanFacts:
         if isinstance(self.record, RefusedRecord):
             return self.record.num_labels
         return None if self.record is None else 0
+
+    @property
+    def is_label_map(self) -> bool:
+        """Whether it is a label or probability map, as far as voxels were read."""
+        return isinstance(self.record, RefusedRecord) and self.record.refusal.is_of_map
+
+    @property
+    def is_named_as_map(self) -> bool:
+        """Whether its name says so."""
+        return not self.source.is_dicom and word_of_map(self.name) is not None
 
     @property
     def affine(self) -> npt.NDArray[np.float64] | None:
@@ -247,7 +258,7 @@ class Diagnosis:
     @property
     def is_usable(self) -> bool:
         """Whether `prepare` would make a dataset."""
-        return bool(self.facts.usable)
+        return all(finding.severity is not Severity.ERROR for finding in self.findings)
 
 
 def exclude(facts: Facts, names: Iterable[str]) -> str:

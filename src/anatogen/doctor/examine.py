@@ -22,7 +22,6 @@ from anatogen.dataset.manifest import MANIFEST_NAME
 from anatogen.dataset.near_duplicates import THRESHOLD, compare_pair, likely_pairs
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes import folder_with_masks
-from anatogen.dataset.recipes.folder_with_masks import is_mask
 from anatogen.dataset.recipes.recipe import Selection
 from anatogen.dataset.records import RefusedRecord, ScanRecord, description_path, float16_cube, load_picture
 from anatogen.dataset.survey import Survey, mask_refusal, record_scans, survey_folder
@@ -126,11 +125,15 @@ def gather(survey: Survey, config: PrepareConfig, pool: Workers, *, headers_only
 
 
 def _find_masks(survey: Survey, config: PrepareConfig, facts: Iterable[ScanFacts]) -> Masks:
-    """Masks by the recipe, or for any folder those that another recipe would see, and what holds labels."""
+    """Masks by the recipe, or for any folder what is named as a map or is one by its values."""
     if config.recipe != "folder":
         pairs = _pairs(survey.selection)
         return Masks(pairs, frozenset(mask for _, mask in pairs))
-    masks = {scan.name for scan in facts if is_mask(scan.name) or (scan.num_labels or 0) > 1}
+    masks = {
+        scan.name
+        for scan in facts
+        if scan.is_label_map or (scan.is_named_as_map and not isinstance(scan.record, ScanRecord))
+    }
     try:
         selection = folder_with_masks.select(survey.folder, survey.sources)
     except UserError:  # no image has one

@@ -90,7 +90,10 @@ def summary(facts: Facts) -> Mapping[str, str]:
         numbers["modality, as DICOM tells"] = ", ".join(name for name, _ in modalities.most_common(3))
     elif facts.looked_at_pixels:
         num_ct = sum(record.looks_like_ct for _, record in facts.measured())
-        numbers["modality, by its values"] = "CT" if 2 * num_ct > len(scans) else "MR"
+        counts = {"CT": num_ct, "MR": len(scans) - num_ct}
+        numbers["modality, by its values"] = ", ".join(
+            name if num == len(scans) else f"{num} {name}" for name, num in counts.items() if num
+        )
     spacings = [scan.spacing_mm for scan in scans if scan.spacing_mm and len(scan.spacing_mm) == 3]
     shapes = [scan.shape for scan in scans if scan.shape is not None and len(scan.shape) == 3]
     if spacings:

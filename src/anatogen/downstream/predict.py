@@ -15,11 +15,12 @@ from anatogen.dataset.common_grid import other_modality
 from anatogen.dataset.conversion import to_grid
 from anatogen.dataset.discover import NO_SCANS, LeftOut, Source, discover
 from anatogen.dataset.manifest import Intensity
-from anatogen.dataset.measures import count_labels, own_window
+from anatogen.dataset.measures import map_refusal, own_window
 from anatogen.dataset.reading import read_source
 from anatogen.dataset.regions import find_regions
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
 from anatogen.io.formats import ending
+from anatogen.io.label_values import values_of
 from anatogen.io.nifti import write_nifti
 from anatogen.io.volume import Volume
 from anatogen.report.progress import shown_progress
@@ -147,9 +148,9 @@ def _claim_folder(out: Path, scans: Path, names: list[str], weights_sha256: str)
 def _read(source: Source, description: SegmenterDescription) -> Volume:
     """Reads a scan; raises a ScanError for what `prepare` would leave out of a dataset of this modality."""
     scan = read_source(source, description.reading)
-    num_labels = count_labels(scan.array)
-    if num_labels:
-        raise ScanError(Reason.LABEL_MAP(num=num_labels))
+    of_map = map_refusal(values_of(scan.array))
+    if of_map is not None:
+        raise ScanError(of_map)
     refusal = other_modality(
         source.modality,
         (float(scan.array.min()), float(scan.array.max())),

@@ -14,8 +14,8 @@ from anatogen.io.checks import why_absent
 from anatogen.io.dicom.headers import is_dicom
 from anatogen.io.dicom.reading import read_dicom
 from anatogen.io.dicom.series import series_files
-from anatogen.io.itk import data_files, read_itk, write_itk
-from anatogen.io.nifti import is_pair_header, pair_image, read_nifti, write_nifti
+from anatogen.io.itk import data_files, has_segments, read_itk, write_itk
+from anatogen.io.nifti import has_label_intent, is_pair_header, pair_image, read_nifti, write_nifti
 from anatogen.io.npy import read_npy, write_npy
 from anatogen.io.shear import upright
 from anatogen.io.volume import Volume
@@ -47,6 +47,18 @@ def is_scan_file(path: Path) -> bool:
     return kind in SCAN_ENDINGS and not is_other
 
 
+def says_labels(path: Path) -> bool:
+    """Whether the header of a file says that its values are labels.
+
+    Args:
+        path: Of a scan that `read_scan` reads.
+    """
+    kind = ending(path)
+    if kind in _NIBABEL:
+        return has_label_intent(path)
+    return kind in _ITK and has_segments(path)
+
+
 def files_beside(path: Path) -> tuple[Path, ...]:
     """The files that hold the voxels of a header; none where the header's file does.
 
@@ -69,11 +81,13 @@ class Reading:
         npy_spacing_mm: Spacing along (D, H, W) of .npy files.
         npy_orientation: Directions in which (D, H, W) of .npy files grow.
         allow_tilt: Resamples scans whose axes are not perpendicular (gantry tilt) instead of refusing them.
+        is_labels: Whether the file is a label map, whose values are never mixed.
     """
 
     npy_spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
     npy_orientation: str = "SPL"
     allow_tilt: bool = False
+    is_labels: bool = False
 
 
 AS_IT_IS = Reading()
@@ -95,15 +109,15 @@ def read_scan(path: Path, reading: Reading = AS_IT_IS) -> Volume:
     """
     kind = ending(path)
     if path.is_dir() or (path.is_file() and kind not in SCAN_ENDINGS and is_dicom(path)):
-        return read_dicom(series_files(path), allow_tilt=reading.allow_tilt)
+        return read_dicom(series_files(path), allow_tilt=reading.allow_tilt, is_labels=reading.is_labels)
     if not path.is_file():
         raise ScanError(Reason.NO_SUCH_FILE())
     if kind == ".npy":
         return read_npy(path, reading.npy_spacing_mm, reading.npy_orientation)
     if kind in _NIBABEL:
-        return upright(read_nifti(path), allow_tilt=reading.allow_tilt)
+        return upright(read_nifti(path), allow_tilt=reading.allow_tilt, is_labels=reading.is_labels)
     if kind in _ITK:
-        return upright(read_itk(path), allow_tilt=reading.allow_tilt)
+        return upright(read_itk(path), allow_tilt=reading.allow_tilt, is_labels=reading.is_labels)
     raise ScanError(Reason.UNKNOWN_FORMAT(ending=kind or "(no ending)", known=", ".join(SCAN_ENDINGS)))
 
 

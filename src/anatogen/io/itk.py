@@ -52,6 +52,8 @@ _UNUSUAL = re.compile(
 _UNITS = re.compile(
     rb"^\s*(?:DistanceUnits\s*[=:]|space units:(?!=)|units:(?!=))[ \t]*(.*?)\s*$", re.MULTILINE | re.I
 )
+# Of 3D Slicer's segmentations.
+_SEGMENT = re.compile(rb"^Segment\d+_ID\s*:=", re.MULTILINE)
 # What comes before the voxels is shorter than this.
 _HEADER_BYTES = 1 << 16
 _CHUNK = 1 << 20
@@ -81,6 +83,11 @@ def read_itk(path: Path) -> Volume:
     except Exception as error:
         raise unreadable(error) from error
     return checked_volume(array.reshape(size[::-1]), affine)
+
+
+def has_segments(path: Path) -> bool:
+    """Whether the header of a NRRD file tells of segments, as 3D Slicer writes them."""
+    return _SEGMENT.search(_header(path)) is not None
 
 
 def read_itk_header(path: Path) -> tuple[tuple[int, ...], npt.NDArray[np.float64]]:

@@ -25,6 +25,8 @@ from anatogen.io.checks import (
 )
 from anatogen.io.volume import Volume
 
+# NIFTI_INTENT_LABEL and NIFTI_INTENT_NEURONAME: values are labels.
+_LABEL_INTENTS = (1002, 1003)
 # They stand between header and voxels; the first says whether an extension follows.
 _EXTENDER_BYTES = 4
 
@@ -54,6 +56,17 @@ def read_nifti(path: Path) -> Volume:
         except Exception as error:  # damaged headers and streams can raise nearly anything
             raise unreadable(error) from error
     return checked_volume(array.T, affine)
+
+
+def has_label_intent(path: Path) -> bool:
+    """Whether a header says that the values of NIfTI are labels.
+
+    Args:
+        path: Of a scan that `read_nifti` reads.
+    """
+    with quiet_libraries():
+        header = nib.load(path).header
+    return isinstance(header, nib.Nifti1Header) and int(header["intent_code"]) in _LABEL_INTENTS
 
 
 def is_pair_header(path: Path) -> bool:

@@ -12,14 +12,13 @@ from scipy import ndimage
 
 from anatogen.core.errors import ScanError
 from anatogen.core.reasons import Reason
+from anatogen.io.label_values import ValueKind, values_of
 from anatogen.io.volume import Volume
 
 # Over the whole scan: less is rounding in the headers, more misplaces anatomy.
 MAX_SHIFT_VOXELS = 0.5
 # What is left of the headers' decimals; moving voxels by it would cut off those at the rim.
 _ROUNDING_VOXELS = 1e-3
-# A label map holds fewer different values, all of them whole; its values are not mixed.
-_MOST_LABELS = 256
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class _Shear:
         return float(np.degrees(np.arctan2(aside, np.linalg.norm(self.axes, axis=0))).max())
 
 
-def upright(volume: Volume, *, allow_tilt: bool) -> Volume:
+def upright(volume: Volume, *, allow_tilt: bool, is_labels: bool = False) -> Volume:
     """The scan if its axes are perpendicular to half a voxel, else what `straightened` makes of it.
 
     Raises:
@@ -60,10 +59,10 @@ def upright(volume: Volume, *, allow_tilt: bool) -> Volume:
     shear = _shear_of(volume)
     if shear.shift > MAX_SHIFT_VOXELS and not allow_tilt:
         raise ScanError(Reason.SHEARED(degrees=shear.degrees))
-    return straightened(volume)
+    return straightened(volume, is_labels=is_labels)
 
 
-def straightened(volume: Volume) -> Volume:
+def straightened(volume: Volume, *, is_labels: bool = False) -> Volume:
     """Moves slices within their planes, by linear interpolation, so that the axes are perpendicular.
 
     The field of view grows by the shift; what is new gets the lowest value of the scan. Label maps take the
@@ -72,6 +71,7 @@ def straightened(volume: Volume) -> Volume:
 
     Args:
         volume: Any scan; one that leans by half a voxel at most is returned as it is.
+        is_labels: Whether it is a label map for certain; else its values tell, and what may be one counts.
     """
     shear = _shear_of(volume)
     if shear.shift <= MAX_SHIFT_VOXELS:
@@ -79,7 +79,7 @@ def straightened(volume: Volume) -> Volume:
     corners = np.array(list(itertools.product(*((0, size - 1) for size in shear.shape)))) @ shear.places.T
     start = np.floor(corners.min(axis=0) + _ROUNDING_VOXELS)
     stop = np.ceil(corners.max(axis=0) - _ROUNDING_VOXELS)
-    is_label_map = _is_label_map(volume.array)
+    is_label_map = is_labels or values_of(volume.array).kind in (ValueKind.LABELS, ValueKind.DOUBTFUL)
     lowest = float(volume.array.min())
     array = ndimage.affine_transform(
         volume.array,
@@ -123,11 +123,3 @@ def _along(axes: npt.NDArray[np.float64], shape: tuple[int, ...], order: tuple[i
     back[row, across], back[column, row] = -places[row, across], -places[column, row]
     back[column, across] = places[column, row] * places[row, across] - places[column, across]
     return _Shear(upright, places, back, shape)
-
-
-def _is_label_map(array: npt.NDArray[np.float32]) -> bool:
-    """Whether it holds few whole numbers; some scans of 8 bits do, too."""
-    low, high = float(array.min()), float(array.max())
-    if high - low > np.iinfo(np.uint16).max or not np.array_equal(array, np.rint(array)):
-        return False
-    return int(np.count_nonzero(np.bincount((array - low).astype(np.int64).ravel()))) <= _MOST_LABELS

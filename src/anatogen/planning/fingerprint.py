@@ -10,21 +10,18 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict
 
-from anatogen.core.errors import UserError
 from anatogen.dataset.common_grid import choose_modality, regions_along, usual_plane
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.recipes.recipe import Scan
 from anatogen.dataset.records import ScanRecord, float16_cube
 from anatogen.dataset.selection import require_scans
-from anatogen.dataset.survey import UsableScan, survey_folder, usable_scans
+from anatogen.dataset.survey import survey_folder, usable_scans
 from anatogen.dataset.workers import Workers
 from anatogen.io.archives import scans_folder
 from anatogen.io.geometry import body_axes, centred_affine, slice_plane, triple
 
 # Scans whose voxels are read, evenly chosen: medians of more would hardly differ.
 MAX_MEASURED = 200
-# Scans of the minority modality that may be strays.
-_STRAYS = 0.1
 
 Triple = tuple[float, float, float]
 
@@ -55,6 +52,7 @@ class Fingerprint(_Record):
         num_patients: Patients that they are of, as far as names and headers tell.
         num_measured: Scans whose voxels were looked at: all, or 200 that were evenly chosen.
         num_left_out: Scans that were looked at and can't be used; they don't count in what follows.
+        num_label_maps: Label and probability maps among what was looked at, which are no scans.
         modality: "CT" or "MR".
         orientation: Directions in which (D, H, W) grow, that of most scans' slices.
         spacing_mm: Distance of voxels.
@@ -75,6 +73,7 @@ class Fingerprint(_Record):
     num_patients: int
     num_measured: int
     num_left_out: int
+    num_label_maps: int
     modality: str
     orientation: str
     spacing_mm: Spread
@@ -129,12 +128,14 @@ def take_fingerprint(
         usable, refused = usable_scans(survey, looked_at, pool)
     left_out = [*survey.left_out, *refused]
     require_scans(usable, left_out, scans, config.narrows)
-    modality, strays = _one_modality(usable, config)
-    usable = [scan for scan in usable if scan.name not in strays]
+    modality, strays, _ = choose_modality(usable, config.modality)
+    names = {stray.name for stray in strays}
+    usable = [scan for scan in usable if scan.name not in names]
+    maps = {scan.name for scan in refused if scan.refusal.is_of_map}
     # Of scans that were not looked at as many can't be used as of those that were.
     num_usable = len(selection.scans) * len(usable) / len(chosen)
     cases = sum(len(scan.record.regions) for scan in usable) / len(usable)
-    patients = len({scan.patient for scan in selection.scans})
+    patients = len({scan.patient for scan in selection.scans if scan.source.name not in maps})
     return _summarise(
         [scan.record for scan in usable],
         config,
@@ -143,7 +144,8 @@ def take_fingerprint(
             "num_scans": round(num_usable * cases),
             "num_patients": min(round(num_usable), patients),
             "num_measured": len(usable),
-            "num_left_out": len(chosen) - len(usable) + len(survey.left_out),
+            "num_left_out": len(chosen) - len(usable) - len(maps) + len(survey.left_out),
+            "num_label_maps": len(maps),
         },
     )
 
@@ -152,18 +154,6 @@ def _evenly(scans: Sequence[Scan], number: int) -> list[Scan]:
     if len(scans) <= number:
         return list(scans)
     return [scans[index * len(scans) // number] for index in range(number)]
-
-
-def _one_modality(usable: Sequence[UsableScan], config: PrepareConfig) -> tuple[str, set[str]]:
-    """The modality, and the names of the few scans that are of another one."""
-    modality, strays, _ = choose_modality(usable, config.modality)
-    if config.modality == "auto" and len(strays) > _STRAYS * len(usable):
-        other = "MR" if modality == "CT" else "CT"
-        raise UserError(
-            f"the scans mix modalities: {len(usable) - len(strays)} look like {modality} and {len(strays)} "
-            f"like {other}; choose with include=... or exclude=..., or set modality={modality} if all are"
-        )
-    return modality, {stray.name for stray in strays}
 
 
 def _summarise(

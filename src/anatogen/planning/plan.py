@@ -33,7 +33,7 @@ from anatogen.planning.rules import (
     settings_of,
     stages_planned,
 )
-from anatogen.report.numbers import times
+from anatogen.report.numbers import count_of, times
 from anatogen.report.progress import shown_progress
 from anatogen.training.cost.estimate import StageEstimate, estimate_stage
 from anatogen.training.cost.memory import peak_memory_gb
@@ -101,6 +101,9 @@ class Plan(BaseModel):
             "",
             *(f"  {estimate.text(stage)}" for stage, estimate in self.estimates.stages.items()),
         ]
+        if found.num_label_maps:
+            maps = count_of(found.num_label_maps, "label map")
+            lines.insert(1, f"{maps} among the files that were looked at: no scans, left out")
         if self.estimates.sample_seconds is not None:
             lines.append(f"  a synthetic scan: {self.estimates.sample_seconds:.2g} s")
         lines += ["", *(f"  beware: {warning}" for warning in self.warnings)]

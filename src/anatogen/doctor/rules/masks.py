@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from anatogen.dataset.masks import grid_refusal
 from anatogen.dataset.recipes.folder_with_masks import mask_pattern
-from anatogen.dataset.records import ScanRecord
 from anatogen.doctor.diagnosis import (
     Facts,
     Finding,
@@ -46,17 +45,6 @@ def label_maps(facts: Facts) -> Iterator[Finding]:
             names,
             "Exclude them, or rename them so that each is called as its image is.",
             patterns,
-        )
-    taken = [name for name in names if isinstance(facts.by_name[name].record, ScanRecord)]
-    if taken:
-        yield of_scans(
-            "masks_as_images",
-            Severity.WARNING,
-            f"{scans_are(taken)} named as a mask, and would be prepared as images: their values are no "
-            "labels",
-            taken,
-            "Exclude them if they are masks or probability maps.",
-            exclude_patterns(facts, sorted({mask_pattern(name) for name in taken})) or exclude(facts, taken),
         )
 
 

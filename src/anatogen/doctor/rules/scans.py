@@ -8,9 +8,13 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
+from anatogen.core.errors import UserError
 from anatogen.core.reasons import Reason
+from anatogen.dataset.common_grid import choose_modality
 from anatogen.dataset.discover import LeftOut
+from anatogen.dataset.recipes.recipe import Scan
 from anatogen.dataset.records import RefusedRecord
+from anatogen.dataset.survey import UsableScan
 from anatogen.doctor.diagnosis import Facts, Finding, ScanFacts, Severity, exclude, of_scans, scans_are
 from anatogen.io.checks import MIN_VOXELS
 from anatogen.io.formats import SCAN_ENDINGS
@@ -89,7 +93,7 @@ def unreadable(facts: Facts) -> Iterator[Finding]:
         LeftOut(scan.name, scan.record.refusal)
         for scan in facts.scans
         if isinstance(scan.record, RefusedRecord)
-        and not (scan.num_labels or _is_flat(scan) or "localisers" in scan.header.hints)
+        and not (scan.num_labels or scan.is_label_map or _is_flat(scan) or "localisers" in scan.header.hints)
     ]
     # Masks that can't be read are among these, and those on another grid have a rule of their own.
     unknown = [scan for scan in facts.by_mask if scan.refusal.reason is Reason.UNKNOWN_LABEL]
@@ -144,7 +148,7 @@ def modalities(facts: Facts) -> Iterator[Finding]:
         choose = usual if usual in ("CT", "MR") else "MR"
         yield of_scans(
             "modalities",
-            Severity.WARNING,
+            _severity(facts),
             f"Several modalities: {listing}",
             others,
             "One generator learns one modality: choose it, and the others are left out.",
@@ -157,15 +161,29 @@ def modalities(facts: Facts) -> Iterator[Finding]:
         is_ct = 2 * len(like_ct) > len(known)
         odd = tuple(sorted(set(known) - set(like_ct))) if is_ct else tuple(like_ct)
         modality = "CT" if is_ct else "MR"
+        severity = _severity(facts)
         yield of_scans(
             "modalities",
-            Severity.WARNING,
+            severity,
             f"The values of {len(odd)} scans do not look like {modality}, those of the other "
             f"{len(known) - len(odd)} do",
             odd,
-            "Prepare leaves the fewer ones out. If all are of one modality, name it and all are kept.",
+            "Exclude the others, or name the modality if all are of one, and all are kept."
+            if severity is Severity.ERROR
+            else "Prepare leaves the fewer ones out. If all are of one modality, name it and all are kept.",
             f"modality={modality}",
         )
+
+
+def _severity(facts: Facts) -> Severity:
+    """How much mixed modalities matter: `prepare` goes on without strays, and refuses a mixture."""
+    scans = [UsableScan(Scan(scan.source, scan.name), record, None) for scan, record in facts.measured()]
+    try:
+        if scans:
+            choose_modality(scans, facts.config.modality)
+    except UserError:
+        return Severity.ERROR
+    return Severity.WARNING
 
 
 def sequences(facts: Facts) -> Iterator[Finding]:

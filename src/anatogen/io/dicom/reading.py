@@ -24,7 +24,7 @@ from anatogen.io.shear import straightened
 from anatogen.io.volume import Volume
 
 
-def read_dicom(files: Sequence[Path], *, allow_tilt: bool = False) -> Volume:
+def read_dicom(files: Sequence[Path], *, allow_tilt: bool = False, is_labels: bool = False) -> Volume:
     """Reads the slices of one series, in any order, or one enhanced multi-frame object; modality values.
 
     Values are the modality's (HU for CT): rescaled slice by slice, never inverted for display (MONOCHROME1),
@@ -36,6 +36,7 @@ def read_dicom(files: Sequence[Path], *, allow_tilt: bool = False) -> Volume:
     Args:
         files: All files of one series.
         allow_tilt: Resamples stacks with gantry tilt to perpendicular axes; else they are refused.
+        is_labels: Whether it is a label map, whose values are never mixed.
 
     Returns:
         Array float32 (D, H, W): D along the stack, H and W the rows and columns of the images.
@@ -58,7 +59,7 @@ def read_dicom(files: Sequence[Path], *, allow_tilt: bool = False) -> Volume:
     volume = replace(
         checked_volume(array, stack_affine(slices)), rounded_mm=rounding_mm(positions_of(slices))
     )
-    return straightened(volume) if allow_tilt else volume
+    return straightened(volume, is_labels=is_labels) if allow_tilt else volume
 
 
 def _read(path: Path) -> Dataset:
