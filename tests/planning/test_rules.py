@@ -21,6 +21,7 @@ from anatogen.planning.rules import (
     _values_of,
     decide,
     decide_budgets,
+    num_training_scans,
     rules_of,
     settings_of,
     stages_planned,
@@ -350,3 +351,29 @@ def test_a_crop_needs_air_to_leave_away():
     assert plan(THORAX).prepare.get("center") is None
     wide = LIDC.model_copy(update={"foreground_mm": spread((150.0, 150.0, 150.0))})
     assert plan(wide).prepare["center"] == "foreground"
+
+
+def test_few_scans_are_not_shown_more_often_than_copied_others():
+    """It planned 1,336 passes over 48 scans, and warned of 187 in the same breath."""
+    atria = HIPPOCAMPI.model_copy(update={"num_scans": 75, "num_patients": 75})
+    decisions = plan(atria, Budget(24, 100), preset=LATENT)
+    settings = settings_of(decisions.training, LATENT)
+    scans = num_training_scans(atria, decisions.prepare)
+    passes = decisions.steps["diffusion"] * settings.diffusion_training.batch_size / scans
+    assert scans == 48 and 180 < passes < 187
+    assert settings.diffusion_training.steps == decisions.steps["diffusion"]
+    (reason,) = [line for line in decisions.reasons if line.startswith("diffusion: ")]
+    assert "passes over 48 training scans: after more, copies were seen" in reason
+    assert "hours are left over" in reason
+    warnings = " ".join(decisions.warnings)
+    assert "times were too many" not in warnings
+    assert "it may store some of its 48 training scans" in warnings
+    assert f"48 training scans bear {decisions.steps['diffusion']:,} steps of stage diffusion" in warnings
+    # What the user settles is kept, and warned of.
+    settled = plan(
+        atria, Budget(24, 100), given_training={"diffusion_training": {"steps": 20_000}}, preset=LATENT
+    )
+    assert settled.steps["diffusion"] == 20_000
+    assert any("times were too many" in warning for warning in settled.warnings)
+    # Held-out scans stop a flow, so that its steps are at most those.
+    assert plan(atria, Budget(24, 100)).steps["flow"] > 1_000

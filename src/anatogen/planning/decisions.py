@@ -80,6 +80,10 @@ class Why(Enum):
     STEPS_OF_PRESET = (
         "{stage}: {steps:,} steps of {seconds:.2g} s, the preset's: longer trainings were not measured"
     )
+    STEPS_OF_SCANS = (
+        "{stage}: {steps:,} steps of {seconds:.2g} s, {passes:,.0f} passes over {scans} training scans: "
+        "after more, copies were seen; {left:.2g} of {hours:.2g} hours are left over"
+    )
     SHORT_AVERAGE = "moving average over 200 steps: over 1,000 it would hold too much of so short a start"
 
     # What may go wrong.
@@ -102,6 +106,11 @@ class Why(Enum):
     TOO_SHORT_TO_KNOW = (
         "{hours:g} hours hold {steps:,} steps of stage {stage}; scans after less than {least:,} were never "
         "looked at: give more --hours, or a coarser grid"
+    )
+    TOO_FEW_FOR_STEPS = (
+        "{scans} training scans bear {steps:,} steps of stage {stage} before copies must be expected; with "
+        "less than {least:,} no anatomy was ever seen: bring more scans, or take preset default, which "
+        "held-out scans stop"
     )
     PATIENTS_UNKNOWN = (
         "each scan counts as a patient: if one has several, set patient_pattern or patient_csv, or they leak "

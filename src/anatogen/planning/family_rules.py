@@ -27,6 +27,8 @@ class FamilyRules:
             that are settled, to what few scans call for.
         averages: From the steps of each stage, and the generator's nested values that are settled, to the
             decay of moving averages.
+        most_steps: From the number of training scans and the settings, to the steps of stages after which
+            copies were seen: only users plan more.
         copies: From the number of training scans, the steps of each stage, the settings, and whether scans
             are held out for validation, to warnings of copies.
         sample_seconds: From the settings and what else the last stage does (`DryRun.others`), in seconds, to
@@ -41,6 +43,7 @@ class FamilyRules:
     networks: Callable[[Grid], list[Decision]]
     against_copies: Callable[[Fingerprint, Mapping[str, Any], Mapping[str, Any]], list[Decision]]
     averages: Callable[[Mapping[str, int], Mapping[str, Any]], list[Decision]]
+    most_steps: Callable[[int, Any], Mapping[str, int]]
     copies: Callable[[int, Mapping[str, int], Any, bool], list[Decision]]
     sample_seconds: Callable[[Any, Mapping[str, float]], float]
 

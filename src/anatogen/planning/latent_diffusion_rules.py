@@ -108,12 +108,21 @@ def _averages(steps: Mapping[str, int], given_training: Mapping[str, Any]) -> li
     return [Decision(Why.SHORT_AVERAGE, values={"diffusion": {"ema_decay": 0.995}})]
 
 
+def _most_steps(scans: int, settings: LatentDiffusionSettings) -> dict[str, int]:
+    # The last one whose passes are fewer.
+    return {
+        "diffusion": max(
+            1, math.ceil(_PASSES_THAT_COPIED * scans / settings.diffusion_training.batch_size) - 1
+        )
+    }
+
+
 def _copies(
     scans: int, steps: Mapping[str, int], settings: LatentDiffusionSettings, are_held_out: bool
 ) -> list[Decision]:
     passes = steps["diffusion"] * settings.diffusion_training.batch_size / scans
-    if scans >= FEW_SCANS and passes < _PASSES_THAT_COPIED:
-        return []
+    if passes < _PASSES_THAT_COPIED:
+        return [Decision(Why.MAY_STORE_SOME, {"scans": scans})] if scans < FEW_SCANS else []
     facts = {"scans": scans, "passes": passes, "copied": _PASSES_THAT_COPIED}
     return [Decision(Why.MAY_STORE, facts)]
 
@@ -132,6 +141,7 @@ LATENT_DIFFUSION = FamilyRules(
     networks=choose_networks,
     against_copies=_deformations,
     averages=_averages,
+    most_steps=_most_steps,
     copies=_copies,
     sample_seconds=_sample_seconds,
 )

@@ -188,6 +188,8 @@ def decide_budgets(
     made, steps = list(decisions.made), dict[str, int]()
     settings = settings_of(decisions.training, preset)
     stages, rules = stages_planned(preset), rules_of(preset)
+    scans = num_training_scans(fingerprint, decisions.prepare)
+    most = rules.most_steps(scans, settings)
     spare = 0.0
     for stage in stages:
         name, seconds = f"{stage}_training", seconds_per_step[stage]
@@ -200,14 +202,24 @@ def decide_budgets(
             steps[stage] = max(1, int(min(own.steps or math.inf, of_minutes)))
             why, values = Why.STEPS_SETTLED, {}
         else:
-            steps[stage] = min(reachable, own.steps or reachable)
+            steps[stage] = min(reachable, own.steps or reachable, most.get(stage, reachable))
             why = Why.STEPS_OF_HOURS if steps[stage] == reachable else Why.STEPS_OF_PRESET
+            if steps[stage] < min(reachable, own.steps or reachable):
+                why = Why.STEPS_OF_SCANS
             values = {
                 "steps": steps[stage],
                 "minutes": round(available / 60, 2),
                 "warmup_steps": min(own.warmup_steps, steps[stage] // 10),
             }
-        facts = {"stage": stage, "steps": steps[stage], "seconds": seconds, "hours": available / 3600}
+        facts = {
+            "stage": stage,
+            "steps": steps[stage],
+            "seconds": seconds,
+            "hours": available / 3600,
+            "left": max(0.0, available - steps[stage] * seconds) / 3600,
+            "passes": steps[stage] * own.batch_size / scans,
+            "scans": scans,
+        }
         made.append(Decision(why, facts, {name: values | settled}))
         spare = max(0.0, available - steps[stage] * seconds)
     made += rules.averages(steps, given_training)
@@ -334,11 +346,14 @@ def _warnings(
     rules: FamilyRules,
 ) -> tuple[Decision, ...]:
     scans = num_training_scans(fingerprint, decisions.prepare)
+    most = rules.most_steps(scans, settings)
     found = rules.copies(scans, steps, settings, holds_out(decisions.prepare))
     for stage, least in rules.min_steps.items():
         if steps[stage] < least:
-            facts = {"hours": budget.hours, "stage": stage, "steps": steps[stage], "least": least}
-            found.append(Decision(rules.too_short, facts))
+            few = steps[stage] == most.get(stage)
+            facts = {"stage": stage, "steps": steps[stage], "least": least}
+            facts |= {"scans": scans} if few else {"hours": budget.hours}
+            found.append(Decision(Why.TOO_FEW_FOR_STEPS if few else rules.too_short, facts))
     told = {"patient_pattern", "patient_csv"} & decisions.prepare.keys()
     is_any_folder = decisions.prepare.get("recipe", "folder") == "folder"
     if fingerprint.num_patients == fingerprint.num_scans and is_any_folder and not told:

@@ -62,6 +62,8 @@ WAVELET_FLOW = FamilyRules(
     networks=choose_pyramid,
     against_copies=_against_copies,
     averages=lambda steps, given_training: [],
+    # Held-out scans stop it.
+    most_steps=lambda scans, settings: {},
     copies=_copies,
     sample_seconds=lambda settings, others: others["denoise"] * settings.flow.sampling_steps,
 )
