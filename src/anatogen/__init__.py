@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         train_gan,
     )
     from anatogen.api.scans import doctor, plan, prepare, run
-    from anatogen.api.study import analyse_study, export_study, import_study, new_study
+    from anatogen.api.study import analyse_study, compare_studies, export_study, import_study, new_study
     from anatogen.config.settings import GANConfig, LatentDiffusionSettings, WaveletFlowSettings
     from anatogen.core.errors import UserError
     from anatogen.dataset.prepare_config import PrepareConfig
@@ -42,6 +42,7 @@ __all__ = [
     "__version__",
     "analyse_study",
     "compare_autoencoders",
+    "compare_studies",
     "doctor",
     "evaluate",
     "export_study",
@@ -66,7 +67,7 @@ _HOMES = {
     "api.downstream": ("finetune", "measure_segmenter", "predict", "pretrain", "run_experiment"),
     "api.generators": ("compare_autoencoders", "evaluate", "reconstruct", "sample", "train", "train_gan"),
     "api.scans": ("doctor", "plan", "prepare", "run"),
-    "api.study": ("analyse_study", "export_study", "import_study", "new_study"),
+    "api.study": ("analyse_study", "compare_studies", "export_study", "import_study", "new_study"),
     "config.settings": ("GANConfig", "LatentDiffusionSettings", "WaveletFlowSettings"),
     "core.errors": ("UserError",),
     "dataset.prepare_config": ("PrepareConfig",),

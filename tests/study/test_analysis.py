@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from simulated_readers import simulated_rows, simulated_study
 from study_maker import answer, make_study
 
-from anatogen import analyse_study
+from anatogen import analyse_study, compare_studies
 from anatogen.cli.app import app
 from anatogen.core.errors import UserError
 from anatogen.report.figures import save_figure
@@ -22,7 +22,7 @@ from anatogen.study.analysis.headlines import headlines, summary
 from anatogen.study.analysis.page import read_blinding, write_analysis
 from anatogen.study.analysis.parts import limits
 from anatogen.study.analysis.ratings import ratings_of
-from anatogen.study.analysis.statistic import pick, pick_one
+from anatogen.study.analysis.statistic import Place, pick, pick_one
 from anatogen.study.leaks import BlindingStatus
 from anatogen.study.questions import load_protocols
 
@@ -286,3 +286,35 @@ questions:
     assert [number.option for number in shares] == [0, 10]
     assert sum(number.value for number in shares) == pytest.approx(1)
     assert pick_one(analysis.statistics, section="scores", question="quality", reader="").value is not None
+
+
+def test_several_studies_are_one_figure_with_the_bars_of_each(tmp_path, monkeypatch):
+    bars = []
+    draw = charts._draw_bar
+    monkeypatch.setattr(charts, "_draw_bar", lambda axes, y, *bar: (bars.append(bar), draw(axes, y, *bar)))
+    studies = [tmp_path / name for name in ("knees", "brains", "chests")]
+    for seed, (study, protocols) in enumerate(zip(studies, (["paper"], ["paper"], ["turing"]), strict=True)):
+        simulated_study(study, protocols, ("Ada", "Bo"), 6, sources=["synthetic"], seed=seed)
+    assert compare_studies(tmp_path / "new" / "fig2.png", studies).stat().st_size > 10_000
+    # Three questions of two studies, by two readers and both together.
+    assert len(bars) == 3 * 2 * 3
+    wanted = [
+        [share.value for share in pick(analysis.statistics, **place)]
+        for question in ALL[0].questions
+        for analysis in (analyse_answers(read_answers(study), ALL[:1]) for study in studies[:2])
+        for reader in ("Ada", "Bo", "")
+        for place in [Place(section="shares", name="share", question=question.id, reader=reader)]
+    ]
+    assert [[share.value for share in shares] for _, shares, _ in bars] == wanted
+
+
+def test_studies_that_cannot_be_compared_are_told(tmp_path):
+    first, again, pairs = (tmp_path / name for name in ("a/knees", "b/knees", "pairs"))
+    for study in (first, again):
+        simulated_study(study, ["paper"], ("Ada",), 4, sources=["synthetic"])
+    simulated_study(pairs, ["2afc"], ("Ada",), 4)
+    with pytest.raises(UserError, match="two of the studies' folders are named 'knees'"):
+        compare_studies(tmp_path / "x.png", [first, again])
+    with pytest.raises(UserError, match="none of the studies asks for a rating"):
+        compare_studies(tmp_path / "x.png", [pairs])
+    assert not (tmp_path / "x.png").exists()

@@ -81,6 +81,21 @@ def test_counts_and_shares_of_every_option():
         assert 0 <= number.low <= number.value <= number.high <= 1
 
 
+def test_the_second_best_answer_or_better_is_the_sum_of_both():
+    values = np.array([[4, 4, 3, 2, 1, NAN], [4, 3, 2, 2, 1, 1]])
+    numbers = share_statistics(simulated_ratings(values, ["synthetic"] * 6))
+    for reader, expected in (("reader 0", 3 / 5), ("reader 1", 2 / 6), ("", 5 / 11)):
+        mine = pick(numbers, reader=reader)
+        best, second = (pick_one(mine, name="share", option=option).value for option in (4, 3))
+        reached = pick_one(mine, name="share_at_least")
+        assert reached.option == 3
+        assert reached.value == pytest.approx(expected) == pytest.approx(best + second)
+        assert reached.low < reached.value < reached.high
+    yes_or_no = load_protocols(["turing"])[0].question("real_or_synthetic")
+    numbers = share_statistics(simulated_ratings(np.array([[0, 1]]), ["real"] * 2, yes_or_no))
+    assert not pick(numbers, name="share_at_least")
+
+
 def test_scores_have_quartiles():
     question = load_protocols(["turing"])[0].question("confidence")
     ratings = simulated_ratings(np.array([[0, 10, 20, 30, 40]]), ["real"] * 5, question)

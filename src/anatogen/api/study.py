@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from anatogen.core.errors import UserError
 from anatogen.core.extras import require_extra
 
 if TYPE_CHECKING:
@@ -208,3 +209,41 @@ def analyse_study(
         check_finished(rows)
     written = folder / "analysis" if out is None else Path(out)
     return analysis, write_analysis(analysis, spec, written, read_blinding(folder))
+
+
+def compare_studies(out: Path | str, studies: Sequence[Path | str], *, unfinished: bool = False) -> Path:
+    """Draws the answers of several studies in one figure, such as one study for each dataset.
+
+    Args:
+        out: The PNG file.
+        studies: Folders of the studies, with their keys; bars bear the folders' names.
+        unfinished: Draw what there is though readers have cases left.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: If a folder is no study or a reader's copy, nothing was answered, readers are not done, two
+            folders have one name, or no study asks for a rating.
+    """
+    require_extra("study")
+    from anatogen.study.analysis.analyse import analyse_answers, check_finished
+    from anatogen.study.analysis.answers import read_answers
+    from anatogen.study.analysis.charts import answers_figure
+    from anatogen.study.spec import load_spec
+
+    found: dict[str, Analysis] = {}
+    for folder in map(Path, studies):
+        spec, rows = load_spec(folder), read_answers(folder)
+        if not unfinished:
+            check_finished(rows)
+        name = folder.resolve().name
+        if name in found:
+            raise UserError(f"two of the studies' folders are named {name!r}: rename one of them")
+        found[name] = analyse_answers(rows, spec.protocols)
+    if not any(analysis.ordinal for analysis in found.values()):
+        raise UserError("none of the studies asks for a rating, so there is nothing to draw: name others")
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    answers_figure(found, path)
+    return path

@@ -1,6 +1,6 @@
 """The figures of a study's analysis; colours mean the same in all of them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -22,26 +22,34 @@ SOURCE_COLOURS: dict[Source, str] = {"real": "#6f7a86", "reconstructed": "#c2872
 # From the worst answer to the best; told apart by those who don't see red from green.
 _ANSWER_COLOURS = ("#b3423a", "#e8a877", "#a9c3df", "#1f4e8c")
 _TEXT: dict[str, Any] = {"fontfamily": FONT, "va": "center"}
+# A study's title, its answers to a question, and all of its analysis.
+_Answers = tuple[str, Ratings, Analysis]
 _WIDTH = 8.6
 _ROW = 0.23
 
 
-def answers_figure(analysis: Analysis, path: Path) -> None:
-    """Draws the answers to every ordinal question as stacked bars: the paper's Fig. 2, sources for datasets.
+def answers_figure(studies: Mapping[str, Analysis], path: Path) -> None:
+    """Draws the answers to every ordinal question as stacked bars: the paper's Fig. 2.
 
     Args:
-        analysis: Analysis with an ordinal question.
+        studies: Analyses by title, one at least with an ordinal question; of several, each bar says its own.
         path: The PNG file.
     """
-    heights = [_panel_height(ratings, analysis) for ratings in analysis.ordinal]
+    panels: dict[tuple[str, str], list[_Answers]] = {}
+    for title, analysis in studies.items():
+        for ratings in analysis.ordinal:
+            # The same words: a translated question is one of its own.
+            key = ratings.protocol, ratings.question.model_dump_json()
+            panels.setdefault(key, []).append((title if len(studies) > 1 else "", ratings, analysis))
+    heights = [_panel_height(answers) for answers in panels.values()]
     figure = new_figure(_WIDTH, sum(heights) + 0.1, "white")
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, _WIDTH)
     axes.set_ylim(sum(heights) + 0.1, 0)
     top = 0.05
-    for ratings, height in zip(analysis.ordinal, heights, strict=True):
-        _draw_answers(axes, top, ratings, analysis)
+    for answers, height in zip(panels.values(), heights, strict=True):
+        _draw_answers(axes, top, answers)
         top += height
     save_figure(figure, path, dpi=150)
 
@@ -148,62 +156,77 @@ def times_figure(analysis: Analysis, path: Path) -> None:
     save_figure(figure, path, dpi=150)
 
 
-def _panel_height(ratings: Ratings, analysis: Analysis) -> float:
-    num_rows = len(analysis.lines)
-    legend = 0.19 * len(ratings.values) + 0.1
-    return 0.35 + legend + len(ratings.present) * (num_rows * _ROW + 0.12) + 0.2
+def _panel_height(answers: Sequence[_Answers]) -> float:
+    legend = 0.19 * len(answers[0][1].values) + 0.1
+    lines = sum(
+        len(ratings.present) * (len(analysis.lines) * _ROW + 0.12) for _, ratings, analysis in answers
+    )
+    return 0.35 + legend + lines + 0.2
 
 
-def _draw_answers(axes: "Axes", top: float, ratings: Ratings, analysis: Analysis) -> None:
-    """One question: title, what the colours mean, and a bar for each source and reader."""
+def _draw_answers(axes: "Axes", top: float, answers: Sequence[_Answers]) -> None:
+    """One question: its title, what the colours mean, and a bar for each study, source and reader."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
+    first = answers[0][1]
     colours = LinearSegmentedColormap.from_list("answers", list(_ANSWER_COLOURS))
-    shade = {value: colours(index / (len(ratings.values) - 1)) for index, value in enumerate(ratings.values)}
-    text = {option.value: option.text for option in ratings.question.options}
-    axes.text(0.1, top + 0.14, ratings.question.text, fontsize=10, color="0.1", weight="bold", **_TEXT)
+    shade = {value: colours(index / (len(first.values) - 1)) for index, value in enumerate(first.values)}
+    text = {option.value: option.text for option in first.question.options}
+    axes.text(0.1, top + 0.14, first.question.text, fontsize=10, color="0.1", weight="bold", **_TEXT)
     y = top + 0.4
-    for value in reversed(ratings.values):
+    for value in reversed(first.values):
         axes.add_patch(Rectangle((0.1, y - 0.06), 0.14, 0.12, facecolor=shade[value], linewidth=0))
         axes.text(0.32, y, shorten(text[value], 110, placeholder="…"), fontsize=8, color="0.3", **_TEXT)
         y += 0.19
     y += 0.1
+    for study, ratings, analysis in answers:
+        for source in ratings.present:
+            label = shorten(f"{study}: {source}" if study else source, 28, placeholder="…")
+            axes.text(0.1, y, label, fontsize=9, color=SOURCE_COLOURS[source], weight="bold", **_TEXT)
+            for name in analysis.lines:
+                _draw_bar(axes, y, name, _shares(analysis, ratings, name, source), shade)
+                y += _ROW
+            y += 0.12
+
+
+def _shares(analysis: Analysis, ratings: Ratings, reader: str, source: Source) -> list[Statistic]:
+    """How often a reader gave each answer, the worst first."""
+    return pick(
+        analysis.statistics,
+        section="shares",
+        name="share",
+        protocol=ratings.protocol,
+        question=ratings.question.id,
+        reader=reader,
+        source=source,
+    )
+
+
+def _draw_bar(
+    axes: "Axes", y: float, reader: str, shares: Sequence[Statistic], shade: Mapping[int, Sequence[float]]
+) -> None:
+    """The answers of a reader, or of all, as one bar of as many colours as there are answers."""
+    from matplotlib.patches import Rectangle
+
     left, right = 2.75, _WIDTH - 0.55
-    for source in ratings.present:
-        axes.text(0.1, y, source, fontsize=9, color=SOURCE_COLOURS[source], weight="bold", **_TEXT)
-        for name in analysis.lines:
-            shares = pick(
-                analysis.statistics,
-                section="shares",
-                name="share",
-                protocol=ratings.protocol,
-                question=ratings.question.id,
-                reader=name,
-                source=source,
-            )
-            weight = "normal" if name else "bold"
-            axes.text(
-                left - 0.1, y, _short_name(name), fontsize=8, color="0.3", ha="right", weight=weight, **_TEXT
-            )
-            start = left
-            for value, share in zip(ratings.values, shares, strict=True):
-                width = (right - left) * (share.value or 0.0)
-                colour = shade[value]
-                axes.add_patch(
-                    Rectangle(
-                        (start, y - 0.085), width, 0.17, facecolor=colour, edgecolor="white", linewidth=0.6
-                    )
-                )
-                if width > 0.26 and share.value is not None:
-                    ink = "white" if np.dot(colour[:3], (0.3, 0.59, 0.11)) < 0.55 else "0.15"
-                    label = f"{share.value * share.num_answers:.0f}"
-                    axes.text(start + width / 2, y, label, fontsize=7.5, color=ink, ha="center", **_TEXT)
-                start += width
-            count = shares[0].num_answers if shares else 0
-            axes.text(right + 0.08, y, f"n={count}", fontsize=7.5, color="0.45", **_TEXT)
-            y += _ROW
-        y += 0.12
+    weight = "normal" if reader else "bold"
+    name = _short_name(reader)
+    axes.text(left - 0.1, y, name, fontsize=8, color="0.3", ha="right", weight=weight, **_TEXT)
+    start = left
+    for share in shares:
+        assert share.option is not None
+        width, colour = (right - left) * (share.value or 0.0), shade[share.option]
+        axes.add_patch(
+            Rectangle((start, y - 0.085), width, 0.17, facecolor=colour, edgecolor="white", linewidth=0.6)
+        )
+        if width > 0.26 and share.value is not None:
+            ink = "white" if np.dot(colour[:3], (0.3, 0.59, 0.11)) < 0.55 else "0.15"
+            label = f"{share.value * share.num_answers:.0f}"
+            axes.text(start + width / 2, y, label, fontsize=7.5, color=ink, ha="center", **_TEXT)
+        start += width
+    count = shares[0].num_answers if shares else 0
+    axes.text(right + 0.08, y, f"n={count}", fontsize=7.5, color="0.45", **_TEXT)
 
 
 def _short_name(reader: str) -> str:

@@ -52,7 +52,7 @@ def page_parts(analysis: Analysis, folder: Path) -> list[Part]:
     if analysis.ordinal:
         figure = drawn(
             "answers.png",
-            partial(charts.answers_figure, analysis),
+            partial(charts.answers_figure, {"": analysis}),
             "Stacked bars of the answers to each question, by source and reader",
             "First answers, as in the paper's Fig. 2. Bars are of one reader or of all; numbers are counts.",
         )

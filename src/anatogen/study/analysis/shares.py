@@ -17,7 +17,8 @@ def share_statistics(ratings: Ratings) -> list[Statistic]:
 
     Returns:
         For every source, reader (then all readers) and option "count" and "share" with its interval; before
-        them "mean", the mean answer.
+        them "mean", the mean answer, and of more than two options after them "share_at_least" of the second
+        best: the paper's "at least largely realistic".
     """
     statistics = []
     for place, answers in ratings.groups("shares", "mean"):
@@ -30,6 +31,11 @@ def share_statistics(ratings: Ratings) -> list[Statistic]:
             share = with_share(replace(place, name="share", option=option), chosen, "wilson")
             count = None if share.value is None else float(np.nansum(chosen))
             statistics += [replace(share, name="count", value=count, low=None, high=None), share]
+        if len(ratings.values) > 2:
+            second = ratings.values[-2]
+            reached = np.where(np.isfinite(answers), answers >= second, np.nan)
+            place = replace(place, name="share_at_least", option=second)
+            statistics.append(with_share(place, reached, "wilson"))
     return statistics
 
 

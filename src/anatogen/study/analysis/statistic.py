@@ -111,6 +111,7 @@ def two_digits(value: float) -> str:
 _TEXTS: dict[str, Callable[[float], str]] = {
     "missing": "{:.0f}".format,
     "share": percent_text,
+    "share_at_least": percent_text,
     "median": "{:.0f}".format,
     "mean_difference": signed_text,
     "best_share_difference": lambda share: f"{signed_text(100 * share, 0)}%",

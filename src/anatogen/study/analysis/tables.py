@@ -56,10 +56,10 @@ _Column = tuple[str, Callable[[Statistic], Cell], Place]
 def share_tables(analysis: Analysis, ratings: Ratings) -> list[Table]:
     """The answers to one question, sources side by side: of all readers, then of each."""
     question = ratings.question
-    rows: list[_Row] = [
-        (option.text, Place(name="share", option=option.value))
-        for option in sorted(question.options, key=lambda each: -each.value)
-    ]
+    options = sorted(question.options, key=lambda each: -each.value)
+    rows: list[_Row] = [(option.text, Place(name="share", option=option.value)) for option in options]
+    if len(options) > 2:
+        rows.append((f"{options[1].text}, or better", Place(name="share_at_least")))
     rows.append(("Mean answer", Place(name="mean")))
     columns: list[_Column] = [(source, _cell, Place(source=source)) for source in ratings.present]
     shares = pick(
@@ -241,7 +241,7 @@ def _cell(statistic: Statistic) -> Cell:
     if statistic.value is None:
         return Cell(MISSING, statistic.note)
     small = [statistic.interval or statistic.note]
-    if statistic.name in ("share", "chosen_real"):
+    if statistic.name in ("share", "share_at_least", "chosen_real"):
         small.insert(0, f"{statistic.value * statistic.num_answers:.0f} of {statistic.num_answers}")
     return Cell(statistic.text, "; ".join(filter(None, small)))
 
