@@ -107,7 +107,7 @@ def test_a_report_holds_every_group_and_answers_every_question(report: Path) -> 
     }
     figures = {path.name for path in (report / "figures").iterdir()}
     # Six scans are too few for distances, so there is no chart of them.
-    assert {"scans.png", "pairs.png", "nearest.png", "planted.png"} <= figures
+    assert {"scans.png", "slices.png", "pairs.png", "nearest.png", "planted.png"} <= figures
     assert "fidelity.png" not in figures
     assert {path.name for path in report.iterdir()} == {
         "report.html",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anatogen.report.figures import MAX_PNG_BYTES, curves_figure, planes_figure
+from anatogen.report.figures import MAX_PNG_BYTES, curves_figure, planes_figure, slices_figure
 from anatogen.report.numbers import duration_text
 
 
@@ -143,3 +143,20 @@ def test_pyplot_is_not_touched(tmp_path: Path) -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+def test_neighbouring_slices_are_drawn_in_their_order_around_the_middle(tmp_path: Path) -> None:
+    # Slice number n is grey of its own: from black to white through the volume.
+    shades = np.linspace(-0.8, 1, 12, dtype=np.float32)
+    volume = np.broadcast_to(shades[:, None, None], (12, 20, 30))
+    slices_figure([("a", volume), ("b", volume)], tmp_path / "slices.png", spacing_mm=(5, 1, 1))
+    picture = np.asarray(Image.open(tmp_path / "slices.png").convert("L")).astype(float)
+    width = picture.shape[1]
+    gap, cell = 0.04 * 30, 30.0
+    scale = width / (gap + 8 * (cell + gap))
+    centres = [int(scale * (gap + column * (cell + gap) + cell / 2)) for column in range(8)]
+    for row in range(2):
+        drawn = picture[int(scale * (row * (6 + 20) + 6 + 10)), centres]
+        assert drawn == pytest.approx(255 * (shades[2:10] + 1) / 2, abs=2)
+    with pytest.raises(ValueError, match="no volume"):
+        slices_figure([], tmp_path / "none.png")

@@ -13,7 +13,7 @@ from anatogen.evaluation.fidelity.descriptors import intensity_histograms, radia
 from anatogen.evaluation.privacy.audit import Audit
 from anatogen.evaluation.privacy.closest_pairs import FIGURE_NAME
 from anatogen.evaluation.report import Picture, Section
-from anatogen.report.figures import planes_figure
+from anatogen.report.figures import planes_figure, slices_figure
 from anatogen.report.rows import Row, label_text
 
 LIMITS = (
@@ -26,17 +26,20 @@ LIMITS = (
     NO_GUARANTEE,
 )
 _NUM_SHOWN = 8
+_NUM_IN_SLICES = 2
 _NUM_BINS = 64
 
 
 def scans_section(real: ScanSet, synthetic: ScanSet, figures: Path, seed: int) -> Section:
-    """Eight scans of each set, drawn at random."""
-    groups = []
+    """Eight scans of each set, drawn at random, and neighbouring slices of the first two of them."""
+    groups, neighbours = [], []
     for name, scans in (("Real", real), ("Synthetic", synthetic)):
         drawn = np.random.default_rng([seed, len(scans)]).permutation(len(scans))[:_NUM_SHOWN]
         groups.append((f"{name} scans", list(scans.arrays[drawn])))
-    path = figures / "scans.png"
+        neighbours += [(name, scans.arrays[index]) for index in drawn[:_NUM_IN_SLICES]]
+    path, slices = figures / "scans.png", figures / "slices.png"
     planes_figure(groups, path, spacing_mm=real.grid.spacing_mm, axis_codes=real.grid.axis_codes)
+    slices_figure(neighbours, slices, spacing_mm=real.grid.spacing_mm, axis_codes=real.grid.axis_codes)
     return Section(
         "Real and synthetic scans",
         "Drawn at random from both sets. Each column is one scan in its three central planes.",
@@ -47,7 +50,14 @@ def scans_section(real: ScanSet, synthetic: ScanSet, figures: Path, seed: int) -
                 "Voxels are interpolated for display. R: the patient's right. A: anterior. The real scans "
                 "are of patients: share this page only where those may be shared.",
                 black=True,
-            )
+            ),
+            Picture(
+                slices,
+                "Neighbouring slices of real and synthetic scans",
+                "Of the first two scans of each set above, around the middle: does anatomy go on from one "
+                "slice to the next?",
+                black=True,
+            ),
         ],
     )
 

@@ -1,4 +1,4 @@
-"""The project's pictures: volumes in three planes, and loss curves. Equal input gives equal bytes.
+"""The project's pictures: volumes in planes and slices, and loss curves. Equal input gives equal bytes.
 
 Used by the demo page, previews during training, and reports. Draws through matplotlib's object interface, so
 a notebook's own figures and back end are never touched.
@@ -26,6 +26,9 @@ _BOOKKEEPING = frozenset({"step", "minutes"})
 _AXIS_LABEL: dict[str, Any] = {"fontsize": 8, "fontfamily": FONT, "color": "0.35"}
 # Up to here, of [-1, 1], a voxel is background.
 _BLACK = -0.9
+
+# Slices of a volume in `slices_figure`.
+_NUM_NEIGHBOURS = 8
 
 Slice = npt.NDArray[np.float32]
 
@@ -94,6 +97,63 @@ def planes_figure(
                 picture = central_slice(np.asarray(volume), bounds, directions, codes, (across, up))
                 _draw_slice(axes, picture, left, top, plane_width, plane_height)
             top += plane_height + gap
+    save_figure(figure, path, dpi=140)
+
+
+def slices_figure(
+    rows: Sequence[tuple[str, npt.NDArray[Any]]],
+    path: Path,
+    *,
+    spacing_mm: tuple[float, float, float] = (1, 1, 1),
+    axis_codes: tuple[str, str, str] | None = None,
+) -> None:
+    """Draws neighbouring slices of volumes, a row for each, as the paper's Fig. 1 does.
+
+    Slices lie across the volumes' first axis, around its middle, without the border that is black in all.
+
+    Args:
+        rows: (label, volume) pairs; each volume of shape (D, H, W), any real dtype, shown from black at -1 to
+            white at 1. All volumes have one shape.
+        path: The PNG file, written atomically, smaller than 500 kB.
+        spacing_mm: Distance between voxels along (D, H, W).
+        axis_codes: As in `planes_figure`.
+
+    Raises:
+        ValueError: If there is no volume, or the axis codes don't name three axes.
+    """
+    volumes = [np.asarray(volume) for _, volume in rows]
+    if not volumes:
+        raise ValueError("there is no volume to draw")
+    directions, codes = display_axes(axis_codes)
+    bounds = _occupied(volumes)
+    across, up = (number for number in (0, 1, 2) if directions[number] != 0)
+    width, height = (
+        (bounds[directions[number]].stop - bounds[directions[number]].start)
+        * abs(spacing_mm[directions[number]])
+        for number in (across, up)
+    )
+    middle = volumes[0].shape[0] // 2
+    shown = range(max(middle - _NUM_NEIGHBOURS // 2, 0), len(volumes[0]))[:_NUM_NEIGHBOURS]
+    gap, heading = 0.04 * width, 0.2 * width
+    total_width = gap + len(shown) * (width + gap)
+    total_height = len(rows) * (heading + height) + gap
+    figure, axes = _sheet(total_width, total_height, 1.0 * total_width / width)
+    for row, ((label, _), volume) in enumerate(zip(rows, volumes, strict=True)):
+        top = row * (heading + height)
+        axes.text(
+            gap,
+            top + heading / 2,
+            label,
+            color="white",
+            fontsize=8,
+            va="center",
+            fontfamily=FONT,
+            weight="bold",
+        )
+        for column, number in enumerate(shown):
+            picture = central_slice(volume, bounds, directions, codes, (across, up), offset=number - middle)
+            left = gap + column * (width + gap)
+            _draw_slice(axes, picture, left, top + heading, width, height)
     save_figure(figure, path, dpi=140)
 
 
@@ -331,12 +391,16 @@ def central_slice(
     directions: list[int],
     codes: list[str] | None,
     plane: tuple[int, int],
+    offset: int = 0,
 ) -> Slice:
-    """The volume's middle slice within the bounds, float32, with row 0 up and column 0 at the left."""
+    """The volume's middle slice within the bounds, float32, with row 0 up and column 0 at the left.
+
+    With an offset, the slice that lies so many voxels further along its axis.
+    """
     across, up = plane
     axis = directions[3 - across - up]
     place: list[slice | int] = list(bounds)
-    place[axis] = volume.shape[axis] // 2
+    place[axis] = volume.shape[axis] // 2 + offset
     picture = volume[tuple(place)]
     if directions[up] > directions[across]:
         picture = picture.T
