@@ -567,7 +567,7 @@ def test_a_record_never_stands_beside_another_tasks_array(
         ConversionTask(
             source=Source("a.nii", (tmp_path / "a.nii",)),
             source_sha256="0",
-            intensity=Intensity(modality="MR", low=0, high=high),
+            intensities=(Intensity(modality="MR", low=0, high=high),),
             placement=Placement(
                 codes="SPL",
                 spacing_mm=(1, 1, 1),

@@ -27,12 +27,12 @@ def conversion_tasks(
     tasks = []
     for usable in scans:
         record = usable.record
-        low, high = (record.low, record.high) if modality == "MR" else config.window_hu
+        windows = record.windows if modality == "MR" else [config.window_hu] * len(record.regions)
         tasks.append(
             ConversionTask(
                 source=usable.source,
                 source_sha256=record.sha256,
-                intensity=Intensity(modality=modality, low=low, high=high),
+                intensities=tuple(Intensity(modality=modality, low=low, high=high) for low, high in windows),
                 placement=placement,
                 reading=config.reading,
                 regions=record.regions,
@@ -74,7 +74,9 @@ def describe_cases(
     for usable, task, conversion in made:
         scan, record = usable.scan, usable.record
         split, patient = dealt[scan.patient]
-        for name, region, affine in zip(task.ids, record.regions, conversion.affines, strict=True):
+        for name, region, intensity, affine in zip(
+            task.ids, record.regions, task.intensities, conversion.affines, strict=True
+        ):
             side = {} if region.side is None else {"side": region.side}
             cases.append(
                 Case(
@@ -83,7 +85,7 @@ def describe_cases(
                     split=split,
                     patient=patient,
                     source_sha256=record.sha256,
-                    intensity=task.intensity,
+                    intensity=intensity,
                     source_affine=record.affine,
                     source_shape=record.shape,
                     affine=affine,

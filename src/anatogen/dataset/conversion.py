@@ -58,10 +58,10 @@ class ConversionTask(BaseModel):
     Attributes:
         source: The scan.
         source_sha256: Hash of its bytes, as its record has it.
-        intensity: Its map to [-1, 1].
         placement: How it is brought to the grid.
         reading: How the source is read.
         regions: The parts of the scan that become a case each.
+        intensities: The map to [-1, 1] of each.
         mask: Label map of the scan, if there is one.
         mask_sha256: Hash of its bytes, as its record has it.
         out: Folder of the dataset.
@@ -72,10 +72,10 @@ class ConversionTask(BaseModel):
 
     source: Source
     source_sha256: str
-    intensity: Intensity
     placement: Placement
     reading: Reading
     regions: tuple[Region, ...]
+    intensities: tuple[Intensity, ...]
     mask: Source | None = None
     mask_sha256: str | None = None
     out: Path
@@ -127,8 +127,12 @@ def convert_scan(task: ConversionTask) -> Conversion | LeftOut:
     finished.unlink(missing_ok=True)
     try:
         scan = read_source(task.source, task.reading)
-        volumes = [to_grid(scan, region, task.placement, task.intensity) for region in task.regions]
-        arrays = [task.intensity.normalise(volume.array).astype(np.float16) for volume in volumes]
+        parts = list(zip(task.regions, task.intensities, strict=True))
+        volumes = [to_grid(scan, region, task.placement, intensity) for region, intensity in parts]
+        arrays = [
+            intensity.normalise(volume.array).astype(np.float16)
+            for volume, intensity in zip(volumes, task.intensities, strict=True)
+        ]
         for array in arrays:
             if array.min() == array.max():
                 raise ScanError(Reason.CONSTANT_ON_GRID(value=float(array.min())))

@@ -34,7 +34,7 @@ from anatogen.dataset.measures import (
 from anatogen.dataset.near_duplicates import COARSE_SIZE, FINE_SIZE, describe
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.reading import read_mask, read_source, source_sha256
-from anatogen.dataset.regions import Region, find_regions
+from anatogen.dataset.regions import Region, find_regions, window_voxels
 from anatogen.io.checks import ConstantScanError
 from anatogen.io.formats import ending, says_labels
 from anatogen.io.geometry import oriented_grid
@@ -67,6 +67,7 @@ class ScanRecord(_Record):
         modality: "CT" or "MR", as the scan was told to be or alone tells: by it the region was found.
         rounded_mm: As of `Volume`.
         regions: The boxes of it that become a case each.
+        windows: `low` and `high` of each region's `window_voxels`.
         foreground_mm: By modality, the bounding box of what is not air, along (R-L, A-P, I-S) of the body.
         posture: Result of `measure_posture`, float16 (12, 12, 12).
         coarse: The coarse description of `near_duplicates`, float16 (12, 12, 12).
@@ -87,6 +88,7 @@ class ScanRecord(_Record):
     modality: str
     rounded_mm: float = 0
     regions: tuple[Region, ...]
+    windows: tuple[tuple[float, float], ...]
     foreground_mm: dict[str, Triple]
     posture: bytes
     coarse: bytes
@@ -270,12 +272,17 @@ def _measured(
     if of_map is not None:
         raise ScanError(of_map)
     low, high = own_window(array, percentiles)
-    if not high > low:
-        raise ScanError(Reason.NEARLY_CONSTANT(lower=percentiles[0], upper=percentiles[1], value=low))
     minimum, maximum = float(array.min()), float(array.max())
     modality = _told_modality(task)
     if modality == "auto":
         modality = "CT" if looks_like_ct(minimum, maximum) else "MR"
+    regions = find_regions(volume, task.config.region, modality, mask)
+    windows = [(low, high)]
+    if len(regions) > 1:
+        windows = [own_window(window_voxels(array, region), percentiles) for region in regions]
+    for bottom, top in windows:
+        if not top > bottom:
+            raise ScanError(Reason.NEARLY_CONSTANT(lower=percentiles[0], upper=percentiles[1], value=bottom))
     d, h, w = array.shape
     return ScanRecord(
         key=key,
@@ -292,7 +299,8 @@ def _measured(
         says_labels=not task.source.is_dicom and says_labels(task.source.files[0]),
         modality=modality,
         rounded_mm=volume.rounded_mm,
-        regions=tuple(find_regions(volume, task.config.region, modality, mask)),
+        regions=tuple(regions),
+        windows=tuple(windows),
         foreground_mm=measure_body(volume),
         posture=measure_posture(small).tobytes(),
         coarse=describe(small, COARSE_SIZE).astype(np.float16).tobytes(),

@@ -74,6 +74,19 @@ def find_regions(volume: Volume, kind: RegionKind, modality: str, mask: Volume |
     return regions
 
 
+def window_voxels(array: npt.NDArray[np.float32], region: Region) -> npt.NDArray[np.float32]:
+    """The voxels whose values decide a region's window: its own where a scan gives two, else the scan's.
+
+    Args:
+        array: float32 (D, H, W), the scan's.
+        region: One of its regions.
+    """
+    if region.side is None:
+        return array
+    stop = (first + size for first, size in zip(region.start, region.shape, strict=True))
+    return array[tuple(slice(first, last) for first, last in zip(region.start, stop, strict=True))]
+
+
 def cube_shape(shape: tuple[int, int, int], spacing_mm: tuple[float, float, float]) -> tuple[int, int, int]:
     """Voxels (D, H, W) of the cube around a box: equally many millimetres each way, to less than a voxel."""
     lengths = np.array(shape) * spacing_mm

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from scipy import ndimage
 
@@ -17,7 +18,7 @@ from anatogen.dataset.discover import NO_SCANS, LeftOut, Source, discover
 from anatogen.dataset.manifest import Intensity
 from anatogen.dataset.measures import map_refusal, own_window
 from anatogen.dataset.reading import read_source
-from anatogen.dataset.regions import find_regions
+from anatogen.dataset.regions import find_regions, window_voxels
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
 from anatogen.io.formats import ending
 from anatogen.io.label_values import values_of
@@ -82,11 +83,12 @@ def segment_scan(scan: Volume, segmenter: Segmenter) -> Volume:
         ScanError: If it is nearly constant, or has no foreground or breasts where those are asked for.
     """
     description = segmenter.description
-    intensity = _intensity(scan, description)
+    modality = description.intensity.modality
     device = next(segmenter.network.parameters()).device
     best = np.zeros(scan.array.shape, np.float32)
     classes = np.zeros(scan.array.shape, np.uint8)
-    for region in find_regions(scan, description.region, intensity.modality, None):
+    for region in find_regions(scan, description.region, modality, None):
+        intensity = _intensity(window_voxels(scan.array, region), description)
         placed = to_grid(scan, region, description.placement, intensity)
         x = torch.from_numpy(intensity.normalise(placed.array))[None, None]
         probabilities = segmenter.probabilities(x.to(device))[0].cpu().numpy()
@@ -163,10 +165,10 @@ def _read(source: Source, description: SegmenterDescription) -> Volume:
     return scan
 
 
-def _intensity(scan: Volume, description: SegmenterDescription) -> Intensity:
+def _intensity(array: npt.NDArray[np.float32], description: SegmenterDescription) -> Intensity:
     if description.intensity.modality == "CT":
         return description.intensity
-    low, high = own_window(scan.array, description.percentiles)
+    low, high = own_window(array, description.percentiles)
     if not high > low:
         lower, upper = description.percentiles
         raise ScanError(Reason.NEARLY_CONSTANT(lower=lower, upper=upper, value=low))

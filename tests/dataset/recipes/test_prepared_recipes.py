@@ -226,7 +226,7 @@ def test_duke_keeps_left_left(tmp_path: Path, kind: str) -> None:
             folder = download / f"Breast_MRI_{number:03d}"
             folder.mkdir(parents=True)
             write_nifti(volume, folder / "T1_non_fs.nii.gz")
-    summary = run(download, tmp_path / "out", "duke", "percentiles=[0, 100]", *SMALL["duke"])
+    summary = run(download, tmp_path / "out", "duke", *SMALL["duke"])
     assert len(summary.manifest.cases) == 6
     wanted = bright_mm(torso().array, torso().affine, 1200)
     for case in summary.manifest.cases:
@@ -235,6 +235,22 @@ def test_duke_keeps_left_left(tmp_path: Path, kind: str) -> None:
         assert bright.any() == (case.conditions["side"] == "left")
         if bright.any():
             np.testing.assert_allclose(bright_mm(array, np.array(case.affine), 1100), wanted, atol=2)
+
+
+def test_each_half_of_duke_goes_from_its_own_minimum_to_its_own_maximum(tmp_path: Path) -> None:
+    wanted = []
+    for number in (1, 2, 3):
+        path = tmp_path / "in" / f"Breast_MRI_{number:03d}" / "T1_non_fs.nii.gz"
+        path.parent.mkdir(parents=True)
+        write_nifti(torso(seed=number), path)
+        scan = read_scan(path)
+        for start, shape in breast_boxes(scan, None):
+            stop = np.add(start, shape)
+            half = scan.array[tuple(slice(first, last) for first, last in zip(start, stop, strict=True))]
+            wanted.append((float(half.min()), float(half.max())))
+    cases = run(tmp_path / "in", tmp_path / "out", "duke", *SMALL["duke"]).manifest.cases
+    assert sorted((case.intensity.low, case.intensity.high) for case in cases) == sorted(wanted)
+    assert len(set(wanted)) == 6
 
 
 @pytest.mark.parametrize("kind", ["nifti", "dicom"])

@@ -243,6 +243,8 @@ RECIPE = Recipe(
         "cube": True,
         "fit": "resize",
         "shape": (64, 64, 64),
+        # The paper maps each scan from its minimum to its maximum.
+        "percentiles": (0, 100),
         "where": {"diagnosis": "CN"},
     },
     select=select,

@@ -231,6 +231,8 @@ RECIPE = Recipe(
         "region": "breasts_by_mask",
         "fit": "resize",
         "shape": (32, 256, 256),
+        # The paper maps each half from its minimum to its maximum.
+        "percentiles": (0, 100),
     },
     select=select,
 )
