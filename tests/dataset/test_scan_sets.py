@@ -140,8 +140,8 @@ def test_parts_are_the_whole_and_take_no_more_memory_for_more_scans(tmp_path, mo
             path = Path(f"{folder}:train") if kind == "split" else folder
         else:
             for index in range(number):
-                # More of MR than of CT, and the first is CT.
-                is_ct = kind == "CT" or (kind == "both" and index % 3 == 0)
+                # The first is CT, and no more of them than a set of MR may hold.
+                is_ct = kind == "CT" or (kind == "both" and index % 10 == 0)
                 low, high = (-1000, 900) if is_ct else (0, 500)
                 _write(folder, np.random.default_rng(index).uniform(low, high, shape), name=f"{index:02d}")
         whole = load_scans(path, "real")
