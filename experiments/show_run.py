@@ -1,8 +1,8 @@
-"""Figure and numbers of a trained run: real, reconstructed and synthetic scans.
+"""Figure and numbers of a trained run: real and synthetic scans, not chosen.
 
-python experiments/show_run.py DATA RUN SYNTHETIC FIGURE.png
+python experiments/show_run.py DATA SYNTHETIC FIGURE.png
 
-DATA is a prepared dataset, RUN a training on it, SYNTHETIC a folder of NIfTI scans sampled from RUN/bundle.
+DATA is a prepared dataset, SYNTHETIC a folder of NIfTI scans of a generator that learned from it.
 """
 
 import argparse
@@ -10,14 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.volumes import VolumeDataset
-from anatogen.generators.loading import load_latent_diffusion
 from anatogen.io.nifti import read_nifti
 from anatogen.report.figures import planes_figure
-from anatogen.training.autoencoder_check import psnr_db
 
 _NUM_SHOWN = 6
 
@@ -27,38 +24,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("data", "run", "synthetic", "figure"):
+    for name in ("data", "synthetic", "figure"):
         parser.add_argument(name, type=Path)
     arguments = parser.parse_args()
-    bundle = load_latent_diffusion(arguments.run / "bundle")
-    grid, intensity = bundle.description.grid, bundle.description.intensity
     test, train = (VolumeDataset(arguments.data, split) for split in (Split.TEST, Split.TRAIN))
-    real = test.batch(range(len(test)))
-    with torch.inference_mode():
-        outputs = [bundle.autoencoder(item) for item in real.split(1)]
-    reconstructed = torch.cat([output[0] for output in outputs]).clamp(-1, 1)
-    codes = torch.cat([output[2] for output in outputs])
+    grid, intensity = test.manifest.grid, test.manifest.intensity
+    real = test.batch(range(len(test)))[:, 0].numpy()
     synthetic = [
         intensity.normalise(read_nifti(path).array) for path in sorted(arguments.synthetic.glob("*.nii.gz"))
     ]
     planes_figure(
-        [
-            ("real, held out", list(real[:_NUM_SHOWN, 0].numpy())),
-            ("reconstructed", list(reconstructed[:_NUM_SHOWN, 0].numpy())),
-            ("synthetic", synthetic[:_NUM_SHOWN]),
-        ],
+        [("real, held out", list(real[:_NUM_SHOWN])), ("synthetic", synthetic[:_NUM_SHOWN])],
         arguments.figure,
         spacing_mm=grid.spacing_mm,
         axis_codes=grid.axis_codes,
     )
-    psnrs = [psnr_db(found, wanted) for found, wanted in zip(reconstructed, real, strict=True)]
-    spread = f"std {np.std(psnrs):.2f}, {len(psnrs)} scans"
-    print(f"held-out reconstructions: PSNR {np.mean(psnrs):.2f} dB ({spread})")
-    num_codes = len(bundle.autoencoder.codebook.codes)
-    print(f"codes used by the held-out scans: {len(codes.unique()) / num_codes:.1%} of {num_codes:,}")
     training = list(train.batch(range(len(train)))[:, 0].numpy())
     print(f"{len(synthetic)} synthetic scans")
-    for name, volumes in (("real, held out", list(real[:, 0].numpy())), ("synthetic", synthetic)):
+    for name, volumes in (("real, held out", list(real)), ("synthetic", synthetic)):
         nearest = _nearest_correlations(volumes, training)
         stacked = np.stack(volumes)
         print(

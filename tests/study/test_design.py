@@ -13,7 +13,6 @@ from scipy.ndimage import gaussian_filter
 from anatogen import new_study, sample
 from anatogen.api.scans import prepare
 from anatogen.core.errors import UserError
-from anatogen.evaluation.reconstruction.export import reconstruct
 from anatogen.io.nifti import write_nifti
 from anatogen.io.npy import write_npy
 from anatogen.io.volume import Volume
@@ -203,24 +202,22 @@ def test_the_folder_holds_what_the_documents_say(folders, tmp_path):
     assert names == {SPEC_NAME, KEY_NAME, LEAKS_NAME, VOLUMES, DATABASE_NAME}
 
 
-def test_real_reconstructed_and_synthetic_hippocampi_can_be_blinded(shared_data, tmp_path):
+def test_real_and_synthetic_hippocampi_can_be_blinded(shared_data, tmp_path):
     """Real scans of several sizes are padded by `prepare`; synthetic ones have what a network makes of it."""
     images = shared_data / "hippocampus" / "images"
     prepare(images, tmp_path / "data", overrides={"shape": (40, 56, 40), "spacing_mm": 1}, limit=12)
-    reconstruct("hippocampus-mr", f"{tmp_path / 'data'}:train", tmp_path / "reconstructed", num_samples=6)
     sample("hippocampus-mr", tmp_path / "synthetic", num_samples=6, steps=2, processes=1, file_format="npy")
     made = new_study(
         tmp_path / "study",
         tmp_path / "synthetic",
         real=tmp_path / "data",
-        reconstructed=tmp_path / "reconstructed",
         seed=0,
     )
-    assert made.check.passed and made.spec.num_cases == {"real": 6, "reconstructed": 6, "synthetic": 6}
+    assert made.check.passed and made.spec.num_cases == {"real": 6, "synthetic": 6}
     key = read_key(tmp_path / "study")
     padding = [
         padded_borders(np.asarray(nib.load(path).dataobj)).sum()
         for path in (tmp_path / "study" / VOLUMES).iterdir()
     ]
     # Every real scan was padded, to one grid.
-    assert (len(key) == 18 and not any(padding)) or made.how.clears_background
+    assert (len(key) == 12 and not any(padding)) or made.how.clears_background
