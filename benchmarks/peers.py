@@ -30,7 +30,7 @@ from benchmarks.steps import (
     in_inference_mode,
     latents,
     plain_step,
-    settings_of,
+    shared_settings,
     volumes,
 )
 from benchmarks.task import CODE_DIM, NUM_CODES, NUM_STEPS, Part, Sizes, Task
@@ -113,7 +113,7 @@ def _monai_vqgan_step(sizes: Sizes) -> Task:
     MONAI's PatchAdversarialLoss puts a tanh before its hinge, which is not the paper's loss: ours is used.
     """
     nets = _monai("networks.nets")
-    settings = settings_of("paper")
+    settings = shared_settings()
     weights, optimiser_settings = settings.losses, settings.autoencoder_training
     network = nets.VQVAE(**_VQVAE)
     critics = nn.ModuleList(
@@ -159,7 +159,7 @@ def _step(
 
 
 def _monai_denoiser_step(sizes: Sizes) -> Task:
-    settings = settings_of("paper").diffusion_training
+    settings = shared_settings().diffusion_training
     network = _monai("networks.nets").DiffusionModelUNet(**_UNET)
     scheduler = _monai("networks.schedulers").DDPMScheduler(num_train_timesteps=NUM_STEPS)
     optimiser = adam(network, settings)
@@ -205,7 +205,7 @@ def _video_task(width: int, workload: str, sizes: Sizes) -> Task:
     )
     parameters = {"denoiser": count_parameters(network)}
     if workload == "denoiser_step":
-        settings = settings_of("paper").diffusion_training
+        settings = shared_settings().diffusion_training
         optimiser, ema = adam(network, settings), ExponentialMovingAverage(network, 0.995)
         # The package maps [0, 1] to [-1, 1] itself.
         x_0 = (latents(sizes) + 1) / 2

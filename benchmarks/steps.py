@@ -1,4 +1,4 @@
-"""Anatogen's rows: the presets as they train and sample, and `paper` structured the usual way.
+"""Anatogen's rows: preset `paper` as it trains and samples, and structured the usual way.
 
 `paper_two_passes` is written from a description of how published VQ-GAN code arranges a step, to show what
 arrangement alone costs: networks, losses and sizes are those of `paper`.
@@ -16,8 +16,9 @@ from anatogen.config.resolving import parse_overrides, resolve
 from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.dataset.manifest import Grid, Intensity
 from anatogen.diffusion.process import denoising_loss
+from anatogen.diffusion.schedule import CosineSchedule
 from anatogen.generators.description import LatentDiffusionDescription
-from anatogen.generators.latent_diffusion import LatentDiffusionBundle, build_schedule
+from anatogen.generators.latent_diffusion import LatentDiffusionBundle
 from anatogen.models.codebook import Codebook
 from anatogen.models.convolution import Conv3d
 from anatogen.models.denoiser import Denoiser
@@ -32,14 +33,12 @@ from anatogen.training.autoencoder import (
 from anatogen.training.optimisation import ExponentialMovingAverage, adam, take_step
 from benchmarks.task import CODE_DIM, COMPRESSION, NUM_CODES, Part, Sizes, Task
 
-# Loss weights of `paper` that `latent_diffusion_adversarial` takes over.
-_ADVERSARIAL = ("losses.adversarial_slice=1", "losses.adversarial_volume=1", "losses.feature_matching=4")
 _EPSILON = 1e-5
 
 
 def build(row: str, workload: str, sizes: Sizes) -> Task:
     """The task of one of Anatogen's rows."""
-    settings = settings_of(row)
+    settings = shared_settings()
     match workload:
         case "vqgan_step" if row == "paper_two_passes":
             return _two_pass_vqgan_step(settings, sizes)
@@ -59,22 +58,19 @@ def build(row: str, workload: str, sizes: Sizes) -> Task:
             raise ValueError(f"workload {workload!r} is unknown")
 
 
-def settings_of(row: str) -> LatentDiffusionSettings:
-    """The preset behind a row, with the sizes and losses that all rows share."""
+def shared_settings() -> LatentDiffusionSettings:
+    """Preset `paper` with the sizes and losses that all rows share."""
     overrides = [
         f"autoencoder.num_codes={NUM_CODES}",
         f"autoencoder.code_dim={CODE_DIM}",
-        "autoencoder.num_groups=1",
         f"autoencoder.compression={COMPRESSION}",
         "losses.perceptual=0",
         "losses.discriminator_start=0",
         "losses.adversarial_start=0",
     ]
-    if row == "latent_diffusion_adversarial":
-        overrides += _ADVERSARIAL
     return resolve(
         LatentDiffusionSettings,
-        preset_named("paper" if row.startswith("paper") else "latent_diffusion"),
+        preset_named("paper"),
         overrides=parse_overrides(overrides, LatentDiffusionSettings),
     )
 
@@ -130,14 +126,9 @@ def _vqgan_step(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
 
 
 class _PlainAutoencoder:
-    """A VQGAN of the same weights with plain convolutions and a one-hot codebook.
-
-    Args:
-        network: Without wavelet.
-    """
+    """A VQGAN of the same weights with plain convolutions and a one-hot codebook."""
 
     def __init__(self, network: VQGAN) -> None:
-        assert not network.wavelet_axes
         self.network = network
         self.codebook = network.codebook
         use_plain_convolutions(network)
@@ -193,20 +184,18 @@ def _two_pass_vqgan_step(settings: LatentDiffusionSettings, sizes: Sizes) -> Tas
 def _denoiser_step(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
     """The body of the loop in `anatogen.training.diffusion`."""
     fabric = Fabric(accelerator="cpu", devices=1)
-    network = _denoiser(settings, sizes)
+    network = _denoiser(settings)
     parameters = {"denoiser": count_parameters(network)}
     wrapped, learner = fabric.setup(network, adam(network, settings.diffusion_training))
     ema = ExponentialMovingAverage(network, settings.diffusion.ema_decay)
-    schedule = build_schedule(settings.diffusion)
+    schedule = CosineSchedule(settings.diffusion.num_train_steps)
     x_0 = latents(sizes)
     generator = torch.Generator().manual_seed(0)
 
     def step() -> None:
         t = schedule.draw_times(len(x_0), generator)
         eps = torch.randn(x_0.shape, generator=generator)
-        loss = denoising_loss(
-            wrapped, x_0, eps, t, schedule, settings.diffusion.prediction, settings.diffusion.loss
-        )
+        loss = denoising_loss(wrapped, x_0, eps, t, schedule)
         take_step(fabric, loss, wrapped, learner, settings.diffusion_training)
         ema.update(network, 1000)
 
@@ -214,14 +203,14 @@ def _denoiser_step(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
 
 
 def _denoiser_forward(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
-    network = _denoiser(settings, sizes).eval()
+    network = _denoiser(settings).eval()
     x_t, t = latents(sizes), torch.rand(sizes.denoiser_batch)
     return Task((Part(in_inference_mode(lambda: network(x_t, t))),), {"denoiser": count_parameters(network)})
 
 
 def _sample(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
     """What `Bundle.generate` does for one volume, its steps apart from the rest."""
-    autoencoder, denoiser = VQGAN(settings.autoencoder), _denoiser(settings, sizes)
+    autoencoder, denoiser = VQGAN(settings.autoencoder), _denoiser(settings)
     parameters = {"autoencoder": count_parameters(autoencoder), "denoiser": count_parameters(denoiser)}
     autoencoder.requires_grad_(False).eval()
     denoiser.requires_grad_(False).eval()
@@ -273,8 +262,8 @@ def _lookup(settings: LatentDiffusionSettings, sizes: Sizes, one_hot: bool) -> T
     return Task((Part(call),), {})
 
 
-def _denoiser(settings: LatentDiffusionSettings, sizes: Sizes) -> Denoiser:
-    return Denoiser(settings.denoiser, CODE_DIM, (sizes.latent,) * 3, (1.0, 1.0, 1.0))
+def _denoiser(settings: LatentDiffusionSettings) -> Denoiser:
+    return Denoiser(settings.denoiser, CODE_DIM)
 
 
 def plain_step(

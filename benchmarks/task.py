@@ -20,8 +20,6 @@ WORKLOADS = {
 ROWS = {
     "paper": ("vqgan_step", "denoiser_step", "denoiser_forward", "sample", "decode", "lookup"),
     "paper_two_passes": ("vqgan_step", "decode", "lookup"),
-    "latent_diffusion": ("vqgan_step", "denoiser_step", "denoiser_forward", "sample", "decode", "lookup"),
-    "latent_diffusion_adversarial": ("vqgan_step",),
     "anatogen": ("ssim",),
     "monai": ("vqgan_step", "denoiser_step", "denoiser_forward", "sample", "decode", "lookup", "ssim"),
     "video_diffusion": ("denoiser_step", "denoiser_forward", "sample"),
@@ -31,8 +29,6 @@ ROWS = {
 TITLES = {
     "paper": "Anatogen `paper`",
     "paper_two_passes": "`paper`, as two forward passes",
-    "latent_diffusion": "Anatogen `latent_diffusion`",
-    "latent_diffusion_adversarial": "`latent_diffusion` with the losses of `paper`",
     "anatogen": "Anatogen",
     "monai": "MONAI",
     "video_diffusion": "video-diffusion-pytorch, width 40",

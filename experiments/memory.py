@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anatogen.config.presets import STAGES_OF, family_of, preset_named, training_settings
+from anatogen.config.presets import STAGES_OF, preset_named, training_settings
 from anatogen.config.resolving import parse_overrides
 from anatogen.config.settings import GeneratorSettings, LatentDiffusionSettings
 from anatogen.dataset.manifest import Case, Grid, Intensity, Manifest, Split
@@ -55,7 +55,7 @@ class Row:
     @property
     def family(self) -> type[GeneratorSettings]:
         """What the preset's settings are of."""
-        return family_of(preset_named(self.preset))
+        return type(preset_named(self.preset))
 
     @property
     def name(self) -> str:
@@ -69,15 +69,6 @@ ROWS = (
     Row("default", (64, 64, 64), (4,)),
     Row("default", (64, 64, 64), (8,)),
     Row("default", (96, 96, 96), (4,)),
-    Row("tiny", (32, 32, 32)),
-    Row("tiny", (40, 56, 40)),
-    Row("tiny", (64, 64, 64)),
-    Row("latent_diffusion", (32, 32, 32)),
-    Row("latent_diffusion", (40, 56, 40)),
-    Row("latent_diffusion", (64, 64, 64)),
-    Row("latent_diffusion", (64, 64, 64), (4, 8)),
-    Row("latent_diffusion", (96, 96, 96), (1, 4)),
-    Row("latent_diffusion", (128, 128, 128), (2, 4)),
     Row("paper", (32, 32, 32)),
     Row("paper", (40, 56, 40)),
     Row("paper", (64, 64, 64)),

@@ -31,41 +31,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from anatogen import sample
 from anatogen.config.presets import (
     STAGES_OF,
     budget,
-    family_of,
     gan_settings,
     preset_named,
     training_settings,
 )
 from anatogen.config.resolving import merged
-from anatogen.core.files import atomic_folder, write_json, write_text
+from anatogen.core.files import write_json, write_text
 from anatogen.dataset.scan_sets import ScanSet, load_scans
 from anatogen.evaluation.evaluate import evaluate
 from anatogen.evaluation.report import CACHE, JSON_NAME
-from anatogen.generators.bundle import Bundle
-from anatogen.generators.loading import load_bundle
-from anatogen.io.formats import read_scan
-from anatogen.io.volume import Volume
 from anatogen.report.figures import new_panels, planes_figure, save_figure, style_panel
 from anatogen.report.rows import Row
 from anatogen.training.train import train
 from anatogen.training.wgan_gp import train_gan
 
-Array = npt.NDArray[np.float32]
-
 _NUM_SHOWN = 8
 _BUDGETS = "*_minutes"
 # Rows that are drawn by minutes.
 _CURVES = ("kid_slices", "spectrum")
-# Among which the value that parts background from the rest is looked for.
-_THRESHOLDS = np.linspace(-1, -0.5, 501)
 
 
 @dataclass(frozen=True)
@@ -75,25 +64,18 @@ class Entrant:
     Attributes:
         preset: Of the generator; none for a WGAN-GP.
         values: Settings that differ, nested.
-        mends: Entrant whose training it shares, and whose scans it is, with their background made exact.
     """
 
     preset: str | None
     values: Mapping[str, Any] = field(default_factory=dict)
-    mends: str | None = None
 
 
-# An autoencoder that minutes of a CPU leave unfit for stage two is part of the result.
-_GO_ON = {"training": {"require_fit_autoencoder": False}}
 ENTRANTS = {
     "default": Entrant("default"),
-    "latent_diffusion": Entrant("latent_diffusion", _GO_ON),
-    # As `anatogen plan` sets it for so few scans.
-    "latent_diffusion_deformed": Entrant(
-        "latent_diffusion", {"training": {"require_fit_autoencoder": False, "deformations": 64}}
+    # An autoencoder that minutes of a CPU leave unfit for stage two is part of the result.
+    "paper_8": Entrant(
+        "paper", {"training": {"require_fit_autoencoder": False}, "autoencoder": {"compression": 8}}
     ),
-    "latent_diffusion_mended": Entrant("latent_diffusion", _GO_ON, mends="latent_diffusion"),
-    "paper_8": Entrant("paper", _GO_ON | {"autoencoder": {"compression": 8}}),
     # Of Kwon's widths a CPU makes a dozen steps in the time.
     "wgan_gp": Entrant(None, {"gan": {"width": 16}}),
     # Nearly all in one stage: what is left of the pyramid is its finest details.
@@ -148,13 +130,6 @@ def run(name: str, data: Path, out: Path, minutes: float, number: int, flip: str
     timing = folder / "timing" / f"{name}.json"
     if timing.exists():
         return
-    if entrant.mends is not None:
-        run(entrant.mends, data, out, minutes, number, flip)
-        raw = folder / "samples" / entrant.mends
-        threshold = _mend(load_bundle(_bundle(folder, name)), data, raw, folder / "samples" / name)
-        _log(out, f"{name}, {minutes:g} minutes: background below {threshold:.3f}")
-        shutil.copy(folder / "timing" / f"{entrant.mends}.json", timing)
-        return
     _log(out, f"{name}, {minutes:g} minutes: training")
     started = time.perf_counter()
     _train(entrant, data, folder / "runs" / name, minutes, flip)
@@ -173,40 +148,9 @@ def _train(entrant: Entrant, data: Path, folder: Path, minutes: float, flip: str
     if entrant.preset is None:
         train_gan(data, folder, gan_settings(values, minutes=minutes))
         return
-    stages = STAGES_OF[family_of(preset_named(entrant.preset))]
+    stages = STAGES_OF[type(preset_named(entrant.preset))]
     given = merged(budget(stages, minutes / len(stages), None), values)
     train(data, folder, training_settings(entrant.preset, given))
-
-
-def _mend(bundle: Bundle, data: Path, raw: Path, out: Path) -> float:
-    """Writes scans with an exact background, and returns the value in [-1, 1] below which it lies."""
-    assert bundle.autoencoder is not None
-    real = load_scans(Path(f"{data}:validation"), "real")
-    given_back = np.stack(
-        [bundle.autoencoder.reconstruct(torch.from_numpy(x)[None, None])[0, 0].numpy() for x in real.arrays]
-    )
-    threshold = background_threshold(real.arrays, given_back)
-    shutil.rmtree(out, ignore_errors=True)
-    with atomic_folder(out) as part:
-        for path in sorted(raw.glob("*.nii.gz")):
-            volume = read_scan(path)
-            values = bundle.intensity.normalise(volume.array)
-            mended = np.where(values < threshold, np.float32(-1), values)
-            Volume(bundle.intensity.restore(mended), volume.affine).save(part / path.name)
-    return threshold
-
-
-def background_threshold(real: Array, reconstructed: Array) -> float:
-    """The value below which reconstructed voxels are background, so that fewest are taken for the other kind.
-
-    Args:
-        real: float32 (N, D, H, W) in [-1, 1]; exactly -1 is background.
-        reconstructed: The same scans as an autoencoder gives them back.
-    """
-    background = real == -1
-    order = np.sort(reconstructed[background]), np.sort(reconstructed[~background])
-    kept, lost = (np.searchsorted(values, _THRESHOLDS) for values in order)
-    return float(_THRESHOLDS[np.argmin(len(order[0]) - kept + lost)])
 
 
 def table(names: Sequence[str], data: Path, out: Path, *, full: bool) -> None:
@@ -302,7 +246,7 @@ def _minutes(folder: Path) -> float:
 
 
 def _bundle(folder: Path, name: str) -> Path:
-    return folder / "runs" / (ENTRANTS[name].mends or name) / "bundle"
+    return folder / "runs" / name / "bundle"
 
 
 def _log(out: Path, line: str) -> None:

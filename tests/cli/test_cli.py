@@ -129,21 +129,21 @@ def test_an_error_of_the_user_is_one_line_and_with_debug_a_traceback(tmp_path, d
     [
         (["train", "DATA", "OUT", "--preset", "papr"], "preset 'papr' is unknown"),
         (["train", "DATA", "OUT", "details.widht=3"], "did you mean details.width?"),
-        (["train", "DATA", "OUT", "--preset", "tiny", "denoiser.widht=3"], "did you mean denoiser.width?"),
+        (["train", "DATA", "OUT", "--preset", "paper", "denoiser.widht=3"], "did you mean denoiser.width?"),
         (["train", "DATA", "OUT", "--config", "absent.yaml"], "can't be read"),
         (["train", "OUT", "DATA"], "is not a prepared dataset"),
         (["prepare", "DATA", "OUT", "--recipe", "mrnett"], "recipe 'mrnett' is unknown: known are folder, "),
         (["prepare", "DATA", "OUT", "--limit", "0"], "limit: "),
         (["train", "DATA", "OUT", "--device", "tpu"], "device 'tpu' is unknown"),
         (["train", "DATA", "OUT", "--steps", "0"], "flow_training.steps"),
-        (["train", "DATA", "OUT", "--preset", "tiny", "--steps", "0"], "autoencoder_training.steps"),
+        (["train", "DATA", "OUT", "--preset", "paper", "--steps", "0"], "autoencoder_training.steps"),
         (
             [
                 "train",
                 "DATA",
                 "OUT",
                 "--preset",
-                "tiny",
+                "paper",
                 "--stages",
                 "diffusion",
                 "--autoencoder-run",
@@ -164,7 +164,7 @@ def test_an_error_of_the_user_is_one_line_and_with_debug_a_traceback(tmp_path, d
         (["train", "DATA", "OUT", "--dry-run", "details.widht=3"], "did you mean details.width?"),
         (["train", "DATA", "OUT", "--dry-run", "flow_training.steps=null"], "flow_training has no budget"),
         (
-            ["train", "DATA", "OUT", "--dry-run", "--preset", "tiny", "autoencoder_training.steps=null"],
+            ["train", "DATA", "OUT", "--dry-run", "--preset", "paper", "autoencoder_training.steps=null"],
             "autoencoder_training has no budget",
         ),
         (["train", "DATA", "OUT", "pyramid.num_levels=5"], "halved 4 times: set pyramid.num_levels=4"),
@@ -201,8 +201,8 @@ def _train_calls(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> list:
 @pytest.mark.parametrize(
     ("options", "stages"),
     [
-        (["--preset", "tiny"], "autoencoder,diffusion"),
-        (["--preset", "tiny", "--minutes", "3"], "diffusion,autoencoder"),
+        (["--preset", "paper"], "autoencoder,diffusion"),
+        (["--preset", "paper", "--minutes", "3"], "diffusion,autoencoder"),
         (["--minutes", "3"], "flow"),
         ([], "flow"),
     ],
@@ -218,7 +218,7 @@ def test_training_without_a_stage_trains_all(data, tmp_path, monkeypatch, option
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_one_stage_is_trained_by_its_name_with_its_own_budget(data, tmp_path, monkeypatch, stage):
-    options = ["--preset", "latent_diffusion", "--stages", stage, "--minutes", "7"]
+    options = ["--preset", "paper", "--stages", stage, "--minutes", "7"]
     (((_, _, settings), given),) = _train_calls(monkeypatch, data, tmp_path, *options)
     other = {"autoencoder": "diffusion", "diffusion": "autoencoder"}[stage]
     assert given["stages"] == (stage,)
@@ -228,7 +228,7 @@ def test_one_stage_is_trained_by_its_name_with_its_own_budget(data, tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("preset", "section"), [("tiny", "diffusion_training"), ("default", "flow_training")]
+    ("preset", "section"), [("paper", "diffusion_training"), ("default", "flow_training")]
 )
 def test_both_kinds_of_budget_hold_together(data, tmp_path, monkeypatch, preset, section):
     options = ["--preset", preset, "--minutes", "7", "--steps", "9"]
@@ -239,7 +239,7 @@ def test_both_kinds_of_budget_hold_together(data, tmp_path, monkeypatch, preset,
 
 def test_a_dry_run_shows_sizes_and_passes_and_writes_nothing(data, tmp_path, monkeypatch, capsys):
     before = sorted(data.rglob("*"))
-    assert _call(monkeypatch, "train", data, tmp_path / "run", "--dry-run", "--preset", "tiny", *TINY) == 0
+    assert _call(monkeypatch, "train", data, tmp_path / "run", "--dry-run", "--preset", "paper", *TINY) == 0
     shown = capsys.readouterr().out
     assert "num_codes:" in shown and "3 training scans of (16, 16, 16)" in shown
     for line, name in (("autoencoder: parameters", "autoencoder"), ("diffusion: parameters", "denoiser")):
@@ -252,7 +252,7 @@ def test_the_counts_of_a_dry_run_are_those_of_the_networks(data):
     from synthetic_dataset import tiny_settings
 
     from anatogen.dataset.manifest import load_manifest
-    from anatogen.generators.latent_diffusion import build_denoiser
+    from anatogen.models.denoiser import Denoiser
     from anatogen.models.vqgan import VQGAN
     from anatogen.training.cost.estimate import estimate_stage
     from anatogen.training.stages import STAGES
@@ -261,7 +261,7 @@ def test_the_counts_of_a_dry_run_are_those_of_the_networks(data):
     autoencoder = estimate_stage(STAGES["autoencoder"], settings, grid, 3)
     diffusion = estimate_stage(STAGES["diffusion"], settings, grid, 3)
     network = VQGAN(settings.autoencoder)
-    denoiser = build_denoiser(settings.denoiser, settings.autoencoder, grid, (8, 8, 8))
+    denoiser = Denoiser(settings.denoiser, settings.autoencoder.code_dim)
     assert autoencoder.measured is not None and diffusion.measured is not None
     assert autoencoder.measured.num_parameters == {
         "autoencoder": sum(p.numel() for p in network.parameters())
@@ -273,7 +273,7 @@ def test_the_counts_of_a_dry_run_are_those_of_the_networks(data):
 
 def test_train_and_sample_from_the_command_line(data, tmp_path, monkeypatch, capsys):
     run = tmp_path / "run"
-    arguments = ["--preset", "tiny", "--device", "cpu", "--steps", 2, *TINY]
+    arguments = ["--preset", "paper", "--device", "cpu", "--steps", 2, *TINY]
     assert _call(monkeypatch, "train", data, run, *arguments) == 0
     assert f"finished: {run / 'bundle'}" in capsys.readouterr().out
     assert _call(monkeypatch, "sample", run / "bundle", tmp_path / "out", "-n", 2, "--device", "cpu") == 0

@@ -24,5 +24,5 @@ def test_standard_scaling_of_a_constant_channel_stays_finite():
 
 def test_codebook_range_scaling_maps_the_codes_onto_minus_1_to_1():
     codes = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)) * 3 + 2
-    scaled = codebook_range_scaling(codes, 4).apply(codes[:, :, None, None, None])
+    scaled = codebook_range_scaling(codes).apply(codes[:, :, None, None, None])
     assert torch.isclose(scaled.min(), torch.tensor(-1.0)) and torch.isclose(scaled.max(), torch.tensor(1.0))

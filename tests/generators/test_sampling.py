@@ -136,7 +136,7 @@ def test_the_sidecar_says_that_and_how_the_scan_was_made(bundle, tmp_path):
         "bundle_sha256": load_bundle(bundle).sha256,
         "seed": 5,
         "index": 1,
-        "sampler": "dpm_solver_pp",
+        "sampler": "ddpm",
         "steps": 2,
         "format": "npy",
         "modality": "CT",
@@ -247,8 +247,7 @@ def test_a_gpu_that_is_not_there_is_a_clear_error(bundle, tmp_path, processes):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_more_steps_than_the_process_has_levels_are_a_clear_error(tmp_path, processes):
-    cosine = ("diffusion.schedule=cosine", "diffusion.num_train_steps=10", "diffusion.prediction=v")
-    folder = make_bundle(tmp_path / "bundle", "CT", *cosine)
+    folder = make_bundle(tmp_path / "bundle", "CT", "diffusion.num_train_steps=10")
     with pytest.raises(UserError, match="11 sampling steps: this process has 10"):
         sample(folder, tmp_path / "out", steps=11, device="cpu", processes=processes)
 
@@ -279,8 +278,7 @@ def test_zero_steps_are_not_taken_for_the_default(bundle):
 
 
 def test_the_paper_s_ancestral_sampling_works_at_any_number_of_steps(tmp_path):
-    cosine = ("diffusion.schedule=cosine", "diffusion.num_train_steps=6", "diffusion.prediction=eps")
-    folder = make_bundle(tmp_path / "bundle", "MR", *cosine, "diffusion.sampler=ddpm", "diffusion.clip_x_0=1")
+    folder = make_bundle(tmp_path / "bundle", "MR", "diffusion.num_train_steps=6")
     loaded = load_bundle(folder)
     for steps in (1, 2, 6):
         latents = loaded.sample_latents(range(2), steps=steps)

@@ -14,17 +14,14 @@ from anatogen.models.vqgan import VQGAN
 SHAPE = (7, 8, 10)  # odd along D: the last slice is padding inside
 
 
-def make_bundle(folder: Path, modality: str = "CT", *overrides: str, preset: str = "tiny") -> Path:
+def make_bundle(folder: Path, modality: str = "CT", *overrides: str) -> Path:
     """A bundle of untrained networks with enough codes that scans differ."""
-    settings = tiny_settings(*overrides, preset=preset)
+    settings = tiny_settings(*overrides)
     torch.manual_seed(0)
     autoencoder = VQGAN(settings.autoencoder)
     latent = tuple(-(-n // c) for n, c in zip(SHAPE, settings.autoencoder.compression, strict=True))
-    spacing = tuple(
-        mm * factor for mm, factor in zip(SPACING_MM, settings.autoencoder.compression, strict=True)
-    )
-    channels = settings.autoencoder.latent_channels
-    denoiser = Denoiser(settings.denoiser, channels, latent, spacing)
+    channels = settings.autoencoder.code_dim
+    denoiser = Denoiser(settings.denoiser, channels)
     torch.nn.init.normal_(denoiser.exit[2].weight, std=0.05)
     description = LatentDiffusionDescription(
         autoencoder=settings.autoencoder,

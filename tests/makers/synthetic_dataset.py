@@ -17,24 +17,32 @@ SPACING_MM = (2.0, 1.0, 1.5)
 # Slices go towards the feet, rows towards the back, columns towards the left: no axis is a plain RAS one.
 AFFINE = [[0.0, 0.0, -1.5, 11.25], [0.0, -1.0, 0.0, 7.5], [-2.0, 0.0, 0.0, 15.0], [0.0, 0.0, 0.0, 1.0]]
 
+# Preset `paper`, small, without what needs weights or long trainings.
 TINY = (
+    "autoencoder.compression=2",
     "autoencoder.base_width=8",
     "autoencoder.decoder_width=8",
-    "autoencoder.num_core_blocks=1",
+    "autoencoder.num_blocks=0",
+    "autoencoder.num_decoder_blocks=1",
     "autoencoder.num_codes=32",
-    "autoencoder.code_dim=2",
-    "autoencoder.num_groups=2",
+    "autoencoder.code_dim=4",
+    "losses.l1=1",
+    "losses.perceptual=0",
+    "losses.adversarial_slice=0",
+    "losses.adversarial_volume=0",
+    "losses.feature_matching=0",
     "denoiser.width=8",
     "denoiser.multipliers=[1, 2]",
+    "denoiser.num_blocks=1",
     "denoiser.num_heads=1",
     "denoiser.head_dim=8",
-    "autoencoder_training.batch_size=2",
     "diffusion_training.batch_size=2",
-    "autoencoder_training.warmup_steps=2",
-    "diffusion_training.warmup_steps=2",
+    "autoencoder_training.learning_rate=1e-3",
+    "diffusion_training.learning_rate=1e-3",
     "autoencoder_training.steps=6",
     "diffusion_training.steps=6",
     "diffusion.sampling_steps=3",
+    "training.flip=none",
     "training.require_fit_autoencoder=false",
 )
 TINY_FLOW = (
@@ -64,11 +72,11 @@ ADVERSARIAL = (
 )
 
 
-def tiny_settings(*overrides: str, preset: str = "tiny") -> LatentDiffusionSettings:
+def tiny_settings(*overrides: str) -> LatentDiffusionSettings:
     """Settings of networks with a few thousand weights."""
     return resolve(
         LatentDiffusionSettings,
-        preset_named(preset),
+        preset_named("paper"),
         overrides=parse_overrides([*TINY, *overrides], LatentDiffusionSettings),
     )
 
@@ -126,7 +134,7 @@ def write_dataset(
 def write_bundle(folder: Path, manifest: Manifest, *overrides: str) -> Path:
     """Writes a bundle of untrained networks for volumes of 16 voxels a side."""
     settings = tiny_settings(*overrides)
-    latent = (4, 4, 4)
+    latent = (8, 8, 8)
     description = LatentDiffusionDescription(
         autoencoder=settings.autoencoder,
         denoiser=settings.denoiser,
@@ -134,8 +142,8 @@ def write_bundle(folder: Path, manifest: Manifest, *overrides: str) -> Path:
         grid=manifest.grid,
         intensity=manifest.intensity,
         latent_shape=latent,
-        latent_shift=[0.0] * settings.autoencoder.latent_channels,
-        latent_scale=[1.0] * settings.autoencoder.latent_channels,
+        latent_shift=[0.0] * settings.autoencoder.code_dim,
+        latent_scale=[1.0] * settings.autoencoder.code_dim,
     )
     torch.manual_seed(0)
     LatentDiffusionBundle.build(description).save(folder)

@@ -1,5 +1,7 @@
 """Laws of the wavelet pyramid, and of the foreground that travels with a scan."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from anatogen.models.pyramid import (
     WaveletPyramid,
     continued,
     foreground,
+    halving_strides,
     with_foreground,
     without_foreground,
 )
@@ -156,3 +159,33 @@ def test_scans_of_a_batch_are_continued_apart():
     x = torch.cat([_scan((6, 7, 8), seed) for seed in range(3)])
     each = torch.cat([with_foreground(part) for part in x.split(1)])
     assert torch.equal(with_foreground(x), each)
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 64)] * 3),
+    spacing=st.tuples(*[st.floats(0.2, 10)] * 3),
+    number=st.integers(0, 4),
+)
+def test_halvings_bring_a_grid_towards_isotropic_cells(shape, spacing, number):
+    strides = halving_strides(shape, spacing, number)
+    assert len(strides) == number
+    sizes, lengths = list(shape), list(spacing)
+    for stride in strides:
+        assert set(stride) <= {1, 2}
+        can = [axis for axis in range(3) if sizes[axis] >= 4]
+        # Something is halved wherever something can be, the finest axis first.
+        assert (2 in stride) == bool(can)
+        if can:
+            assert stride[min(can, key=lambda axis: lengths[axis])] == 2
+        for axis in range(3):
+            if stride[axis] == 2:
+                assert sizes[axis] >= 4
+                assert lengths[axis] < 1.5 * min(lengths[other] for other in can)
+        sizes = [math.ceil(size / step) for size, step in zip(sizes, stride, strict=True)]
+        lengths = [length * step for length, step in zip(lengths, stride, strict=True)]
+
+
+def test_isotropic_grids_are_halved_alike_and_thick_slices_plane_first():
+    assert halving_strides((16, 16, 16), (1, 1, 1), 2) == [(2, 2, 2)] * 2
+    assert halving_strides((16, 64, 64), (4, 1, 1), 3) == [(1, 2, 2), (1, 2, 2), (2, 2, 2)]
+    assert halving_strides((2, 3, 3), (1, 1, 1), 2) == [(1, 1, 1)] * 2

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from scan_makers import ct_head, head
-from synthetic_dataset import TINY_FLOW
+from synthetic_dataset import TINY, TINY_FLOW
 
 import anatogen
 from anatogen.cli.app import main
@@ -28,25 +28,13 @@ from anatogen.training.diffusion import DIFFUSION
 from anatogen.training.flow import FLOW
 
 # Networks of a few thousand weights, so that probe and training take moments.
-SMALL = (
-    "autoencoder.base_width=8",
-    "autoencoder.decoder_width=8",
-    "autoencoder.num_core_blocks=1",
-    "autoencoder.num_codes=32",
-    "denoiser.width=16",
-    "denoiser.num_heads=1",
-    "denoiser.head_dim=8",
-    "diffusion.sampling_steps=2",
-    "training.require_fit_autoencoder=false",
-    "training.deformations=1",
-    "losses.discriminator_width=4",
-)
+PAPER = [text for text in TINY if not text.startswith(("autoencoder_training", "diffusion_training"))]
 OVERRIDES = {
     "default": parse_overrides(
         [text for text in TINY_FLOW if not text.startswith(("pyramid.num_levels", "flow_training"))],
         WaveletFlowSettings,
     ),
-    "latent_diffusion": parse_overrides(SMALL, LatentDiffusionSettings),
+    "paper": parse_overrides(PAPER, LatentDiffusionSettings),
 }
 of_each_family = pytest.mark.parametrize("preset", OVERRIDES)
 NUM_SCANS = 12
@@ -113,18 +101,8 @@ def test_the_saved_configurations_are_the_planned_ones(plans, preset, tmp_path):
     made.save(tmp_path)
     assert prepare_settings(config=tmp_path / "prepare.yaml") == made.prepare
     assert isinstance(made.training, FAMILIES[made.training.family])
-    for name in ("default", "latent_diffusion"):
+    for name in ("default", "paper"):
         assert training_settings(name, config=tmp_path / "train.yaml") == made.training
-
-
-def test_a_plan_that_is_older_than_families_is_one_of_latent_diffusion(plans, tmp_path):
-    made = plans["latent_diffusion"]
-    made.save(tmp_path)
-    file = tmp_path / "train.yaml"
-    text = file.read_text(encoding="utf-8")
-    file.write_text(text.removeprefix("family: latent_diffusion\n"), encoding="utf-8")
-    assert file.read_text(encoding="utf-8") != text
-    assert training_settings(config=file) == made.training
 
 
 def test_the_fingerprint_is_that_of_the_scans(made):
@@ -149,7 +127,7 @@ def test_a_plan_says_nothing_of_files_and_patients(folder):
 
 @pytest.mark.parametrize(
     ("preset", "stage", "others"),
-    [("default", FLOW, {"denoise"}), ("latent_diffusion", DIFFUSION, {"encode", "denoise", "decode"})],
+    [("default", FLOW, {"denoise"}), ("paper", DIFFUSION, {"encode", "denoise", "decode"})],
 )
 def test_estimated_memory_is_within_a_fifth_of_the_measured(plans, preset, stage, others):
     """The one test that starts processes to probe: of the stages that have most to measure."""
@@ -249,8 +227,8 @@ def test_the_command_prints_and_saves_the_plan(scans, made, tmp_path, monkeypatc
 
 
 def test_the_time_of_a_scan_is_that_of_its_steps(plans):
-    # At 0.01 s each: two steps and, of latents, a decoding; three steps.
-    assert plans["latent_diffusion"].estimates.sample_seconds == pytest.approx(0.03)
+    # At 0.01 s each: three steps, of latents also a decoding.
+    assert plans["paper"].estimates.sample_seconds == pytest.approx(0.04)
     assert plans["default"].estimates.sample_seconds == pytest.approx(0.03)
     assert "a synthetic scan: 0.03 s" in plans["default"].text()
 

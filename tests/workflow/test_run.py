@@ -16,11 +16,12 @@ import pytest
 from decodes import count_decodes
 from quick_machine import make_quick
 from scan_makers import head
+from synthetic_dataset import TINY
 
 import anatogen
-from anatogen.config.resolving import merged
+from anatogen.config.resolving import merged, parse_overrides
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.errors import UserError
-from anatogen.core.files import sha256_json
 from anatogen.io import archives
 from anatogen.io.nifti import write_nifti
 from anatogen.workflow.request import FOLDERS, RunRequest
@@ -37,14 +38,9 @@ OVERRIDES: dict[str, Any] = SCANS | {
     "flow": {"sampling_steps": 2},
     "training": {"checkpoint_minutes": 0.00001, "check_steps": 4},
 }
-LATENT_OVERRIDES: dict[str, Any] = SCANS | {
-    "autoencoder": {"base_width": 8, "decoder_width": 8, "num_core_blocks": 1, "num_codes": 32},
-    "denoiser": {"width": 8, "multipliers": [1, 2], "num_heads": 1, "head_dim": 8},
-    "autoencoder_training": {"batch_size": 2, "steps": 6},
-    "diffusion_training": {"batch_size": 2, "steps": 6},
-    "diffusion": {"sampling_steps": 2},
-    "training": {"checkpoint_minutes": 0.00001, "require_fit_autoencoder": False},
-}
+LATENT_OVERRIDES: dict[str, Any] = merged(
+    SCANS | parse_overrides(TINY, LatentDiffusionSettings), {"training": {"checkpoint_minutes": 0.00001}}
+)
 
 
 OPTIONS: dict[str, Any] = {
@@ -272,12 +268,12 @@ def test_a_process_killed_in_training_goes_on(scans: Path, whole: Path, tmp_path
 def latent(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of latent diffusion up to its sampling."""
     out = tmp_path_factory.mktemp("latent") / "out"
-    run_through(request_for(scans, out, overrides=LATENT_OVERRIDES, preset="latent_diffusion"), "train")
+    run_through(request_for(scans, out, overrides=LATENT_OVERRIDES, preset="paper"), "train")
     return out
 
 
 def test_a_run_of_latent_diffusion_goes_on(scans: Path, latent: Path, tmp_path: Path) -> None:
-    asked = request_for(scans, tmp_path / "out", overrides=LATENT_OVERRIDES, preset="latent_diffusion")
+    asked = request_for(scans, tmp_path / "out", overrides=LATENT_OVERRIDES, preset="paper")
     begun(latent, tmp_path / "out", "train")
     for place in ("_require_fit", "_write_bundle"):
         with pytest.MonkeyPatch.context() as patch:
@@ -288,29 +284,6 @@ def test_a_run_of_latent_diffusion_goes_on(scans: Path, latent: Path, tmp_path: 
     assert result(tmp_path / "out") == result(latent)
     page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "Train autoencoder and diffusion model" in page
-
-
-def test_a_run_that_is_older_than_families_goes_on(scans: Path, latent: Path, tmp_path: Path) -> None:
-    """When latent diffusion was the default preset, and no settings told of families."""
-    out = tmp_path / "out"
-    asked = request_for(scans, out, overrides=LATENT_OVERRIDES)
-    begun(latent, out, "train")
-    shutil.copytree(latent / "model" / "autoencoder", out / "model" / "autoencoder")
-    for name in ("dataset.sha256", "provenance.json", "config.yaml"):
-        shutil.copy(latent / "model" / name, out / "model" / name)
-    for config in (out / "plan" / "train.yaml", out / "model" / "config.yaml"):
-        text = config.read_text(encoding="utf-8")
-        config.write_text(text.removeprefix("family: latent_diffusion\n"), encoding="utf-8")
-    state = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    state["stages"]["plan"] |= {
-        "inputs": sha256_json(json.loads(json.dumps(stages(asked)[1].inputs(), default=str))),
-        "files": {path: (out / path).stat().st_size for path in state["stages"]["plan"]["files"]},
-    }
-    (out / "run.json").write_text(json.dumps(state), encoding="utf-8")
-    assert run_through(asked, "train") == ["train"]
-    assert not (out / "model_1").exists()
-    bundle = {name: content for name, content in result(latent).items() if name.startswith("model/bundle")}
-    assert bundle and bundle.items() <= result(out).items()
 
 
 def test_only_what_depends_on_a_change_is_done_again(scans: Path, whole: Path, tmp_path: Path) -> None:

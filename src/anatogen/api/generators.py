@@ -36,7 +36,7 @@ def train(
         settings: Settings, in place of the preset's.
         overrides: Settings that differ, e.g. details.width=96, in Python {"details": {"width": 96}};
             docs/training.md lists them all.
-        preset: Preset to start from: default, paper, latent_diffusion or tiny.
+        preset: Preset to start from: default or paper.
         config: YAML file of settings.
         minutes: Budget of each stage in minutes, over all resumptions.
         steps: Budget of each stage in steps.

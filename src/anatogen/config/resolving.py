@@ -22,15 +22,6 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    @classmethod
-    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
-        """The values of a saved file without the keys that were taken out since it was written.
-
-        Raises:
-            ConfigError: If it can't be read without them.
-        """
-        return saved
-
 
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -46,18 +37,14 @@ def resolve(
     Args:
         model: The configuration to build.
         preset: Nested values, or a whole configuration, to start from.
-        file: A YAML file with nested keys; one of an older version may hold those that were taken out since.
+        file: A YAML file with nested keys.
         overrides: Nested values that change those before, e.g. {"denoiser": {"width": 96}}.
 
     Raises:
-        ConfigError: Listing every unknown key and invalid value, or if the file needs an older version.
+        ConfigError: Listing every unknown key and invalid value.
     """
     base = preset.model_dump() if isinstance(preset, Section) else preset or {}
-    saved = {} if file is None else read_yaml(Path(file))
-    try:
-        values = merged(base, model.upgraded(saved))
-    except ConfigError as error:
-        raise ConfigError(f"{file}: {error}") from error
+    values = merged(base, {} if file is None else read_yaml(Path(file)))
     try:
         return model.model_validate(merged(values, overrides or {}))
     except ValidationError as error:

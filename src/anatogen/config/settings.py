@@ -4,13 +4,12 @@ Pure descriptions without torch, so that a configuration is checked before anyth
 Values for a start are in `presets`.
 """
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from anatogen.config.resolving import Section
 from anatogen.core.choices import Sampler
-from anatogen.core.errors import ConfigError
 
 Positive = Annotated[int, Field(gt=0)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -23,20 +22,16 @@ class AutoencoderSettings(Section):
 
     Attributes:
         compression: Voxels per latent cell along (D, H, W).
-        wavelet_levels: Haar levels at the front and back; each halves every axis that is still to be halved
-            and costs no convolution at the finer resolution.
         base_width: Encoder's channels at the finest convolved resolution; doubled at each halving.
         decoder_width: The decoder's likewise, never above the encoder's widest.
         num_blocks: Encoder's residual blocks at each resolution above the latent's.
         num_decoder_blocks: The decoder's likewise.
         num_core_blocks: Residual blocks at the latent's resolution, on either side.
         num_codes: Entries of the codebook.
-        code_dim: Length of a code.
-        num_groups: Codes of a latent cell: its channels are `num_groups` codes side by side.
+        code_dim: Length of a code: the channels of a latent cell.
     """
 
     compression: tuple[PowerOfTwo, PowerOfTwo, PowerOfTwo] = (4, 4, 4)
-    wavelet_levels: Annotated[int, Field(ge=0, le=3)] = 0
     base_width: Positive = 16
     decoder_width: Positive = 32
     num_blocks: Annotated[int, Field(ge=0)] = 1
@@ -44,28 +39,6 @@ class AutoencoderSettings(Section):
     num_core_blocks: Annotated[int, Field(ge=0)] = 1
     num_codes: Annotated[int, Field(ge=2)] = 16_384
     code_dim: Positive = 8
-    num_groups: Positive = 1
-
-    @property
-    def latent_channels(self) -> int:
-        """Channels of a latent cell."""
-        return self.num_groups * self.code_dim
-
-    @classmethod
-    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
-        """`Section.upgraded`: once there was a choice of quantisers, of which the EMA codebook is left.
-
-        Raises:
-            ConfigError: If the file names another.
-        """
-        name = saved.get("quantiser", "ema")
-        if name != "ema":
-            raise ConfigError(
-                f"autoencoder.quantiser {name!r} was taken out, only 'ema' is left: "
-                "anatogen 0.1.0 at commit 402af9f reads this file"
-            )
-        taken_out = {"quantiser"} if saved.get("fsq_levels") else {"quantiser", "fsq_levels"}
-        return {key: value for key, value in saved.items() if key not in taken_out}
 
     @model_validator(mode="before")
     @classmethod
@@ -73,14 +46,6 @@ class AutoencoderSettings(Section):
         if isinstance(values, dict) and isinstance(values.get("compression"), int):
             return values | {"compression": (values["compression"],) * 3}
         return values
-
-    @model_validator(mode="after")
-    def _wavelet_fits_compression(self) -> Self:
-        if 2**self.wavelet_levels > max(self.compression):
-            raise ValueError(
-                f"wavelet_levels {self.wavelet_levels} compress more than compression {self.compression}"
-            )
-        return self
 
 
 class LossSettings(Section):
@@ -110,11 +75,6 @@ class LossSettings(Section):
     discriminator_width: Positive = 64
     discriminator_start: Annotated[int, Field(ge=0)] = 10_000
     adversarial_start: Annotated[int, Field(ge=0)] = 10_000
-
-    @classmethod
-    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
-        """`Section.upgraded`: without the weights that counted for other quantisers than the codebook."""
-        return {key: value for key, value in saved.items() if key not in ("codebook", "kl")}
 
     @property
     def adversarial(self) -> bool:
@@ -157,74 +117,56 @@ class OptimiserSettings(Section):
     minutes: Annotated[float, Field(gt=0)] | None = None
 
 
+class AutoencoderOptimiserSettings(OptimiserSettings):
+    """Those of the VQ-GAN, for its generator and its discriminators alike."""
+
+    betas: tuple[Decay, Decay] = (0.5, 0.9)
+    gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
+    steps: Positive | None = 100_000
+
+
 class DenoiserSettings(Section):
     """The network that the diffusion process asks.
 
     Attributes:
-        kind: "factorised": 1x3x3 convolutions, spatial then depth attention, plane-only halving (the paper);
-            "volumetric": 3x3x3 convolutions that follow the latent grid's spacing, attention at the coarsest
-            level.
         width: Channels at the finest level.
         multipliers: Channels of each level as multiples of `width`.
         num_blocks: Residual blocks of each level, on either side.
         num_heads: Attention heads.
         head_dim: Channels of an attention head.
-        patch: Latent cells per side that the input layer gathers into one (space to depth); 1 for none.
     """
 
-    kind: Literal["factorised", "volumetric"] = "volumetric"
-    width: Positive = 64
-    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4)
+    width: Positive = 32
+    multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 8)
     num_blocks: Positive = 2
-    num_heads: Positive = 4
+    num_heads: Positive = 8
     head_dim: Positive = 32
-    patch: Literal[1, 2] = 1
 
 
 class DiffusionSettings(Section):
-    """The process: how latents are scaled and noised, what the network predicts, how it is sampled.
+    """The process (Ho et al. 2020, noise by the cosine schedule), and how it is sampled.
 
     Attributes:
-        latents: The process runs on latents as they are before ("pre") or after ("post") quantisation;
-            what is sampled is quantised in any case.
-        latent_scaling: "codebook_range" maps the codebook's [min, max] to [-1, 1] (the paper);
-            "standardise" gives each channel of the training latents mean 0 and variance 1.
-        schedule: "cosine" (Nichol and Dhariwal 2021) or "linear_flow" (x_t = (1 - t) x_0 + t eps).
-        num_train_steps: Noise levels of the discrete process; none: t is continuous.
-        prediction: What the network's output means.
-        time_sampling: Training t "uniform" or "logit_normal" (more of the middle; Esser et al. 2024).
-        loss: Distance between prediction and target.
-        clip_x_0: Bound of |x_0| in sampling, where the latents have one; none for none.
+        num_train_steps: Noise levels of the process.
+        clip_x_0: Bound of |x_0| in sampling: latents are scaled so that codes lie in [-1, 1]. None for none.
         sampler: The sampler used when none is named.
         sampling_steps: Its number of steps.
         ema_decay: Decay of the weights' exponential moving average, per step.
     """
 
-    latents: Literal["pre", "post"] = "pre"
-    latent_scaling: Literal["codebook_range", "standardise"] = "standardise"
-    schedule: Literal["cosine", "linear_flow"] = "linear_flow"
-    num_train_steps: Positive | None = None
-    prediction: Literal["eps", "x_0", "v", "velocity"] = "velocity"
-    time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
-    loss: Literal["l1", "l2"] = "l2"
-    clip_x_0: Annotated[float, Field(gt=0)] | None = None
-    sampler: Sampler = "dpm_solver_pp"
-    sampling_steps: Positive = 25
-    ema_decay: Decay = 0.999
+    num_train_steps: Positive = 300
+    clip_x_0: Annotated[float, Field(gt=0)] | None = 1.0
+    sampler: Sampler = "ddpm"
+    sampling_steps: Positive = 300
+    ema_decay: Decay = 0.995
 
-    @model_validator(mode="after")
-    def _levels_fit_schedule(self) -> Self:
-        if (self.schedule == "cosine") != (self.num_train_steps is not None):
-            raise ValueError("num_train_steps belongs to schedule cosine, and only to it")
-        return self
 
-    @model_validator(mode="after")
-    def _invertible(self) -> Self:
-        if self.schedule == "linear_flow" and self.prediction in ("eps", "v"):
-            raise ValueError(
-                f"prediction {self.prediction} can't give x_0 at t = 1 of linear_flow: use velocity or x_0"
-            )
-        return self
+class DiffusionOptimiserSettings(OptimiserSettings):
+    """Those of the denoiser."""
+
+    batch_size: Positive = 4
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    steps: Positive | None = 150_000
 
 
 class LoopSettings(Section):
@@ -248,36 +190,27 @@ class TrainingSettings(LoopSettings):
     """What both stages share.
 
     Attributes:
-        deformations: Randomly deformed copies of each training scan that stage two learns beside it: with few
-            scans it memorises them otherwise.
         require_fit_autoencoder: Whether an autoencoder that fails its check stops stage two.
     """
 
-    deformations: Annotated[int, Field(ge=0)] = 0
+    flip: Literal["none", "vertical", "left_right"] = "vertical"
     require_fit_autoencoder: bool = True
 
 
 class LatentDiffusionSettings(Section):
-    """A latent diffusion model, from voxels to samples; the saved `config.yaml` of its run."""
+    """A latent diffusion model, from voxels to samples; the saved `config.yaml` of its run.
+
+    What is set nowhere is the paper's (Khader et al. 2023) or, where that is silent, of its published code.
+    """
 
     family: Literal["latent_diffusion"] = "latent_diffusion"
     autoencoder: AutoencoderSettings = AutoencoderSettings()
     losses: LossSettings = LossSettings()
-    autoencoder_training: OptimiserSettings = OptimiserSettings()
+    autoencoder_training: AutoencoderOptimiserSettings = AutoencoderOptimiserSettings()
     denoiser: DenoiserSettings = DenoiserSettings()
     diffusion: DiffusionSettings = DiffusionSettings()
-    diffusion_training: OptimiserSettings = OptimiserSettings()
+    diffusion_training: DiffusionOptimiserSettings = DiffusionOptimiserSettings()
     training: TrainingSettings = TrainingSettings()
-
-    @classmethod
-    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
-        """`Section.upgraded` of its sections."""
-        sections: dict[str, type[Section]] = {"autoencoder": AutoencoderSettings, "losses": LossSettings}
-        return saved | {
-            name: section.upgraded(saved[name])
-            for name, section in sections.items()
-            if isinstance(saved.get(name), dict)
-        }
 
 
 class PyramidSettings(Section):

@@ -35,14 +35,13 @@ class LatentScaling:
         return values.to(like)[:, None, None, None]
 
 
-def codebook_range_scaling(codes: Tensor, channels: int) -> LatentScaling:
+def codebook_range_scaling(codes: Tensor) -> LatentScaling:
     """Maps the codebook's smallest and largest value to -1 and 1 (Khader et al. 2023).
 
     Args:
         codes: float (num_codes, code_dim).
-        channels: Number of latent channels.
     """
-    low, high = codes.min(), codes.max()
+    low, high, channels = codes.min(), codes.max(), codes.shape[1]
     return LatentScaling(((low + high) / 2).repeat(channels), ((high - low) / 2).repeat(channels))
 
 

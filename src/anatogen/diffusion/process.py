@@ -1,7 +1,6 @@
 """The forward process, its posterior, and the loss that trains a denoiser (Ho et al. 2020)."""
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -51,33 +50,20 @@ def posterior(
     return mean, step_variance * sigma_s**2 / sigma_t**2, weight
 
 
-def denoising_loss(
-    network: Network,
-    x_0: Tensor,
-    eps: Tensor,
-    t: Tensor,
-    schedule: Schedule,
-    prediction: Prediction,
-    loss: Literal["l1", "l2"],
-) -> Tensor:
-    """Mean distance between the network's output and its target.
+def denoising_loss(network: Network, x_0: Tensor, eps: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+    """Mean absolute difference of the network's output and the noise.
 
     Args:
-        network: Maps (x_t, t) to an output of x_t's shape.
+        network: Maps (x_t, t) to the estimated noise, of x_t's shape.
         x_0: float (B, ...), clean.
         eps: float (B, ...), standard normal.
         t: float (B,) in [0, 1].
         schedule: Gives alpha and sigma.
-        prediction: What the output means.
-        loss: "l1" or "l2".
 
     Returns:
         0-d float.
     """
-    alpha, sigma = _per_item(schedule, t, x_0)
-    output = network(alpha * x_0 + sigma * eps, t)
-    wanted = parameterization.target(prediction, x_0, eps, alpha, sigma)
-    return functional.l1_loss(output, wanted) if loss == "l1" else functional.mse_loss(output, wanted)
+    return functional.l1_loss(network(add_noise(x_0, eps, t, schedule), t), eps)
 
 
 def x_0_predictor(

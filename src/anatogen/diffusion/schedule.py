@@ -5,7 +5,6 @@ Time t runs from 0 (clean) to 1 (noise). Everything else in `diffusion` is writt
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -77,13 +76,10 @@ class LinearFlowSchedule:
     """alpha = 1 - t, sigma = t: straight lines from data to noise (Lipman et al. 2023; Liu et al. 2023).
 
     Attributes:
-        time_sampling: Training times "uniform" or "logit_normal", whose middle is dense where the
-            prediction is hard (Esser et al. 2024).
         shift: All times are later by this factor of sigma / alpha (the same, equation 23): for values that
             vary together over many places, whose mean shows through noise that hides each of them.
     """
 
-    time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
     shift: float = 1.0
 
     def shifted(self, t: Tensor) -> Tensor:
@@ -114,10 +110,11 @@ class LinearFlowSchedule:
         return torch.tensor(0.01, dtype=torch.float64)
 
     def draw_times(self, number: int, generator: torch.Generator) -> Tensor:
-        """See `CosineSchedule`."""
-        if self.time_sampling == "logit_normal":
-            return self.shifted(torch.randn(number, generator=generator).sigmoid())
-        return self.shifted(1 - torch.rand(number, generator=generator))
+        """(number,) float32 random times in (0, 1) for training, logit-normal: most in the middle.
+
+        There the prediction is hard (Esser et al. 2024).
+        """
+        return self.shifted(torch.randn(number, generator=generator).sigmoid())
 
 
 Schedule = CosineSchedule | LinearFlowSchedule

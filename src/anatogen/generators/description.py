@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from anatogen.config.settings import (
     AutoencoderSettings,
@@ -110,14 +110,6 @@ class LatentDiffusionDescription(Description):
     latent_shift: list[float]
     latent_scale: list[float]
     x_0_variance: list[float] = []
-    # What an older bundle says of its autoencoder beside the settings that there are now.
-    _taken_out: dict[str, Any] = PrivateAttr(default_factory=dict)
-
-    @property
-    def sha256(self) -> str:
-        """`Description.sha256`; keys that were taken out since don't change an older bundle's, either."""
-        content = self.model_dump(mode="json", exclude_unset=True)
-        return sha256_json(content | {"autoencoder": content["autoencoder"] | self._taken_out})
 
 
 class FlowStatistics(BaseModel):
@@ -186,7 +178,7 @@ def read_description(folder: Path) -> AnyDescription:
     """The description of a bundle whose weights files are there and undamaged.
 
     Raises:
-        UserError: If the folder is no bundle, of another format version, damaged, or not read any more.
+        UserError: If the folder is no bundle, damaged, or of another format version or program.
     """
     description = read_description_file(
         folder / DESCRIPTION_NAME,
@@ -201,15 +193,18 @@ def read_description(folder: Path) -> AnyDescription:
 
 
 def _parse(content: dict[str, Any]) -> AnyDescription:
-    """The description of a bundle of this version or an older one."""
-    said = content.get("autoencoder")
-    if not isinstance(said, dict):
+    try:
         return _ANY.validate_python(content)
-    kept = AutoencoderSettings.upgraded(said)
-    description = _ANY.validate_python(content | {"autoencoder": kept})
-    if isinstance(description, LatentDiffusionDescription):
-        description._taken_out = {key: value for key, value in said.items() if key not in kept}
-    return description
+    except ValidationError as error:
+        # The first part of a place is the kind.
+        places = [problem["loc"][1:] for problem in error.errors() if problem["type"] == "extra_forbidden"]
+        if not places:
+            raise
+        unknown = ", ".join(".".join(map(str, place)) for place in places)
+        raise UserError(
+            f"{unknown} is unknown to anatogen {__version__}: use the version that wrote it "
+            f"({content.get('anatogen_version')})"
+        ) from error
 
 
 def bundled_weights(folder: Path, key: str) -> float | str | None:

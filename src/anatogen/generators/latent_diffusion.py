@@ -7,12 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anatogen.config.settings import AutoencoderSettings, DenoiserSettings, DiffusionSettings, Sampler
+from anatogen.config.settings import Sampler
 from anatogen.core.seeding import derived_generator
-from anatogen.dataset.manifest import Grid
 from anatogen.diffusion.latents import LatentScaling
 from anatogen.diffusion.process import denoising_loss, x_0_predictor
-from anatogen.diffusion.schedule import CosineSchedule, LinearFlowSchedule, Schedule
+from anatogen.diffusion.schedule import CosineSchedule
 from anatogen.generators.bundle import Bundle
 from anatogen.generators.description import LatentDiffusionDescription
 from anatogen.generators.solving import LOSS_TIMES, options_in_force, solve
@@ -45,9 +44,7 @@ class LatentDiffusionBundle(Bundle):
     def build(cls, description: LatentDiffusionDescription) -> Self:
         """The bundle of this description, with untrained networks."""
         autoencoder = VQGAN(description.autoencoder)
-        denoiser = build_denoiser(
-            description.denoiser, description.autoencoder, description.grid, description.latent_shape
-        )
+        denoiser = Denoiser(description.denoiser, description.autoencoder.code_dim)
         return cls(description, autoencoder, denoiser)
 
     @property
@@ -76,10 +73,7 @@ class LatentDiffusionBundle(Bundle):
         Returns:
             float32 (B, C, d, h, w), on the bundle's device.
         """
-        z = self.autoencoder.encode(x)
-        if self.description.diffusion.latents == "post":
-            z = self.autoencoder.codebook.quantise(z)
-        return self.scaling.apply(z)
+        return self.scaling.apply(self.autoencoder.encode(x))
 
     @torch.inference_mode()
     def sample_latents(
@@ -92,7 +86,7 @@ class LatentDiffusionBundle(Bundle):
     ) -> Tensor:
         """Scaled latents of the scans of these numbers, float32 (B, C, d, h, w) on the bundle's device."""
         settings = self.description.diffusion
-        schedule = build_schedule(settings)
+        schedule = CosineSchedule(settings.num_train_steps)
         num_steps = settings.sampling_steps if steps is None else steps
         shape = (len(self.description.latent_shift), *self.description.latent_shape)
         generators = [derived_generator(seed, "scan", index) for index in indices]
@@ -101,7 +95,7 @@ class LatentDiffusionBundle(Bundle):
             draws = [torch.randn(shape, generator=generator) for generator in generators]
             return torch.stack(draws).to(self.device)
 
-        predict = x_0_predictor(self.denoiser, schedule, settings.prediction, settings.clip_x_0)
+        predict = x_0_predictor(self.denoiser, schedule, "eps", settings.clip_x_0)
         # A step for every level is the paper's algorithm, and beta_tilde is right for it.
         variance = None if num_steps == settings.num_train_steps else self._x_0_variance()
         return solve(sampler or settings.sampler, predict, noise, schedule, num_steps, variance)
@@ -114,14 +108,12 @@ class LatentDiffusionBundle(Bundle):
             x: float32 (1, 1, D, H, W) in [-1, 1], on any device.
             seed: Random seed of the noises.
         """
-        settings = self.description.diffusion
         x_0 = self.encode(x.to(self.device)).float()
         shape = (len(LOSS_TIMES), *x_0.shape[1:])
         eps = torch.randn(shape, generator=derived_generator(seed, "membership")).to(x_0.device)
         t = torch.tensor(LOSS_TIMES, device=x_0.device)
-        schedule = build_schedule(settings)
-        loss = denoising_loss(self.denoiser, x_0.expand(shape), eps, t, schedule, settings.prediction, "l2")
-        return float(loss)
+        schedule = CosineSchedule(self.description.diffusion.num_train_steps)
+        return float(denoising_loss(self.denoiser, x_0.expand(shape), eps, t, schedule))
 
     def _x_0_variance(self) -> Callable[[Tensor], Tensor] | None:
         table = self.description.x_0_variance
@@ -134,19 +126,3 @@ class LatentDiffusionBundle(Bundle):
             )
 
         return interpolate
-
-
-def build_schedule(settings: DiffusionSettings) -> Schedule:
-    """The noise schedule that the settings describe."""
-    if settings.num_train_steps is not None:
-        return CosineSchedule(settings.num_train_steps)
-    return LinearFlowSchedule(settings.time_sampling)
-
-
-def build_denoiser(
-    denoiser: DenoiserSettings, autoencoder: AutoencoderSettings, grid: Grid, latent_shape: tuple[int, ...]
-) -> Denoiser:
-    """The denoiser of the latents (d, h, w) that an autoencoder makes of volumes on the grid, untrained."""
-    spacing = zip(grid.spacing_mm, autoencoder.compression, strict=True)
-    spacing_mm = tuple(millimetres * factor for millimetres, factor in spacing)
-    return Denoiser(denoiser, autoencoder.latent_channels, latent_shape, spacing_mm)

@@ -19,9 +19,14 @@ from anatogen.diffusion.schedule import LinearFlowSchedule
 from anatogen.generators.bundle import Bundle
 from anatogen.generators.description import WaveletFlowDescription
 from anatogen.generators.solving import LOSS_TIMES, options_in_force, solve
-from anatogen.models.denoiser import halving_strides
 from anatogen.models.flow_network import FlowNetwork
-from anatogen.models.pyramid import BACKGROUND, WaveletPyramid, with_foreground, without_foreground
+from anatogen.models.pyramid import (
+    BACKGROUND,
+    WaveletPyramid,
+    halving_strides,
+    with_foreground,
+    without_foreground,
+)
 
 _NUM_POSITIONS = 3
 # Standard deviation of the noise on the texture that the coarse level is told: exact numbers could tell it

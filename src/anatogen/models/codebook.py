@@ -13,10 +13,8 @@ _EPSILON = 1e-5
 class Codebook(nn.Module):
     """Codes learned by exponential moving averages, with the revival of those that fall out of use.
 
-    van den Oord et al. 2017 (VQ-VAE), appendix A.1. A latent of several times `code_dim` channels is
-    quantised in groups of `code_dim`, all with the same codes (product quantisation, Jegou et al. 2011). Only
-    `update` has side effects. Everything that a resumed training needs, the `initialised` flag too, is a
-    buffer.
+    van den Oord et al. 2017 (VQ-VAE), appendix A.1. Only `update` has side effects. Everything that a resumed
+    training needs, the `initialised` flag too, is a buffer.
 
     Args:
         num_codes: Number of vectors.
@@ -49,32 +47,32 @@ class Codebook(nn.Module):
         self.register_buffer("initialised", torch.tensor(False))
 
     def lookup(self, z: Tensor) -> Tensor:
-        """The nearest code of each group of channels of each latent cell.
+        """The nearest code of each latent cell.
 
         Args:
-            z: float (B, G * code_dim, D, H, W).
+            z: float (B, code_dim, D, H, W).
 
         Returns:
-            int64 (B, D, H, W, G).
+            int64 (B, D, H, W).
         """
-        return _nearest(self._groups(z), self.codes).reshape(z.shape[0], *z.shape[2:], -1)
+        return _nearest(_cells(z), self.codes).reshape(z.shape[0], *z.shape[2:])
 
     def embed(self, indices: Tensor) -> Tensor:
-        """The codes of int64 (B, D, H, W, G) indices, as float32 (B, G * code_dim, D, H, W)."""
-        return self.codes[indices].flatten(-2).movedim(-1, 1)
+        """The codes of int64 (B, D, H, W) indices, as float32 (B, code_dim, D, H, W)."""
+        return self.codes[indices].movedim(-1, 1)
 
     def quantise(self, z: Tensor) -> Tensor:
         """The codes nearest to any latent, float32, shape of z; a quantised latent stays as it is."""
         return self.embed(self.lookup(z.float()))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        """Replaces each cell by its codes; gradients pass straight through to the latent.
+        """Replaces each cell by its code; gradients pass straight through to the latent.
 
         Args:
-            z: float (B, G * code_dim, D, H, W).
+            z: float (B, code_dim, D, H, W).
 
         Returns:
-            The quantised latent, float32, shape of z, and the int64 indices (B, D, H, W, G).
+            The quantised latent, float32, shape of z, and the int64 indices (B, D, H, W).
         """
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
@@ -93,11 +91,11 @@ class Codebook(nn.Module):
         stay equal.
 
         Args:
-            z: float (B, G * code_dim, D, H, W).
+            z: float (B, code_dim, D, H, W).
             indices: What `forward` returned for it.
             generator: Decides all that is random; alike on all ranks.
         """
-        cells = self._groups(z.detach().float())
+        cells = _cells(z.detach().float())
         chosen = indices.flatten()
         num_codes = len(self.codes)
         if not self.initialised:
@@ -125,10 +123,6 @@ class Codebook(nn.Module):
         """Resets the count of the use of codes."""
         self.usage.zero_()
 
-    def _groups(self, z: Tensor) -> Tensor:
-        """The groups of all cells, (B * D * H * W * G, code_dim)."""
-        return z.movedim(1, -1).reshape(-1, self.codes.shape[1])
-
     def _place(self, where: Tensor, cells: Tensor, generator: torch.Generator) -> None:
         """Puts the codes at `where` on random cells, as if each had always been used as often as the mean."""
         number = int(where.sum())
@@ -142,6 +136,11 @@ class Codebook(nn.Module):
         count = len(cells) / len(self.codes)
         self.ema_count[where] = count
         self.ema_sum[where] = placed * count
+
+
+def _cells(z: Tensor) -> Tensor:
+    """All cells, (B * D * H * W, code_dim)."""
+    return z.movedim(1, -1).flatten(0, 3)
 
 
 def _nearest(cells: Tensor, codes: Tensor) -> Tensor:

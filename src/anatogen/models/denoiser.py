@@ -1,12 +1,8 @@
-"""The denoiser: a 3D U-Net that predicts the clean latent, or the noise, of a noised one at its time.
+"""The denoiser: a 3D U-Net that predicts the noise of a noised latent at its time.
 
-`factorised` is the paper's (Khader et al. 2023, after Ho et al. 2022): convolutions in the plane, spatial
-and then depth attention, halving of the plane only. `volumetric` convolves in 3D and halves whatever axes
-are finest, so that isotropic grids are treated alike along all axes and thick slices plane first.
+That of Khader et al. 2023, after Ho et al. 2022 ("Video diffusion models"): convolutions in the plane,
+spatial and then depth attention, halving of the plane only.
 """
-
-import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +12,6 @@ from anatogen.config.settings import DenoiserSettings
 from anatogen.models.blocks import ResidualBlock, TimeEmbedding, channels_last, group_norm
 from anatogen.models.convolution import Conv3d
 
-Triple = tuple[int, int, int]
-
-# Axes whose spacing is within this factor of the finest are halved together.
-_ISOTROPIC = 1.5
 # Distances along the depth beyond this share one position bias.
 _MAX_DEPTH_DISTANCE = 32
 
@@ -30,53 +22,25 @@ class Denoiser(nn.Module):
     Args:
         settings: The architecture.
         channels: Channels of the latent.
-        shape: (d, h, w) of the latents, decides the halvings.
-        spacing_mm: Millimetres per latent cell along (d, h, w), decides the halvings.
     """
 
-    def __init__(
-        self,
-        settings: DenoiserSettings,
-        channels: int,
-        shape: tuple[int, ...],
-        spacing_mm: tuple[float, ...],
-    ) -> None:
+    def __init__(self, settings: DenoiserSettings, channels: int) -> None:
         super().__init__()
-        factorised = settings.kind == "factorised"
         widths = [settings.width * factor for factor in settings.multipliers]
-        self.patch = settings.patch
-        cells = [math.ceil(size / settings.patch) for size in shape]
-        strides = (
-            [(1, 2, 2)] * (len(widths) - 1)
-            if factorised
-            else halving_strides(cells, spacing_mm, len(widths) - 1)
-        )
-        self.multiple = tuple(
-            settings.patch * math.prod(axis) for axis in zip((1, 1, 1), *strides, strict=True)
-        )
+        self.multiple = 2 ** (len(widths) - 1)
         embedding_dim = 4 * settings.width
         self.time_embedding = TimeEmbedding(settings.width, embedding_dim)
-        kernel = (1, 3, 3) if factorised else (3, 3, 3)
         heads = (settings.num_heads, settings.head_dim)
 
         def block(in_channels: int, out_channels: int) -> nn.Module:
-            return ResidualBlock(in_channels, out_channels, kernel, embedding_dim)
+            return ResidualBlock(in_channels, out_channels, (1, 3, 3), embedding_dim)
 
-        def attend(width: int, coarsest: bool) -> list[nn.Module]:
-            if factorised:
-                spatial = (
-                    SpatialAttention(width, *heads) if coarsest else LinearSpatialAttention(width, *heads)
-                )
-                return [spatial, DepthAttention(width, *heads)]
-            return [VolumeAttention(width, *heads)] if coarsest else []
+        def attend(width: int) -> list[nn.Module]:
+            return [LinearSpatialAttention(width, *heads), DepthAttention(width, *heads)]
 
-        patched = channels * settings.patch**3
-        entry: nn.Module = Conv3d(patched, widths[0], 3, padding=1)
-        if factorised:
-            entry = nn.Sequential(
-                Conv3d(patched, widths[0], (1, 7, 7), padding=(0, 3, 3)), DepthAttention(widths[0], *heads)
-            )
-        self.entry = entry
+        self.entry = nn.Sequential(
+            Conv3d(channels, widths[0], (1, 7, 7), padding=(0, 3, 3)), DepthAttention(widths[0], *heads)
+        )
         self.down_blocks = nn.ModuleList()
         self.downsample = nn.ModuleList()
         self.up_blocks = nn.ModuleList()
@@ -87,13 +51,16 @@ class Denoiser(nn.Module):
             for _ in range(settings.num_blocks):
                 layers.append(block(current, width))
                 current = width
-            # The factorised U-Net attends at every level, the volumetric one in the middle only.
-            self.down_blocks.append(nn.ModuleList(layers + attend(width, False)))
-            if level < len(strides):
-                kernel_size, padding = _resampling(strides[level])
-                self.downsample.append(Conv3d(width, width, kernel_size, strides[level], padding))
+            self.down_blocks.append(nn.ModuleList(layers + attend(width)))
+            if level < len(widths) - 1:
+                self.downsample.append(Conv3d(width, width, (1, 4, 4), (1, 2, 2), (0, 1, 1)))
         self.middle = nn.ModuleList(
-            [block(current, current), *attend(current, True), block(current, current)]
+            [
+                block(current, current),
+                SpatialAttention(current, *heads),
+                DepthAttention(current, *heads),
+                block(current, current),
+            ]
         )
         for level in reversed(range(len(widths))):
             width = widths[level]
@@ -101,12 +68,10 @@ class Denoiser(nn.Module):
             for index in range(settings.num_blocks):
                 layers.append(block(current + (width if index == 0 else 0), width))
                 current = width
-            self.up_blocks.append(nn.ModuleList(layers + attend(width, False)))
+            self.up_blocks.append(nn.ModuleList(layers + attend(width)))
             if level > 0:
-                stride = strides[level - 1]
-                kernel_size, padding = _resampling(stride)
-                self.upsample.append(nn.ConvTranspose3d(width, width, kernel_size, stride, padding))
-        last = Conv3d(current, patched, 1) if factorised else Conv3d(current, patched, 3, padding=1)
+                self.upsample.append(nn.ConvTranspose3d(width, width, (1, 4, 4), (1, 2, 2), (0, 1, 1)))
+        last = Conv3d(current, channels, 1)
         # Starting from 0 lets the first steps learn the mean instead of undoing random output.
         for parameter in last.parameters():
             nn.init.zeros_(parameter)
@@ -114,7 +79,7 @@ class Denoiser(nn.Module):
         channels_last(self)
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The network's prediction, of whatever kind it was trained for.
+        """The noise that the network sees.
 
         Args:
             x_t: float (B, channels, d, h, w), the noised latent; padded inside to what the halvings need.
@@ -123,10 +88,9 @@ class Denoiser(nn.Module):
         Returns:
             float (B, channels, d, h, w).
         """
-        shape = x_t.shape[2:]
-        pads = [(-size) % multiple for size, multiple in zip(shape, self.multiple, strict=True)]
-        x = functional.pad(x_t, (0, pads[2], 0, pads[1], 0, pads[0]))
-        x = _gather(x, self.patch).contiguous(memory_format=torch.channels_last_3d)
+        h, w = x_t.shape[3:]
+        x = functional.pad(x_t, (0, -w % self.multiple, 0, -h % self.multiple))
+        x = x.contiguous(memory_format=torch.channels_last_3d)
         embedding = self.time_embedding(t)
         x = self.entry(x)
         skips = []
@@ -140,61 +104,14 @@ class Denoiser(nn.Module):
             x = _apply(layers, torch.cat((x, skips.pop()), dim=1), embedding)
             if level < len(self.upsample):
                 x = self.upsample[level](x)
-        x = _scatter(self.exit(x), self.patch)
-        return x[:, :, : shape[0], : shape[1], : shape[2]]
-
-
-def halving_strides(shape: Sequence[int], spacing_mm: Sequence[float], number: int) -> list[Triple]:
-    """Strides of successive halvings that bring a grid towards isotropic cells.
-
-    Args:
-        shape: (d, h, w) in cells; an axis is not halved below 2 cells.
-        spacing_mm: Millimetres per cell along (d, h, w).
-        number: Number of halvings.
-
-    Returns:
-        `number` strides of 1s and 2s; (1, 1, 1) where nothing is left to halve.
-    """
-    sizes, spacing = list(shape), list(spacing_mm)
-    strides = []
-    for _ in range(number):
-        divisible = [axis for axis in range(3) if sizes[axis] >= 4]
-        finest = min((spacing[axis] for axis in divisible), default=0.0)
-        stride = [2 if axis in divisible and spacing[axis] < _ISOTROPIC * finest else 1 for axis in range(3)]
-        sizes = [math.ceil(size / step) for size, step in zip(sizes, stride, strict=True)]
-        spacing = [length * step for length, step in zip(spacing, stride, strict=True)]
-        strides.append((stride[0], stride[1], stride[2]))
-    return strides
-
-
-def _resampling(stride: Triple) -> tuple[Triple, Triple]:
-    """Kernel and padding of a (transposed) convolution of the stride."""
-    d, h, w = stride
-    return (3 * d - 2, 3 * h - 2, 3 * w - 2), (d - 1, h - 1, w - 1)
+        out: Tensor = self.exit(x)
+        return out[:, :, :, :h, :w]
 
 
 def _apply(layers: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
     for layer in layers.children():
         x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
     return x
-
-
-def _gather(x: Tensor, patch: int) -> Tensor:
-    """Space to depth: (B, C, d, h, w) to (B, C * patch**3, d / patch, h / patch, w / patch)."""
-    if patch == 1:
-        return x
-    b, c, d, h, w = x.shape
-    x = x.reshape(b, c, d // patch, patch, h // patch, patch, w // patch, patch)
-    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(1, 4)
-
-
-def _scatter(x: Tensor, patch: int) -> Tensor:
-    """Undoes `_gather`."""
-    if patch == 1:
-        return x
-    b, c, d, h, w = x.shape
-    x = x.reshape(b, c // patch**3, patch, patch, patch, d, h, w)
-    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, -1, d * patch, h * patch, w * patch)
 
 
 class _Attention(nn.Module):
@@ -219,15 +136,6 @@ class _Attention(nn.Module):
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attends within groups; all tensors are (B, heads, d, h, w, head_dim)."""
         raise TypeError(f"{type(self).__name__} must define mix")
-
-
-class VolumeAttention(_Attention):
-    """Every cell sees every cell."""
-
-    def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attends over all d * h * w cells."""
-        flat_q, flat_k, flat_v = (tensor.flatten(2, 4) for tensor in (q, k, v))
-        return functional.scaled_dot_product_attention(flat_q, flat_k, flat_v).reshape(v.shape)
 
 
 class SpatialAttention(_Attention):

@@ -14,7 +14,7 @@ from torch.nn import functional
 from anatogen.config.settings import FlowNetworkSettings
 from anatogen.models.blocks import channels_last
 from anatogen.models.convolution import Conv3d
-from anatogen.models.denoiser import Triple
+from anatogen.models.pyramid import Triple
 
 # Channels of a group of the convolutions: with these, oneDNN is at its fastest for its work.
 _GROUP_WIDTH = 16

@@ -12,9 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from anatogen.models.blocks import haar, inverse_haar
-from anatogen.models.denoiser import Triple, halving_strides
+
+Triple = tuple[int, int, int]
 
 BACKGROUND = -1.0
+# Axes whose spacing is within this factor of the finest are halved together.
+_ISOTROPIC = 1.5
 
 
 class WaveletPyramid:
@@ -171,3 +174,26 @@ def _both(x: Tensor, axis: int, join: Callable[[Tensor, Tensor], Tensor]) -> Ten
 def _gain(axes: Sequence[int]) -> float:
     """What a constant grows by in the orthonormal low-pass band."""
     return float(2 ** (len(axes) / 2))
+
+
+def halving_strides(shape: Sequence[int], spacing_mm: Sequence[float], number: int) -> list[Triple]:
+    """Strides of successive halvings that bring a grid towards isotropic cells.
+
+    Args:
+        shape: (d, h, w) in cells; an axis is not halved below 2 cells.
+        spacing_mm: Millimetres per cell along (d, h, w).
+        number: Number of halvings.
+
+    Returns:
+        `number` strides of 1s and 2s; (1, 1, 1) where nothing is left to halve.
+    """
+    sizes, spacing = list(shape), list(spacing_mm)
+    strides = []
+    for _ in range(number):
+        divisible = [axis for axis in range(3) if sizes[axis] >= 4]
+        finest = min((spacing[axis] for axis in divisible), default=0.0)
+        stride = [2 if axis in divisible and spacing[axis] < _ISOTROPIC * finest else 1 for axis in range(3)]
+        sizes = [math.ceil(size / step) for size, step in zip(sizes, stride, strict=True)]
+        spacing = [length * step for length, step in zip(spacing, stride, strict=True)]
+        strides.append((stride[0], stride[1], stride[2]))
+    return strides

@@ -1,16 +1,16 @@
 """The autoencoder: a 3D VQ-GAN's encoder, codebook and decoder.
 
-`paper`: strided 4x4x4 convolutions from full resolution, as Khader et al. 2023 describe it after
-Esser et al. 2021. `default`: a Haar wavelet at either end, so that no wide convolution runs at full
-resolution.
+That of Khader et al. 2023, after Esser et al. 2021: strided 4x4x4 convolutions from full resolution.
 """
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.config.settings import AutoencoderSettings
-from anatogen.models.blocks import ResidualBlock, channels_last, group_norm, haar, inverse_haar
+from anatogen.models.blocks import ResidualBlock, channels_last, group_norm
 from anatogen.models.codebook import Codebook
 from anatogen.models.convolution import Conv3d
 
@@ -29,35 +29,32 @@ class VQGAN(nn.Module):
         super().__init__()
         halvings = _halvings(settings.compression)
         self.compression = settings.compression
-        self.wavelet_axes = halvings[: settings.wavelet_levels]
-        conv_axes = halvings[settings.wavelet_levels :]
-        channels = 2 ** sum(len(axes) for axes in self.wavelet_axes)
-        widths = [settings.base_width * 2**level for level in range(len(conv_axes) + 1)]
+        widths = [settings.base_width * 2**level for level in range(len(halvings) + 1)]
 
-        encoder: list[nn.Module] = [Conv3d(channels, widths[0], 3, padding=1)]
-        for axes, wide, wider in zip(conv_axes, widths, widths[1:], strict=False):
+        encoder: list[nn.Module] = [Conv3d(1, widths[0], 3, padding=1)]
+        for axes, (wide, wider) in zip(halvings, pairwise(widths), strict=True):
             # The paper's encoder has no residual block before its first down-sampling.
-            if encoder[1:] or settings.wavelet_levels:
+            if encoder[1:]:
                 encoder += [ResidualBlock(wide, wide) for _ in range(settings.num_blocks)]
             kernel, stride, padding = _resampling(axes)
             encoder.append(Conv3d(wide, wider, kernel, stride, padding))
         encoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
-        encoder += [group_norm(widths[-1]), nn.SiLU(), Conv3d(widths[-1], settings.latent_channels, 1)]
+        encoder += [group_norm(widths[-1]), nn.SiLU(), Conv3d(widths[-1], settings.code_dim, 1)]
         self.encoder = nn.Sequential(*encoder)
 
         # Weights files know it by this name.
         self.codebook = Codebook(settings.num_codes, settings.code_dim)
 
-        decoder: list[nn.Module] = [Conv3d(settings.latent_channels, widths[-1], 1)]
+        decoder: list[nn.Module] = [Conv3d(settings.code_dim, widths[-1], 1)]
         decoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
         current = widths[-1]
-        for level in reversed(range(len(conv_axes))):
-            kernel, stride, padding = _resampling(conv_axes[level])
+        for level in reversed(range(len(halvings))):
+            kernel, stride, padding = _resampling(halvings[level])
             width = min(settings.decoder_width * 2**level, widths[-1])
             decoder.append(nn.ConvTranspose3d(current, width, kernel, stride, padding))
             decoder += [ResidualBlock(width, width) for _ in range(settings.num_decoder_blocks)]
             current = width
-        decoder += [group_norm(current), nn.SiLU(), Conv3d(current, channels, 3, padding=1)]
+        decoder += [group_norm(current), nn.SiLU(), Conv3d(current, 1, 3, padding=1)]
         self.decoder = nn.Sequential(*decoder)
         channels_last(self)
 
@@ -73,8 +70,6 @@ class VQGAN(nn.Module):
         """
         pads = [(-size) % factor for size, factor in zip(x.shape[2:], self.compression, strict=True)]
         x = functional.pad(x, (0, pads[2], 0, pads[1], 0, pads[0]), value=-1.0)
-        for axes in self.wavelet_axes:
-            x = haar(x, axes)
         z: Tensor = self.encoder(x.contiguous(memory_format=torch.channels_last_3d))
         return z
 
@@ -89,8 +84,6 @@ class VQGAN(nn.Module):
             float (B, 1, D, H, W), about [-1, 1], not clipped.
         """
         x: Tensor = self.decoder(z.contiguous(memory_format=torch.channels_last_3d))
-        for axes in reversed(self.wavelet_axes):
-            x = inverse_haar(x, axes)
         return x[:, :, : shape[0], : shape[1], : shape[2]]
 
     @torch.inference_mode()
@@ -107,7 +100,7 @@ class VQGAN(nn.Module):
 
         Returns:
             The reconstruction (B, 1, D, H, W); the latent before quantisation (B, C, d, h, w); the chosen
-            codes, int64 (B, d, h, w, G).
+            codes, int64 (B, d, h, w).
         """
         z = self.encode(x)
         quantised, indices = self.codebook(z)

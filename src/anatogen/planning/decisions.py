@@ -27,10 +27,6 @@ class Why(Enum):
         "half of the scans are mirrored, for left and right are alike: correlation of two scans "
         "{straight:.2f}, with one mirrored {mirrored:.2f}"
     )
-    DEFORMATIONS_SETTLED = "{copies} deformed copies of each scan, as settled"
-    DEFORMATIONS = (
-        "{copies} deformed copies of each scan for stage two: it would store {num_scans} scans alone"
-    )
     HELD_OUT = (
         "each level is kept as it was when its loss of held-out scans was lowest: trained on, it would store "
         "{num_scans} scans"
@@ -53,24 +49,10 @@ class Why(Enum):
         "view is left away, rounded up to multiples of {multiple}"
     )
 
-    COMPRESSION = (
-        "compression {compression}, cells of {cell} mm: 8 gave the best samples for the time by ablation"
-    )
-    COMPRESSION_LESS = (
-        "compression {compression}, cells of {cell} mm: less than 8 along thick slices, so that cells are "
-        "nearly cubes, and along short axes, which keep {least} cells"
-    )
-    ONE_CODE = "1 code for a cell of {voxels} voxels: one holds so few"
-    SEVERAL_CODES = "{codes} codes for a cell of {voxels} voxels: one holds too little of so many"
-    WAVELET = "1 wavelet level at either end: ten times the steps in equal time"
-    DENOISER = (
-        "denoiser of {levels} levels{gathering}: the coarsest attends over {attended:,} "
-        "cells, at most {most:,}; widths are the preset's, for twice as wide was worse in equal time"
-    )
+    PAPER = "networks of the paper, whatever the grid"
     PYRAMID = "pyramid of {levels} halvings: the coarse image has {coarse} cells, {cells:,}, {limit}"
 
     BATCHES_FIT = "the preset's batches: they fit"
-    BATCHES = "the preset's batches: small ones with large steps learned faster in equal time"
     BATCHES_LESS = "batches of {batches}: more do not fit into {memory:.3g} GB"
     BFLOAT16 = "bfloat16 where it is safe: the GPU has it"
     NO_BFLOAT16 = "full precision: the GPU has no bfloat16"
@@ -84,7 +66,6 @@ class Why(Enum):
         "{stage}: {steps:,} steps of {seconds:.2g} s, {passes:,.0f} passes over {scans} training scans: "
         "after more, copies were seen; {left:.2g} of {hours:.2g} hours are left over"
     )
-    SHORT_AVERAGE = "moving average over 200 steps: over 1,000 it would hold too much of so short a start"
 
     # What may go wrong.
     MAY_STORE = (

@@ -20,13 +20,10 @@ class FamilyRules:
         reference: Preset whose steps tell how fast a machine is.
         min_steps: Steps of each stage below which no training was seen to give anatomy.
         smaller_batches: Batches of the stages that are tried where the preset's do not fit; the last are 1.
-        batches: Why the preset's are used where they fit.
         too_short: What is said of a stage of fewer steps than those.
         networks: From the grid to the settings that depend on it alone.
         against_copies: From the fingerprint and the nested values of `PrepareConfig` and of the generator
             that are settled, to what few scans call for.
-        averages: From the steps of each stage, and the generator's nested values that are settled, to the
-            decay of moving averages.
         most_steps: From the number of training scans and the settings, to the steps of stages after which
             copies were seen: only users plan more.
         copies: From the number of training scans, the steps of each stage, the settings, and whether scans
@@ -38,11 +35,9 @@ class FamilyRules:
     reference: str
     min_steps: Mapping[str, int]
     smaller_batches: Sequence[tuple[int, ...]]
-    batches: Why
     too_short: Why
     networks: Callable[[Grid], list[Decision]]
     against_copies: Callable[[Fingerprint, Mapping[str, Any], Mapping[str, Any]], list[Decision]]
-    averages: Callable[[Mapping[str, int], Mapping[str, Any]], list[Decision]]
     most_steps: Callable[[int, Any], Mapping[str, int]]
     copies: Callable[[int, Mapping[str, int], Any, bool], list[Decision]]
     sample_seconds: Callable[[Any, Mapping[str, float]], float]

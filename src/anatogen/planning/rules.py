@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
 
-from anatogen.config.presets import STAGES_OF, family_of, preset_named
+from anatogen.config.presets import STAGES_OF, preset_named
 from anatogen.config.resolving import merged, resolve
 from anatogen.config.settings import GeneratorSettings, LatentDiffusionSettings, WaveletFlowSettings
 from anatogen.core.errors import UserError
@@ -155,7 +155,7 @@ def decide(
     splits = _splits(fingerprint, given)
     made = [intensity, *views, *geometry, *rules.networks(grid)]
     if batches is None:
-        made.append(Decision(rules.batches))
+        made.append(Decision(Why.BATCHES_FIT))
     else:
         facts = {"batches": " and ".join(map(str, batches)), "memory": budget.memory_gb}
         made.append(Decision(Why.BATCHES_LESS, facts))
@@ -222,7 +222,6 @@ def decide_budgets(
         }
         made.append(Decision(why, facts, {name: values | settled}))
         spare = max(0.0, available - steps[stage] * seconds)
-    made += rules.averages(steps, given_training)
     lengths = _values_of(made[len(decisions.made) :])
     return replace(
         decisions,
@@ -235,18 +234,18 @@ def decide_budgets(
 
 def stages_planned(preset: str) -> tuple[str, ...]:
     """The stages of a preset's family."""
-    return STAGES_OF[family_of(preset_named(preset))]
+    return STAGES_OF[type(preset_named(preset))]
 
 
 def rules_of(preset: str) -> FamilyRules:
     """The rules of a preset's family."""
-    return RULES[family_of(preset_named(preset))]
+    return RULES[type(preset_named(preset))]
 
 
 def settings_of(values: Mapping[str, Any], preset: str) -> GeneratorSettings:
     """The settings of nested values over a preset."""
     start = preset_named(preset)
-    return resolve(family_of(start), merged(start, values))
+    return resolve(type(start), start, overrides=values)
 
 
 def num_training_scans(fingerprint: Fingerprint, prepare: Mapping[str, Any]) -> int:

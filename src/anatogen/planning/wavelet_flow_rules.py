@@ -57,11 +57,9 @@ WAVELET_FLOW = FamilyRules(
     # Scans of shorter trainings were not looked at.
     min_steps={"flow": 1_000},
     smaller_batches=((2,), (1,)),
-    batches=Why.BATCHES_FIT,
     too_short=Why.TOO_SHORT_TO_KNOW,
     networks=choose_pyramid,
     against_copies=_against_copies,
-    averages=lambda steps, given_training: [],
     # Held-out scans stop it.
     most_steps=lambda scans, settings: {},
     copies=_copies,

@@ -1,4 +1,4 @@
-"""Deformed copies of training scans, so that stage two sees more anatomies than there are patients.
+"""Deformed copies of training scans, so that a generator sees more anatomies than there are patients.
 
 Free-form deformation by cubic B-splines (Rueckert et al. 1999): random, smooth, and without folds.
 """

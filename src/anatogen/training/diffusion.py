@@ -16,8 +16,9 @@ from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.manifest import Grid
 from anatogen.dataset.volumes import prefetched, shuffled_indices
 from anatogen.diffusion.process import denoising_loss
+from anatogen.diffusion.schedule import CosineSchedule
 from anatogen.generators.description import LatentDiffusionDescription
-from anatogen.generators.latent_diffusion import LatentDiffusionBundle, build_denoiser, build_schedule
+from anatogen.generators.latent_diffusion import LatentDiffusionBundle
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.training.latent_cache import ENCODED_AT_ONCE
@@ -54,7 +55,7 @@ def train_diffusion(
     seed, batch_size = settings.training.seed, settings.diffusion_training.batch_size
     cache = np.load(latents, mmap_mode="r")
     mine = local_slice(fabric, batch_size)
-    train_step = DenoiserStep(fabric, settings, description.grid, description.latent_shape)
+    train_step = DenoiserStep(fabric, settings)
     decoder = load_weights(VQGAN(settings.autoencoder), autoencoder)
     bundle = LatentDiffusionBundle(description, decoder, train_step.ema.shadow).to(fabric.device)
     scaling = bundle.scaling
@@ -97,8 +98,6 @@ class DenoiserStep:
     Args:
         fabric: Devices and processes; launched.
         settings: The whole configuration; its seed decides the initial weights.
-        grid: Grid of the volumes.
-        latent_shape: (d, h, w) of the latents.
 
     Attributes:
         network: The denoiser.
@@ -107,18 +106,13 @@ class DenoiserStep:
         state: All that a checkpoint holds, by name.
     """
 
-    def __init__(
-        self, fabric: Fabric, settings: LatentDiffusionSettings, grid: Grid, latent_shape: tuple[int, ...]
-    ) -> None:
+    def __init__(self, fabric: Fabric, settings: LatentDiffusionSettings) -> None:
         self._fabric = fabric
-        self._diffusion = settings.diffusion
         self._optimisation = settings.diffusion_training
-        self._schedule = build_schedule(settings.diffusion)
+        self._schedule = CosineSchedule(settings.diffusion.num_train_steps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.training.seed + 1)
-            self.network: Denoiser = build_denoiser(
-                settings.denoiser, settings.autoencoder, grid, latent_shape
-            )
+            self.network = Denoiser(settings.denoiser, settings.autoencoder.code_dim)
         optimiser = adam(self.network, self._optimisation)
         self._denoiser, self._optimiser = fabric.setup(self.network, optimiser)
         self.networks: dict[str, nn.Module] = {"denoiser": self.network}
@@ -152,9 +146,7 @@ class DenoiserStep:
         mine = local_slice(self._fabric, batch_size)
         t = self._schedule.draw_times(batch_size, generator)[mine].to(x_0.device)
         eps = torch.randn(batch_size, *x_0.shape[1:], generator=generator)[mine].to(x_0.device)
-        loss = denoising_loss(
-            self._denoiser, x_0, eps, t, self._schedule, self._diffusion.prediction, self._diffusion.loss
-        )
+        loss = denoising_loss(self._denoiser, x_0, eps, t, self._schedule)
         require_finite({"loss": loss})
         take_step(self._fabric, loss, self._denoiser, self._optimiser, self._optimisation)
         self.ema.update(self.network, step)
@@ -163,11 +155,11 @@ class DenoiserStep:
 
 def _dry_run(fabric: Fabric, settings: LatentDiffusionSettings, grid: Grid) -> DryRun:
     cells = latent_shape(grid.shape, settings.autoencoder.compression)
-    train_step = DenoiserStep(fabric, settings, grid, cells)
+    train_step = DenoiserStep(fabric, settings)
     autoencoder = VQGAN(settings.autoencoder).requires_grad_(False).eval()
     fabric.to_device(autoencoder)
-    channels = settings.autoencoder.latent_channels
-    x_0 = torch.randn(settings.diffusion_training.batch_size, channels, *cells, device=fabric.device)
+    shape = (settings.diffusion_training.batch_size, settings.autoencoder.code_dim, *cells)
+    x_0 = torch.randn(shape, device=fabric.device)
     generator = torch.Generator().manual_seed(0)
     # As `Bundle.generate` makes previews: one by one on a CPU.
     z = x_0.new_zeros(1 if fabric.device.type == "cpu" else NUM_PREVIEWS, *x_0.shape[1:])
@@ -192,7 +184,7 @@ def _dry_run(fabric: Fabric, settings: LatentDiffusionSettings, grid: Grid) -> D
 
 def _work(settings: LatentDiffusionSettings, grid: Grid) -> float:
     cells = math.prod(latent_shape(grid.shape, settings.autoencoder.compression))
-    return cells / settings.denoiser.patch**3 * settings.diffusion_training.batch_size
+    return cells * settings.diffusion_training.batch_size
 
 
 DIFFUSION = Stage("diffusion", LatentDiffusionSettings, _dry_run, _work)

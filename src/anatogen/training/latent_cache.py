@@ -7,16 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anatogen.config.settings import LatentDiffusionSettings, TrainingSettings
+from anatogen.config.settings import LatentDiffusionSettings
 from anatogen.core.errors import UserError
 from anatogen.core.files import atomic_path, remove_parts, sha256_file, sha256_json, write_text
-from anatogen.core.seeding import derived_generator
 from anatogen.dataset.volumes import VolumeDataset, flip_axis
 from anatogen.models.vqgan import VQGAN
 from anatogen.report.progress import shown_progress
-from anatogen.training.deformation import deformed
 
-ENCODED_AT_ONCE = 4
+# A scan and its mirror image.
+ENCODED_AT_ONCE = 2
 
 
 @torch.no_grad()
@@ -34,30 +33,23 @@ def cached_latents(
         network: The trained autoencoder, on `device`.
         weights: Its file, for the key.
         dataset: What to encode.
-        settings: Flips and deformations, and whether latents are taken before or after quantisation.
+        settings: Say whether scans are mirrored.
         folder: Where caches lie.
         device: Where to encode.
 
     Returns:
-        float32 (N, V, C, d, h, w), read-only. Views V: the scan as it is, then its deformed copies; with
-        flips, then the mirror images of all these.
+        float32 (N, V, C, d, h, w) before quantisation, read-only. Views V: the scan as it is; with flips,
+        then its mirror image.
     """
-    training, stage = settings.training, settings.diffusion.latents
-    decisive = [dataset.manifest.sha256(), sha256_file(weights), training.flip, stage]
-    if training.deformations:
-        decisive += [str(training.deformations), str(training.seed)]
-    key = sha256_json(decisive)[:16]
+    flip = settings.training.flip
+    key = sha256_json([dataset.manifest.sha256(), sha256_file(weights), flip])[:16]
     path = folder / f"{key}.npy"
     if not path.exists():
         remove_parts(folder)
         with atomic_path(path) as temporary, shown_progress() as progress:
             out: np.memmap | None = None
             for index in range(len(dataset)):
-                latents = []
-                for views in _views(dataset, index, training).split(ENCODED_AT_ONCE):
-                    z = network.encode(views.to(device))
-                    latents.append((network.codebook.quantise(z) if stage == "post" else z).float().cpu())
-                encoded = torch.cat(latents).numpy()
+                encoded = network.encode(_views(dataset, index, flip).to(device)).float().cpu().numpy()
                 if out is None:
                     shape = (len(dataset), *encoded.shape)
                     out = np.lib.format.open_memmap(temporary, "w+", dtype=np.float32, shape=shape)
@@ -86,13 +78,8 @@ def claim_latents(folder: Path, latents: np.memmap) -> None:
     write_text(path, key + "\n")
 
 
-def _views(dataset: VolumeDataset, index: int, settings: TrainingSettings) -> Tensor:
+def _views(dataset: VolumeDataset, index: int, flip: str) -> Tensor:
     """All that stage two sees of a scan, float32 (V, 1, D, H, W)."""
     x = dataset.batch([index])
-    copies = [
-        deformed(x[0, 0], derived_generator(settings.seed, "deformation", index, copy))[None, None]
-        for copy in range(settings.deformations)
-    ]
-    views = torch.cat([x, *copies])
-    axis = flip_axis(settings.flip, dataset.manifest.grid.affine)
-    return views if axis is None else torch.cat([views, views.flip(axis)])
+    axis = flip_axis(flip, dataset.manifest.grid.affine)
+    return x if axis is None else torch.cat([x, x.flip(axis)])

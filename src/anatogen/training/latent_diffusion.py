@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,10 +15,12 @@ from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights
 from anatogen.dataset.manifest import Manifest, Split
 from anatogen.dataset.volumes import VolumeDataset
-from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling, standard_scaling
+from anatogen.diffusion.latents import LatentScaling, codebook_range_scaling
 from anatogen.diffusion.process import mean_x_0_error, x_0_predictor
+from anatogen.diffusion.schedule import CosineSchedule
 from anatogen.generators.description import LatentDiffusionDescription, bundled_weights
-from anatogen.generators.latent_diffusion import LatentDiffusionBundle, build_denoiser, build_schedule
+from anatogen.generators.latent_diffusion import LatentDiffusionBundle
+from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.autoencoder import AUTOENCODER, train_autoencoder
 from anatogen.training.autoencoder_check import AutoencoderCheck, check_autoencoder
@@ -72,7 +73,7 @@ def train_latent_diffusion(
     check = _require_fit(network, data, run, settings, place)
     dataset = VolumeDataset(data, Split.TRAIN)
     latents = cached_latents(network, weights, dataset, settings, run / "latents", place)
-    scaling = _scaling(settings, network, latents)
+    scaling = codebook_range_scaling(network.codebook.codes.cpu())
     description = _describe(settings, manifest, latents.shape[3:], scaling)
     claim_latents(run / "diffusion", latents)
     launch(
@@ -94,7 +95,7 @@ def with_autoencoder_of(source: Path, settings: LatentDiffusionSettings) -> Late
     if not (source / "autoencoder").is_dir():
         raise UserError(
             f"{source} holds no autoencoder: train one first, with "
-            f"`anatogen train DATA {source} --preset latent_diffusion --stages autoencoder`"
+            f"`anatogen train DATA {source} --preset paper --stages autoencoder`"
         )
     trained = read_settings(source)
     kept = {name: getattr(trained, name) for name in ("autoencoder", "losses", "autoencoder_training")}
@@ -136,12 +137,6 @@ def _require_fit(
     return check
 
 
-def _scaling(settings: LatentDiffusionSettings, network: VQGAN, latents: np.memmap) -> LatentScaling:
-    if settings.diffusion.latent_scaling == "codebook_range":
-        return codebook_range_scaling(network.codebook.codes.cpu(), latents.shape[2])
-    return standard_scaling(torch.from_numpy(np.array(case)) for case in latents)
-
-
 def _describe(
     settings: LatentDiffusionSettings,
     manifest: Manifest,
@@ -176,9 +171,7 @@ def _write_bundle(
     if bundled_weights(run / "bundle", "denoiser_sha256") == denoiser_sha256:
         # Written anew it could differ in a digit, and its hash is what sets of synthetic scans are known by.
         return run / "bundle"
-    denoiser = build_denoiser(
-        description.denoiser, description.autoencoder, description.grid, description.latent_shape
-    )
+    denoiser = Denoiser(description.denoiser, description.autoencoder.code_dim)
     bundle = LatentDiffusionBundle(description, autoencoder, load_weights(denoiser, weights)).to(device)
     held_out = VolumeDataset(data, Split.VALIDATION)
     measured = held_out if len(held_out) else VolumeDataset(data, Split.TRAIN)
@@ -208,8 +201,8 @@ def _x_0_variance(bundle: LatentDiffusionBundle, x: Tensor, seed: int) -> list[f
     denoiser has learned from, it would be the error of its memory.
     """
     settings = bundle.description.diffusion
-    schedule = build_schedule(settings)
-    predict = x_0_predictor(bundle.denoiser, schedule, settings.prediction, settings.clip_x_0)
+    schedule = CosineSchedule(settings.num_train_steps)
+    predict = x_0_predictor(bundle.denoiser, schedule, "eps", settings.clip_x_0)
     latents = torch.cat([bundle.encode(item) for item in x.split(1)])
     generator = derived_generator(seed, "x_0 variance")
     times = torch.linspace(0, 1, _NUM_VARIANCE_TIMES)[1:].tolist()

@@ -6,7 +6,7 @@ from typing import Any
 
 from anatogen.config.resolving import Section, read_yaml, resolve, save_yaml
 from anatogen.config.settings import LatentDiffusionSettings
-from anatogen.core.errors import UserError
+from anatogen.core.errors import ConfigError, UserError
 from anatogen.core.files import write_text
 from anatogen.core.provenance import write_provenance
 
@@ -31,7 +31,10 @@ def read_settings(run: Path) -> LatentDiffusionSettings:
     path = run / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run} is not a training run: it has no config.yaml")
-    return resolve(LatentDiffusionSettings, file=path)
+    try:
+        return resolve(LatentDiffusionSettings, file=path)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
 
 
 def claim_run(

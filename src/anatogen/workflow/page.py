@@ -81,8 +81,9 @@ def planes_of(groups: Sequence[tuple[str, Sequence[npt.NDArray[Any]]]], grid: Gr
 
 def _about_training(request: RunRequest) -> str:
     planned = request.training_file
-    values = read_yaml(planned) if planned.is_file() else preset_named(request.preset)
-    return _ABOUT_TRAINING[family_of(values)]
+    if planned.is_file():
+        return _ABOUT_TRAINING[family_of(read_yaml(planned))]
+    return _ABOUT_TRAINING[type(preset_named(request.preset))]
 
 
 def _json(path: Path) -> dict[str, Any]:
