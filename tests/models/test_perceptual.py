@@ -1,7 +1,6 @@
 """The perceptual distance: zero for equals, growing with damage; its folded network equals the unfolded."""
 
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,7 +23,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def distance() -> PerceptualDistance:
-    return PerceptualDistance(load_slice_features(None))
+    return PerceptualDistance(load_slice_features())
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def test_flat_slices_give_a_finite_gradient(distance, value):
 
 
 def test_the_folded_stem_is_convolution_and_batch_norm_of_three_equal_channels(weights, slices):
-    found = load_slice_features(None).stem(slices)
+    found = load_slice_features().stem(slices)
     # TensorFlow's padding of an even size: nothing before, one after.
     x = functional.pad(slices.expand(-1, 3, -1, -1), (0, 1, 0, 1))
     x = functional.conv2d(x, weights["_conv_stem.weight"], stride=2)
@@ -81,7 +80,7 @@ def test_the_folded_stem_is_convolution_and_batch_norm_of_three_equal_channels(w
 
 
 def test_features_are_those_of_four_resolutions(slices):
-    shapes = [tuple(f.shape[1:]) for f in load_slice_features(None)(slices[:, :, :33, :50])]
+    shapes = [tuple(f.shape[1:]) for f in load_slice_features()(slices[:, :, :33, :50])]
     assert shapes == [(16, 17, 25), (24, 9, 13), (40, 5, 7), (112, 3, 4)]
 
 
@@ -90,21 +89,3 @@ def test_weights_of_another_network_are_refused(weights):
         SliceFeatures({"layer.weight": torch.zeros(1)})
     with pytest.raises(UserError, match="not those of EfficientNet-lite0"):
         SliceFeatures(weights | {"_bn0.bias": torch.zeros(3)})
-
-
-def test_a_missing_file_of_weights_is_a_clear_error(tmp_path: Path):
-    with pytest.raises(UserError, match="there is no file"):
-        load_slice_features(tmp_path / "absent.pt")
-
-
-@pytest.mark.parametrize("content", [b"", b"not weights at all", b"PK\x03\x04 cut short"])
-def test_a_file_that_holds_no_weights_is_a_clear_error(tmp_path: Path, content: bytes):
-    (tmp_path / "weights.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"weights\.pt"):
-        load_slice_features(tmp_path / "weights.pt")
-
-
-def test_a_file_of_something_else_is_a_clear_error(tmp_path: Path):
-    torch.save([1, 2], tmp_path / "weights.pt")
-    with pytest.raises(UserError, match="perceptual weights"):
-        load_slice_features(tmp_path / "weights.pt")

@@ -53,8 +53,10 @@ class LossSettings(Section):
 
     Attributes:
         l1: Mean absolute error of the reconstruction.
-        perceptual: Distance of 2D network features of a random slice of each volume.
-        perceptual_weights: Weights file of the 2D network; none: those of the pip package.
+        perceptual: Distance of 2D network features of a random slice of each volume: LPIPS where the next two
+            are named, else EfficientNet-lite0's, brought to the size of LPIPS.
+        vgg_weights: VGG16's weights as torchvision publishes them.
+        lpips_weights: LPIPS 0.1's on VGG16; named together with `vgg_weights`.
         commitment: Pull of the encoder towards its codes.
         adversarial_slice: Hinge loss of the 2D discriminator on a random slice of each volume.
         adversarial_volume: Hinge loss of the 3D discriminator.
@@ -67,7 +69,8 @@ class LossSettings(Section):
 
     l1: Weight = 4.0
     perceptual: Weight = 4.0
-    perceptual_weights: str | None = None
+    vgg_weights: str | None = None
+    lpips_weights: str | None = None
     commitment: Weight = 0.25
     adversarial_slice: Weight = 1.0
     adversarial_volume: Weight = 1.0
@@ -80,6 +83,12 @@ class LossSettings(Section):
     def adversarial(self) -> bool:
         """Whether any discriminator takes part."""
         return self.adversarial_slice > 0 or self.adversarial_volume > 0
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.vgg_weights is None) != (self.lpips_weights is None):
+            raise ValueError("vgg_weights and lpips_weights are the two files of LPIPS: name both or neither")
+        return self
 
     @model_validator(mode="after")
     def _learns_before_it_counts(self) -> Self:

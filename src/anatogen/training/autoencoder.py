@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.nn import functional
 
-from anatogen.config.settings import LatentDiffusionSettings
+from anatogen.config.settings import LatentDiffusionSettings, LossSettings
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, save_weights
 from anatogen.dataset.manifest import Grid, Split
 from anatogen.dataset.volumes import VolumeDataset, prefetched
 from anatogen.models.discriminators import DiscriminatorOutputs, Discriminators, take_slices
+from anatogen.models.lpips import load_lpips
 from anatogen.models.perceptual import PerceptualDistance, load_slice_features
 from anatogen.models.vqgan import VQGAN
 from anatogen.training.batches import scans_of_step
@@ -127,9 +128,7 @@ class VQGANStep:
             self.state |= {"discriminators": discriminators, "discriminator_optimiser": optimiser}
         self._perceptual = None
         if losses.perceptual > 0:
-            file = None if losses.perceptual_weights is None else Path(losses.perceptual_weights)
-            self._perceptual = PerceptualDistance(load_slice_features(file))
-            fabric.to_device(self._perceptual)
+            self._perceptual = fabric.to_device(_perceptual(losses))
 
     def __call__(
         self,
@@ -219,6 +218,13 @@ def discriminator_hinge_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor
 def generator_hinge_loss(fake_logits: Tensor) -> Tensor:
     """0-d adversarial loss of the generator, -mean(logits of its reconstructions)."""
     return -fake_logits.mean()
+
+
+def _perceptual(losses: LossSettings) -> nn.Module:
+    """The distance of slices that the user has weights for."""
+    if losses.vgg_weights is None or losses.lpips_weights is None:
+        return PerceptualDistance(load_slice_features())
+    return load_lpips(Path(losses.vgg_weights), Path(losses.lpips_weights))
 
 
 def feature_matching_loss(fake_features: Sequence[Tensor], real_features: Sequence[Tensor]) -> Tensor:

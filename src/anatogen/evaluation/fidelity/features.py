@@ -76,7 +76,7 @@ def slice_features(
     Raises:
         UserError: If the weights' package is not installed.
     """
-    network = load_slice_features(None).eval()
+    network = load_slice_features().eval()
     # Nearly halves the time of depthwise convolutions on a CPU.
     for part in network.modules():
         if isinstance(part, nn.Conv2d):

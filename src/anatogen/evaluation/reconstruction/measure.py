@@ -106,7 +106,7 @@ def measure_autoencoders(
     box = foreground_box(scans)
     perceptual, real_slices, decoded_slices = None, None, None
     with suppress(UserError):  # without the weights: both rows say so
-        perceptual = PerceptualDistance(load_slice_features(None)).to(device)
+        perceptual = PerceptualDistance(load_slice_features()).to(device)
         real_slices = slice_features(scans, box, progress=progress, device=device)
     measured: dict[str, MeasuredAutoencoder] = {}
     shown: list[int] = []
