@@ -208,6 +208,10 @@ class Reason(Enum):
         "it is CT without RescaleIntercept, so its values are not in Hounsfield units",
         _RESCALE,
     )
+    NOT_HOUNSFIELD = (
+        "it is CT whose values are no Hounsfield units ({what})",
+        Remedy("Leave it out, as maps made of spectral CT, or export the images in Hounsfield units."),
+    )
     SOME_WITHOUT_RESCALE = "some of its slices have a {keyword} and others have none", _RESCALE
     SLICES_DIFFER = "its slices differ in {keyword}", _OWN_SERIES
     UNUSUAL_BITS = "its values lie in unusual bits: HighBit {high_bit} with {stored} stored", _PLAIN_NUMBERS
@@ -260,6 +264,11 @@ class Reason(Enum):
         "its values from {low:g} to {high:g} do not look like {modality}; if they are, set modality to "
         "{modality}",
         _NAME_MODALITY,
+    )
+    CT_WITHOUT_AIR = (
+        "its values from {low:g} to {high:g} are no Hounsfield units: it is no CT, or has lost its rescale "
+        "intercept (air at 0)",
+        Remedy("Leave it out, or export it with its rescale intercept; modality=CT would hide the shift."),
     )
     VALUES_OF_OTHER_SEGMENTER = (
         "its values from {low:g} to {high:g} do not look like {modality}, the segmenter's modality",

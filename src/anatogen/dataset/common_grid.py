@@ -11,7 +11,7 @@ from anatogen.core.errors import UserError
 from anatogen.core.reasons import Reason, Refusal
 from anatogen.dataset.discover import LeftOut
 from anatogen.dataset.manifest import Grid
-from anatogen.dataset.measures import looks_like_ct
+from anatogen.dataset.measures import looks_like_ct, may_lack_intercept
 from anatogen.dataset.prepare_config import PrepareConfig
 from anatogen.dataset.records import ScanRecord
 from anatogen.dataset.regions import cube_shape
@@ -66,7 +66,8 @@ def choose_modality(scans: Sequence[UsableScan], wanted: str) -> tuple[str, list
         )
         if refusal is not None:
             left_out.append(LeftOut(scan.source.name, refusal))
-    num_strays = sum(scan.refusal.reason is Reason.VALUES_OF_OTHER_MODALITY for scan in left_out)
+    by_values = (Reason.VALUES_OF_OTHER_MODALITY, Reason.CT_WITHOUT_AIR)
+    num_strays = sum(scan.refusal.reason in by_values for scan in left_out)
     if 2 * num_strays > len(scans):  # the headers of a few don't outweigh the values of most
         modality_of_values(num_strays if modality == "MR" else len(scans) - num_strays, len(scans))
     return modality, left_out, decisions
@@ -86,7 +87,8 @@ def modality_of_values(num_ct: int, num: int) -> str:
     if min(num_ct, num - num_ct) > _STRAYS * num:
         raise UserError(
             f"the scans mix modalities: {num_ct} look like CT by their values and {num - num_ct} like MR; "
-            "choose by include or exclude, or set modality to CT or MR if all are of one"
+            "choose by include or exclude, or set modality to CT or MR if all are of one (CT whose air is at "
+            "0 lacks its rescale intercept: export it again)"
         )
     return modality
 
@@ -112,6 +114,8 @@ def other_modality(
         return Reason.OTHER_MODALITY(modality=header, whose=whose, expected=expected)
     if header is None and not is_told and looks_like_ct(*values) != (expected == "CT"):
         low, high = values
+        if whose == "dataset" and expected == "CT" and may_lack_intercept(low, high):
+            return Reason.CT_WITHOUT_AIR(low=low, high=high)
         if whose == "dataset":
             return Reason.VALUES_OF_OTHER_MODALITY(low=low, high=high, modality=expected)
         return Reason.VALUES_OF_OTHER_SEGMENTER(low=low, high=high, modality=expected)

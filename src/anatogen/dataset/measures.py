@@ -15,6 +15,8 @@ from anatogen.io.volume import Volume
 Triple = tuple[float, float, float]
 FloatT = TypeVar("FloatT", bound=np.floating[Any])
 
+# What bone has at least in CT whose water is at 1024.
+_SHIFTED_BONE = 1200
 # Voxels along an axis that the body is looked for with, at most; a thumbnail has fewer than twice as many as
 # its own; and voxels of the cube that mirrors are told by.
 _COARSE = 96
@@ -27,6 +29,11 @@ _PICTURE_SIZE = 192
 def looks_like_ct(minimum: float, maximum: float) -> bool:
     """Whether a scan's lowest and highest value can be Hounsfield units of a scan with air in it."""
     return -4096 <= minimum <= -500 and maximum <= 32767
+
+
+def may_lack_intercept(minimum: float, maximum: float) -> bool:
+    """Whether values can be those of CT that has lost its rescale intercept: air at 0, water at 1024."""
+    return minimum >= 0 and maximum >= _SHIFTED_BONE
 
 
 def own_window(array: npt.NDArray[np.float32], percentiles: tuple[float, float]) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from anatogen.io.dicom.series import series_files
 from anatogen.io.itk import data_files, has_segments, read_itk, write_itk
 from anatogen.io.nifti import has_label_intent, is_pair_header, pair_image, read_nifti, write_nifti
 from anatogen.io.npy import read_npy, write_npy
+from anatogen.io.padding import without_padding
 from anatogen.io.shear import upright
 from anatogen.io.volume import Volume
 
@@ -113,12 +114,18 @@ def read_scan(path: Path, reading: Reading = AS_IT_IS) -> Volume:
     if not path.is_file():
         raise ScanError(Reason.NO_SUCH_FILE())
     if kind == ".npy":
-        return read_npy(path, reading.npy_spacing_mm, reading.npy_orientation)
-    if kind in _NIBABEL:
-        return upright(read_nifti(path), allow_tilt=reading.allow_tilt, is_labels=reading.is_labels)
-    if kind in _ITK:
-        return upright(read_itk(path), allow_tilt=reading.allow_tilt, is_labels=reading.is_labels)
-    raise ScanError(Reason.UNKNOWN_FORMAT(ending=kind or "(no ending)", known=", ".join(SCAN_ENDINGS)))
+        volume = read_npy(path, reading.npy_spacing_mm, reading.npy_orientation)
+    elif kind in _NIBABEL:
+        volume = read_nifti(path)
+    elif kind in _ITK:
+        volume = read_itk(path)
+    else:
+        raise ScanError(Reason.UNKNOWN_FORMAT(ending=kind or "(no ending)", known=", ".join(SCAN_ENDINGS)))
+    # Before anything is interpolated.
+    volume = volume if reading.is_labels else without_padding(volume)
+    if kind == ".npy":
+        return volume
+    return upright(volume, allow_tilt=reading.allow_tilt, is_labels=reading.is_labels)
 
 
 def write_scan(volume: Volume, path: Path) -> None:

@@ -12,6 +12,7 @@ from anatogen.core.errors import UserError
 from anatogen.core.reasons import Reason
 from anatogen.dataset.common_grid import choose_modality
 from anatogen.dataset.discover import LeftOut
+from anatogen.dataset.measures import may_lack_intercept
 from anatogen.dataset.recipes.recipe import Scan
 from anatogen.dataset.records import RefusedRecord
 from anatogen.dataset.survey import UsableScan
@@ -22,6 +23,8 @@ from anatogen.report.numbers import count_of
 
 # With fewer scans a generator learns them by heart.
 FEW_SCANS = 50
+# Share of scans like CT up to which the others are taken for MR, and not for CT that is shifted.
+_FEW_CT = 0.25
 _SEQUENCE = re.compile(
     r"(?:^|[-_. /])(t1ce|t1c|t1gd|t1w?|t2w?|flair|pdw?|adc|dwi|swi|bold|asl)(?=$|[-_. /])", re.I
 )
@@ -162,16 +165,33 @@ def modalities(facts: Facts) -> Iterator[Finding]:
         odd = tuple(sorted(set(known) - set(like_ct))) if is_ct else tuple(like_ct)
         modality = "CT" if is_ct else "MR"
         severity = _severity(facts)
+        option = f"modality={modality}"
+        if severity is Severity.ERROR:
+            advice = "Exclude the others, or name the modality if all are of one, and all are kept."
+        else:
+            advice = (
+                "Prepare leaves the fewer ones out. If all are of one modality, name it and all are kept."
+            )
+        shifted = [
+            scan.name
+            for scan, record in facts.measured()
+            if may_lack_intercept(record.minimum, record.maximum)
+        ]
+        # A few CT among many others are CT among MR; else to name the modality would hide the shift.
+        if shifted and (is_ct or len(odd) > _FEW_CT * len(known)):
+            advice = (
+                f"{len(shifted)} with nothing below 0 are MR, or CT that has lost its rescale intercept: "
+                "export such CT again with it. Exclude what is of the other modality."
+            )
+            option = exclude(facts, shifted) if is_ct else ""
         yield of_scans(
             "modalities",
             severity,
             f"The values of {len(odd)} scans do not look like {modality}, those of the other "
             f"{len(known) - len(odd)} do",
             odd,
-            "Exclude the others, or name the modality if all are of one, and all are kept."
-            if severity is Severity.ERROR
-            else "Prepare leaves the fewer ones out. If all are of one modality, name it and all are kept.",
-            f"modality={modality}",
+            advice,
+            option,
         )
 
 

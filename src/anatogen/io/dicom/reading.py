@@ -20,8 +20,15 @@ from anatogen.io.checks import check_size, checked_volume, quiet_libraries
 from anatogen.io.dicom.multiframe import check_concatenation, frame_slices, image_types, is_enhanced
 from anatogen.io.dicom.pixels import stored_values
 from anatogen.io.dicom.stack import Slice, in_order, positions_of, rounding_mm, slice_of, stack_affine
+from anatogen.io.padding import AIR_HU, without_padding
 from anatogen.io.shear import straightened
 from anatogen.io.volume import Volume
+
+# Parts of words of ImageType that tell of maps made of spectral CT, which are not always told by RescaleType.
+_MATERIAL_MAPS = (
+    "IODINE", "EFF_ATOMIC_NUM", "ZEFF", "Z_EFF", "EFFECTIVE_Z", "ELECTRON_DENSITY", "MAT_SPECIFIC",
+    "MAT_FRACTIONAL", "MAT_VALUE_BASED", "URIC_ACID",
+)  # fmt: skip
 
 
 def read_dicom(files: Sequence[Path], *, allow_tilt: bool = False, is_labels: bool = False) -> Volume:
@@ -59,6 +66,8 @@ def read_dicom(files: Sequence[Path], *, allow_tilt: bool = False, is_labels: bo
     volume = replace(
         checked_volume(array, stack_affine(slices)), rounded_mm=rounding_mm(positions_of(slices))
     )
+    if not is_labels:
+        volume = without_padding(volume, is_ct=str(slices[0].dataset.get("Modality")) == "CT")
     return straightened(volume, is_labels=is_labels) if allow_tilt else volume
 
 
@@ -82,6 +91,7 @@ def _slices(datasets: Sequence[Dataset]) -> list[Slice]:
         raise ScanError(Reason.LOCALISER())
     slices = []
     for dataset in images:
+        _check_no_material_map(dataset)
         if is_enhanced(dataset):
             slices += frame_slices(dataset)
         elif int(dataset.get("NumberOfFrames") or 1) > 1:
@@ -90,6 +100,14 @@ def _slices(datasets: Sequence[Dataset]) -> list[Slice]:
         else:
             slices.append(slice_of(dataset, 0, lambda _, header=dataset: header))  # type: ignore[misc]
     return slices
+
+
+def _check_no_material_map(dataset: Dataset) -> None:
+    if str(dataset.get("Modality")) != "CT":
+        return
+    for word in sorted(image_types(dataset)):
+        if any(part in word for part in _MATERIAL_MAPS):
+            raise ScanError(Reason.NOT_HOUNSFIELD(what=f"ImageType {word}"))
 
 
 def _values(slices: Sequence[Slice]) -> npt.NDArray[np.float32]:
@@ -103,18 +121,24 @@ def _values(slices: Sequence[Slice]) -> npt.NDArray[np.float32]:
         array[index] = stored.astype(np.float64) * (slope or 1) + (intercept or 0)
         if padding:
             outside[index] = (stored >= padding[0]) & (stored <= padding[1])
+            if padding[0] > _written_padding(first)[0]:  # it means far less than the pixels can say
+                array[index][outside[index]] = -np.inf
     return _padded(array, outside, str(first.get("Modality"))) if padding else array
 
 
 def _padding_range(dataset: Dataset) -> tuple[int, int] | None:
-    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
-    if value is None:
+    """The stored values that are padding; its sign may contradict that of the pixels, whose bits it has."""
+    if dataset.get("PixelPaddingValue") is None:
         return None
+    size = 1 << int(dataset.BitsAllocated)
+    lowest = -size // 2 if dataset.PixelRepresentation else 0
+    ends = [(end - lowest) % size + lowest for end in _written_padding(dataset)]
+    return min(ends), max(ends)
+
+
+def _written_padding(dataset: Dataset) -> tuple[int, int]:
+    value, limit = dataset.get("PixelPaddingValue"), dataset.get("PixelPaddingRangeLimit")
     ends = [int(value), int(value if limit is None else limit)]
-    if dataset.PixelRepresentation:
-        # Some writers store the signed value as an unsigned element.
-        half = 1 << (int(dataset.BitsAllocated) - 1)
-        ends = [(end + half) % (2 * half) - half for end in ends]
     return min(ends), max(ends)
 
 
@@ -129,6 +153,6 @@ def _padded(
     if outside.all() or not outside.any():
         return array
     lowest = float(array[~outside].min())
-    nothing = min(-1000.0 if modality == "CT" else 0.0, lowest)
+    nothing = min(AIR_HU if modality == "CT" else 0.0, lowest)
     array[outside] = np.clip(array[outside], nothing, lowest)
     return array

@@ -24,6 +24,8 @@ _DISTINGUISHING = (
     "EchoTime", "EchoNumbers", "DiffusionBValue", "TemporalPositionIdentifier", "ImageType", "TriggerTime",
     "AcquisitionNumber", "AcquisitionTime", "ContentTime",
 )  # fmt: skip
+# RescaleType of CT: Hounsfield units (also modified ones), unspecified, or not told.
+_UNITS_OF_CT = ("HU", "HU_MOD", "US", "")
 # Positions nearer than this are one position: rounding of the headers' decimals.
 _SAME_PLACE_MM = 1e-3
 # What single precision leaves of a position's digits.
@@ -41,6 +43,7 @@ class Slice:
         orientation: float64 (6,), direction cosines along a row, then along a column, LPS.
         spacing: Distance of rows and of columns in mm.
         rescale: Slope and intercept that make stored values the modality's, each None where not told.
+        unit: RescaleType, what rescaled values are, e.g. "HU"; "" where not told.
     """
 
     dataset: Dataset
@@ -49,6 +52,7 @@ class Slice:
     orientation: npt.NDArray[np.float64]
     spacing: tuple[float, float]
     rescale: tuple[float | None, float | None]
+    unit: str = ""
 
     @property
     def normal(self) -> npt.NDArray[np.float64]:
@@ -85,6 +89,7 @@ def slice_of(dataset: Dataset, frame: int, group: Callable[[str], Dataset]) -> S
         orientation=_numbers(group("PlaneOrientationSequence"), "ImageOrientationPatient", 6),
         spacing=(float(measures[0]), float(measures[1])),
         rescale=(slope, intercept),
+        unit=str(values.get("RescaleType") or "").strip().upper(),
     )
 
 
@@ -208,11 +213,19 @@ def _check_alike(slices: Sequence[Slice]) -> None:
         raise ScanError(Reason.UNUSUAL_BITS(high_bit=int(first.HighBit), stored=int(first.BitsStored)))
     if any(one.dataset.get("ModalityLUTSequence") for one in slices):
         raise ScanError(Reason.LOOKUP_TABLE())
-    if str(first.get("Modality")) == "CT" and any(one.rescale[1] is None for one in slices):
-        raise ScanError(Reason.CT_WITHOUT_INTERCEPT())
+    if str(first.get("Modality")) == "CT":
+        _check_hounsfield(slices)
     for part, keyword in enumerate(("RescaleSlope", "RescaleIntercept")):
         if len({one.rescale[part] is None for one in slices}) > 1:
             raise ScanError(Reason.SOME_WITHOUT_RESCALE(keyword=keyword))
+
+
+def _check_hounsfield(slices: Sequence[Slice]) -> None:
+    for one in slices:
+        if one.unit not in _UNITS_OF_CT:
+            raise ScanError(Reason.NOT_HOUNSFIELD(what=f"RescaleType {one.unit}"))
+    if any(one.rescale[1] is None for one in slices):
+        raise ScanError(Reason.CT_WITHOUT_INTERCEPT())
 
 
 def _check_orientations(slices: Sequence[Slice]) -> None:
