@@ -79,6 +79,8 @@ def eight_bits(array, low=0, high=255):
         # Smooth, with few values: neighbours are equal, but go up and down by one.
         np.rint(ndimage.gaussian_filter(head(0, SHAPE).array, 2) / 8),
         head(0, SHAPE).array / 700,
+        # Without noise, and equal along two axes.
+        *(np.where(body(), np.rint(600 + 60 * np.sin(np.indices(SHAPE)[axis] / 3)), 0) for axis in range(3)),
     ],
 )
 def test_scans_of_whole_numbers_are_scans(array):

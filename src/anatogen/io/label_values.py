@@ -15,10 +15,11 @@ _FEW = 8
 _MOST = 32
 # Maps of signs, and of what counts for nothing, have a label of -1; CT goes far lower.
 _LOWEST_LABEL = -1
-# Share of equal neighbours: of regions, and of what no noise lets be.
+# Share of equal neighbours: of regions, of what no noise lets be, of noise, and of regions across slices.
 _REGIONS = 0.5
 _FLAT = 0.95
 _NOISE = 0.25
+_ACROSS = 0.1
 # Jumps between neighbours that differ, in steps from value to value and as a share of all values.
 _SMOOTH_STEPS = 3
 _WIDE_JUMP = 0.1
@@ -72,7 +73,8 @@ def values_of(array: npt.NDArray[np.float32]) -> Values:
     low, high = float(array.min()), float(array.max())
     if low < _LOWEST_LABEL:
         return Values(ValueKind.SCAN)
-    slices = array[np.unique(np.linspace(0, len(array) - 1, _SLICES).astype(int))]
+    places = np.unique(np.linspace(0, max(0, len(array) - 2), _SLICES).astype(int))
+    slices, above = array[places], array[np.minimum(places + 1, len(array) - 1)]
     sample = slices.ravel()[:: max(1, slices.size // _SAMPLE)]
     usual = _usual(sample)
     tissue = sample[sample != usual]
@@ -83,7 +85,7 @@ def values_of(array: npt.NDArray[np.float32]) -> Values:
     is_whole = np.array_equal(array, np.rint(array))
     if is_unit and not is_whole:
         return Values(_of_unit(array))
-    equal, steps, num = _neighbours(slices, usual)
+    equal, steps, num = _neighbours(slices, above, usual)
     if not is_whole:
         tissue = slices[slices != usual]
         is_map = tissue.size > 0 and _share_whole(tissue) >= _MOSTLY_WHOLE and equal >= _REGIONS
@@ -116,33 +118,42 @@ def _of_whole(num: int, equal: float, steps: float) -> ValueKind:
     return ValueKind.DOUBTFUL if steps >= _SMOOTH_STEPS or equal >= _FLAT else ValueKind.SCAN
 
 
-def _neighbours(slices: npt.NDArray[np.float32], usual: float) -> tuple[float, float, int]:
-    """Neighbours within slices, of which neither is background and not both are clipped.
+def _neighbours(
+    slices: npt.NDArray[np.float32], above: npt.NDArray[np.float32], usual: float
+) -> tuple[float, float, int]:
+    """Neighbours of which neither is background and not both are clipped.
+
+    Args:
+        slices: Some slices, (N, H, W).
+        above: The next slice of each.
+        usual: The background's value.
 
     Returns:
-        The share of equal ones (1 where there are none), the median number of steps from value to value
-        between the others, and the number of different values.
+        The share of equal ones (1 where there are none), of rows and columns the lesser; the median number of
+        steps from value to value between the others; and the number of different values.
     """
     values = _distinct(slices)
-    num_equal, firsts, seconds = 0, [], []
+    shares, firsts, seconds = [], [], []
     for one, other in (
         (slices[:, :, :-1], slices[:, :, 1:]),
         (slices[:, :-1], slices[:, 1:]),
+        (slices, above),
     ):
         is_tissue = (one != usual) & (other != usual)
         same = one == other
         is_clipped = same & ((one == values[0]) | (one == values[-1]))
-        num_equal += int(np.count_nonzero(is_tissue & same & ~is_clipped))
+        num_equal = int(np.count_nonzero(is_tissue & same & ~is_clipped))
         differing = is_tissue & ~same
+        num = num_equal + int(np.count_nonzero(differing))
+        shares.append(num_equal / num if num else 1.0)
         firsts.append(one[differing])
         seconds.append(other[differing])
-    first, second = np.concatenate(firsts), np.concatenate(seconds)
-    if not num_equal + first.size:
-        return 1.0, 0.0, len(values)
+    # Thick slices part regions: across them only hardly any equal ones tell a scan, one smooth within slices.
+    equal = min(shares[:2]) if shares[2] >= _ACROSS else shares[2]
+    first, second = np.concatenate(firsts[:2]), np.concatenate(seconds[:2])
     part = slice(None, None, max(1, first.size // _PAIRS))
     steps = np.abs(np.searchsorted(values, first[part]) - np.searchsorted(values, second[part]))
-    median = float(np.median(steps)) if steps.size else 0.0
-    return num_equal / (num_equal + first.size), median, len(values)
+    return equal, float(np.median(steps)) if steps.size else 0.0, len(values)
 
 
 def _distinct(array: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
