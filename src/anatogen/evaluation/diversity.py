@@ -7,6 +7,7 @@ what counts is the distance to the real set's own mean.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from anatogen.core.devices import one_thread
 from anatogen.dataset.scan_sets import ScanSet
+from anatogen.evaluation.pairwise_ssim import Moments, PairwiseMsSsim
 from anatogen.evaluation.ssim import (
     Scales,
     choose_scales,
     ms_ssim,
     num_reference_scales,
-    reference_compatible_ms_ssim,
 )
 from anatogen.report.intervals import Estimate, percentile_interval
 from anatogen.report.progress import Progress
@@ -28,12 +30,13 @@ from anatogen.report.rows import Row
 
 Floats = npt.NDArray[np.float64]
 Pairs = npt.NDArray[np.int64]
-Measure = Callable[[Tensor, Tensor], Tensor]
 
 DATA_RANGE = 2.0
 # A voxel belongs to the foreground where real scans are on average brighter than black by 5% of the range.
 _FOREGROUND = -0.9
 _NUM_BOOTSTRAPS = 1000
+# Of moments of scans that are kept for their next pair.
+_BYTES_KEPT = 2**28
 # With fewer scans than this the interval is wider than most differences between generators.
 _ENOUGH_SCANS = 50
 # The rows, but for their numbers and notes.
@@ -79,7 +82,7 @@ def measure_diversity(
 
     Standard MS-SSIM is taken over the foreground of the real set, whatever the synthetic scans show
     there or elsewhere. Intervals resample scans, not pairs, for pairs share scans. Pairs are compared one at
-    a time, so memory does not grow with the sets.
+    a time, and 256 MB of what is known of single scans are kept, so memory does not grow with the sets.
 
     Args:
         real: The yardstick.
@@ -107,11 +110,10 @@ def measure_diversity(
     if min(len(real), len(synthetic)) < _ENOUGH_SCANS:
         notes.append(f"few scans ({sizes}): {_ENOUGH_SCANS} in each set would do")
 
-    def standard(x: Tensor, y: Tensor) -> Tensor:
-        return ms_ssim(x, y, DATA_RANGE, scales, mask)
+    standard = PairwiseMsSsim.standard(scales, DATA_RANGE, mask)
 
     def values(
-        what: str, scans: ScanSet, stream: int, measure: Measure = standard, number: int = num_pairs
+        what: str, scans: ScanSet, stream: int, measure: PairwiseMsSsim = standard, number: int = num_pairs
     ) -> PairValues:
         return _pair_values(
             scans, measure, number, np.random.default_rng([seed, stream]), lambda *done: progress(what, *done)
@@ -139,7 +141,7 @@ def measure_diversity(
     ]
     pairs = {"standard": {"real": inside_real.values.tolist(), "synthetic": inside_synthetic.values.tolist()}}
     if published:
-        measure = reference_compatible_ms_ssim
+        measure = PairwiseMsSsim.published(real.grid.shape)
         published_real = values("published MS-SSIM of real pairs", real, 1, measure)
         published_synthetic = values("published MS-SSIM of synthetic pairs", synthetic, 2, measure)
         how = (
@@ -210,20 +212,27 @@ def bootstrap_means(pairs: Pairs, values: Floats, num_scans: int, generator: np.
     return means
 
 
+@one_thread()
 @torch.inference_mode()
 def _pair_values(
     scans: ScanSet,
-    measure: Measure,
+    measure: PairwiseMsSsim,
     num_pairs: int,
     generator: np.random.Generator,
     progress: Callable[[int, int], None],
 ) -> PairValues:
     pairs = random_pairs(len(scans), num_pairs, generator)
     values = np.empty(len(pairs))
-    for index, (first, second) in enumerate(pairs):
-        x, y = (torch.from_numpy(scans.arrays[scan])[None] for scan in (first, second))
-        values[index] = float(measure(x, y))
-        progress(index + 1, len(pairs))
+
+    @lru_cache(max(2, _BYTES_KEPT // measure.num_bytes))
+    def moments(scan: int) -> list[Moments]:
+        return measure.moments(torch.from_numpy(scans.arrays[scan]))
+
+    # Pairs of one scan after one another: it is kept even where few are.
+    for done, index in enumerate(np.lexsort((pairs[:, 0], pairs[:, 1])), start=1):
+        first, second = map(int, pairs[index])
+        values[index] = measure.similarity(moments(first), moments(second))
+        progress(done, len(pairs))
     return PairValues(values, bootstrap_means(pairs, values, len(scans), generator))
 
 

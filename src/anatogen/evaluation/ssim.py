@@ -21,7 +21,7 @@ SIGMA = 1.5
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _MIN_WINDOW = 5
 # SciPy's gaussian_filter, which the paper's code calls, ends its kernel at four standard deviations.
-_REFERENCE_RADIUS = 6
+REFERENCE_RADIUS = 6
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def ssim(
     """
     _check(x, y, window)
     contrast, luminance = _maps(x, y, data_range, gaussian(window, sigma), reflect=False)
-    return _mean(contrast.mul_(luminance), _inner(mask, window))
+    return _mean(contrast.mul_(luminance), None if mask is None else inner(mask, window))
 
 
 def ms_ssim(
@@ -148,13 +148,13 @@ def ms_ssim(
     result = x.new_ones(len(x))
     for level, (shape, power) in enumerate(zip(scales.shapes, scales.weights, strict=True)):
         if level:
-            x, y = _halved(x, shape), _halved(y, shape)
-            weights = None if weights is None else _halved(weights, shape)
+            x, y = halved(x, shape), halved(y, shape)
+            weights = None if weights is None else halved(weights, shape)
         contrast, luminance = _maps(x, y, data_range, kernel, reflect=False)
         if level == len(scales.shapes) - 1:
             contrast.mul_(luminance)
-        inner = None if weights is None else _inner(weights[0], scales.window)
-        result = result * _mean(contrast, inner).clamp(min=least) ** power
+        seen = None if weights is None else inner(weights[0], scales.window)
+        result = result * _mean(contrast, seen).clamp(min=least) ** power
     return result
 
 
@@ -181,7 +181,7 @@ def reference_compatible_ms_ssim(x: Tensor, y: Tensor) -> Tensor:
     """
     _check(x, y, 2)
     num_scales = num_reference_scales(triple(x.shape[1:]))
-    kernel = gaussian(2 * _REFERENCE_RADIUS + 1, SIGMA)
+    kernel = gaussian(2 * REFERENCE_RADIUS + 1, SIGMA)
     contrasts, similarity = [], x.new_ones(len(x))
     for level in range(num_scales):
         if level:
@@ -227,14 +227,26 @@ def _maps(
 def _smooth(x: Tensor, kernel: list[float], reflect: bool) -> Tensor:
     """Separable convolution: sums of shifted volumes, faster than convolutions of one channel are."""
     for axis in (1, 2, 3):
-        if reflect:
-            x = x.index_select(axis, _mirrored(x.shape[axis], len(kernel) // 2).to(x.device))
-        size = x.shape[axis] - len(kernel) + 1
-        total = x.narrow(axis, 0, size) * kernel[0]
-        for shift in range(1, len(kernel)):
-            total.add_(x.narrow(axis, shift, size), alpha=kernel[shift])
-        x = total
+        x = smooth_along(x, axis, kernel, reflect)
     return x
+
+
+def smooth_along(x: Tensor, axis: int, kernel: list[float], reflect: bool) -> Tensor:
+    """Sums of neighbours along an axis, weighted by the kernel.
+
+    Args:
+        x: Any shape.
+        axis: Which.
+        kernel: Of odd length.
+        reflect: Whether the axis is mirrored at its ends; else there are sums where the kernel fits only.
+    """
+    if reflect:
+        x = x.index_select(axis, _mirrored(x.shape[axis], len(kernel) // 2).to(x.device))
+    size = x.shape[axis] - len(kernel) + 1
+    total = x.narrow(axis, 0, size) * kernel[0]
+    for shift in range(1, len(kernel)):
+        total.add_(x.narrow(axis, shift, size), alpha=kernel[shift])
+    return total
 
 
 def _mirrored(size: int, radius: int) -> Tensor:
@@ -243,16 +255,14 @@ def _mirrored(size: int, radius: int) -> Tensor:
     return torch.minimum(index, 2 * size - 1 - index)
 
 
-def _halved(x: Tensor, shape: Triple) -> Tensor:
+def halved(x: Tensor, shape: Triple) -> Tensor:
     """Means of neighbouring voxels along the axes that are shorter in `shape`."""
     factors = [2 if old > new else 1 for old, new in zip(triple(x.shape[1:]), shape, strict=True)]
     return functional.avg_pool3d(x[:, None], factors, ceil_mode=True)[:, 0]
 
 
-def _inner(mask: Tensor | None, window: int) -> Tensor | None:
-    """The mask at the centres of the windows."""
-    if mask is None:
-        return None
+def inner(mask: Tensor, window: int) -> Tensor:
+    """A mask (D, H, W) at the centres of the windows that fit."""
     d, h, w = (slice(window // 2, size - window // 2) for size in mask.shape)
     return mask[d, h, w]
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from anatogen.core.choices import FileFormat, Sampler
-from anatogen.core.devices import device_named
+from anatogen.core.devices import device_named, one_thread
 from anatogen.core.errors import UserError
 from anatogen.core.files import remove_parts, write_json
 from anatogen.core.processes import SPAWN
@@ -219,7 +219,7 @@ class _Maker:
         """Makes scans in one batch; returns by number whether each was kept."""
         seed = int(self._scans.about["seed"])
         try:
-            with _one_thread():
+            with one_thread():
                 made = self._bundle.generate(indices, seed=seed, **self._scans.options)
         except ValueError as error:
             raise UserError(str(error)) from error
@@ -232,17 +232,6 @@ class _Maker:
                 self._scans.tell("rejected", index, rejected=True, correlation=correlation)
             kept[index] = correlation is None
         return kept
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums are split over threads, and so rounded otherwise with other numbers of them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _about(

@@ -63,7 +63,10 @@ class SliceFeatures(nn.Module):
         Returns:
             (B, 16, H/2, W/2), (B, 24, H/4, W/4), (B, 40, H/8, W/8), (B, 112, H/16, W/16), rounded up.
         """
-        x = functional.relu6(self.stem(x))
+        x = functional.relu6(self.stem(x), inplace=True)
+        if x.device.type == "cpu":
+            # Depthwise convolutions take a fifth of the time; the layers below keep the order.
+            x = x.contiguous(memory_format=torch.channels_last)
         features = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
@@ -142,8 +145,13 @@ class _Convolution(nn.Module):
         for size in (x.shape[3], x.shape[2]):
             total = max((-(-size // self.stride) - 1) * self.stride + self.kernel - size, 0)
             pads += [total // 2, total - total // 2]
-        out: Tensor = self.convolution(functional.pad(x, pads))
-        return out
+        left, right, above, below = pads
+        if (left, above) != (right, below):
+            out: Tensor = self.convolution(functional.pad(x, pads))
+            return out
+        # Padding apart from the convolution takes a copy, even where there is nothing to pad.
+        weight, bias = self.convolution.weight, self.convolution.bias
+        return functional.conv2d(x, weight, bias, self.stride, (above, left), 1, self.convolution.groups)
 
     def fold(self, weights: dict[str, Tensor], convolution: str, norm: str) -> None:
         scale = weights[norm + ".weight"] / (weights[norm + ".running_var"] + _BATCH_NORM_EPSILON).sqrt()
@@ -164,6 +172,6 @@ class _Block(nn.Module):
         self.has_skip = stride == 1 and in_channels == out_channels
 
     def forward(self, x: Tensor) -> Tensor:
-        h = x if self.expand is None else functional.relu6(self.expand(x))
-        h = self.project(functional.relu6(self.depthwise(h)))
+        h = x if self.expand is None else functional.relu6(self.expand(x), inplace=True)
+        h = self.project(functional.relu6(self.depthwise(h), inplace=True))
         return x + h if self.has_skip else h

@@ -7,6 +7,7 @@ import pytest
 import torch
 from synthetic_dataset import write_dataset
 
+import anatogen.evaluation.fidelity.features as features_module
 from anatogen.core.errors import UserError
 from anatogen.dataset.scan_sets import ScanSet, load_scans
 from anatogen.evaluation.fidelity.features import foreground_box, slice_features, volume_features
@@ -54,6 +55,23 @@ class TestSlices:
         # D goes towards the feet, H towards the back, W towards the left.
         shapes = {plane: rows.shape for plane, rows in found.items()}
         assert shapes == {"axial": (1, 4, 192), "coronal": (1, 16, 192), "sagittal": (1, 3, 192)}
+
+    @pytest.mark.parametrize("num_cores", [1, 3])
+    def test_cores_share_scans_and_change_no_number(self, scans, monkeypatch, num_cores):
+        box, threads, counts = ((0, 16), (0, 4), (0, 4)), torch.get_num_threads(), []
+        expected = slice_features(scans, box)
+        pixels = features_module._square_pixels
+
+        def counted(*arguments):
+            counts.append(torch.get_num_threads())
+            return pixels(*arguments)
+
+        monkeypatch.setattr(features_module, "_square_pixels", counted)
+        monkeypatch.setattr(features_module, "available_cores", lambda: num_cores)
+        found = slice_features(scans, box)
+        assert all(np.array_equal(found[plane], expected[plane]) for plane in expected)
+        assert num_cores == 1 or set(counts) == {1}, "threads would wait for one another"
+        assert torch.get_num_threads() == threads
 
     def test_a_slice_decides_its_own_row_alone(self, scans):
         changed = scans.arrays[:1].copy()

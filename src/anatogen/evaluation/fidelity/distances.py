@@ -4,10 +4,15 @@ Pure functions of float64 arrays. Features of slices come grouped by scan, (N, S
 are alike: whatever resamples or pairs them does it by scan.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from anatogen.core.devices import one_thread
 
 Array = npt.NDArray[np.float64]
 
@@ -15,6 +20,7 @@ Array = npt.NDArray[np.float64]
 _BLOCK = 4_000_000
 
 
+@one_thread()
 def frechet_distance(x: Array, y: Array) -> float:
     """Squared Fréchet distance of the Gaussians that fit two sets (Heusel et al. 2017, "FID").
 
@@ -26,18 +32,19 @@ def frechet_distance(x: Array, y: Array) -> float:
         x: (n, d), n at least 2.
         y: (m, d), m at least 2.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    root_x, root_y = _covariance_root(x), _covariance_root(y)
-    cross = np.linalg.svd(root_x @ root_y.T, compute_uv=False).sum()
-    means = np.square(x.mean(axis=0) - y.mean(axis=0)).sum()
+    # torch's linear algebra takes as many threads as it is told, NumPy's as many as there are cores.
+    u, v = (torch.from_numpy(np.asarray(side, np.float64)) for side in (x, y))
+    root_u, root_v = _covariance_root(u), _covariance_root(v)
+    cross = torch.linalg.svdvals(root_u @ root_v.T).sum()
+    means = (u.mean(dim=0) - v.mean(dim=0)).square().sum()
     # The sum is a difference of large numbers: rounding must not make a distance negative.
-    return float(max(means + np.square(root_x).sum() + np.square(root_y).sum() - 2 * cross, 0))
+    return max(float(means + root_u.square().sum() + root_v.square().sum() - 2 * cross), 0.0)
 
 
-def _covariance_root(x: Array) -> Array:
+def _covariance_root(x: Tensor) -> Tensor:
     """R (min(n, d), d) with R^T R the covariance of x (n, d)."""
-    centred = (x - x.mean(axis=0)) / np.sqrt(len(x) - 1)
-    return centred if len(x) <= x.shape[1] else np.asarray(np.linalg.qr(centred, mode="r"))
+    centred = (x - x.mean(dim=0)) / math.sqrt(len(x) - 1)
+    return centred if len(x) <= x.shape[1] else torch.linalg.qr(centred, mode="r").R
 
 
 def polynomial_gram(x: Array) -> Array:
