@@ -40,6 +40,8 @@ _SMALL: Mapping[str, Any] = {
 }
 # More draws of labelled scans, and what might be wrong with the pre-training or with what is made of it.
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
+    # Mirrored as in the paper, where that makes hippocampi of the other side.
+    "paper": {name: {"training": {"flip": "in_plane"}} for name in ("pretraining", "finetuning")},
     "few_labels": {"seeds": (0, 1, 2, 3, 4)},
     "encoder_only": {"finetuning": {"transfer": "encoder"}},
     "small": _SMALL,

@@ -183,19 +183,27 @@ class LoopSettings(Section):
 
     Attributes:
         seed: Decides initial weights, order, flips and noise.
-        flip: Axis that half of the scans are mirrored along: "vertical" in the slice plane (the paper),
-            "left_right" of the body, or "none".
         checkpoint_minutes: Time between checkpoints; 0 for one after each step.
         preview_minutes: Time between preview pictures.
     """
 
     seed: int = 0
-    flip: Literal["none", "vertical", "left_right"] = "none"
     checkpoint_minutes: Weight = 2.0
     preview_minutes: Annotated[float, Field(gt=0)] = 5.0
 
 
-class TrainingSettings(LoopSettings):
+class GeneratorLoopSettings(LoopSettings):
+    """What trainings of generators share.
+
+    Attributes:
+        flip: Axis that half of the scans are mirrored along: "vertical" in the slice plane (the paper),
+            "left_right" of the body, or "none".
+    """
+
+    flip: Literal["none", "vertical", "left_right"] = "none"
+
+
+class TrainingSettings(GeneratorLoopSettings):
     """What both stages share.
 
     Attributes:
@@ -304,7 +312,7 @@ class FlowOptimiserSettings(OptimiserSettings):
     steps: Positive | None = 50_000
 
 
-class FlowTrainingSettings(LoopSettings):
+class FlowTrainingSettings(GeneratorLoopSettings):
     """What the training of a wavelet flow needs beside its optimiser.
 
     Attributes:
@@ -379,7 +387,7 @@ class GANConfig(Section):
 
     gan: GANSettings = GANSettings()
     gan_training: GANOptimiserSettings = GANOptimiserSettings()
-    training: LoopSettings = LoopSettings()
+    training: GeneratorLoopSettings = GeneratorLoopSettings()
 
     @model_validator(mode="before")
     @classmethod

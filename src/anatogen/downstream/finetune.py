@@ -14,13 +14,20 @@ from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME
 from anatogen.dataset.cases import placement_on
 from anatogen.dataset.prepare_config import stored_settings
-from anatogen.dataset.volumes import LabelledDataset, flip_axis, prefetched, shuffled_indices
+from anatogen.dataset.volumes import LabelledDataset, prefetched, shuffled_indices
 from anatogen.downstream.augmentation import augmented
 from anatogen.downstream.early_stopping import EarlyStopping
 from anatogen.downstream.labelled import LabelledSplits, labelled_subset, labels_in, load_labelled
 from anatogen.downstream.metrics import dice
 from anatogen.downstream.network import seeded_network, transfer_weights
-from anatogen.downstream.patches import check_patch, corner_around, crop, random_corner
+from anatogen.downstream.patches import (
+    check_patch,
+    corner_around,
+    crop,
+    drawn_mirror,
+    mirror_axes,
+    random_corner,
+)
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription
 from anatogen.downstream.settings import FINETUNING, PRETRAINING, FinetuneConfig
 from anatogen.training.cuda_graph import set_up
@@ -206,7 +213,7 @@ class _Batches:
         self._subset = subset
         self._config = config
         self._shape = config.patch_shape or dataset.shape
-        self._axis = flip_axis(config.training.flip, dataset.manifest.grid.affine)
+        self._axes = mirror_axes(config.training.flip, dataset.manifest.grid.affine)
 
     def load(self, step: int, mine: slice) -> tuple[Tensor, Tensor]:
         """float32 and uint8 (B, 1, *patch): this process's part of the step's batch."""
@@ -220,8 +227,8 @@ class _Batches:
         x, labels = self._dataset.batch([index])[0], self._dataset.masks([index])[0]
         spacing_mm = self._dataset.manifest.grid.spacing_mm
         x, labels = augmented(x, labels, spacing_mm, self._config.augmentation, draws)
-        if self._axis is not None and bool(torch.rand((), generator=draws) < 0.5):
-            x, labels = x.flip(self._axis - 1), labels.flip(self._axis - 1)
+        mirror = drawn_mirror(self._axes, draws)
+        x, labels = x.flip(mirror), labels.flip(mirror)
         # Half of the crops show something that is labelled.
         if bool(torch.rand((), generator=draws) < 0.5):
             corner = corner_around(labels[0], self._shape, draws)

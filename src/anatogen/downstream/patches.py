@@ -1,9 +1,12 @@
 """Random parts of scans that are larger than what is learned from at once."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from anatogen.core.errors import UserError
+from anatogen.dataset.volumes import flip_axis
 
 Shape = tuple[int, int, int]
 
@@ -53,6 +56,27 @@ def corner_around(labels: Tensor, patch_shape: Shape, generator: torch.Generator
         for place, part, side in zip(middle, patch_shape, shape, strict=True)
     )
     return d, h, w
+
+
+def mirror_axes(flip: str, affine: Sequence[Sequence[float]]) -> tuple[int, ...]:
+    """Axes of (..., D, H, W), counted from the end, one of which a scan may be mirrored along.
+
+    Args:
+        flip: As of `DownstreamLoopSettings`.
+        affine: Affine of the grid, voxel (d, h, w, 1) to RAS+ mm.
+    """
+    if flip == "in_plane":
+        return -2, -1
+    axis = flip_axis(flip, affine)
+    return () if axis is None else (axis - 5,)
+
+
+def drawn_mirror(axes: tuple[int, ...], generator: torch.Generator) -> tuple[int, ...]:
+    """What half of the scans are mirrored along, for `Tensor.flip`: one of the axes; none for the others."""
+    if not axes or bool(torch.rand((), generator=generator) >= 0.5):
+        return ()
+    chosen = int(torch.randint(len(axes), (), generator=generator)) if len(axes) > 1 else 0
+    return (axes[chosen],)
 
 
 def crop(x: Tensor, corner: Shape, patch_shape: Shape) -> Tensor:

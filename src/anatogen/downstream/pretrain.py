@@ -15,7 +15,7 @@ from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, save_weights
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.scan_sets import count_scans, load_scans
-from anatogen.dataset.volumes import flip_axis, prefetched, shuffled_indices
+from anatogen.dataset.volumes import prefetched, shuffled_indices
 from anatogen.downstream.inpainting import (
     check_masking,
     hide,
@@ -25,7 +25,7 @@ from anatogen.downstream.inpainting import (
     save_inpainting_quality,
 )
 from anatogen.downstream.network import seeded_network
-from anatogen.downstream.patches import check_patch, crop, random_corner
+from anatogen.downstream.patches import check_patch, crop, drawn_mirror, mirror_axes, random_corner
 from anatogen.downstream.settings import PRETRAINING, PretrainConfig
 from anatogen.downstream.unlabelled import StoredScans, store_scans
 from anatogen.training.cuda_graph import set_up
@@ -90,7 +90,7 @@ def _stage(
     folder, grid = run / PRETRAINING, stored.grid
     seed, batch_size = config.training.seed, config.inpainter_training.batch_size
     volumes = torch.from_numpy(stored.arrays())[:, None]
-    axis = flip_axis(config.training.flip, grid.affine)
+    axes = mirror_axes(config.training.flip, grid.affine)
     shape = config.patch_shape or grid.shape
     mine = local_slice(fabric, batch_size)
     network = seeded_network(config.network, 1, seed)
@@ -103,9 +103,7 @@ def _stage(
         patches = []
         for index in indices:
             x = crop(volumes[index], random_corner(grid.shape, shape, draws), shape).float()
-            if axis is not None and bool(torch.rand((), generator=draws) < 0.5):
-                x = x.flip(axis - 1)
-            patches.append(x)
+            patches.append(x.flip(drawn_mirror(axes, draws)))
         mask = random_masks(batch_size, shape, config.masking, draws)
         return torch.stack(patches)[mine], mask[mine]
 

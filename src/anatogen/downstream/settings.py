@@ -68,6 +68,17 @@ class DownstreamOptimiserSettings(OptimiserSettings):
     steps: Positive | None = 10_000
 
 
+class DownstreamLoopSettings(LoopSettings):
+    """What both tasks share.
+
+    Attributes:
+        flip: Axis that half of the scans are mirrored along: "in_plane", either axis of the slice plane by
+            chance (the paper); "vertical" in it, "left_right" of the body, or "none".
+    """
+
+    flip: Literal["none", "vertical", "left_right", "in_plane"] = "none"
+
+
 class PretrainConfig(Section):
     """Self-supervised pre-training by inpainting; the saved `config.yaml` of its run.
 
@@ -83,7 +94,7 @@ class PretrainConfig(Section):
     masking: MaskingSettings = MaskingSettings()
     patch_shape: PatchShape | None = None
     inpainter_training: DownstreamOptimiserSettings = DownstreamOptimiserSettings()
-    training: LoopSettings = LoopSettings()
+    training: DownstreamLoopSettings = DownstreamLoopSettings()
 
 
 class FinetuneConfig(Section):
@@ -110,4 +121,4 @@ class FinetuneConfig(Section):
     validate_every: Positive = 100
     patience: Positive | None = 20
     segmenter_training: DownstreamOptimiserSettings = DownstreamOptimiserSettings()
-    training: LoopSettings = LoopSettings()
+    training: DownstreamLoopSettings = DownstreamLoopSettings()

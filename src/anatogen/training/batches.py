@@ -5,13 +5,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from anatogen.config.settings import LoopSettings
+from anatogen.config.settings import GeneratorLoopSettings
 from anatogen.core.seeding import derived_generator
 from anatogen.dataset.volumes import VolumeDataset, flip_axis, shuffled_indices
 
 
 def scans_of_step(
-    dataset: VolumeDataset, training: LoopSettings, step: int, num_scans: int, positions: Sequence[int]
+    dataset: VolumeDataset,
+    training: GeneratorLoopSettings,
+    step: int,
+    num_scans: int,
+    positions: Sequence[int],
 ) -> Tensor:
     """Scans of one training step, half of them mirrored if the settings ask for flips.
 

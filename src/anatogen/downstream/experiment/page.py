@@ -47,7 +47,7 @@ from anatogen.training.loop import read_log
 PAGE_NAME = "experiment.html"
 FRACTIONS_NAME, PREDICTIONS_NAME = "dice_by_fraction.png", "predictions.png"
 # Test scans whose predictions are kept, for the page.
-NUM_PICTURES = 4
+NUM_PICTURES = 6
 
 # Each outcome in the comparisons' table, and its colour.
 _OUTCOMES: Mapping[Outcome, tuple[str, Tone | None]] = {
