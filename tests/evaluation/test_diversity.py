@@ -45,19 +45,21 @@ def test_pairs_are_distinct_scans_and_come_once():
         assert len(pairs) == min(asked, num_scans * (num_scans - 1) // 2)
         assert len({tuple(pair) for pair in pairs}) == len(pairs)
         assert (pairs[:, 0] < pairs[:, 1]).all() and pairs.min() >= 0 and pairs.max() < num_scans
+        assert num_scans < 2 * asked or len(np.unique(pairs)) == 2 * asked
     # Asked for more than there are: all of them.
     assert {tuple(pair) for pair in random_pairs(4, 99, generator)} == {
         (i, j) for j in range(4) for i in range(j)
     }
 
 
-def test_the_interval_holds_the_truth_although_pairs_share_scans():
+@pytest.mark.parametrize("num_pairs", [400, 15])
+def test_the_interval_holds_the_truth_whether_pairs_share_scans_or_not(num_pairs):
     """Values a_i + a_j: their mean's standard deviation is 2 / sqrt(N), whatever the number of pairs."""
     generator = np.random.default_rng(1)
     covered, num_scans = 0, 30
     for _ in range(60):
         effects = generator.standard_normal(num_scans)
-        pairs = random_pairs(num_scans, 400, generator)
+        pairs = random_pairs(num_scans, num_pairs, generator)
         draws = bootstrap_means(pairs, effects[pairs].sum(axis=1), num_scans, generator)
         low, high = np.quantile(draws, [0.025, 0.975])
         covered += low <= 0 <= high

@@ -172,6 +172,8 @@ def foreground(real: ScanSet) -> Tensor:
 def random_pairs(num_scans: int, num_pairs: int, generator: np.random.Generator) -> Pairs:
     """Different pairs of distinct scans, in random order; all pairs where there are no more than asked for.
 
+    Of twice as many scans as pairs, or more, each is in one pair at most, as in the paper: 2,000 for 1,000.
+
     Args:
         num_scans: Number of scans, at least 2.
         num_pairs: Number of pairs, at least 1.
@@ -180,6 +182,8 @@ def random_pairs(num_scans: int, num_pairs: int, generator: np.random.Generator)
     Returns:
         int64 (P, 2), the smaller index first; P = min(num_pairs, num_scans (num_scans - 1) / 2).
     """
+    if num_scans >= 2 * num_pairs:
+        return np.sort(generator.permutation(num_scans)[: 2 * num_pairs].reshape(-1, 2), axis=1)
     total = num_scans * (num_scans - 1) // 2
     # Pair (i, j), i < j, has number j (j - 1) / 2 + i.
     number = generator.choice(total, min(num_pairs, total), replace=False)
@@ -190,8 +194,9 @@ def random_pairs(num_scans: int, num_pairs: int, generator: np.random.Generator)
 def bootstrap_means(pairs: Pairs, values: Floats, num_scans: int, generator: np.random.Generator) -> Floats:
     """Means over pairs with scans drawn with replacement: a pair counts as often as its scans, multiplied.
 
-    Resampling pairs would take pairs of one scan for independent, and give too narrow an interval. Where the
-    draw leaves no pair at all, which takes very few scans, the mean over all pairs stands in.
+    Resampling pairs would take pairs of one scan for independent, and give too narrow an interval; where none
+    share a scan, it is pairs that are drawn. Where the draw leaves no pair at all, which takes very few
+    scans, the mean over all pairs stands in.
 
     Args:
         pairs: int64 (P, 2).
@@ -202,6 +207,9 @@ def bootstrap_means(pairs: Pairs, values: Floats, num_scans: int, generator: np.
     Returns:
         float64 (1000,).
     """
+    if len(np.unique(pairs)) == pairs.size:
+        chosen = generator.integers(len(values), size=(_NUM_BOOTSTRAPS, len(values)))
+        return np.asarray(values[chosen].mean(axis=1))
     means = np.empty(_NUM_BOOTSTRAPS)
     for draw in range(_NUM_BOOTSTRAPS):
         drawn = generator.integers(num_scans, size=num_scans)
