@@ -64,6 +64,7 @@ def shared_settings() -> LatentDiffusionSettings:
         f"autoencoder.num_codes={NUM_CODES}",
         f"autoencoder.code_dim={CODE_DIM}",
         f"autoencoder.compression={COMPRESSION}",
+        "denoiser.width=32",
         "losses.perceptual=0",
         "losses.discriminator_start=0",
         "losses.adversarial_start=0",
@@ -184,7 +185,7 @@ def _two_pass_vqgan_step(settings: LatentDiffusionSettings, sizes: Sizes) -> Tas
 def _denoiser_step(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
     """The body of the loop in `anatogen.training.diffusion`."""
     fabric = Fabric(accelerator="cpu", devices=1)
-    network = _denoiser(settings)
+    network = _denoiser(settings, sizes)
     parameters = {"denoiser": count_parameters(network)}
     wrapped, learner = fabric.setup(network, adam(network, settings.diffusion_training))
     ema = ExponentialMovingAverage(network, settings.diffusion.ema_decay)
@@ -203,14 +204,14 @@ def _denoiser_step(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
 
 
 def _denoiser_forward(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
-    network = _denoiser(settings).eval()
+    network = _denoiser(settings, sizes).eval()
     x_t, t = latents(sizes), torch.rand(sizes.denoiser_batch)
     return Task((Part(in_inference_mode(lambda: network(x_t, t))),), {"denoiser": count_parameters(network)})
 
 
 def _sample(settings: LatentDiffusionSettings, sizes: Sizes) -> Task:
     """What `Bundle.generate` does for one volume, its steps apart from the rest."""
-    autoencoder, denoiser = VQGAN(settings.autoencoder), _denoiser(settings)
+    autoencoder, denoiser = VQGAN(settings.autoencoder), _denoiser(settings, sizes)
     parameters = {"autoencoder": count_parameters(autoencoder), "denoiser": count_parameters(denoiser)}
     autoencoder.requires_grad_(False).eval()
     denoiser.requires_grad_(False).eval()
@@ -262,8 +263,8 @@ def _lookup(settings: LatentDiffusionSettings, sizes: Sizes, one_hot: bool) -> T
     return Task((Part(call),), {})
 
 
-def _denoiser(settings: LatentDiffusionSettings) -> Denoiser:
-    return Denoiser(settings.denoiser, CODE_DIM)
+def _denoiser(settings: LatentDiffusionSettings, sizes: Sizes) -> Denoiser:
+    return Denoiser(settings.denoiser, CODE_DIM, (sizes.latent,) * 3)
 
 
 def plain_step(

@@ -261,7 +261,7 @@ def test_the_counts_of_a_dry_run_are_those_of_the_networks(data):
     autoencoder = estimate_stage(STAGES["autoencoder"], settings, grid, 3)
     diffusion = estimate_stage(STAGES["diffusion"], settings, grid, 3)
     network = VQGAN(settings.autoencoder)
-    denoiser = Denoiser(settings.denoiser, settings.autoencoder.code_dim)
+    denoiser = Denoiser(settings.denoiser, settings.autoencoder.code_dim, (8, 8, 8))
     assert autoencoder.measured is not None and diffusion.measured is not None
     assert autoencoder.measured.num_parameters == {
         "autoencoder": sum(p.numel() for p in network.parameters())

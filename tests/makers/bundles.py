@@ -21,8 +21,7 @@ def make_bundle(folder: Path, modality: str = "CT", *overrides: str) -> Path:
     autoencoder = VQGAN(settings.autoencoder)
     latent = tuple(-(-n // c) for n, c in zip(SHAPE, settings.autoencoder.compression, strict=True))
     channels = settings.autoencoder.code_dim
-    denoiser = Denoiser(settings.denoiser, channels)
-    torch.nn.init.normal_(denoiser.exit[2].weight, std=0.05)
+    denoiser = Denoiser(settings.denoiser, channels, latent)
     description = LatentDiffusionDescription(
         autoencoder=settings.autoencoder,
         denoiser=settings.denoiser,

@@ -1,4 +1,4 @@
-"""Laws of the pieces that both networks are built of."""
+"""Laws of the pieces that several networks are built of."""
 
 import math
 from itertools import combinations
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anatogen.models.blocks import ResidualBlock, TimeEmbedding, group_norm, haar, inverse_haar
+from anatogen.models.blocks import CellNorm, group_norm, haar, inverse_haar
 
 AXES = [axes for number in range(4) for axes in combinations((2, 3, 4), number)]
 
@@ -42,33 +42,17 @@ def test_the_low_pass_channels_come_first():
     assert torch.allclose(y[:, :2], torch.tensor(8**0.5)) and torch.allclose(y[:, 2:], torch.tensor(0.0))
 
 
+@pytest.mark.parametrize("groups", [8, 32])
 @pytest.mark.parametrize("channels", [1, 2, 6, 8, 12, 48, 64])
-def test_group_norm_takes_any_number_of_channels(channels):
-    norm = group_norm(channels)
-    assert norm.num_groups == math.gcd(8, channels)
+def test_group_norm_takes_any_number_of_channels(channels, groups):
+    norm = group_norm(channels, groups)
+    assert norm.num_groups == math.gcd(groups, channels)
     assert norm(torch.randn(1, channels, 2, 2, 2)).isfinite().all()
 
 
-def test_a_residual_block_is_its_skip_where_its_last_convolution_is_zero():
-    block = ResidualBlock(4, 4, embedding_dim=6)
-    torch.nn.init.zeros_(block.conv_2.weight)
-    torch.nn.init.zeros_(block.conv_2.bias)
-    x = torch.randn(1, 4, 3, 5, 4)
-    assert torch.equal(block(x, torch.randn(1, 6)), x)
-
-
-def test_an_embedding_changes_each_item_alone():
-    block = ResidualBlock(4, 8, embedding_dim=6)
-    x, embedding = torch.randn(1, 4, 3, 3, 3).expand(2, -1, -1, -1, -1), torch.randn(2, 6)
-    found = block(x, embedding)
-    assert not torch.allclose(found[0], found[1])
-    assert torch.allclose(found[:1], block(x[:1], embedding[:1]), atol=1e-5)
-
-
-def test_time_embeddings_tell_neighbouring_levels_apart():
-    embedding = TimeEmbedding(32, 64)
-    t = torch.arange(1, 301) / 300
-    angles = t[:, None] * embedding.frequencies
-    features = torch.cat((angles.sin(), angles.cos()), 1)
-    assert torch.pdist(features).min() > 0.1
-    assert embedding(t).shape == (300, 64)
+def test_cells_are_normalised_one_by_one_over_their_channels():
+    norm = CellNorm(6)
+    norm.scale.data = torch.arange(1.0, 7.0)
+    found = norm(torch.randn(2, 6, 3, 4, 5)) / torch.arange(1.0, 7.0)[:, None, None, None]
+    assert torch.allclose(found.mean(1), torch.zeros(2, 3, 4, 5), atol=1e-5)
+    assert torch.allclose(found.var(1, correction=0), torch.ones(2, 3, 4, 5), atol=1e-3)

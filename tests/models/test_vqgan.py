@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anatogen.config.settings import AutoencoderSettings
-from anatogen.models.vqgan import VQGAN, latent_shape
+from anatogen.models.vqgan import VQGAN, _doubling, latent_shape
 
-SMALL = {"base_width": 4, "decoder_width": 4, "num_core_blocks": 0, "num_codes": 8, "code_dim": 3}
+SMALL = {"base_width": 4, "decoder_width": 4, "num_codes": 8, "code_dim": 3}
 NETWORKS: dict[tuple, VQGAN] = {}
 
 
@@ -56,6 +56,15 @@ def test_volumes_are_padded_with_background_at_the_far_ends():
     assert torch.allclose(network.encode(x), network.encode(padded), atol=1e-6)
     z = network.encode(x)
     assert torch.allclose(network.decode(z, (6, 7, 8)), network.decode(z, (8, 8, 8))[:, :, :6, :7, :8])
+
+
+@torch.no_grad()
+def test_where_nothing_changes_there_are_no_borders():
+    z = _network((2, 4, 4)).encode(torch.full((1, 1, 8, 16, 12), 0.3))
+    assert torch.allclose(z, z[:, :, :1, :1, :1].expand_as(z), atol=1e-5)
+    x = _doubling(3, 2, (3, 4))(torch.full((1, 3, 4, 5, 6), 0.3))
+    assert x.shape == (1, 2, 4, 10, 12)
+    assert torch.allclose(x, x[:, :, :1, :2, :2].repeat(1, 1, 4, 5, 6), atol=1e-5)
 
 
 @torch.no_grad()

@@ -28,6 +28,22 @@ def test_the_shadow_is_the_weighted_mean_of_all_weights(decay):
     assert torch.allclose(ema.shadow.weight.double(), wanted, atol=1e-6)
 
 
+def test_until_its_start_the_shadow_is_a_copy_and_between_updates_it_stays():
+    network = nn.Linear(2, 2)
+    ema = ExponentialMovingAverage(network, 0.3, every=3, start=6)
+    seen, wanted = [], []
+    for step in range(11):
+        nn.init.normal_(network.weight, generator=torch.Generator().manual_seed(step))
+        ema.update(network, step)
+        seen.append(ema.shadow.weight.clone())
+        weight = network.weight.detach()
+        if step % 3:
+            wanted.append(wanted[-1])
+        else:
+            wanted.append(weight.clone() if step < 6 else 0.3 * wanted[-1] + 0.7 * weight)
+    assert torch.allclose(torch.stack(seen), torch.stack(wanted), atol=1e-6)
+
+
 def test_the_shadow_stands_alone():
     network = nn.Linear(2, 2)
     ema = ExponentialMovingAverage(network, 0.9)

@@ -28,8 +28,10 @@ from anatogen.training import latent_diffusion, run_folder
 from anatogen.training import loop as loop_module
 from anatogen.training.autoencoder import train_autoencoder
 from anatogen.training.autoencoder_check import AutoencoderCheck, _problems, check_autoencoder, psnr_db
+from anatogen.training.diffusion import DenoiserStep
 from anatogen.training.latent_cache import cached_latents
 from anatogen.training.loop import NonFiniteLossError
+from anatogen.training.stage import accept_losses
 from anatogen.training.train import train
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -336,8 +338,8 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
     settings = tiny_settings(
         *ADVERSARIAL,
         # With one channel a group, normalisation cancels biases, and Adam blows up their gradients' noise.
-        "autoencoder.base_width=16",
-        "autoencoder.decoder_width=16",
+        "autoencoder.base_width=64",
+        "autoencoder.decoder_width=64",
         "denoiser.width=16",
         "losses.discriminator_width=16",
         "autoencoder_training.steps=5",
@@ -346,13 +348,32 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
     found = {}
     for devices in (1, 2):
         run = tmp_path / str(devices)
-        train(data, run, settings, device="cpu", devices=devices)
+        train(data, run, settings, stages=("autoencoder",), device="cpu", devices=devices)
+        # Stage two on the same latents, or it would differ by what the autoencoders do.
+        others = {"stages": ("diffusion",), "autoencoder_run": tmp_path / "1"}
+        train(data, run, settings, **others, device="cpu", devices=devices)
         found[devices] = {stage: load_file(run / stage / WEIGHTS_NAME) for stage in STAGES}
     for stage in STAGES:
         for name, one in found[1][stage].items():
             two = found[2][stage][name]
             assert torch.allclose(one.double(), two.double(), atol=3e-4, rtol=1e-3), (stage, name)
     assert torch.equal(found[1]["autoencoder"]["codebook.usage"], found[2]["autoencoder"]["codebook.usage"])
+
+
+def test_batches_that_are_accumulated_have_the_gradient_of_one_batch():
+    """Sums in another order, else the same: a step of four scans is one, however it is taken."""
+    x_0 = torch.randn(4, 4, 8, 8, 8, generator=torch.Generator().manual_seed(5))
+    gradients = []
+    for batch, number in ((4, 1), (2, 2), (1, 4)):
+        settings = tiny_settings(
+            f"diffusion_training.batch_size={batch}", f"diffusion_training.accumulate={number}"
+        )
+        train_step = DenoiserStep(Fabric(accelerator="cpu", devices=1), settings, (8, 8, 8))
+        train_step(x_0, 0, torch.Generator().manual_seed(0), accept_losses)
+        gradients.append(torch.cat([p.grad.flatten() for p in train_step.network.parameters()]))
+    assert gradients[0].norm() > 0
+    for gradient in gradients[1:]:
+        assert float((gradient - gradients[0]).norm() / gradients[0].norm()) < 1e-5
 
 
 def test_learning_makes_reconstructions_better(data, tmp_path):
@@ -509,7 +530,7 @@ def test_the_cache_is_used_again_and_keyed_by_data_weights_and_views(encoder, tm
     assert path("training.seed=1") == first, "nothing random is in it"
     other = write_dataset(tmp_path / "other", seed=1)
     assert path(dataset=VolumeDataset(other, Split.TRAIN)) != first
-    network.encoder[0].bias.data += 1
+    network.encoder[-1].bias.data += 1
     save_weights(network, weights)
     assert path() != first
 

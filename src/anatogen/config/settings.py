@@ -24,9 +24,8 @@ class AutoencoderSettings(Section):
         compression: Voxels per latent cell along (D, H, W).
         base_width: Encoder's channels at the finest convolved resolution; doubled at each halving.
         decoder_width: The decoder's likewise, never above the encoder's widest.
-        num_blocks: Encoder's residual blocks at each resolution above the latent's.
-        num_decoder_blocks: The decoder's likewise.
-        num_core_blocks: Residual blocks at the latent's resolution, on either side.
+        num_blocks: Encoder's residual blocks after each halving.
+        num_decoder_blocks: Decoder's residual blocks after each doubling.
         num_codes: Entries of the codebook.
         code_dim: Length of a code: the channels of a latent cell.
     """
@@ -36,7 +35,6 @@ class AutoencoderSettings(Section):
     decoder_width: Positive = 32
     num_blocks: Annotated[int, Field(ge=0)] = 1
     num_decoder_blocks: Annotated[int, Field(ge=0)] = 2
-    num_core_blocks: Annotated[int, Field(ge=0)] = 1
     num_codes: Annotated[int, Field(ge=2)] = 16_384
     code_dim: Positive = 8
 
@@ -76,8 +74,8 @@ class LossSettings(Section):
     adversarial_volume: Weight = 1.0
     feature_matching: Weight = 4.0
     discriminator_width: Positive = 64
-    discriminator_start: Annotated[int, Field(ge=0)] = 10_000
-    adversarial_start: Annotated[int, Field(ge=0)] = 10_000
+    discriminator_start: Annotated[int, Field(ge=0)] = 5_000
+    adversarial_start: Annotated[int, Field(ge=0)] = 5_000
 
     @property
     def adversarial(self) -> bool:
@@ -129,27 +127,29 @@ class OptimiserSettings(Section):
 class AutoencoderOptimiserSettings(OptimiserSettings):
     """Those of the VQ-GAN, for its generator and its discriminators alike."""
 
+    learning_rate: Annotated[float, Field(gt=0)] = 1.9e-5
     betas: tuple[Decay, Decay] = (0.5, 0.9)
     gradient_clip: Annotated[float, Field(gt=0)] | None = 1.0
-    steps: Positive | None = 100_000
+    steps: Positive | None = 50_000
 
 
 class DenoiserSettings(Section):
     """The network that the diffusion process asks.
 
     Attributes:
-        width: Channels at the finest level.
+        width: Channels at the finest level; none: as many as the longer side of the latents' plane has cells,
+            to a multiple of 8.
         multipliers: Channels of each level as multiples of `width`.
         num_blocks: Residual blocks of each level, on either side.
         num_heads: Attention heads.
         head_dim: Channels of an attention head.
     """
 
-    width: Positive = 32
+    width: Positive | None = None
     multipliers: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 2, 4, 8)
     num_blocks: Positive = 2
     num_heads: Positive = 8
-    head_dim: Positive = 32
+    head_dim: Annotated[int, Field(gt=0, multiple_of=2)] = 32
 
 
 class DiffusionSettings(Section):
@@ -160,7 +160,9 @@ class DiffusionSettings(Section):
         clip_x_0: Bound of |x_0| in sampling: latents are scaled so that codes lie in [-1, 1]. None for none.
         sampler: The sampler used when none is named.
         sampling_steps: Its number of steps.
-        ema_decay: Decay of the weights' exponential moving average, per step.
+        ema_decay: Decay of the weights' exponential moving average, per update of it.
+        ema_every: Steps from one update to the next.
+        ema_start: Steps after which it becomes an average; until then it is a copy of the weights.
     """
 
     num_train_steps: Positive = 300
@@ -168,12 +170,19 @@ class DiffusionSettings(Section):
     sampler: Sampler = "ddpm"
     sampling_steps: Positive = 300
     ema_decay: Decay = 0.995
+    ema_every: Positive = 10
+    ema_start: Annotated[int, Field(ge=0)] = 2_000
 
 
 class DiffusionOptimiserSettings(OptimiserSettings):
-    """Those of the denoiser."""
+    """Those of the denoiser.
+
+    Attributes:
+        accumulate: Batches that a step learns from, one after the other, which takes the memory of one.
+    """
 
     batch_size: Positive = 4
+    accumulate: Positive = 5
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     steps: Positive | None = 150_000
 

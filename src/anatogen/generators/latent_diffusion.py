@@ -44,7 +44,7 @@ class LatentDiffusionBundle(Bundle):
     def build(cls, description: LatentDiffusionDescription) -> Self:
         """The bundle of this description, with untrained networks."""
         autoencoder = VQGAN(description.autoencoder)
-        denoiser = Denoiser(description.denoiser, description.autoencoder.code_dim)
+        denoiser = Denoiser(description.denoiser, description.autoencoder.code_dim, description.latent_shape)
         return cls(description, autoencoder, denoiser)
 
     @property

@@ -1,4 +1,4 @@
-"""Building blocks of the autoencoder and the denoiser."""
+"""What several networks are built of: the Haar wavelet, normalisations, the layout of weights in memory."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-
-from anatogen.models.convolution import Conv3d
 
 _SQRT_HALF = math.sqrt(0.5)
 
@@ -41,9 +39,9 @@ def inverse_haar(x: Tensor, axes: Sequence[int]) -> Tensor:
     return x
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group normalisation with the largest number of groups up to 8 that divides the channels."""
-    return nn.GroupNorm(math.gcd(8, channels), channels, eps=1e-6)
+def group_norm(channels: int, groups: int = 8) -> nn.GroupNorm:
+    """Group normalisation of the channels, with fewer groups where so many do not divide them."""
+    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
 
 
 def channels_last(module: nn.Module) -> None:
@@ -53,64 +51,19 @@ def channels_last(module: nn.Module) -> None:
             part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last_3d)
 
 
-class ResidualBlock(nn.Module):
-    """Two 3D convolutions with pre-activation and a skip; optionally scaled and shifted by an embedding.
+class CellNorm(nn.Module):
+    """Layer normalisation over the channels of each cell, scaled by a learned vector.
 
     Args:
-        in_channels: Channels of the input.
-        out_channels: Channels of the output.
-        kernel: Kernel along (D, H, W), odd.
-        embedding_dim: Length of the conditioning vector, or None for an unconditional block.
+        channels: Their number.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel: tuple[int, int, int] = (3, 3, 3),
-        embedding_dim: int | None = None,
-    ) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-        self.norm_1 = group_norm(in_channels)
-        self.conv_1 = Conv3d(in_channels, out_channels, kernel, padding=padding)
-        self.norm_2 = group_norm(out_channels)
-        self.conv_2 = Conv3d(out_channels, out_channels, kernel, padding=padding)
-        self.modulation = None if embedding_dim is None else nn.Linear(embedding_dim, 2 * out_channels)
-        self.skip = nn.Identity() if in_channels == out_channels else Conv3d(in_channels, out_channels, 1)
+        self.scale = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x: Tensor, embedding: Tensor | None = None) -> Tensor:
-        """Maps (B, in_channels, D, H, W) to (B, out_channels, D, H, W); embedding is (B, embedding_dim)."""
-        h = self.norm_2(self.conv_1(functional.silu(self.norm_1(x))))
-        if self.modulation is not None:
-            assert embedding is not None
-            scale, shift = self.modulation(functional.silu(embedding))[:, :, None, None, None].chunk(2, dim=1)
-            h = h * (1 + scale) + shift
-        return self.skip(x) + self.conv_2(functional.silu(h))
-
-
-class TimeEmbedding(nn.Module):
-    """Sinusoidal features of the diffusion time through a small perceptron (Vaswani et al. 2017).
-
-    Args:
-        num_features: Number of sinusoidal features, even.
-        embedding_dim: Length of the result.
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, num_features: int, embedding_dim: int) -> None:
-        super().__init__()
-        half = num_features // 2
-        self.register_buffer(
-            "frequencies", 1000 * torch.exp(-math.log(10_000) * torch.arange(half) / half), persistent=False
-        )
-        self.perceptron = nn.Sequential(
-            nn.Linear(2 * half, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
-        )
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Maps times (B,) in [0, 1] to (B, embedding_dim)."""
-        angles = t[:, None] * self.frequencies
-        embedded: Tensor = self.perceptron(torch.cat((angles.sin(), angles.cos()), dim=1))
-        return embedded
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, d, h, w) to the same shape."""
+        # With channels last in memory both moves are views.
+        normalised = functional.layer_norm(x.movedim(1, -1), (x.shape[1],), self.scale, None, 1e-6)
+        return normalised.movedim(-1, 1)

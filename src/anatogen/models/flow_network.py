@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.config.settings import FlowNetworkSettings
-from anatogen.models.blocks import channels_last
+from anatogen.models.blocks import CellNorm, channels_last
 from anatogen.models.convolution import Conv3d
 from anatogen.models.pyramid import Triple
 
@@ -80,7 +80,7 @@ class FlowNetwork(nn.Module):
                 if level > 0:
                     stride = strides[level - 1]
                     self.upsample.append(nn.ConvTranspose3d(width, width, stride, stride))
-        self.exit = nn.Sequential(_CellNorm(current), nn.SiLU(), Conv3d(current, out_channels, 3, padding=1))
+        self.exit = nn.Sequential(CellNorm(current), nn.SiLU(), Conv3d(current, out_channels, 3, padding=1))
         for parameter in self.exit[2].parameters():
             nn.init.zeros_(parameter)
         channels_last(self)
@@ -131,28 +131,15 @@ class FlowNetwork(nn.Module):
         return out[:, :, :d, :h, :w]
 
 
-class _CellNorm(nn.Module):
-    """Layer normalisation over the channels of each cell."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        # With channels last in memory both moves are views.
-        normalised = functional.layer_norm(x.movedim(1, -1), (x.shape[1],), self.scale, None, 1e-6)
-        return normalised.movedim(-1, 1)
-
-
 class _Block(nn.Module):
     """A grouped convolution scaled and shifted by the embedding, a gated pointwise layer, and a skip."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding_dim: int) -> None:
         super().__init__()
         groups = in_channels // _GROUP_WIDTH if in_channels % _GROUP_WIDTH == 0 else 1
-        self.norm_1 = _CellNorm(in_channels)
+        self.norm_1 = CellNorm(in_channels)
         self.convolution = nn.Conv3d(in_channels, in_channels, 3, padding=1, groups=groups)
-        self.norm_2 = _CellNorm(in_channels)
+        self.norm_2 = CellNorm(in_channels)
         self.modulation = nn.Linear(embedding_dim, 2 * in_channels)
         self.expand = nn.Linear(in_channels, 2 * in_channels)
         self.project = nn.Linear(in_channels, out_channels, bias=False)
@@ -174,7 +161,7 @@ class _Attention(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.num_heads = channels // _HEAD_DIM if channels % _HEAD_DIM == 0 else 1
-        self.norm = _CellNorm(channels)
+        self.norm = CellNorm(channels)
         self.to_qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.to_out = nn.Linear(channels, channels)
         nn.init.zeros_(self.to_out.weight)

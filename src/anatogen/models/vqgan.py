@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from anatogen.config.settings import AutoencoderSettings
-from anatogen.models.blocks import ResidualBlock, channels_last, group_norm
+from anatogen.models.blocks import channels_last, group_norm
 from anatogen.models.codebook import Codebook
 from anatogen.models.convolution import Conv3d
 
 Axes = tuple[int, ...]
 Triple = tuple[int, int, int]
+
+_NUM_GROUPS = 32
 
 
 class VQGAN(nn.Module):
@@ -31,31 +33,22 @@ class VQGAN(nn.Module):
         self.compression = settings.compression
         widths = [settings.base_width * 2**level for level in range(len(halvings) + 1)]
 
-        encoder: list[nn.Module] = [Conv3d(1, widths[0], 3, padding=1)]
+        encoder: list[nn.Module] = [_convolution(1, widths[0])]
         for axes, (wide, wider) in zip(halvings, pairwise(widths), strict=True):
-            # The paper's encoder has no residual block before its first down-sampling.
-            if encoder[1:]:
-                encoder += [ResidualBlock(wide, wide) for _ in range(settings.num_blocks)]
-            kernel, stride, padding = _resampling(axes)
-            encoder.append(Conv3d(wide, wider, kernel, stride, padding))
-        encoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
-        encoder += [group_norm(widths[-1]), nn.SiLU(), Conv3d(widths[-1], settings.code_dim, 1)]
-        self.encoder = nn.Sequential(*encoder)
-
-        # Weights files know it by this name.
-        self.codebook = Codebook(settings.num_codes, settings.code_dim)
-
-        decoder: list[nn.Module] = [Conv3d(settings.code_dim, widths[-1], 1)]
-        decoder += [ResidualBlock(widths[-1], widths[-1]) for _ in range(settings.num_core_blocks)]
+            encoder.append(_halving(wide, wider, axes))
+            encoder += [ResidualBlock(wider) for _ in range(settings.num_blocks)]
         current = widths[-1]
-        for level in reversed(range(len(halvings))):
-            kernel, stride, padding = _resampling(halvings[level])
+        encoder += [group_norm(current, _NUM_GROUPS), nn.SiLU(), Conv3d(current, settings.code_dim, 1)]
+        self.encoder = nn.Sequential(*encoder)
+        self.codebook = Codebook(settings.num_codes, settings.code_dim)
+        decoder: list[nn.Module] = [Conv3d(settings.code_dim, current, 1)]
+        decoder += [group_norm(current, _NUM_GROUPS), nn.SiLU()]
+        for level, axes in reversed(list(enumerate(halvings))):
             width = min(settings.decoder_width * 2**level, widths[-1])
-            decoder.append(nn.ConvTranspose3d(current, width, kernel, stride, padding))
-            decoder += [ResidualBlock(width, width) for _ in range(settings.num_decoder_blocks)]
+            decoder.append(_doubling(current, width, axes))
+            decoder += [ResidualBlock(width) for _ in range(settings.num_decoder_blocks)]
             current = width
-        decoder += [group_norm(current), nn.SiLU(), Conv3d(current, 1, 3, padding=1)]
-        self.decoder = nn.Sequential(*decoder)
+        self.decoder = nn.Sequential(*decoder, _convolution(current, 1))
         channels_last(self)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -121,7 +114,45 @@ def _halvings(compression: Triple) -> list[Axes]:
     ]
 
 
-def _resampling(axes: Axes) -> tuple[Triple, Triple, Triple]:
-    """Kernel, stride and padding of a (transposed) convolution that halves (doubles) the axes."""
+def _resampling(axes: Axes) -> tuple[Triple, Triple]:
+    """Kernel and stride of a (transposed) convolution that halves (doubles) the axes."""
     d, h, w = (2 if axis in axes else 1 for axis in (2, 3, 4))
-    return (d + 2, h + 2, w + 2), (d, h, w), (1, 1, 1)
+    return (d + 2, h + 2, w + 2), (d, h, w)
+
+
+# Border voxels stand for what is beyond them, as in the origin; zeros would be mid-grey.
+def _convolution(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.Sequential(nn.ReplicationPad3d(1), Conv3d(in_channels, out_channels, 3))
+
+
+def _halving(in_channels: int, out_channels: int, axes: Axes) -> nn.Module:
+    return nn.Sequential(nn.ReplicationPad3d(1), Conv3d(in_channels, out_channels, *_resampling(axes)))
+
+
+def _doubling(in_channels: int, out_channels: int, axes: Axes) -> nn.Module:
+    kernel, stride = _resampling(axes)
+    # What the voxels around the volume give is cut away again.
+    cut = (kernel[0] - 1, kernel[1] - 1, kernel[2] - 1)
+    return nn.Sequential(
+        nn.ReplicationPad3d(1), nn.ConvTranspose3d(in_channels, out_channels, kernel, stride, cut)
+    )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3x3 convolutions, each normalised and activated before it, and a skip.
+
+    Args:
+        channels: Of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for _ in range(2):
+            layers += [group_norm(channels, _NUM_GROUPS), nn.SiLU(), _convolution(channels, channels)]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, D, H, W) to the same shape."""
+        out: Tensor = x + self.layers(x)
+        return out

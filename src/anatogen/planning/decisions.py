@@ -49,7 +49,7 @@ class Why(Enum):
         "view is left away, rounded up to multiples of {multiple}"
     )
 
-    PAPER = "networks of the paper, whatever the grid"
+    PAPER = "networks of the paper; the denoiser is as wide as the latents' plane has cells"
     PYRAMID = "pyramid of {levels} halvings: the coarse image has {coarse} cells, {cells:,}, {limit}"
 
     BATCHES_FIT = "the preset's batches: they fit"

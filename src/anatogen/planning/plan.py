@@ -257,7 +257,8 @@ def _estimates(
 ) -> Estimates:
     stages = {}
     for stage, estimate in tried.items():
-        passes = steps[stage] * STAGES[stage].optimisation(training).batch_size / num_scans
+        scans = STAGES[stage].batches_per_step(training) * STAGES[stage].optimisation(training).batch_size
+        passes = steps[stage] * scans / num_scans
         stages[stage] = estimate.model_copy(update={"steps": steps[stage], "passes": passes})
     measured = list(tried.values())[-1].measured
     sample = (

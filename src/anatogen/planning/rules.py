@@ -13,7 +13,12 @@ from typing import Any
 
 from anatogen.config.presets import STAGES_OF, preset_named
 from anatogen.config.resolving import merged, resolve
-from anatogen.config.settings import GeneratorSettings, LatentDiffusionSettings, WaveletFlowSettings
+from anatogen.config.settings import (
+    DiffusionOptimiserSettings,
+    GeneratorSettings,
+    LatentDiffusionSettings,
+    WaveletFlowSettings,
+)
 from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Grid
 from anatogen.planning.decisions import Decision, Why
@@ -130,8 +135,7 @@ def decide(
     def values_on(grid: Grid, batches: tuple[int, ...] | None = None) -> dict[str, Any]:
         values = _values_of([*rules.networks(grid), *views])
         if batches is not None:
-            sizes = {f"{s}_training": {"batch_size": b} for s, b in zip(stages, batches, strict=True)}
-            values = merged(values, sizes)
+            values = merged(values, _of_batches(preset, dict(zip(stages, batches, strict=True))))
         return merged(values, given_training)
 
     def peak(grid: Grid, batches: tuple[int, ...] | None = None) -> float:
@@ -194,6 +198,7 @@ def decide_budgets(
     for stage in stages:
         name, seconds = f"{stage}_training", seconds_per_step[stage]
         own, settled = getattr(settings, name), given_training.get(name, {})
+        batch = own.batch_size * (own.accumulate if isinstance(own, DiffusionOptimiserSettings) else 1)
         # What stage one leaves is stage two's.
         available = 3600 * budget.hours * _TRAINING_SHARE / len(stages) + spare
         reachable = max(1, int(available / seconds))
@@ -217,7 +222,7 @@ def decide_budgets(
             "seconds": seconds,
             "hours": available / 3600,
             "left": max(0.0, available - steps[stage] * seconds) / 3600,
-            "passes": steps[stage] * own.batch_size / scans,
+            "passes": steps[stage] * batch / scans,
             "scans": scans,
         }
         made.append(Decision(why, facts, {name: values | settled}))
@@ -324,6 +329,18 @@ def _batches(
             )
             raise UserError(f"{problem}: spacing_mm=[{spacing}] shape=[{shape}] fits")
     raise UserError(f"{problem}, in which no grid fits: use a machine with more")
+
+
+def _of_batches(preset: str, batches: Mapping[str, int]) -> dict[str, Any]:
+    """Nested values of batches by stage; where several make a step, enough of them for as many scans."""
+    values: dict[str, dict[str, int]] = {}
+    for stage, batch in batches.items():
+        name = f"{stage}_training"
+        values[name] = {"batch_size": batch}
+        own = getattr(preset_named(preset), name)
+        if isinstance(own, DiffusionOptimiserSettings):
+            values[name]["accumulate"] = math.ceil(own.batch_size * own.accumulate / batch)
+    return values
 
 
 def _splits(fingerprint: Fingerprint, given: Mapping[str, Any]) -> list[Decision]:

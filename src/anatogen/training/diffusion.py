@@ -23,7 +23,7 @@ from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.training.latent_cache import ENCODED_AT_ONCE
 from anatogen.training.loop import NUM_PREVIEWS, Loop, report_trend
-from anatogen.training.optimisation import ExponentialMovingAverage, adam, local_slice, take_step
+from anatogen.training.optimisation import ExponentialMovingAverage, adam, local_slice, step_along_gradient
 from anatogen.training.stage import DryRun, Stage, accept_losses, made_up_scans
 
 # Few steps whatever the preset samples with: the time counts against the budget.
@@ -52,18 +52,18 @@ def train_diffusion(
     Raises:
         NonFiniteLossError: If the loss is not finite.
     """
-    seed, batch_size = settings.training.seed, settings.diffusion_training.batch_size
+    seed = settings.training.seed
     cache = np.load(latents, mmap_mode="r")
-    mine = local_slice(fabric, batch_size)
-    train_step = DenoiserStep(fabric, settings)
+    train_step = DenoiserStep(fabric, settings, description.latent_shape)
+    num_scans, mine = train_step.num_scans, train_step.mine.flatten()
     decoder = load_weights(VQGAN(settings.autoencoder), autoencoder)
     bundle = LatentDiffusionBundle(description, decoder, train_step.ema.shadow).to(fabric.device)
     scaling = bundle.scaling
 
     def load(step: int) -> Tensor:
-        indices = shuffled_indices(len(cache), seed, step * batch_size, batch_size)
-        views = torch.randint(cache.shape[1], (batch_size,), generator=derived_generator(seed, "flip", step))
-        chosen = zip(indices[mine], views[mine].tolist(), strict=True)
+        indices = shuffled_indices(len(cache), seed, step * num_scans, num_scans)
+        views = torch.randint(cache.shape[1], (num_scans,), generator=derived_generator(seed, "flip", step))
+        chosen = zip([indices[scan] for scan in mine], views[mine].tolist(), strict=True)
         return scaling.apply(torch.from_numpy(np.stack([cache[index, view] for index, view in chosen])))
 
     def preview() -> dict[str, Tensor]:
@@ -81,6 +81,7 @@ def train_diffusion(
         len(cache),
         preview,
         description.grid,
+        settings.diffusion_training.accumulate,
     )
     for step, x_0 in prefetched(loop.steps(), load):
         generator = derived_generator(seed, "diffusion", step)
@@ -98,25 +99,36 @@ class DenoiserStep:
     Args:
         fabric: Devices and processes; launched.
         settings: The whole configuration; its seed decides the initial weights.
+        latent_shape: (d, h, w) of the latents.
 
     Attributes:
+        num_scans: Scans of a step, over all processes.
+        mine: int64 (batches, share), the numbers of this process's scans among them, by batch of the step.
         network: The denoiser.
         ema: Its moving average.
         networks: What is trained, by name.
         state: All that a checkpoint holds, by name.
     """
 
-    def __init__(self, fabric: Fabric, settings: LatentDiffusionSettings) -> None:
+    def __init__(
+        self, fabric: Fabric, settings: LatentDiffusionSettings, latent_shape: tuple[int, ...]
+    ) -> None:
         self._fabric = fabric
-        self._optimisation = settings.diffusion_training
+        self._optimisation = optimisation = settings.diffusion_training
+        self.num_scans = optimisation.accumulate * optimisation.batch_size
+        numbers = torch.arange(self.num_scans).unflatten(0, (optimisation.accumulate, -1))
+        self.mine = numbers[:, local_slice(fabric, optimisation.batch_size)]
         self._schedule = CosineSchedule(settings.diffusion.num_train_steps)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.training.seed + 1)
-            self.network = Denoiser(settings.denoiser, settings.autoencoder.code_dim)
+            self.network = Denoiser(settings.denoiser, settings.autoencoder.code_dim, latent_shape)
         optimiser = adam(self.network, self._optimisation)
         self._denoiser, self._optimiser = fabric.setup(self.network, optimiser)
         self.networks: dict[str, nn.Module] = {"denoiser": self.network}
-        self.ema = ExponentialMovingAverage(self.network, settings.diffusion.ema_decay)
+        diffusion = settings.diffusion
+        self.ema = ExponentialMovingAverage(
+            self.network, diffusion.ema_decay, diffusion.ema_every, diffusion.ema_start
+        )
         self.state: dict[str, Stateful] = {
             "network": self.network,
             "optimiser": optimiser,
@@ -130,36 +142,41 @@ class DenoiserStep:
         generator: torch.Generator,
         require_finite: Callable[[Mapping[str, Tensor]], None],
     ) -> dict[str, Tensor]:
-        """Learns from one batch.
+        """Learns from the batches of one step.
 
         Args:
-            x_0: float32 (B, C, d, h, w), this process's part of a batch of scaled latents, on the device.
-            step: Batches before this one.
-            generator: Decides times and noise of the whole batch; alike on all ranks.
+            x_0: float32 (B, C, d, h, w), scaled latents of this process's scans, on the device.
+            step: Steps before this one.
+            generator: Decides times and noise of all scans; alike on all ranks.
             require_finite: Raises if the loss is not finite; called before any weight changes.
 
         Returns:
             The "loss", 0-d.
         """
-        # Drawn for the whole batch on every process, so that their number changes nothing.
-        batch_size = self._optimisation.batch_size
-        mine = local_slice(self._fabric, batch_size)
-        t = self._schedule.draw_times(batch_size, generator)[mine].to(x_0.device)
-        eps = torch.randn(batch_size, *x_0.shape[1:], generator=generator)[mine].to(x_0.device)
-        loss = denoising_loss(self._denoiser, x_0, eps, t, self._schedule)
-        require_finite({"loss": loss})
-        take_step(self._fabric, loss, self._denoiser, self._optimiser, self._optimisation)
+        # Drawn for all scans on every process, so that the number of processes changes nothing.
+        times = self._schedule.draw_times(self.num_scans, generator)[self.mine].to(x_0.device)
+        noise = torch.randn(self.num_scans, *x_0.shape[1:], generator=generator)[self.mine].to(x_0.device)
+        batches = x_0.unflatten(0, times.shape)
+        self._optimiser.zero_grad(set_to_none=True)
+        losses = []
+        for number, (batch, t, eps) in enumerate(zip(batches, times, noise, strict=True)):
+            is_last = number == len(batches) - 1
+            with self._fabric.no_backward_sync(self._denoiser, enabled=not is_last):
+                loss = denoising_loss(self._denoiser, batch, eps, t, self._schedule)
+                require_finite({"loss": loss})
+                self._fabric.backward(loss / len(batches))
+            losses.append(loss.detach())
+        step_along_gradient(self._fabric, self._denoiser, self._optimiser, self._optimisation)
         self.ema.update(self.network, step)
-        return {"loss": loss}
+        return {"loss": torch.stack(losses).mean()}
 
 
 def _dry_run(fabric: Fabric, settings: LatentDiffusionSettings, grid: Grid) -> DryRun:
     cells = latent_shape(grid.shape, settings.autoencoder.compression)
-    train_step = DenoiserStep(fabric, settings)
+    train_step = DenoiserStep(fabric, settings, cells)
     autoencoder = VQGAN(settings.autoencoder).requires_grad_(False).eval()
     fabric.to_device(autoencoder)
-    shape = (settings.diffusion_training.batch_size, settings.autoencoder.code_dim, *cells)
-    x_0 = torch.randn(shape, device=fabric.device)
+    x_0 = torch.randn(train_step.num_scans, settings.autoencoder.code_dim, *cells, device=fabric.device)
     generator = torch.Generator().manual_seed(0)
     # As `Bundle.generate` makes previews: one by one on a CPU.
     z = x_0.new_zeros(1 if fabric.device.type == "cpu" else NUM_PREVIEWS, *x_0.shape[1:])
@@ -184,7 +201,13 @@ def _dry_run(fabric: Fabric, settings: LatentDiffusionSettings, grid: Grid) -> D
 
 def _work(settings: LatentDiffusionSettings, grid: Grid) -> float:
     cells = math.prod(latent_shape(grid.shape, settings.autoencoder.compression))
-    return cells * settings.diffusion_training.batch_size
+    return cells * settings.diffusion_training.batch_size * settings.diffusion_training.accumulate
 
 
-DIFFUSION = Stage("diffusion", LatentDiffusionSettings, _dry_run, _work)
+DIFFUSION = Stage(
+    "diffusion",
+    LatentDiffusionSettings,
+    _dry_run,
+    _work,
+    batches_per_step=lambda settings: settings.diffusion_training.accumulate,
+)

@@ -171,7 +171,7 @@ def _write_bundle(
     if bundled_weights(run / "bundle", "denoiser_sha256") == denoiser_sha256:
         # Written anew it could differ in a digit, and its hash is what sets of synthetic scans are known by.
         return run / "bundle"
-    denoiser = Denoiser(description.denoiser, description.autoencoder.code_dim)
+    denoiser = Denoiser(description.denoiser, description.autoencoder.code_dim, description.latent_shape)
     bundle = LatentDiffusionBundle(description, autoencoder, load_weights(denoiser, weights)).to(device)
     held_out = VolumeDataset(data, Split.VALIDATION)
     measured = held_out if len(held_out) else VolumeDataset(data, Split.TRAIN)

@@ -113,6 +113,17 @@ def take_step(
     """
     optimiser.zero_grad(set_to_none=True)
     fabric.backward(loss)
+    step_along_gradient(fabric, network, optimiser, settings)
+
+
+def step_along_gradient(
+    fabric: Fabric, network: _FabricModule, optimiser: _FabricOptimizer, settings: OptimiserSettings
+) -> None:
+    """Steps along the gradient that the weights have, clipped if asked for.
+
+    Raises:
+        NonFiniteLossError: If the norm of the gradient that is to be clipped is not finite.
+    """
     if settings.gradient_clip is not None:
         limit = settings.gradient_clip
         norm = fabric.clip_gradients(network, optimiser, max_norm=limit, error_if_nonfinite=False)
@@ -131,11 +142,15 @@ class ExponentialMovingAverage(Generic[NetworkT]):
     Args:
         network: The network to follow. Its buffers, such as running statistics, are not followed.
         decay: Share of the shadow that one update keeps, once enough steps are made.
+        every: Steps from one update to the next.
+        start: Steps before which an update is a copy.
     """
 
-    def __init__(self, network: NetworkT, decay: float) -> None:
+    def __init__(self, network: NetworkT, decay: float, every: int = 1, start: int = 0) -> None:
         self.shadow: NetworkT = copy.deepcopy(network).requires_grad_(False).eval()
         self.decay = decay
+        self.every = every
+        self.start = start
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
@@ -143,7 +158,9 @@ class ExponentialMovingAverage(Generic[NetworkT]):
 
         The first updates keep less, so that the random start is soon forgotten.
         """
-        decay = min(self.decay, (1 + step) / (10 + step))
+        if step % self.every:
+            return
+        decay = 0.0 if step < self.start else min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.shadow.parameters()), list(network.parameters()), 1 - decay)
 
 
