@@ -16,6 +16,7 @@ from anatogen.models.pyramid import WaveletPyramid
 from anatogen.planning.rules import (
     RULES,
     Budget,
+    _of_batches,
     decide,
     decide_budgets,
     num_training_scans,
@@ -174,6 +175,15 @@ def test_a_batch_is_made_smaller_where_a_settled_grid_needs_it():
         decisions = plan(LIDC, Budget(memory, 24), given)
         assert batches_of(decisions, "default") == [batch]
         assert any(reason.startswith(f"batches of {batch}: more do not fit") for reason in decisions.reasons)
+
+
+def test_smaller_batches_of_stage_two_make_a_step_of_as_many_scans():
+    own = preset_named(LATENT).diffusion_training
+    for batches in rules_of(LATENT).smaller_batches:
+        sizes = _of_batches(LATENT, dict(zip(stages_planned(LATENT), batches, strict=True)))
+        taken = settings_of(sizes, LATENT).diffusion_training
+        assert taken.batch_size == batches[1] < own.batch_size
+        assert taken.batch_size * taken.accumulate == own.batch_size * own.accumulate == 20
 
 
 @of_each_family
