@@ -339,9 +339,10 @@ def test_few_scans_are_not_shown_more_often_than_copied_others():
     decisions = plan(atria, Budget(24, 100), preset=LATENT)
     settings = settings_of(decisions.training, LATENT)
     scans = num_training_scans(atria, decisions.prepare)
-    passes = decisions.steps["diffusion"] * settings.diffusion_training.batch_size / scans
+    own = settings.diffusion_training
+    passes = decisions.steps["diffusion"] * own.batch_size * own.accumulate / scans
     assert scans == 48 and 180 < passes < 187
-    assert settings.diffusion_training.steps == decisions.steps["diffusion"]
+    assert own.steps == decisions.steps["diffusion"]
     (reason,) = [line for line in decisions.reasons if line.startswith("diffusion: ")]
     assert "passes over 48 training scans: after more, copies were seen" in reason
     assert "hours are left over" in reason

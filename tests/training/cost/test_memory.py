@@ -87,5 +87,5 @@ def test_a_wavelet_flow_takes_what_was_counted_within_a_fifth():
     grid = Grid(shape=(64, 64, 64), spacing_mm=SPACING_MM, affine=AFFINE)
     settings = tiny_flow_settings("pyramid.crop=16", "details.width=32")
     measured = probe(STAGES["flow"], settings, grid, device="cpu")
-    assert measured is not None and measured.peak_gb > 0.7, "a process takes 0.42 anyway"
+    assert measured is not None and measured.peak_gb > 0.6, "a process takes 0.42 anyway"
     assert peak_memory_gb(STAGES["flow"], settings, grid) == pytest.approx(measured.peak_gb, rel=0.2)
