@@ -49,7 +49,7 @@ def test_every_figure_of_a_report_has_loaded_and_no_request_leaves(page: Page, r
     page.requests.clear()
     page.open(alone)
     images = page.evaluate(IMAGES)
-    assert len(images) == len(list((report.parent / "figures").glob("*.png"))) == 4
+    assert len(images) == len(list((report.parent / "figures").glob("*.png"))) == 5
     assert all(complete and width > 200 and height > 50 for complete, width, height in images)
     assert page.requests == []
     assert page.evaluate("document.querySelectorAll('script, link, iframe, object').length") == 0

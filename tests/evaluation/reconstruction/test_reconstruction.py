@@ -26,7 +26,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def no_weights(monkeypatch):
-    def absent(file):
+    def absent():
         raise UserError("not installed")
 
     monkeypatch.setattr(reconstruction, "load_slice_features", absent)
