@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from scan_makers import ct_head, oblique_affine, pattern, world
+from scan_makers import ct_head, oblique_affine, pattern, voxels_at, world
 
 from anatogen.core.errors import ScanError
 from anatogen.dataset.prepare import PrepareConfig, prepare
@@ -87,7 +87,7 @@ def test_a_straightened_scan_is_in_its_place(leans: dict[tuple[int, int], float]
     axes = straight.affine[:3, :3] / np.array(straight.spacing_mm)
     np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=2e-4)
     places = world(straight.affine, straight.array.shape)
-    index = np.linalg.solve(affine[:3, :3], places.reshape(3, -1) - affine[:3, 3:]).reshape(places.shape)
+    index = voxels_at(affine, places)
     limits = np.reshape(SHAPE, (3, 1, 1, 1)) - 1
     inside = (index > 1e-6).all(axis=0) & (index < limits - 1e-6).all(axis=0)
     assert inside.sum() > 0.8 * np.prod(np.array(SHAPE) - 2)

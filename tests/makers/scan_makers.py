@@ -24,6 +24,12 @@ def world(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return (affine[:3, :3] @ index + affine[:3, 3:]).reshape(3, *shape)
 
 
+def voxels_at(affine: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Undoes `world`: where places (3, D, H, W) lie in a scan's voxels, as numbers of any size."""
+    index = np.linalg.solve(affine[:3, :3], places.reshape(3, -1) - affine[:3, 3:])
+    return index.reshape(places.shape)
+
+
 def pattern(points: np.ndarray, scale_mm: float = 40.0) -> np.ndarray:
     """A smooth function of the place in the world, with another value in every direction."""
     x, y, z = points / scale_mm

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from anatogen.study.analysis.analyse import Analysis
     from anatogen.study.design import NewStudy
     from anatogen.study.exchange import Exchanged
+    from anatogen.study.spec import StudySpec
     from anatogen.study.store import ReaderProgress
 
 
@@ -197,16 +198,10 @@ def analyse_study(
             or a margin is wrong.
     """
     require_extra("study")
-    from anatogen.study.analysis.analyse import analyse_answers, check_finished
-    from anatogen.study.analysis.answers import read_answers
     from anatogen.study.analysis.page import read_blinding, write_analysis
-    from anatogen.study.spec import load_spec
 
     folder = Path(study)
-    spec, rows = load_spec(folder), read_answers(folder)
-    analysis = analyse_answers(rows, spec.protocols, margin=margin, share_margin=share_margin)
-    if not unfinished:
-        check_finished(rows)
+    spec, analysis = _analysed(folder, unfinished=unfinished, margin=margin, share_margin=share_margin)
     written = folder / "analysis" if out is None else Path(out)
     return analysis, write_analysis(analysis, spec, written, read_blinding(folder))
 
@@ -227,23 +222,30 @@ def compare_studies(out: Path | str, studies: Sequence[Path | str], *, unfinishe
             folders have one name, or no study asks for a rating.
     """
     require_extra("study")
-    from anatogen.study.analysis.analyse import analyse_answers, check_finished
-    from anatogen.study.analysis.answers import read_answers
     from anatogen.study.analysis.charts import answers_figure
-    from anatogen.study.spec import load_spec
 
     found: dict[str, Analysis] = {}
     for folder in map(Path, studies):
-        spec, rows = load_spec(folder), read_answers(folder)
-        if not unfinished:
-            check_finished(rows)
         name = folder.resolve().name
         if name in found:
             raise UserError(f"two of the studies' folders are named {name!r}: rename one of them")
-        found[name] = analyse_answers(rows, spec.protocols)
+        _, found[name] = _analysed(folder, unfinished=unfinished)
     if not any(analysis.ordinal for analysis in found.values()):
         raise UserError("none of the studies asks for a rating, so there is nothing to draw: name others")
     path = Path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
     answers_figure(found, path)
     return path
+
+
+def _analysed(folder: Path, *, unfinished: bool, **margins: float) -> "tuple[StudySpec, Analysis]":
+    """What a study is, and what its answers say, as soon as readers are done or `unfinished` is set."""
+    from anatogen.study.analysis.analyse import analyse_answers, check_finished
+    from anatogen.study.analysis.answers import read_answers
+    from anatogen.study.spec import load_spec
+
+    spec, rows = load_spec(folder), read_answers(folder)
+    analysis = analyse_answers(rows, spec.protocols, **margins)
+    if not unfinished:
+        check_finished(rows)
+    return spec, analysis

@@ -1,7 +1,6 @@
 """Everything that can be set for a generator: both networks, the diffusion process, and their training.
 
 Pure descriptions without torch, so that a configuration is checked before anything heavy is imported.
-Values for a start are in `presets`.
 """
 
 from typing import Annotated, Literal, Self
@@ -123,6 +122,11 @@ class OptimiserSettings(Section):
     steps: Positive | None = None
     minutes: Annotated[float, Field(gt=0)] | None = None
 
+    @property
+    def scans_per_step(self) -> int:
+        """Scans that a step learns from, over all devices."""
+        return self.batch_size
+
 
 class AutoencoderOptimiserSettings(OptimiserSettings):
     """Those of the VQ-GAN, for its generator and its discriminators alike."""
@@ -185,6 +189,11 @@ class DiffusionOptimiserSettings(OptimiserSettings):
     accumulate: Positive = 5
     learning_rate: Annotated[float, Field(gt=0)] = 1e-4
     steps: Positive | None = 150_000
+
+    @property
+    def scans_per_step(self) -> int:
+        """Scans that a step learns from, over all devices and batches."""
+        return self.batch_size * self.accumulate
 
 
 class LoopSettings(Section):

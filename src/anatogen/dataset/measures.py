@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from anatogen.core.errors import ScanError
 from anatogen.core.reasons import Reason, Refusal
 from anatogen.io.geometry import foreground_box, foreground_threshold, orient, otsu_threshold, slice_plane
 from anatogen.io.label_values import ValueKind, Values
@@ -47,6 +48,18 @@ def own_window(array: npt.NDArray[np.float32], percentiles: tuple[float, float])
     low = float(np.percentile(array, percentiles[0]))
     tissue = array[array > otsu_threshold(array)]
     return low, float(np.percentile(tissue if tissue.size else array, percentiles[1]))
+
+
+def scan_window(array: npt.NDArray[np.float32], percentiles: tuple[float, float]) -> tuple[float, float]:
+    """`own_window` of the same arguments.
+
+    Raises:
+        ScanError: If it is empty: the scan is nearly constant.
+    """
+    low, high = own_window(array, percentiles)
+    if not high > low:
+        raise ScanError(Reason.NEARLY_CONSTANT(lower=percentiles[0], upper=percentiles[1], value=low))
+    return low, high
 
 
 def map_refusal(values: Values) -> Refusal | None:

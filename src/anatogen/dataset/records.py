@@ -28,7 +28,7 @@ from anatogen.dataset.measures import (
     measure_body,
     measure_posture,
     middle_slice,
-    own_window,
+    scan_window,
     thumbnail,
 )
 from anatogen.dataset.near_duplicates import COARSE_SIZE, FINE_SIZE, describe
@@ -271,7 +271,7 @@ def _measured(
     of_map = map_refusal(values)
     if of_map is not None:
         raise ScanError(of_map)
-    low, high = own_window(array, percentiles)
+    low, high = scan_window(array, percentiles)
     minimum, maximum = float(array.min()), float(array.max())
     modality = _told_modality(task)
     if modality == "auto":
@@ -279,10 +279,7 @@ def _measured(
     regions = find_regions(volume, task.config.region, modality, mask)
     windows = [(low, high)]
     if len(regions) > 1:
-        windows = [own_window(window_voxels(array, region), percentiles) for region in regions]
-    for bottom, top in windows:
-        if not top > bottom:
-            raise ScanError(Reason.NEARLY_CONSTANT(lower=percentiles[0], upper=percentiles[1], value=bottom))
+        windows = [scan_window(window_voxels(array, region), percentiles) for region in regions]
     d, h, w = array.shape
     return ScanRecord(
         key=key,

@@ -11,12 +11,11 @@ from scipy import ndimage
 from anatogen.core.devices import device_named
 from anatogen.core.errors import ScanError, UserError
 from anatogen.core.files import write_json
-from anatogen.core.reasons import Reason
 from anatogen.dataset.common_grid import other_modality
 from anatogen.dataset.conversion import to_grid
 from anatogen.dataset.discover import NO_SCANS, LeftOut, Source, discover
 from anatogen.dataset.manifest import Intensity
-from anatogen.dataset.measures import map_refusal, own_window
+from anatogen.dataset.measures import map_refusal, scan_window
 from anatogen.dataset.reading import read_source
 from anatogen.dataset.regions import find_regions, window_voxels
 from anatogen.downstream.segmenter import Segmenter, SegmenterDescription, load_segmenter
@@ -168,8 +167,5 @@ def _read(source: Source, description: SegmenterDescription) -> Volume:
 def _intensity(array: npt.NDArray[np.float32], description: SegmenterDescription) -> Intensity:
     if description.intensity.modality == "CT":
         return description.intensity
-    low, high = own_window(array, description.percentiles)
-    if not high > low:
-        lower, upper = description.percentiles
-        raise ScanError(Reason.NEARLY_CONSTANT(lower=lower, upper=upper, value=low))
+    low, high = scan_window(array, description.percentiles)
     return Intensity(modality="MR", low=low, high=high)

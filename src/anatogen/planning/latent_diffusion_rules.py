@@ -11,19 +11,19 @@ from anatogen.planning.family_rules import FEW_SCANS, FamilyRules
 _PASSES_THAT_COPIED = 187
 
 
-def _scans_of_step(settings: LatentDiffusionSettings) -> int:
-    return settings.diffusion_training.batch_size * settings.diffusion_training.accumulate
-
-
 def _most_steps(scans: int, settings: LatentDiffusionSettings) -> dict[str, int]:
     # The last one whose passes are fewer.
-    return {"diffusion": max(1, math.ceil(_PASSES_THAT_COPIED * scans / _scans_of_step(settings)) - 1)}
+    return {
+        "diffusion": max(
+            1, math.ceil(_PASSES_THAT_COPIED * scans / settings.diffusion_training.scans_per_step) - 1
+        )
+    }
 
 
 def _copies(
     scans: int, steps: Mapping[str, int], settings: LatentDiffusionSettings, are_held_out: bool
 ) -> list[Decision]:
-    passes = steps["diffusion"] * _scans_of_step(settings) / scans
+    passes = steps["diffusion"] * settings.diffusion_training.scans_per_step / scans
     if passes < _PASSES_THAT_COPIED:
         return [Decision(Why.MAY_STORE_SOME, {"scans": scans})] if scans < FEW_SCANS else []
     facts = {"scans": scans, "passes": passes, "copied": _PASSES_THAT_COPIED}

@@ -198,7 +198,6 @@ def decide_budgets(
     for stage in stages:
         name, seconds = f"{stage}_training", seconds_per_step[stage]
         own, settled = getattr(settings, name), given_training.get(name, {})
-        batch = own.batch_size * (own.accumulate if isinstance(own, DiffusionOptimiserSettings) else 1)
         # What stage one leaves is stage two's.
         available = 3600 * budget.hours * _TRAINING_SHARE / len(stages) + spare
         reachable = max(1, int(available / seconds))
@@ -222,7 +221,7 @@ def decide_budgets(
             "seconds": seconds,
             "hours": available / 3600,
             "left": max(0.0, available - steps[stage] * seconds) / 3600,
-            "passes": steps[stage] * batch / scans,
+            "passes": steps[stage] * own.scans_per_step / scans,
             "scans": scans,
         }
         made.append(Decision(why, facts, {name: values | settled}))
@@ -339,7 +338,7 @@ def _of_batches(preset: str, batches: Mapping[str, int]) -> dict[str, Any]:
         values[name] = {"batch_size": batch}
         own = getattr(preset_named(preset), name)
         if isinstance(own, DiffusionOptimiserSettings):
-            values[name]["accumulate"] = math.ceil(own.batch_size * own.accumulate / batch)
+            values[name]["accumulate"] = math.ceil(own.scans_per_step / batch)
     return values
 
 

@@ -115,7 +115,7 @@ class DenoiserStep:
     ) -> None:
         self._fabric = fabric
         self._optimisation = optimisation = settings.diffusion_training
-        self.num_scans = optimisation.accumulate * optimisation.batch_size
+        self.num_scans = optimisation.scans_per_step
         numbers = torch.arange(self.num_scans).unflatten(0, (optimisation.accumulate, -1))
         self.mine = numbers[:, local_slice(fabric, optimisation.batch_size)]
         self._schedule = CosineSchedule(settings.diffusion.num_train_steps)
@@ -201,7 +201,7 @@ def _dry_run(fabric: Fabric, settings: LatentDiffusionSettings, grid: Grid) -> D
 
 def _work(settings: LatentDiffusionSettings, grid: Grid) -> float:
     cells = math.prod(latent_shape(grid.shape, settings.autoencoder.compression))
-    return cells * settings.diffusion_training.batch_size * settings.diffusion_training.accumulate
+    return cells * settings.diffusion_training.scans_per_step
 
 
 DIFFUSION = Stage(

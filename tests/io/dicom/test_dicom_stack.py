@@ -9,7 +9,7 @@ import pydicom
 import pytest
 from pydicom import uid
 from pydicom.dataset import Dataset
-from scan_makers import ct_head, head, oblique_affine, pattern, same_place, world
+from scan_makers import ct_head, head, oblique_affine, pattern, same_place, voxels_at, world
 
 from anatogen.core.errors import ScanError
 from anatogen.core.reasons import Reason
@@ -380,7 +380,7 @@ def test_a_straightened_stack_is_in_its_place(seed: int) -> None:
     np.testing.assert_allclose(axes.T @ axes, np.eye(3), atol=1e-9)
     places = world(straight.affine, straight.array.shape)
     # What the slices cover, one voxel from their rim.
-    index = np.linalg.solve(affine[:3, :3], places.reshape(3, -1) - affine[:3, 3:]).reshape(places.shape)
+    index = voxels_at(affine, places)
     limits = np.reshape(shape, (3, 1, 1, 1)) - 1
     covered = (index > -1e-6).all(axis=0) & (index < limits + 1e-6).all(axis=0)
     assert covered.sum() > 0.9 * sheared.array[:, 1:-1, 1:-1].size
