@@ -4,9 +4,9 @@
     python experiments/race.py table DATA OUT [--full]
 
 `run` trains each entrant anew for each number of minutes, which is the whole time of all its stages, and
-samples from it; a run that was stopped goes on where it stopped, and OUT/race.log says what took how long.
-Budgets don't share a training, since the learning rate falls to zero over each: so a shorter one is what a
-user gets in that time, not a longer one caught before its end.
+samples from it; a run that was stopped goes on where it stopped, and each budget's log.txt says what took how
+long. Budgets don't share a training, since the learning rate falls to zero over each: so a shorter one is
+what a user gets in that time, not a longer one caught before its end.
 
 `table` evaluates against the test scans of DATA by `anatogen evaluate --quick`, with --full by the whole
 report with its privacy audit, and writes OUT/table.md, OUT/scans.png (of the largest budget; the first scans
@@ -110,47 +110,67 @@ def main() -> None:
     if arguments.action == "run":
         for minutes in sorted(arguments.minutes):
             for name in arguments.only:
-                run(name, arguments.data, arguments.out, minutes, arguments.number, arguments.flip)
+                folder, number = _folder(arguments.out, minutes), arguments.number
+                values = {"training": {"flip": arguments.flip}}
+                run(name, ENTRANTS[name], arguments.data, folder, number, values, minutes=minutes)
     else:
         table(arguments.only, arguments.data, arguments.out, full=arguments.full)
 
 
-def run(name: str, data: Path, out: Path, minutes: float, number: int, flip: str) -> None:
+def run(
+    name: str,
+    entrant: Entrant,
+    data: Path,
+    folder: Path,
+    number: int,
+    values: Mapping[str, Any],
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+) -> None:
     """Trains an entrant and samples from it, as far as that is not done.
 
     Args:
-        name: Name of the entrant.
+        name: Name of the entrant: its scans are FOLDER/samples/NAME, its run FOLDER/runs/NAME.
+        entrant: What is trained.
         data: Prepared dataset.
-        out: Folder of the race.
-        minutes: Training time.
+        folder: Of all entrants of the budget.
         number: How many scans are sampled.
-        flip: Axis along which half of the training scans are mirrored.
+        values: Settings that differ for all, nested.
+        minutes: Training time of all stages together.
+        steps: Steps of each stage.
     """
-    entrant, folder = ENTRANTS[name], _folder(out, minutes)
     timing = folder / "timing" / f"{name}.json"
     if timing.exists():
         return
-    _log(out, f"{name}, {minutes:g} minutes: training")
+    _log(folder, f"{name}: training")
     started = time.perf_counter()
-    _train(entrant, data, folder / "runs" / name, minutes, flip)
+    _train(entrant, data, folder / "runs" / name, values, minutes, steps)
     trained = time.perf_counter()
-    _log(out, f"{name}, {minutes:g} minutes: trained, {trained - started:.0f} s in this call")
-    sample(_bundle(folder, name), folder / "samples" / name, num_samples=number, processes=1)
+    _log(folder, f"{name}: trained, {trained - started:.0f} s in this call")
+    sample(bundle_of(folder, name), folder / "samples" / name, num_samples=number, processes=1)
     seconds = (time.perf_counter() - trained) / number
-    _log(out, f"{name}, {minutes:g} minutes: {number} scans sampled, {seconds:.2f} s a scan")
+    _log(folder, f"{name}: {number} scans sampled, {seconds:.2f} s a scan")
     write_json(timing, {"seconds_per_scan": seconds})
 
 
-def _train(entrant: Entrant, data: Path, folder: Path, minutes: float, flip: str) -> None:
+def _train(
+    entrant: Entrant,
+    data: Path,
+    folder: Path,
+    values: Mapping[str, Any],
+    minutes: float | None,
+    steps: int | None,
+) -> None:
     # No time goes into previews.
-    shared = {"training": {"flip": flip, "preview_minutes": 1000}}
-    values = merged(entrant.values, shared)
+    shared = merged({"training": {"preview_minutes": 1000}}, values)
     if entrant.preset is None:
-        train_gan(data, folder, gan_settings(values, minutes=minutes))
+        chosen = merged(shared, entrant.values)
+        train_gan(data, folder, gan_settings(chosen, minutes=minutes, steps=steps))
         return
     stages = STAGES_OF[type(preset_named(entrant.preset))]
-    given = merged(budget(stages, minutes / len(stages), None), values)
-    train(data, folder, training_settings(entrant.preset, given))
+    shares = budget(stages, None if minutes is None else minutes / len(stages), steps)
+    train(data, folder, training_settings(entrant.preset, merged(merged(shares, shared), entrant.values)))
 
 
 def table(names: Sequence[str], data: Path, out: Path, *, full: bool) -> None:
@@ -167,7 +187,7 @@ def table(names: Sequence[str], data: Path, out: Path, *, full: bool) -> None:
     for folder in folders:
         done = [name for name in names if (folder / "timing" / f"{name}.json").exists()]
         found[_minutes(folder)] = {name: _rows(name, data, folder, full=full) for name in done}
-        parts.append(f"## {_minutes(folder):g} minutes\n\n{_table(found[_minutes(folder)])}")
+        parts.append(f"## {_minutes(folder):g} minutes\n\n{markdown_table(found[_minutes(folder)])}")
     write_text(out / "table.md", "\n".join(parts))
     real = load_scans(Path(f"{data}:test"), "real")
     _draw_scans(list(found[_minutes(folders[-1])]), real, folders[-1], out / "scans.png")
@@ -182,8 +202,19 @@ def _rows(name: str, data: Path, folder: Path, *, full: bool) -> dict[str, Row]:
         # Real scans' features and the audit's encoder are the same for all.
         for other in list(folder.parent.glob(f"{_BUDGETS}/{reports.name}/*/{CACHE}"))[:1]:
             shutil.copytree(other, report / CACHE, dirs_exist_ok=True)
-        bundle = _bundle(folder, name) if full else None
+        bundle = bundle_of(folder, name) if full else None
         evaluate(data, folder / "samples" / name, report, bundle=bundle, quick=not full)
+    return reported_rows(report, folder, name)
+
+
+def reported_rows(report: Path, folder: Path, name: str) -> dict[str, Row]:
+    """The rows of a report by name, and the time that a scan takes.
+
+    Args:
+        report: Folder of the report.
+        folder: Of all entrants of the budget.
+        name: Name of the entrant.
+    """
     content = json.loads((report / JSON_NAME).read_text(encoding="utf-8"))
     rows = {row["name"]: Row(**row) for row in content["rows"]}
     timing = json.loads((folder / "timing" / f"{name}.json").read_text(encoding="utf-8"))
@@ -191,7 +222,8 @@ def _rows(name: str, data: Path, folder: Path, *, full: bool) -> dict[str, Row]:
     return rows | {"seconds": seconds}
 
 
-def _table(columns: Mapping[str, Mapping[str, Row]]) -> str:
+def markdown_table(columns: Mapping[str, Mapping[str, Row]]) -> str:
+    """A line for each row, a column for each entrant, in Markdown."""
     labels = {name: row for column in columns.values() for name, row in column.items()}
     lines = [
         "| | real against real | " + " | ".join(f"`{name}`" for name in columns) + " |",
@@ -199,7 +231,8 @@ def _table(columns: Mapping[str, Mapping[str, Row]]) -> str:
     ]
     for name, row in labels.items():
         cells = [_cell(column.get(name)) for column in columns.values()]
-        lines.append(f"| {row.label} | {_number(row.reference)} | {' | '.join(cells)} |")
+        label = row.label.replace("|", "\\|")
+        lines.append(f"| {label} | {_number(row.reference)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -245,16 +278,17 @@ def _minutes(folder: Path) -> float:
     return float(folder.name.partition("_")[0])
 
 
-def _bundle(folder: Path, name: str) -> Path:
+def bundle_of(folder: Path, name: str) -> Path:
+    """The bundle of an entrant."""
     return folder / "runs" / name / "bundle"
 
 
-def _log(out: Path, line: str) -> None:
-    """Adds a line with the time to the race's log, and prints it."""
-    out.mkdir(parents=True, exist_ok=True)
+def _log(folder: Path, line: str) -> None:
+    """Adds a line with the time to the folder's log, and prints it."""
+    folder.mkdir(parents=True, exist_ok=True)
     text = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}"
     print(text, flush=True)
-    with (out / "race.log").open("a", encoding="utf-8") as log:
+    with (folder / "log.txt").open("a", encoding="utf-8") as log:
         log.write(text + "\n")
 
 

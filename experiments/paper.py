@@ -1,0 +1,236 @@
+"""The paper's generators, trained, sampled and measured as the paper did, on one dataset, as one page.
+
+    python experiments/paper.py DATA OUT [--minutes 120 | --steps 20000] [--scans 2000] [KEY=VALUE ...]
+
+DATA is a prepared dataset; the paper's are made by `anatogen prepare --recipe`. Trained are preset `paper`
+at compressions 4 and 8, the WGAN-GP, and the WGAN-GP with the faults of its published code. --minutes is the
+time of all trainings, of which each of the six stages takes an equal part; --steps is the length of each
+stage. Without either they are as long as the paper's, which takes days of a GPU. A call that was stopped goes
+on where it stopped; another budget takes another OUT.
+
+OUT/page.md has MS-SSIM within 1,000 pairs by both formulas (of 2,000 scans, as in the paper, each is in one
+pair), all other numbers of `anatogen evaluate` against the test scans, the paper's Fig. 1 and 3, and pictures
+by which to tell the stage that fails: what the autoencoder gives back of held-out scans, and what the
+denoiser makes of their latents at t = 0.5. OUT/studies has reader studies of 50 scans of each generator, in
+the paper's words, with as many real ones among them. KEY=VALUE are settings, of generators and GANs alike.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from race import Entrant, bundle_of, markdown_table, reported_rows, run
+
+from anatogen import compare_autoencoders, evaluate, new_study
+from anatogen.config.resolving import parse_overrides
+from anatogen.config.settings import GANConfig, LatentDiffusionSettings
+from anatogen.core.errors import UserError
+from anatogen.core.files import write_text
+from anatogen.core.seeding import derived_generator
+from anatogen.dataset.scan_sets import ScanSet, load_scans
+from anatogen.diffusion.process import add_noise, x_0_predictor
+from anatogen.diffusion.samplers import ancestral_times, ddpm
+from anatogen.diffusion.schedule import CosineSchedule
+from anatogen.evaluation.report import JSON_NAME
+from anatogen.generators.latent_diffusion import LatentDiffusionBundle
+from anatogen.generators.loading import load_bundle
+from anatogen.report.figures import planes_figure, slices_figure
+from anatogen.report.rows import Row
+from anatogen.training.loop import read_log
+
+Array = npt.NDArray[np.float32]
+
+# Latents of a sparing training are tested here by what comes of them, not by numbers that would stop it.
+_GO_ON = {"training": {"require_fit_autoencoder": False}}
+DIFFUSION = {
+    f"diffusion_{compression}": Entrant("paper", _GO_ON | {"autoencoder": {"compression": compression}})
+    for compression in (4, 8)
+}
+GANS = {
+    "wgan_gp": Entrant(None),
+    "wgan_gp_kwon": Entrant(None, {"gan": {"kwon_compatible": True}}),
+}
+_STAGES = {"diffusion_4": 2, "diffusion_8": 2, "wgan_gp": 1, "wgan_gp_kwon": 1}
+_PAPER_SCANS = 2_000
+_NUM_NEIGHBOURING = 2
+_NUM_TRACED = 6
+
+
+def main() -> None:
+    """Reads the command line, does what is not done yet, and writes the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="of all trainings together")
+    length.add_argument("--steps", type=int, help="of each stage")
+    parser.add_argument("--scans", type=int, default=_PAPER_SCANS, help="synthetic scans of each generator")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    given = parser.parse_intermixed_args()
+    overrides = parse_overrides(given.overrides, LatentDiffusionSettings, GANConfig)
+    share = None if given.minutes is None else given.minutes / sum(_STAGES.values())
+    entrants = DIFFUSION | GANS
+    for name, entrant in entrants.items():
+        minutes = None if share is None else share * _STAGES[name]
+        values = settings_of(entrant, overrides)
+        run(name, entrant, given.data, given.out, given.scans, values, minutes=minutes, steps=given.steps)
+    for name in entrants:
+        _measure(name, given.data, given.out)
+    runs = [given.out / "runs" / name for name in DIFFUSION]
+    compared = compare_autoencoders(given.data, given.out / "autoencoders", runs)
+    real = load_scans(Path(f"{given.data}:test"), "real")
+    _draw(real, given.out)
+    columns = {name: reported_rows(given.out / "reports" / name, given.out, name) for name in entrants}
+    write_text(given.out / "page.md", page(columns, compared.rows_by_bundle, given.out))
+    print(f"{given.out / 'page.md'}")
+
+
+def settings_of(entrant: Entrant, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides that an entrant has the sections of."""
+    family = GANConfig if entrant.preset is None else LatentDiffusionSettings
+    return {section: values for section, values in overrides.items() if section in family.model_fields}
+
+
+def _measure(name: str, data: Path, out: Path) -> None:
+    """Evaluates a generator's scans against the test scans, and makes a reader study of both."""
+    samples, report, study = (out / folder / name for folder in ("samples", "reports", "studies"))
+    if not (report / JSON_NAME).exists():
+        evaluate(f"{data}:test", samples, report)
+    if not study.exists():
+        study.parent.mkdir(exist_ok=True)
+        try:
+            made = new_study(study, samples, real=f"{data}:test", readers=("first", "second"))
+        except UserError as error:
+            print(f"no reader study of {name}: {error}")
+        else:
+            print(made.summary)
+
+
+def _draw(real: ScanSet, out: Path) -> None:
+    """The paper's Fig. 1, of all generators; and what each stage makes of held-out scans."""
+    about: dict[str, Any] = {"spacing_mm": real.grid.spacing_mm, "axis_codes": real.grid.axis_codes}
+    neighbouring = [("real", array) for array in real.arrays[:_NUM_NEIGHBOURING]]
+    for name in DIFFUSION | GANS:
+        made = load_scans(out / "samples" / name, "synthetic", real)
+        label = name.replace("_", " ")
+        neighbouring += [(label, array) for array in made.arrays[:_NUM_NEIGHBOURING]]
+        if name in DIFFUSION:
+            bundle = load_bundle(bundle_of(out, name))
+            assert isinstance(bundle, LatentDiffusionBundle)
+            shown = real.arrays[:_NUM_TRACED]
+            groups = [
+                ("real, held out", list(shown)),
+                ("encoded and decoded", list(traced(bundle, shown, 0.0))),
+                ("noised to t = 0.5 and denoised", list(traced(bundle, shown, 0.5))),
+                ("synthetic", list(made.arrays[:_NUM_TRACED])),
+            ]
+            planes_figure(groups, out / f"stages_{name}.png", **about)
+    slices_figure(neighbouring, out / "neighbouring_slices.png", **about)
+
+
+@torch.inference_mode()
+def traced(bundle: LatentDiffusionBundle, scans: Array, t: float) -> Array:
+    """What the model makes of real scans' latents with the noise of a time on them.
+
+    Args:
+        bundle: The model.
+        scans: float32 (N, D, H, W) in [-1, 1].
+        t: Time in [0, 1], of which sampling starts; at 0 the latents are decoded as they are.
+
+    Returns:
+        float32 (N, D, H, W) in [-1, 1].
+    """
+    settings = bundle.description.diffusion
+    schedule = CosineSchedule(settings.num_train_steps)
+    predict = x_0_predictor(bundle.denoiser, schedule, "eps", settings.clip_x_0)
+    times = ancestral_times(schedule, settings.num_train_steps)
+    times = times[times <= t]
+    made = []
+    for index, scan in enumerate(scans):
+        generator = derived_generator("traced", index)
+        latent = bundle.encode(torch.from_numpy(scan)[None, None])
+
+        def noise(like: torch.Tensor = latent, source: torch.Generator = generator) -> torch.Tensor:
+            return torch.randn(like.shape, generator=source)
+
+        if len(times) > 1:
+            noisy = add_noise(latent, noise(), times[:1].to(latent), schedule)
+            latent = ddpm(predict, noisy, times, schedule, noise)
+        quantised = bundle.autoencoder.codebook.quantise(bundle.scaling.undo(latent))
+        made.append(bundle.autoencoder.decode(quantised, bundle.grid.shape).clamp(-1, 1)[0, 0].numpy())
+    return np.stack(made)
+
+
+def page(
+    columns: Mapping[str, Mapping[str, Row]],
+    reconstructions: Mapping[str, Sequence[Row]],
+    out: Path,
+) -> str:
+    """The page, in Markdown.
+
+    Args:
+        columns: Rows of each generator by name.
+        reconstructions: Rows of each autoencoder.
+        out: Where the runs lie, and the pictures beside the page.
+    """
+    shown = {
+        name: {key: row for key, row in rows.items() if not row.is_detail} for name, rows in columns.items()
+    }
+    autoencoders = {
+        name: {row.name: row for row in rows if not row.is_detail} for name, rows in reconstructions.items()
+    }
+    trained = "\n".join(f"- `{name}`: {_trained(out / 'runs' / name)}" for name in columns)
+    return f"""\
+## Trained
+
+{trained}
+
+## Synthetic scans
+
+"Real against real" is the real set's own value, or the same distance between real halves. Intervals are 95%.
+
+{markdown_table(shown)}
+Neighbouring slices, as in the paper's Fig. 1; the first scans of each set, not chosen:
+
+![Neighbouring slices of real and synthetic scans](neighbouring_slices.png)
+
+## Compressions
+
+{markdown_table(autoencoders)}
+As in the paper's Fig. 3:
+
+![Held-out scans and their reconstructions, a region enlarged](autoencoders/figures/reconstruction.png)
+
+## Which stage fails
+
+Held-out scans; the same decoded from their latents; from their latents with the noise of t = 0.5; and
+synthetic ones.
+
+Compression 4:
+
+![What each stage makes of a scan, compression 4](stages_diffusion_4.png)
+
+Compression 8:
+
+![What each stage makes of a scan, compression 8](stages_diffusion_8.png)
+"""
+
+
+def _trained(run_folder: Path) -> str:
+    """How long each stage of a run was trained."""
+    said = []
+    for stage in ("autoencoder", "diffusion", "gan"):
+        records = read_log(run_folder / stage)
+        if records:
+            said.append(f"{stage} {records[-1]['step']:,.0f} steps in {records[-1]['minutes']:.1f} minutes")
+    return ", ".join(said)
+
+
+if __name__ == "__main__":
+    main()
