@@ -24,8 +24,8 @@ from anatogen.core.files import write_json
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.dataset.scan_sets import load_scans
 from anatogen.evaluation.privacy.neighbours import binomial_estimate
-from anatogen.report.figures import planes_figure
 from anatogen.report.intervals import Estimate
+from anatogen.report.volume_figures import planes_figure
 
 Array = npt.NDArray[np.float32]
 

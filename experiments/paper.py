@@ -38,8 +38,8 @@ from anatogen.diffusion.schedule import CosineSchedule
 from anatogen.evaluation.report import JSON_NAME
 from anatogen.generators.latent_diffusion import LatentDiffusionBundle
 from anatogen.generators.loading import load_bundle
-from anatogen.report.figures import planes_figure, slices_figure
 from anatogen.report.rows import Row
+from anatogen.report.volume_figures import planes_figure, slices_figure
 from anatogen.training.loop import read_log
 
 Array = npt.NDArray[np.float32]

@@ -46,8 +46,9 @@ from anatogen.core.files import write_json, write_text
 from anatogen.dataset.scan_sets import ScanSet, load_scans
 from anatogen.evaluation.evaluate import evaluate
 from anatogen.evaluation.report import CACHE, JSON_NAME
-from anatogen.report.figures import new_panels, planes_figure, save_figure, style_panel
+from anatogen.report.figures import new_panels, save_figure, style_panel
 from anatogen.report.rows import Row
+from anatogen.report.volume_figures import planes_figure
 from anatogen.training.train import train
 from anatogen.training.wgan_gp import train_gan
 

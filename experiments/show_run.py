@@ -14,7 +14,7 @@ import numpy.typing as npt
 from anatogen.dataset.manifest import Split
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.io.nifti import read_nifti
-from anatogen.report.figures import planes_figure
+from anatogen.report.volume_figures import planes_figure
 
 _NUM_SHOWN = 6
 

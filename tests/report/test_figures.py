@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anatogen.report.figures import MAX_PNG_BYTES, curves_figure, planes_figure, slices_figure
+from anatogen.report.figures import MAX_PNG_BYTES, curves_figure
 from anatogen.report.numbers import duration_text
+from anatogen.report.volume_figures import planes_figure, slices_figure
 
 
 def _volume(seed: int = 0, shape: tuple[int, int, int] = (9, 11, 13)) -> np.ndarray:

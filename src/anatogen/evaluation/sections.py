@@ -13,8 +13,8 @@ from anatogen.evaluation.fidelity.descriptors import intensity_histograms, radia
 from anatogen.evaluation.privacy.audit import Audit
 from anatogen.evaluation.privacy.closest_pairs import FIGURE_NAME
 from anatogen.evaluation.report import Picture, Section
-from anatogen.report.figures import planes_figure, slices_figure
 from anatogen.report.rows import Row, label_text
+from anatogen.report.volume_figures import planes_figure, slices_figure
 
 LIMITS = (
     "Features of networks see what they were trained to see. No number here replaces a look at the scans, "

@@ -16,8 +16,8 @@ from anatogen.core.errors import UserError
 from anatogen.core.extras import missing_modules
 from anatogen.core.files import atomic_path, is_utf8, remove_parts, write_text
 from anatogen.dataset.manifest import Grid
-from anatogen.report.figures import planes_figure
 from anatogen.report.progress import shown_progress
+from anatogen.report.volume_figures import planes_figure
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"

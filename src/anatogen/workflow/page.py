@@ -17,9 +17,9 @@ from anatogen.config.resolving import read_yaml
 from anatogen.config.settings import GeneratorSettings, LatentDiffusionSettings, WaveletFlowSettings
 from anatogen.dataset.manifest import Grid, Split, load_manifest
 from anatogen.io.nifti import read_nifti
-from anatogen.report.figures import planes_figure
 from anatogen.report.numbers import duration_text, times
 from anatogen.report.page import data_url, write_page
+from anatogen.report.volume_figures import planes_figure
 from anatogen.workflow.request import FOLDERS, INDEX_NAME, NOT_EVALUATED_NAME, RunRequest
 
 _NUM_SHOWN = 6

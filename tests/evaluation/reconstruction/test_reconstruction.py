@@ -16,7 +16,7 @@ from anatogen.evaluation.reconstruction.measure import measure_autoencoders
 from anatogen.evaluation.reconstruction.report import report_reconstruction
 from anatogen.models.codebook import Codebook
 from anatogen.models.vqgan import VQGAN
-from anatogen.report.figures import zoom_figure
+from anatogen.report.volume_figures import zoom_figure
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from anatogen.downstream.experiment.statistics import ArmComparison, MeanEstimat
 from anatogen.downstream.experiment.verdict import REAL, SCRATCH, SHAPES, TREATMENT
 from anatogen.downstream.experiment.wording import arm_text, fraction_text
 from anatogen.downstream.metrics import Mask, dice, mean_over_labels
-from anatogen.report.figures import FONT, central_slice, display_axes, new_figure, save_figure, style_panel
+from anatogen.report.figures import FONT, new_figure, save_figure, style_panel
+from anatogen.report.volume_figures import central_slice, display_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

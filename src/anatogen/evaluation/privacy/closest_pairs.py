@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anatogen.dataset.manifest import Grid
-from anatogen.report.figures import planes_figure
+from anatogen.report.volume_figures import planes_figure
 
 Array = npt.NDArray[np.float32]
 

@@ -17,10 +17,10 @@ from anatogen.evaluation.report import (
     write_report,
 )
 from anatogen.generators.shipped import bundle_folder
-from anatogen.report.figures import zoom_figure
 from anatogen.report.numbers import joined
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Row
+from anatogen.report.volume_figures import zoom_figure
 
 _LIMITS = (
     "A synthetic scan can't be better than the reconstructions here, and may be much worse: these numbers "
