@@ -6,16 +6,18 @@ DATA is a prepared dataset; the paper's are made by `anatogen prepare --recipe`.
 at compressions 4 and 8, the WGAN-GP, and the WGAN-GP with the faults of its published code. --minutes is the
 time of all trainings, of which each of the six stages takes an equal part; --steps is the length of each
 stage. Without either they are as long as the paper's, which takes days of a GPU. A call that was stopped goes
-on where it stopped; another budget takes another OUT.
+on where it stopped; OUT is of one length, number of scans and set of settings.
 
 OUT/page.md has MS-SSIM within 1,000 pairs by both formulas (of 2,000 scans, as in the paper, each is in one
 pair), all other numbers of `anatogen evaluate` against the test scans, the paper's Fig. 1 and 3, and pictures
 by which to tell the stage that fails: what the autoencoder gives back of held-out scans, and what the
 denoiser makes of their latents at t = 0.5. OUT/studies has reader studies of 50 scans of each generator, in
-the paper's words, with as many real ones among them. KEY=VALUE are settings, of generators and GANs alike.
+the paper's words, with as many real ones among them. KEY=VALUE are settings of whichever generators have
+them.
 """
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,21 +25,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from race import Entrant, bundle_of, markdown_table, reported_rows, run
+from race import Entrant, bundle_of, markdown_table, reported_rows, run, settings_of
 
 from anatogen import compare_autoencoders, evaluate, new_study
 from anatogen.config.resolving import parse_overrides
 from anatogen.config.settings import GANConfig, LatentDiffusionSettings
-from anatogen.core.errors import UserError
-from anatogen.core.files import write_text
+from anatogen.core.devices import device_named
+from anatogen.core.errors import ConfigError, UserError
+from anatogen.core.files import write_json, write_text
 from anatogen.core.seeding import derived_generator
-from anatogen.dataset.scan_sets import ScanSet, load_scans
+from anatogen.dataset.scan_sets import count_scans, load_scans
 from anatogen.diffusion.process import add_noise, x_0_predictor
 from anatogen.diffusion.samplers import ancestral_times, ddpm
 from anatogen.diffusion.schedule import CosineSchedule
 from anatogen.evaluation.report import JSON_NAME
 from anatogen.generators.latent_diffusion import LatentDiffusionBundle
-from anatogen.generators.loading import load_bundle
+from anatogen.generators.loading import load_latent_diffusion
 from anatogen.report.rows import Row
 from anatogen.report.volume_figures import planes_figure, slices_figure
 from anatogen.training.loop import read_log
@@ -54,6 +57,7 @@ GANS = {
     "wgan_gp": Entrant(None),
     "wgan_gp_kwon": Entrant(None, {"gan": {"kwon_compatible": True}}),
 }
+_FAMILIES = (LatentDiffusionSettings, GANConfig)
 _STAGES = {"diffusion_4": 2, "diffusion_8": 2, "wgan_gp": 1, "wgan_gp_kwon": 1}
 _PAPER_SCANS = 2_000
 _NUM_NEIGHBOURING = 2
@@ -73,28 +77,64 @@ def main() -> None:
     parser.add_argument("--scans", type=int, default=_PAPER_SCANS, help="synthetic scans of each generator")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     given = parser.parse_intermixed_args()
-    overrides = parse_overrides(given.overrides, LatentDiffusionSettings, GANConfig)
-    share = None if given.minutes is None else given.minutes / sum(_STAGES.values())
+    overrides = parse_overrides(given.overrides, *_FAMILIES)
+    asked = {"minutes": given.minutes, "steps": given.steps, "scans": given.scans, "settings": overrides}
     entrants = DIFFUSION | GANS
+    # All before the first is trained for days.
+    _refuse_unknown(overrides, entrants)
+    budgets = {name: _budget(name, given.minutes, given.steps) for name in entrants}
+    values = {name: known_to(entrant, overrides) for name, entrant in entrants.items()}
     for name, entrant in entrants.items():
-        minutes = None if share is None else share * _STAGES[name]
-        values = settings_of(entrant, overrides)
-        run(name, entrant, given.data, given.out, given.scans, values, minutes=minutes, steps=given.steps)
+        settings_of(entrant, values[name], **budgets[name])
+    _claim(given.out, asked)
+    for name, entrant in entrants.items():
+        run(name, entrant, given.data, given.out, given.scans, values[name], **budgets[name])
     for name in entrants:
         _measure(name, given.data, given.out)
     runs = [given.out / "runs" / name for name in DIFFUSION]
     compared = compare_autoencoders(given.data, given.out / "autoencoders", runs)
-    real = load_scans(Path(f"{given.data}:test"), "real")
-    _draw(real, given.out)
+    _draw(Path(f"{given.data}:test"), given.out)
     columns = {name: reported_rows(given.out / "reports" / name, given.out, name) for name in entrants}
     write_text(given.out / "page.md", page(columns, compared.rows_by_bundle, given.out))
     print(f"{given.out / 'page.md'}")
 
 
-def settings_of(entrant: Entrant, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides that an entrant has the sections of."""
+def known_to(entrant: Entrant, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The overrides whose keys an entrant's family has."""
     family = GANConfig if entrant.preset is None else LatentDiffusionSettings
-    return {section: values for section, values in overrides.items() if section in family.model_fields}
+    found: dict[str, Any] = {}
+    for section, values in overrides.items():
+        field = family.model_fields.get(section)
+        if field is not None and isinstance(field.annotation, type):
+            known = getattr(field.annotation, "model_fields", {})
+            found[section] = {key: value for key, value in values.items() if key in known}
+    return found
+
+
+def _refuse_unknown(overrides: Mapping[str, Any], entrants: Mapping[str, Entrant]) -> None:
+    """Refuses keys that no generator has, and those by which the generators differ."""
+    for section, values in overrides.items():
+        for key in values if isinstance(values, Mapping) else [""]:
+            name = f"{section}.{key}".rstrip(".")
+            if not any(key in known_to(entrant, overrides).get(section, ()) for entrant in entrants.values()):
+                raise ConfigError(f"{name} is no setting of a generator of the paper: leave it out")
+            if any(key in entrant.values.get(section, ()) for entrant in entrants.values()):
+                raise ConfigError(f"{name} is what this page settles by itself: leave it out")
+
+
+def _budget(name: str, minutes: float | None, steps: int | None) -> dict[str, Any]:
+    share = None if minutes is None else minutes * _STAGES[name] / sum(_STAGES.values())
+    return {"minutes": share, "steps": steps}
+
+
+def _claim(out: Path, asked: Mapping[str, Any]) -> None:
+    """Refuses a folder that was begun with other arguments."""
+    path = out / "arguments.json"
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(path, asked)
+    elif json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(asked)):
+        raise UserError(f"{out} was begun with other arguments, which {path} has: give those or another OUT")
 
 
 def _measure(name: str, data: Path, out: Path) -> None:
@@ -112,23 +152,24 @@ def _measure(name: str, data: Path, out: Path) -> None:
             print(made.summary)
 
 
-def _draw(real: ScanSet, out: Path) -> None:
+def _draw(test: Path, out: Path) -> None:
     """The paper's Fig. 1, of all generators; and what each stage makes of held-out scans."""
+    real = load_scans(test, "real", indices=range(min(_NUM_TRACED, count_scans(test, "real"))))
     about: dict[str, Any] = {"spacing_mm": real.grid.spacing_mm, "axis_codes": real.grid.axis_codes}
     neighbouring = [("real", array) for array in real.arrays[:_NUM_NEIGHBOURING]]
     for name in DIFFUSION | GANS:
-        made = load_scans(out / "samples" / name, "synthetic", real)
+        samples = out / "samples" / name
+        shown = range(min(_NUM_TRACED, count_scans(samples, "synthetic")))
+        made = load_scans(samples, "synthetic", real, shown).arrays
         label = name.replace("_", " ")
-        neighbouring += [(label, array) for array in made.arrays[:_NUM_NEIGHBOURING]]
+        neighbouring += [(label, array) for array in made[:_NUM_NEIGHBOURING]]
         if name in DIFFUSION:
-            bundle = load_bundle(bundle_of(out, name))
-            assert isinstance(bundle, LatentDiffusionBundle)
-            shown = real.arrays[:_NUM_TRACED]
+            bundle = load_latent_diffusion(bundle_of(out, name), device_named("auto"))
             groups = [
-                ("real, held out", list(shown)),
-                ("encoded and decoded", list(traced(bundle, shown, 0.0))),
-                ("noised to t = 0.5 and denoised", list(traced(bundle, shown, 0.5))),
-                ("synthetic", list(made.arrays[:_NUM_TRACED])),
+                ("real, held out", list(real.arrays)),
+                ("encoded and decoded", list(traced(bundle, real.arrays, 0.0))),
+                ("noised to t = 0.5 and denoised", list(traced(bundle, real.arrays, 0.5))),
+                ("synthetic", list(made)),
             ]
             planes_figure(groups, out / f"stages_{name}.png", **about)
     slices_figure(neighbouring, out / "neighbouring_slices.png", **about)
@@ -154,16 +195,17 @@ def traced(bundle: LatentDiffusionBundle, scans: Array, t: float) -> Array:
     made = []
     for index, scan in enumerate(scans):
         generator = derived_generator("traced", index)
-        latent = bundle.encode(torch.from_numpy(scan)[None, None])
+        latent = bundle.encode(torch.from_numpy(scan)[None, None].to(bundle.device))
 
         def noise(like: torch.Tensor = latent, source: torch.Generator = generator) -> torch.Tensor:
-            return torch.randn(like.shape, generator=source)
+            return torch.randn(like.shape, generator=source).to(like)
 
         if len(times) > 1:
             noisy = add_noise(latent, noise(), times[:1].to(latent), schedule)
             latent = ddpm(predict, noisy, times, schedule, noise)
         quantised = bundle.autoencoder.codebook.quantise(bundle.scaling.undo(latent))
-        made.append(bundle.autoencoder.decode(quantised, bundle.grid.shape).clamp(-1, 1)[0, 0].numpy())
+        decoded = bundle.autoencoder.decode(quantised, bundle.grid.shape).float()
+        made.append(decoded.clamp(-1, 1)[0, 0].cpu().numpy())
     return np.stack(made)
 
 

@@ -34,14 +34,9 @@ from typing import Any
 import torch
 
 from anatogen import sample
-from anatogen.config.presets import (
-    STAGES_OF,
-    budget,
-    gan_settings,
-    preset_named,
-    training_settings,
-)
+from anatogen.config.presets import STAGES_OF, gan_settings, preset_named, training_settings
 from anatogen.config.resolving import merged
+from anatogen.config.settings import GANConfig, GeneratorSettings
 from anatogen.core.files import write_json, write_text
 from anatogen.dataset.scan_sets import ScanSet, load_scans
 from anatogen.evaluation.evaluate import evaluate
@@ -84,7 +79,6 @@ ENTRANTS = {
         "default", {"pyramid": {"num_levels": 1}, "coarse": {"multipliers": [1, 2, 2], "num_blocks": 2}}
     ),
     "default_plain_times": Entrant("default", {"flow": {"coarse_shift": 1.0}}),
-    "default_coarse_once": Entrant("default", {"flow_training": {"coarse_updates": 1}}),
     "default_not_deformed": Entrant("default", {"flow": {"deformed": 0.0}}),
     "default_no_told_noise": Entrant("default", {"flow": {"told_noise": 0.0, "sampled_noise": 0.0}}),
 }
@@ -146,7 +140,11 @@ def run(
         return
     _log(folder, f"{name}: training")
     started = time.perf_counter()
-    _train(entrant, data, folder / "runs" / name, values, minutes, steps)
+    settings = settings_of(entrant, values, minutes=minutes, steps=steps)
+    if isinstance(settings, GANConfig):
+        train_gan(data, folder / "runs" / name, settings)
+    else:
+        train(data, folder / "runs" / name, settings)
     trained = time.perf_counter()
     _log(folder, f"{name}: trained, {trained - started:.0f} s in this call")
     sample(bundle_of(folder, name), folder / "samples" / name, num_samples=number, processes=1)
@@ -155,23 +153,31 @@ def run(
     write_json(timing, {"seconds_per_scan": seconds})
 
 
-def _train(
+def settings_of(
     entrant: Entrant,
-    data: Path,
-    folder: Path,
     values: Mapping[str, Any],
-    minutes: float | None,
-    steps: int | None,
-) -> None:
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+) -> GeneratorSettings | GANConfig:
+    """What an entrant is trained with.
+
+    Args:
+        entrant: Its own values go before all others.
+        values: Settings that differ for all, nested.
+        minutes: Training time of all stages together.
+        steps: Steps of each stage.
+
+    Raises:
+        ConfigError: Listing all that is wrong.
+    """
     # No time goes into previews.
-    shared = merged({"training": {"preview_minutes": 1000}}, values)
+    chosen = merged(merged({"training": {"preview_minutes": 1000}}, values), entrant.values)
     if entrant.preset is None:
-        chosen = merged(shared, entrant.values)
-        train_gan(data, folder, gan_settings(chosen, minutes=minutes, steps=steps))
-        return
+        return gan_settings(chosen, minutes=minutes, steps=steps)
     stages = STAGES_OF[type(preset_named(entrant.preset))]
-    shares = budget(stages, None if minutes is None else minutes / len(stages), steps)
-    train(data, folder, training_settings(entrant.preset, merged(merged(shares, shared), entrant.values)))
+    share = None if minutes is None else minutes / len(stages)
+    return training_settings(entrant.preset, chosen, minutes=share, steps=steps)
 
 
 def table(names: Sequence[str], data: Path, out: Path, *, full: bool) -> None:
@@ -245,7 +251,7 @@ def _cell(row: Row | None) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3g}"
+    return "" if value is None else f"{value:.4g}"
 
 
 def _draw_scans(names: Sequence[str], real: ScanSet, folder: Path, path: Path) -> None:

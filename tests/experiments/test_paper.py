@@ -1,5 +1,7 @@
 """`experiments/paper.py`: what it asks of the generators, and what it makes of latents."""
 
+import re
+
 import numpy as np
 import paper
 import pytest
@@ -7,9 +9,9 @@ import race
 import torch
 from bundles import SHAPE, make_bundle
 
-from anatogen.config.presets import gan_settings, training_settings
 from anatogen.config.resolving import parse_overrides
 from anatogen.config.settings import GANConfig, LatentDiffusionSettings
+from anatogen.core.errors import ConfigError, UserError
 from anatogen.generators.loading import load_bundle
 from anatogen.report.rows import Row
 
@@ -22,15 +24,58 @@ def bundle(tmp_path_factory):
 
 
 def test_generators_take_the_settings_that_they_have():
-    words = ["training.seed=3", "gan.width=8", "diffusion.num_train_steps=20"]
+    words = ["training.seed=3", "gan.width=8", "diffusion.num_train_steps=20", "training.flip=none"]
     overrides = parse_overrides(words, LatentDiffusionSettings, GANConfig)
-    for entrant in paper.DIFFUSION.values():
-        values = {**entrant.values, **paper.settings_of(entrant, overrides)}
-        found = training_settings("paper", values)
+    for compression, entrant in zip((4, 8), paper.DIFFUSION.values(), strict=True):
+        found = race.settings_of(entrant, paper.known_to(entrant, overrides), minutes=6)
         assert (found.training.seed, found.diffusion.num_train_steps) == (3, 20)
-    for entrant in paper.GANS.values():
-        found = gan_settings(paper.settings_of(entrant, overrides))
-        assert (found.training.seed, found.gan.width) == (3, 8)
+        assert found.autoencoder.compression == (compression,) * 3
+        assert found.autoencoder_training.minutes == found.diffusion_training.minutes == 3
+    for kwon, entrant in zip((False, True), paper.GANS.values(), strict=True):
+        found = race.settings_of(entrant, paper.known_to(entrant, overrides), steps=7)
+        assert (found.training.seed, found.gan.width, found.gan.kwon_compatible) == (3, 8, kwon)
+        assert found.gan_training.steps == 7
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("autoencodr.num_codes=4", "autoencodr.num_codes is no setting"),
+        ("gan.depth=4", "gan.depth is no setting"),
+        ("flow.coarse_shift=1", "flow.coarse_shift is no setting"),
+        ("autoencoder.compression=2", "autoencoder.compression is what this page settles"),
+        ("gan.kwon_compatible=true", "gan.kwon_compatible is what this page settles"),
+    ],
+)
+def test_settings_that_would_be_passed_over_are_refused_before_anything_is_trained(
+    word, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("sys.argv", ["paper.py", "data", str(tmp_path / "out"), word])
+    with pytest.raises(ConfigError, match=message):
+        paper.main()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_of_one_set_of_arguments(tmp_path):
+    paper._claim(tmp_path, {"minutes": 3.0, "settings": {"losses": {"l1": 1}}})
+    paper._claim(tmp_path, {"minutes": 3.0, "settings": {"losses": {"l1": 1}}})
+    with pytest.raises(UserError, match="begun with other arguments"):
+        paper._claim(tmp_path, {"minutes": 4.0, "settings": {"losses": {"l1": 1}}})
+
+
+def test_the_page_says_how_long_stages_were_trained_and_what_came_of_it(tmp_path):
+    names = (*paper.DIFFUSION, *paper.GANS)
+    log = tmp_path / "runs" / "diffusion_8" / "autoencoder" / "log.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"step": 1200, "minutes": 3.25, "loss": 1.0}\n')
+    rows = {
+        name: {"ms_ssim": Row("diversity", "ms_ssim", "MS-SSIM", 0.9996, reference=0.8095)} for name in names
+    }
+    text = paper.page(rows, {name: [] for name in paper.DIFFUSION}, tmp_path)
+    assert "- `diffusion_8`: autoencoder 1,200 steps in 3.2 minutes\n" in text
+    assert "| MS-SSIM | 0.8095 | 0.9996 | 0.9996 | 0.9996 | 0.9996 |" in text
+    for picture in re.findall(r"\]\((.*)\)", text):
+        assert picture.endswith(".png")
 
 
 def test_latents_without_noise_are_decoded_as_they_are(bundle):
