@@ -60,7 +60,6 @@ TINY_FLOW = (
     "flow.sampling_steps=3",
     "flow_training.batch_size=2",
     "flow_training.warmup_steps=2",
-    "flow_training.coarse_updates=2",
     "flow_training.steps=6",
 )
 # Both discriminators take part from the second half of those steps.

@@ -85,3 +85,15 @@ def test_time_and_conditions_are_heard():
 def test_any_grid_is_taken_and_its_shape_kept(cells):
     x, t, conditions = _inputs(1, *cells)
     assert _network(U_NET, [(2, 2, 2)])(x, t, conditions).shape == (1, 2, *cells)
+
+
+def test_muon_teaches_what_cells_go_through_and_adam_the_rest():
+    settings = FlowNetworkSettings(width=16, multipliers=(1, 2), num_blocks=1)
+    network = FlowNetwork(settings, 5, 2, 3, [(2, 2, 2)])
+    names = network.matrix_names()
+    kinds = {"convolution", "expand", "project", "skip", "to_qkv", "to_out"}
+    found = {part for name in names for part in name.split(".") if part in kinds}
+    assert found == kinds
+    assert all(name.endswith("weight") for name in names)
+    for other in ("embedding", "modulation", "entry", "exit", "upsample", "norm"):
+        assert not any(other in name for name in names), other

@@ -1,6 +1,8 @@
 """Training of a wavelet flow: what its levels learn from a scan, when it stops, and that nothing is lost."""
 
+import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from anatogen.generators.loading import load_bundle
 from anatogen.generators.wavelet_flow import FlowLevels, FlowNetworks, WaveletFlowBundle
 from anatogen.models.pyramid import BACKGROUND, WaveletPyramid
 from anatogen.training import flow as flow_module
+from anatogen.training import flow_batches
 from anatogen.training import loop as loop_module
 from anatogen.training.devices import build_fabric
 from anatogen.training.flow import BestWeights, FlowStep, checked_losses, train_levels
@@ -48,8 +51,17 @@ def data(tmp_path_factory) -> Path:
     return _with_background(tmp_path_factory.mktemp("flow") / "data")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def crops_grow() -> Iterator[None]:
+    """Trainings of six steps begin with small crops, too, and end with larger ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(flow_batches, "_EARLY_STEPS", 3)
+        patch.setattr(flow_batches, "_EARLY_CROP", 2)
+        yield
+
+
 @pytest.fixture(scope="module")
-def finished(data: Path, one_thread: None, tmp_path_factory) -> Path:
+def finished(data: Path, one_thread: None, crops_grow: None, tmp_path_factory) -> Path:
     """A run that nobody disturbed."""
     run = tmp_path_factory.mktemp("flow") / "run"
     train(data, run, tiny_flow_settings(*OVERRIDES), device="cpu")
@@ -97,6 +109,19 @@ def test_a_run_that_is_killed_and_started_again_ends_with_the_same_bits(deaths, 
     assert (bundle / "bundle.json").read_bytes() == (finished / "bundle" / "bundle.json").read_bytes()
 
 
+def test_a_training_s_crops_grow_after_its_first_steps(data, tmp_path, monkeypatch):
+    seen, make = [], flow_module.level_batches
+
+    def seeing(*arguments):
+        batches = make(*arguments)
+        seen.append(max(batches[0].x_0.shape[2:]))
+        return batches
+
+    monkeypatch.setattr(flow_module, "level_batches", seeing)
+    train(data, tmp_path / "run", tiny_flow_settings(), device="cpu")
+    assert seen[:6] == [2, 2, 2, 4, 4, 4]
+
+
 def test_a_longer_budget_goes_on_as_if_it_had_been_given_at_first(data, finished, tmp_path):
     longer = tiny_flow_settings(*OVERRIDES, "flow_training.steps=9", "flow_training.decay=none")
     train(data, tmp_path / "whole", longer, device="cpu")
@@ -129,7 +154,7 @@ def test_two_processes_learn_what_one_learns(data, tmp_path):
 
 
 def test_every_level_learns(data):
-    settings = tiny_flow_settings("pyramid.crop=16", "flow.ema_decay=0.9", "flow_training.coarse_updates=1")
+    settings = tiny_flow_settings("pyramid.crop=16", "flow.ema_decay=0.9")
     scans = VolumeDataset(data, Split.TRAIN)
     pyramid = WaveletPyramid(SHAPE, scans.manifest.grid.spacing_mm, settings.pyramid.num_levels)
     statistics = fit_statistics(pyramid, scans)
@@ -143,7 +168,7 @@ def test_every_level_learns(data):
     assert all(1 < loss < 4 for loss in before)
     for number in range(80):
         draws = [torch.Generator().manual_seed(2 * number + position) for position in range(2)]
-        batches = level_batches(step.levels, settings, scans.batch([number % 6, (number + 1) % 6]), draws)
+        batches = level_batches(step.levels, settings, scans.batch([number % 6, (number + 1) % 6]), 9, draws)
         step(batches, number, torch.Generator().manual_seed(number), accept_losses)
     after = checked_losses(bundle, scans)
     assert all(late < 0.8 * early for early, late in zip(before, after, strict=True)), (before, after)
@@ -243,7 +268,7 @@ def test_values_that_are_learned_are_of_about_unit_size(data):
     levels = FlowLevels(description.model_copy(update={"statistics": statistics}))
     settings = tiny_flow_settings("pyramid.crop=64", "flow.deformed=0")
     seen = [
-        level_batches(levels, settings, scans.batch([index % 6]), [torch.Generator().manual_seed(index)])
+        level_batches(levels, settings, scans.batch([index % 6]), 9, [torch.Generator().manual_seed(index)])
         for index in range(120)
     ]
     for batches in zip(*seen, strict=True):
@@ -259,8 +284,8 @@ def test_a_crop_is_the_scan_where_its_positions_say(seed):
     levels = FlowLevels(flow_description(channels=1))
     pyramid = levels.pyramid
     x = torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    updates = level_batches(levels, settings, x, [torch.Generator().manual_seed(seed)])
-    details, coarse = updates[: levels.num_levels], updates[-1]
+    batches = level_batches(levels, settings, x, 9, [torch.Generator().manual_seed(seed)])
+    details, coarse = batches[: levels.num_levels], batches[-1]
     # What lies beyond the scan is background.
     beyond = torch.full((1, 1, *(2 * size for size in pyramid.shapes[0])), BACKGROUND)
     beyond[:, :, : SHAPE[0], : SHAPE[1], : SHAPE[2]] = x
@@ -288,13 +313,25 @@ def test_a_crop_is_the_scan_where_its_positions_say(seed):
     assert torch.allclose(image, torch.nn.functional.avg_pool3d(voxels, stride, stride), atol=1e-5)
 
 
+def test_crops_are_small_in_the_first_steps_and_as_large_as_was_set_later():
+    shape = (40, 28, 12)
+    levels, x = FlowLevels(flow_description(shape=shape)), torch.zeros(1, 1, *shape)
+    for asked, early in ((12, 2), (4, 2)):
+        settings = tiny_flow_settings(f"pyramid.crop={asked}")
+        for step, side in ((0, early), (2, early), (3, asked)):
+            generators = [torch.Generator().manual_seed(step)]
+            for level, batch in enumerate(level_batches(levels, settings, x, step, generators)[:-1]):
+                whole = levels.pyramid.shapes[level + 1]
+                assert tuple(batch.x_0.shape[2:]) == tuple(min(size, side) for size in whole)
+
+
 def test_shifts_reach_every_voxel_of_a_coarse_cell_and_no_further():
     levels = FlowLevels(flow_description())
     step = levels.pyramid.stride(levels.num_levels)
     found = set()
     for seed in range(100):
         x = torch.zeros(1, 1, *SHAPE)
-        batch = level_batches(levels, tiny_flow_settings(), x, [torch.Generator().manual_seed(seed)])[-1]
+        batch = level_batches(levels, tiny_flow_settings(), x, 9, [torch.Generator().manual_seed(seed)])[-1]
         first = (batch.told[0, :, 0, 0, 0] + 1) / 2 * torch.tensor(levels.pyramid.shapes[0])
         found.add(tuple((first - torch.tensor(step) / 2).round().int().tolist()))
     assert found == {(d, h, w) for d in range(step[0]) for h in range(step[1]) for w in range(step[2])}
@@ -305,15 +342,13 @@ def test_the_coarse_level_alone_learns_from_deformed_copies_and_is_told():
     x[:, :, 2:5, 3:9, 2:7] = torch.rand(3, 6, 5, generator=torch.Generator().manual_seed(0))
     never, always = (
         level_batches(
-            levels, tiny_flow_settings(f"flow.deformed={share}"), x, [torch.Generator().manual_seed(1)]
+            levels, tiny_flow_settings(f"flow.deformed={share}"), x, 9, [torch.Generator().manual_seed(1)]
         )
         for share in (0, 1)
     )
     number = levels.num_levels
-    for update in never[number:]:
-        assert update.conditions[:, 0].tolist() == [0.0]
-    for update in always[number:]:
-        assert update.conditions[:, 0].tolist() == [1.0]
+    assert never[number].conditions[:, 0].tolist() == [0.0]
+    assert always[number].conditions[:, 0].tolist() == [1.0]
     # The first draws are the same, the anatomy is not.
     assert torch.equal(never[number].told, always[number].told)
     assert not torch.allclose(never[number].x_0, always[number].x_0, atol=0.01)
@@ -322,7 +357,7 @@ def test_the_coarse_level_alone_learns_from_deformed_copies_and_is_told():
     told = [
         bool(
             level_batches(
-                levels, tiny_flow_settings("flow.deformed=0.5"), x, [torch.Generator().manual_seed(s)]
+                levels, tiny_flow_settings("flow.deformed=0.5"), x, 9, [torch.Generator().manual_seed(s)]
             )[-1].conditions[0, 0]
         )
         for s in range(40)
@@ -338,6 +373,7 @@ def test_noise_on_what_details_are_told_is_as_strong_as_they_are_told():
             levels,
             tiny_flow_settings(*told, "pyramid.crop=16"),
             x,
+            9,
             [torch.Generator().manual_seed(1)],
         )
         for told in (NO_NOISE, ())
@@ -361,3 +397,12 @@ def test_the_loop_can_be_called_without_a_run(data, tmp_path):
     fabric.launch()
     train_levels(fabric, data, tmp_path, tiny_flow_settings(*OVERRIDES), flow_description())
     assert (tmp_path / WEIGHTS_NAME).exists()
+
+
+def test_the_pyramid_that_is_not_set_fits_the_grid_and_is_written_into_the_bundle(tmp_path):
+    data = write_dataset(tmp_path / "data", shape=(32, 32, 16))
+    settings = tiny_flow_settings("pyramid.num_levels=null", "flow_training.steps=1")
+    bundle = load_bundle(train(data, tmp_path / "run", settings, device="cpu"))
+    cells = [math.prod(shape) for shape in bundle.levels.pyramid.shapes]
+    assert bundle.description.pyramid.num_levels == len(cells) - 1
+    assert cells[-1] <= 2_048 < cells[-2]

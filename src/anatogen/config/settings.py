@@ -248,17 +248,23 @@ class LatentDiffusionSettings(Section):
     training: TrainingSettings = TrainingSettings()
 
 
+# Halvings of a grid, at most.
+MOST_LEVELS = 5
+
+
 class PyramidSettings(Section):
     """How a wavelet flow parts a scan into levels.
 
     Attributes:
         num_levels: Halvings of the grid's finest axes between its voxels and the coarse image, each with the
-            Haar wavelet's details as a level of its own.
-        crop: Largest side, in cells, of what a level of details learns from at once.
+            Haar wavelet's details as a level of its own; none: until the coarse image has at most 2,048
+            cells, or as many as the grid allows.
+        crop: Largest side, in cells, of what a level of details learns from at once; in the first steps
+            still less.
     """
 
-    num_levels: Annotated[int, Field(ge=1, le=5)] = 2
-    crop: Annotated[int, Field(ge=4)] = 16
+    num_levels: Annotated[int, Field(ge=1, le=MOST_LEVELS)] | None = None
+    crop: Annotated[int, Field(ge=4)] = 12
 
 
 class FlowNetworkSettings(Section):
@@ -298,7 +304,7 @@ class FlowSettings(Section):
     deformed: Annotated[float, Field(ge=0, le=1)] = 0.5
     sampler: Sampler = "dpm_solver_pp"
     sampling_steps: Positive = 16
-    ema_decay: Decay = 0.998
+    ema_decay: Decay = 0.999
 
     @model_validator(mode="after")
     def _sampled_as_told(self) -> Self:
@@ -314,20 +320,15 @@ class FlowOptimiserSettings(OptimiserSettings):
     """Budget, batches and Muon of a wavelet flow, for all its levels alike.
 
     Each level learns from all scans of a batch: the coarse one from them whole, the others from a crop of
-    each. `betas` are those of Adam, which teaches what is no matrix.
-
-    Attributes:
-        coarse_updates: Updates of the coarse level in a step, each with other shifts, deformations, times and
-            noises of its scans; the other levels have one. The anatomy is decided there, on the fewest cells.
+    each. `betas` are those of Adam, which teaches all but the matrices that cells go through.
     """
 
     batch_size: Positive = 4
-    coarse_updates: Positive = 3
     learning_rate: Annotated[float, Field(gt=0)] = 5e-3
     betas: tuple[Decay, Decay] = (0.9, 0.99)
     warmup_steps: Annotated[int, Field(ge=0)] = 50
     decay: Literal["none", "cosine"] = "cosine"
-    steps: Positive | None = 50_000
+    steps: Positive | None = 150_000
 
 
 class FlowTrainingSettings(GeneratorLoopSettings):
@@ -340,7 +341,7 @@ class FlowTrainingSettings(GeneratorLoopSettings):
     """
 
     stop: Literal["held_out", "budget"] = "held_out"
-    check_steps: Positive = 300
+    check_steps: Positive = 1_000
 
 
 class WaveletFlowSettings(Section):

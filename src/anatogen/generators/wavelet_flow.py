@@ -22,7 +22,7 @@ from anatogen.generators.solving import LOSS_TIMES, options_in_force, solve
 from anatogen.models.flow_network import FlowNetwork
 from anatogen.models.pyramid import (
     BACKGROUND,
-    WaveletPyramid,
+    build_pyramid,
     halving_strides,
     with_foreground,
     without_foreground,
@@ -62,9 +62,8 @@ class FlowLevels:
     def __init__(self, description: WaveletFlowDescription) -> None:
         self._description = description
         self._statistics = description.statistics
-        self.pyramid = WaveletPyramid(
-            description.grid.shape, description.grid.spacing_mm, description.pyramid.num_levels
-        )
+        grid = description.grid
+        self.pyramid = build_pyramid(description.pyramid, grid.shape, grid.spacing_mm)
         self.num_levels = self.pyramid.num_levels
         # Of a scan: the image and, if scans have a background, the foreground.
         self.num_channels = len(description.statistics.image_shift)

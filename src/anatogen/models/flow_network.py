@@ -86,12 +86,12 @@ class FlowNetwork(nn.Module):
         channels_last(self)
 
     def matrix_names(self) -> set[str]:
-        """Names of the weights that act as matrices between hidden layers."""
-        outer = ("embedding", "entry", "upsample", "exit")
+        """Names of the weights that Muon teaches: matrices from a cell's features to a cell's features."""
+        others = {"embedding", "modulation", "entry", "upsample", "exit"}
         return {
             name
             for name, weight in self.named_parameters()
-            if weight.ndim > 1 and name.split(".")[0] not in outer
+            if weight.ndim > 1 and others.isdisjoint(name.split("."))
         }
 
     def forward(self, x: Tensor, t: Tensor, conditions: Tensor) -> Tensor:

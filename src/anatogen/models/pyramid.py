@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from anatogen.config.settings import MOST_LEVELS, PyramidSettings
 from anatogen.models.blocks import haar, inverse_haar
 
 Triple = tuple[int, int, int]
 
 BACKGROUND = -1.0
+# The coarse image is learned as a whole, and its coarsest cells attend to one another.
+MAX_COARSE_CELLS = 2_048
 # Axes whose spacing is within this factor of the finest are halved together.
 _ISOTROPIC = 1.5
 
@@ -95,6 +98,26 @@ class WaveletPyramid:
         """The volume at a level, of that at level + 1, (B, C, d, h, w), and its bands."""
         axes = self.axes[level]
         return inverse_haar(torch.cat((image * _gain(axes), bands), dim=1), axes)
+
+
+def build_pyramid(
+    settings: PyramidSettings, shape: Sequence[int], spacing_mm: Sequence[float]
+) -> WaveletPyramid:
+    """The pyramid of a grid, with as many levels as the settings say or, if they don't, as fit it.
+
+    Args:
+        settings: How many halvings, if that is settled.
+        shape: (D, H, W) in voxels.
+        spacing_mm: Distance between voxels along (D, H, W).
+    """
+    if settings.num_levels is not None:
+        return WaveletPyramid(shape, spacing_mm, settings.num_levels)
+    most = max(WaveletPyramid(shape, spacing_mm, MOST_LEVELS).num_halvings, 1)
+    for number in range(1, most + 1):
+        pyramid = WaveletPyramid(shape, spacing_mm, number)
+        if math.prod(pyramid.shapes[-1]) <= MAX_COARSE_CELLS:
+            break
+    return pyramid
 
 
 def foreground(x: Tensor) -> Tensor:

@@ -59,9 +59,7 @@ class Why(Enum):
     CPU_PRECISION = "full precision: on most CPUs bfloat16 convolutions are hundreds of times slower"
     STEPS_SETTLED = "{stage}: {steps:,} steps of {seconds:.2g} s, as settled"
     STEPS_OF_HOURS = "{stage}: {steps:,} steps of {seconds:.2g} s, what {hours:.2g} hours hold"
-    STEPS_OF_PRESET = (
-        "{stage}: {steps:,} steps of {seconds:.2g} s, the preset's: longer trainings were not measured"
-    )
+    STEPS_OF_PRESET = "{stage}: {steps:,} steps of {seconds:.2g} s, the preset's"
     STEPS_OF_SCANS = (
         "{stage}: {steps:,} steps of {seconds:.2g} s, {passes:,.0f} passes over {scans} training scans: "
         "after more, copies were seen; {left:.2g} of {hours:.2g} hours are left over"
@@ -84,9 +82,9 @@ class Why(Enum):
         "{hours:g} hours hold {steps:,} steps of stage {stage}; with less than {least:,} no anatomy was ever "
         "seen: give more --hours, or a coarser grid"
     )
-    TOO_SHORT_TO_KNOW = (
-        "{hours:g} hours hold {steps:,} steps of stage {stage}; scans after less than {least:,} were never "
-        "looked at: give more --hours, or a coarser grid"
+    TOO_SHORT_FOR_DETAIL = (
+        "{hours:g} hours hold {steps:,} steps of stage {stage}; scans of less than {least:,} are still "
+        "speckled: give more --hours, or a coarser grid"
     )
     TOO_FEW_FOR_STEPS = (
         "{scans} training scans bear {steps:,} steps of stage {stage} before copies must be expected; with "

@@ -18,7 +18,7 @@ class FamilyRules:
 
     Attributes:
         reference: Preset whose steps tell how fast a machine is.
-        min_steps: Steps of each stage below which no training was seen to give anatomy.
+        min_steps: Steps of each stage below which scans are not worth their while.
         smaller_batches: Batches of the stages that are tried where the preset's do not fit; the last are 1.
         too_short: What is said of a stage of fewer steps than those.
         networks: From the grid to the settings that depend on it alone.

@@ -25,7 +25,7 @@ from anatogen.generators.wavelet_flow import (
     noised,
 )
 from anatogen.models.flow_network import FlowNetwork
-from anatogen.models.pyramid import WaveletPyramid
+from anatogen.models.pyramid import build_pyramid
 from anatogen.training.batches import scans_of_step
 from anatogen.training.flow_batches import level_batches
 from anatogen.training.loop import NUM_PREVIEWS, Loop, report_trend
@@ -71,7 +71,7 @@ def train_levels(
     def load(step: int) -> list[tuple[Tensor, ...]]:
         scans = scans_of_step(dataset, training, step, batch_size, positions)
         generators = [derived_generator(seed, "levels", step, position) for position in positions]
-        return [tuple(update) for update in level_batches(levels, settings, scans, generators)]
+        return [tuple(batch) for batch in level_batches(levels, settings, scans, step, generators)]
 
     def check(steps: int) -> dict[str, float]:
         found = [checked_losses(bundle, scans) for scans in (dataset, held_out)]
@@ -99,8 +99,8 @@ def train_levels(
         preview,
         description.grid,
     )
-    for step, updates in prefetched(loop.steps(), load):
-        on_device = [LevelBatch(*(part.to(fabric.device) for part in update)) for update in updates]
+    for step, batches in prefetched(loop.steps(), load):
+        on_device = [LevelBatch(*(part.to(fabric.device) for part in batch)) for batch in batches]
         generator = derived_generator(seed, "flow", step)
         values: dict[str, Tensor | float] = dict(train_step(on_device, step, generator, loop.require_finite))
         if checks_held_out and (step + 1) % training.check_steps == 0:
@@ -144,7 +144,7 @@ class FlowStep:
             torch.manual_seed(settings.training.seed)
             network = FlowNetworks(self.levels)
         optimisers = dict[str, Stateful]()
-        # Each level by itself: they are not updated equally often.
+        # Each level has an optimiser of its own, which steps before the next level's activations are made.
         self._levels = []
         for name, level in zip(level_names(self.levels.num_levels), network.levels, strict=True):
             assert isinstance(level, FlowNetwork)
@@ -158,7 +158,7 @@ class FlowStep:
 
     def __call__(
         self,
-        updates: list[LevelBatch],
+        batches: list[LevelBatch],
         step: int,
         generator: torch.Generator,
         require_finite: Callable[[Mapping[str, Tensor]], None],
@@ -166,7 +166,7 @@ class FlowStep:
         """Learns from one batch of scans.
 
         Args:
-            updates: This process's part of what `level_batches` makes of them, on the device.
+            batches: This process's part of what `level_batches` makes of them, on the device.
             step: Batches before this one.
             generator: Decides times and noise of the whole batch; alike on all ranks.
             require_finite: Raises if a loss is not finite; called before that loss changes weights.
@@ -174,24 +174,21 @@ class FlowStep:
         Returns:
             The loss of each level by its name, and their sum "loss"; 0-d.
         """
-        batch_size, coarse = self._optimisation.batch_size, self.levels.num_levels
+        batch_size = self._optimisation.batch_size
         mine = local_slice(self._fabric, batch_size)
-        names = level_names(coarse)
-        losses: list[list[Tensor]] = [[] for _ in names]
-        for number, batch in enumerate(updates):
-            level = min(number, coarse)
+        losses: dict[str, Tensor] = {}
+        for level, (name, batch) in enumerate(zip(level_names(self.levels.num_levels), batches, strict=True)):
             network, optimiser = self._levels[level]
             # Drawn for the whole batch on every process, so that their number changes nothing.
             t = self.levels.schedule(level).draw_times(batch_size, generator)
             eps = torch.randn(batch_size, *batch.x_0.shape[1:], generator=generator)
             given, velocity = noised(batch, t[mine].to(batch.x_0), eps[mine].to(batch.x_0))
             loss = (network(*given) - velocity).square().mean()
-            require_finite({names[level]: loss})
+            require_finite({name: loss})
             take_step(self._fabric, loss, network, optimiser, self._optimisation)
-            losses[level].append(loss.detach())
+            losses[name] = loss.detach()
         self.ema.update(self.networks["networks"], step)
-        means = {name: torch.stack(found).mean() for name, found in zip(names, losses, strict=True)}
-        return {"loss": torch.stack([*means.values()]).sum()} | means
+        return {"loss": torch.stack([*losses.values()]).sum()} | losses
 
     def _optimiser(self, network: FlowNetwork) -> Muon:
         matrices, settings = network.matrix_names(), self._optimisation
@@ -273,8 +270,9 @@ def described(
     settings: WaveletFlowSettings, grid: Grid, intensity: Intensity, statistics: FlowStatistics
 ) -> WaveletFlowDescription:
     """The description of an untrained bundle."""
+    levels = build_pyramid(settings.pyramid, grid.shape, grid.spacing_mm).num_levels
     return WaveletFlowDescription(
-        pyramid=settings.pyramid,
+        pyramid=settings.pyramid.model_copy(update={"num_levels": levels}),
         coarse=settings.coarse,
         details=settings.details,
         flow=settings.flow,
@@ -286,17 +284,21 @@ def described(
 
 def _check_levels(settings: WaveletFlowSettings, grid: Grid, devices: int) -> None:
     """Refuses more halvings than the grid has."""
-    pyramid = WaveletPyramid(grid.shape, grid.spacing_mm, settings.pyramid.num_levels)
+    pyramid = build_pyramid(settings.pyramid, grid.shape, grid.spacing_mm)
     most = pyramid.num_halvings
-    if most < settings.pyramid.num_levels:
+    if most == 0:
         raise UserError(
-            f"pyramid.num_levels is {settings.pyramid.num_levels}, but a grid of {grid.shape} voxels can be "
+            f"a grid of {grid.shape} voxels can't be halved: prepare one with at least 4 voxels along an axis"
+        )
+    if most < pyramid.num_levels:
+        raise UserError(
+            f"pyramid.num_levels is {pyramid.num_levels}, but a grid of {grid.shape} voxels can be "
             f"halved {most} times: set pyramid.num_levels={most}"
         )
 
 
 def _dry_run(fabric: Fabric, settings: WaveletFlowSettings, grid: Grid) -> DryRun:
-    pyramid = WaveletPyramid(grid.shape, grid.spacing_mm, settings.pyramid.num_levels)
+    pyramid = build_pyramid(settings.pyramid, grid.shape, grid.spacing_mm)
     numbers = range(pyramid.num_levels)
     statistics = FlowStatistics(
         image_shift=[0.0, 0.0],
@@ -320,14 +322,14 @@ def _dry_run(fabric: Fabric, settings: WaveletFlowSettings, grid: Grid) -> DryRu
         return LevelBatch(*(torch.zeros(size, device=fabric.device) for size in sizes))
 
     crop = settings.pyramid.crop
-    updates = [made_up(level, batch_size, crop) for level in range(levels.num_levels)]
-    updates += [made_up(levels.num_levels, batch_size, None)] * settings.flow_training.coarse_updates
+    batches = [made_up(level, batch_size, crop) for level in range(levels.num_levels)]
+    batches.append(made_up(levels.num_levels, batch_size, None))
     # As `Bundle.generate` makes previews: one by one on a CPU.
     number = 1 if fabric.device.type == "cpu" else NUM_PREVIEWS
     whole = [made_up(level, number, None) for level in range(levels.num_levels + 1)]
 
     def step(number: int) -> object:
-        return train_step(updates, number, generator, accept_losses)
+        return train_step(batches, number, generator, accept_losses)
 
     @torch.no_grad()
     def denoise() -> object:
@@ -340,8 +342,8 @@ def _dry_run(fabric: Fabric, settings: WaveletFlowSettings, grid: Grid) -> DryRu
 
 
 def _work(settings: WaveletFlowSettings, grid: Grid) -> float:
-    pyramid = WaveletPyramid(grid.shape, grid.spacing_mm, settings.pyramid.num_levels)
-    cells = math.prod(pyramid.shapes[-1]) * settings.flow_training.coarse_updates
+    pyramid = build_pyramid(settings.pyramid, grid.shape, grid.spacing_mm)
+    cells = math.prod(pyramid.shapes[-1])
     for shape in pyramid.shapes[1:]:
         cells += math.prod(min(size, settings.pyramid.crop) for size in shape)
     return float(cells * settings.flow_training.batch_size)

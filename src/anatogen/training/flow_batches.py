@@ -5,16 +5,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from anatogen.config.settings import WaveletFlowSettings
+from anatogen.config.settings import FlowSettings, WaveletFlowSettings
 from anatogen.generators.wavelet_flow import FlowLevels, LevelBatch
 from anatogen.models.pyramid import WaveletPyramid
 from anatogen.training.deformation import deformed
+
+# Many updates on small crops teach more at first than few on large ones. Later the network must have seen
+# what lies further away, as it will in sampling.
+_EARLY_CROP = 8
+_EARLY_STEPS = 3_000
 
 
 def level_batches(
     levels: FlowLevels,
     settings: WaveletFlowSettings,
     scans: Tensor,
+    step: int,
     generators: Sequence[torch.Generator],
 ) -> list[LevelBatch]:
     """What each level learns from some scans: shifted by less than a coarse cell, a crop of the finer levels.
@@ -23,43 +29,42 @@ def level_batches(
         levels: The levels.
         settings: The whole configuration.
         scans: float32 (B, 1, D, H, W) in [-1, 1].
+        step: Steps before this one; crops are smaller in the first ones.
         generators: Source of each scan's draws.
 
     Returns:
-        A batch of B for each update: one of each level of details, finest first, then the coarse level's.
+        A batch of B for each level, finest first.
     """
-    updates = [
-        _updates_of_scan(levels, settings, scan, generator)
+    crop = min(settings.pyramid.crop, _EARLY_CROP) if step < _EARLY_STEPS else settings.pyramid.crop
+    by_scan = [
+        _levels_of_scan(levels, settings.flow, crop, scan, generator)
         for scan, generator in zip(scans.split(1), generators, strict=True)
     ]
     return [
-        LevelBatch(*(torch.cat(parts) for parts in zip(*of_update, strict=True)))
-        for of_update in zip(*updates, strict=True)
+        LevelBatch(*(torch.cat(parts) for parts in zip(*of_level, strict=True)))
+        for of_level in zip(*by_scan, strict=True)
     ]
 
 
-def _updates_of_scan(
-    levels: FlowLevels, settings: WaveletFlowSettings, scan: Tensor, generator: torch.Generator
+def _levels_of_scan(
+    levels: FlowLevels, flow: FlowSettings, crop: int, scan: Tensor, generator: torch.Generator
 ) -> list[LevelBatch]:
     offset = drawn_offset(levels.pyramid, generator)
     images, bands = _analysed(levels, scan, offset)
     texture = levels.texture(images, bands)
-    updates = []
+    found = []
     for level in range(levels.num_levels):
         image = images[level + 1]
         noise = torch.randn(image.shape, generator=generator)
-        strength = settings.flow.told_noise * torch.rand(1, generator=generator)
+        strength = flow.told_noise * torch.rand(1, generator=generator)
         whole = levels.details(level, image, bands[level], texture, offset, noise, strength)
-        updates.append(_cropped(whole, settings.pyramid.crop, generator))
-    for _ in range(settings.flow_training.coarse_updates):
-        offset = drawn_offset(levels.pyramid, generator)
-        is_deformed = bool(torch.rand((), generator=generator) < settings.flow.deformed)
+        found.append(_cropped(whole, crop, generator))
+    is_deformed = bool(torch.rand((), generator=generator) < flow.deformed)
+    if is_deformed:
         # A deformed copy is blurred; its texture is that of the scan.
-        copy = deformed(scan[0, 0], generator)[None, None] if is_deformed else scan
-        images, _ = _analysed(levels, copy, offset)
-        noise = torch.randn(texture.shape, generator=generator)
-        updates.append(levels.coarse(images[-1], texture, offset, noise, is_deformed))
-    return updates
+        images, _ = _analysed(levels, deformed(scan[0, 0], generator)[None, None], offset)
+    noise = torch.randn(texture.shape, generator=generator)
+    return [*found, levels.coarse(images[-1], texture, offset, noise, is_deformed)]
 
 
 def _analysed(levels: FlowLevels, scan: Tensor, offset: Sequence[int]) -> tuple[list[Tensor], list[Tensor]]:

@@ -17,7 +17,13 @@ from anatogen.diffusion.latents import standard_scaling
 from anatogen.generators.description import FlowStatistics, WaveletFlowDescription, bundled_weights
 from anatogen.generators.membership import membership_auc
 from anatogen.generators.wavelet_flow import FlowLevels, FlowNetworks, WaveletFlowBundle, raw_texture
-from anatogen.models.pyramid import BACKGROUND, WaveletPyramid, foreground, with_foreground
+from anatogen.models.pyramid import (
+    BACKGROUND,
+    WaveletPyramid,
+    build_pyramid,
+    foreground,
+    with_foreground,
+)
 from anatogen.training.devices import launch
 from anatogen.training.flow import FLOW, described, train_levels
 from anatogen.training.flow_batches import drawn_offset
@@ -109,7 +115,7 @@ def _describe(
     settings: WaveletFlowSettings, manifest: Manifest, dataset: VolumeDataset
 ) -> WaveletFlowDescription:
     grid = manifest.grid
-    pyramid = WaveletPyramid(grid.shape, grid.spacing_mm, settings.pyramid.num_levels)
+    pyramid = build_pyramid(settings.pyramid, grid.shape, grid.spacing_mm)
     statistics = fit_statistics(pyramid, dataset)
     description = described(settings, grid, manifest.intensity, statistics)
     return description.model_copy(update={"training": {"dataset_sha256": manifest.sha256()}})
