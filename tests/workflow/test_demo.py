@@ -44,6 +44,7 @@ def test_the_demo_ends_with_a_page_and_a_second_call_changes_nothing(tmp_path, m
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     monkeypatch.setattr(demo, "NUM_SCANS", 12)
     monkeypatch.setattr(demo, "NUM_SAMPLES", 2)
+    monkeypatch.setattr(demo, "_NUM_SHOWN", 2)
     monkeypatch.setattr(
         demo, "training_settings", lambda minutes: training_settings(overrides=own, minutes=minutes)
     )
@@ -53,6 +54,8 @@ def test_the_demo_ends_with_a_page_and_a_second_call_changes_nothing(tmp_path, m
     for part in (
         "Real scans",
         "Synthetic scans",
+        "Synthetic scans after a longer training",
+        "brains-mr",
         "anatogen prepare",
         "anatogen train",
         "Generator",
