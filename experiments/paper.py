@@ -58,7 +58,8 @@ GANS = {
     "wgan_gp_kwon": Entrant(None, {"gan": {"kwon_compatible": True}}),
 }
 _FAMILIES = (LatentDiffusionSettings, GANConfig)
-_STAGES = {"diffusion_4": 2, "diffusion_8": 2, "wgan_gp": 1, "wgan_gp_kwon": 1}
+ENTRANTS = DIFFUSION | GANS
+_STAGES = dict.fromkeys(DIFFUSION, 2) | dict.fromkeys(GANS, 1)
 _PAPER_SCANS = 2_000
 _NUM_NEIGHBOURING = 2
 _NUM_TRACED = 6
@@ -79,22 +80,21 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     overrides = parse_overrides(given.overrides, *_FAMILIES)
     asked = {"minutes": given.minutes, "steps": given.steps, "scans": given.scans, "settings": overrides}
-    entrants = DIFFUSION | GANS
     # All before the first is trained for days.
-    _refuse_unknown(overrides, entrants)
-    budgets = {name: _budget(name, given.minutes, given.steps) for name in entrants}
-    values = {name: known_to(entrant, overrides) for name, entrant in entrants.items()}
-    for name, entrant in entrants.items():
+    _refuse_unknown(overrides)
+    budgets = {name: _budget(name, given.minutes, given.steps) for name in ENTRANTS}
+    values = {name: known_to(entrant, overrides) for name, entrant in ENTRANTS.items()}
+    for name, entrant in ENTRANTS.items():
         settings_of(entrant, values[name], **budgets[name])
     _claim(given.out, asked)
-    for name, entrant in entrants.items():
+    for name, entrant in ENTRANTS.items():
         run(name, entrant, given.data, given.out, given.scans, values[name], **budgets[name])
-    for name in entrants:
+    for name in ENTRANTS:
         _measure(name, given.data, given.out)
     runs = [given.out / "runs" / name for name in DIFFUSION]
     compared = compare_autoencoders(given.data, given.out / "autoencoders", runs)
     _draw(Path(f"{given.data}:test"), given.out)
-    columns = {name: reported_rows(given.out / "reports" / name, given.out, name) for name in entrants}
+    columns = {name: reported_rows(given.out / "reports" / name, given.out, name) for name in ENTRANTS}
     write_text(given.out / "page.md", page(columns, compared.rows_by_bundle, given.out))
     print(f"{given.out / 'page.md'}")
 
@@ -102,24 +102,25 @@ def main() -> None:
 def known_to(entrant: Entrant, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The overrides whose keys an entrant's family has."""
     family = GANConfig if entrant.preset is None else LatentDiffusionSettings
-    found: dict[str, Any] = {}
-    for section, values in overrides.items():
-        field = family.model_fields.get(section)
-        if field is not None and isinstance(field.annotation, type):
-            known = getattr(field.annotation, "model_fields", {})
-            found[section] = {key: value for key, value in values.items() if key in known}
-    return found
+    known = family().model_dump()
+    return {
+        section: {key: value for key, value in values.items() if key in known[section]}
+        for section, values in overrides.items()
+        if isinstance(values, Mapping) and isinstance(known.get(section), Mapping)
+    }
 
 
-def _refuse_unknown(overrides: Mapping[str, Any], entrants: Mapping[str, Entrant]) -> None:
+def _refuse_unknown(overrides: Mapping[str, Any]) -> None:
     """Refuses keys that no generator has, and those by which the generators differ."""
+    known = [known_to(entrant, overrides) for entrant in ENTRANTS.values()]
     for section, values in overrides.items():
-        for key in values if isinstance(values, Mapping) else [""]:
-            name = f"{section}.{key}".rstrip(".")
-            if not any(key in known_to(entrant, overrides).get(section, ()) for entrant in entrants.values()):
-                raise ConfigError(f"{name} is no setting of a generator of the paper: leave it out")
-            if any(key in entrant.values.get(section, ()) for entrant in entrants.values()):
-                raise ConfigError(f"{name} is what this page settles by itself: leave it out")
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{section} is no setting of a generator of the paper: leave it out")
+        for key in values:
+            if not any(key in found.get(section, ()) for found in known):
+                raise ConfigError(f"{section}.{key} is no setting of a generator of the paper: leave it out")
+            if any(key in entrant.values.get(section, ()) for entrant in ENTRANTS.values()):
+                raise ConfigError(f"{section}.{key} is what this page settles by itself: leave it out")
 
 
 def _budget(name: str, minutes: float | None, steps: int | None) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def _draw(test: Path, out: Path) -> None:
     real = load_scans(test, "real", indices=range(min(_NUM_TRACED, count_scans(test, "real"))))
     about: dict[str, Any] = {"spacing_mm": real.grid.spacing_mm, "axis_codes": real.grid.axis_codes}
     neighbouring = [("real", array) for array in real.arrays[:_NUM_NEIGHBOURING]]
-    for name in DIFFUSION | GANS:
+    for name in ENTRANTS:
         samples = out / "samples" / name
         shown = range(min(_NUM_TRACED, count_scans(samples, "synthetic")))
         made = load_scans(samples, "synthetic", real, shown).arrays

@@ -44,6 +44,7 @@ def test_generators_take_the_settings_that_they_have():
         ("gan.depth=4", "gan.depth is no setting"),
         ("flow.coarse_shift=1", "flow.coarse_shift is no setting"),
         ("autoencoder.compression=2", "autoencoder.compression is what this page settles"),
+        ("training=3", "training is no setting"),
         ("gan.kwon_compatible=true", "gan.kwon_compatible is what this page settles"),
     ],
 )

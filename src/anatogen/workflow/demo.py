@@ -10,7 +10,9 @@ from anatogen.core.errors import UserError
 from anatogen.dataset.manifest import Split, load_manifest
 from anatogen.dataset.prepare import PrepareConfig, prepare
 from anatogen.dataset.volumes import VolumeDataset
+from anatogen.generators.description import read_description
 from anatogen.generators.loading import load_bundle
+from anatogen.generators.shipped import bundle_folder
 from anatogen.io.nifti import read_nifti
 from anatogen.report.figures import curves_figure
 from anatogen.report.numbers import duration_text
@@ -127,7 +129,7 @@ def _write_page(
         "demo.html",
         planes=planes_of(list(sources.items()), manifest.grid),
         sources=list(sources),
-        longer=load_bundle(_LONGER).description.release,
+        longer=read_description(bundle_folder(_LONGER)).release,
         grid=manifest.grid,
         curves=curves,
         timings=[(name, duration_text(time), 100 * time / total) for name, time in timings.items()],
