@@ -48,7 +48,7 @@ _VQVAE = {
     "num_embeddings": NUM_CODES,
     "embedding_dim": CODE_DIM,
 }
-# The widths, blocks and attention of `default`: 28.8 M parameters, ours are 25.9 M.
+# 28.8 M parameters.
 _UNET = {
     "spatial_dims": 3,
     "in_channels": CODE_DIM,
@@ -58,7 +58,7 @@ _UNET = {
     "attention_levels": (False, False, True),
     "num_head_channels": 32,
 }
-# 14.9 M and 10.0 M parameters; `paper` has 14.4 M at width 32.
+# 14.9 M and 10.0 M parameters; `paper` has 10.0 M at width 32.
 _VIDEO_WIDTHS = {"video_diffusion": 40, "video_diffusion_32": 32}
 
 

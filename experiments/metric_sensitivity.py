@@ -4,7 +4,7 @@ python experiments/metric_sensitivity.py DATA OUT [--autoencoder RUN_OR_BUNDLE] 
 
 The scans of DATA (a prepared dataset, or DATA:split) are divided at random: `--number` of them are damaged
 and measured against the others. Writes OUT/table.md; each damage is measured once and kept, so a run that
-was stopped goes on where it stopped. The table of docs/metrics.md comes from here.
+was stopped goes on where it stopped.
 """
 
 import argparse

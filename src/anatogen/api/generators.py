@@ -35,7 +35,7 @@ def train(
         run: Folder of the run; the same call again resumes it.
         settings: Settings, in place of the preset's.
         overrides: Settings that differ, e.g. details.width=96, in Python {"details": {"width": 96}};
-            docs/training.md lists them all.
+            a dry run shows them all.
         preset: Preset to start from: default or paper.
         config: YAML file of settings.
         minutes: Budget of each stage in minutes, over all resumptions.
@@ -210,7 +210,7 @@ def reconstruct(
     scans themselves. Each has a JSON beside it.
 
     Args:
-        bundle: Model bundle or run, or a name that `anatogen models` lists.
+        bundle: Model bundle or run with an autoencoder, as preset paper trains.
         scans: Prepared dataset (its test split, or validation where that is empty), one split of it such as
             DATASET:train, or a folder of scans on the bundle's grid.
         out: Folder to be made.
@@ -312,7 +312,7 @@ def compare_autoencoders(
         data: Held-out scans: prepared dataset (its test scans), one split such as DATASET:validation, or a
             folder.
         out: Folder of the report; may hold an earlier one, which is replaced.
-        bundles: Model bundles, runs with an autoencoder, or names that `anatogen models` lists.
+        bundles: Model bundles or runs with an autoencoder, as preset paper trains.
         seed: Random seed of the intervals.
         device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
 

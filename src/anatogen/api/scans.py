@@ -87,7 +87,8 @@ def plan(
         out: Folder for the plan: prepare.yaml, train.yaml, plan.json.
         overrides: Settings of `prepare` or `train` that the plan keeps, e.g. spacing_mm=1.
         memory_gb: Memory of the GPU, or of the machine without one, in 10^9 bytes; default what this one has.
-        hours: Time for everything, on this machine.
+        hours: Time on this machine, nine tenths of it for training, the rest for preparing, previews and
+            sampling, about.
         recipe: Name of a recipe, whose settings the plan keeps.
         preset: Preset that decides what no rule does.
         device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
@@ -200,7 +201,8 @@ def run(
         scans: Folder, .zip or .tar of NIfTI, NRRD, MetaImage, NPY files and DICOM series.
         out: Folder of everything; the same call again goes on.
         overrides: Settings of `prepare` or `train` that differ, e.g. spacing_mm=1.
-        hours: Time for planning and training, about.
+        hours: Time on this machine, nine tenths of it for training, the rest for preparing, previews and
+            sampling, about; the doctor and evaluating come on top.
         memory_gb: Memory of the GPU, or of the machine without one, in 10^9 bytes; default what this one has.
         num_samples: Number of synthetic scans.
         seed: Random seed of the set of synthetic scans.

@@ -11,8 +11,9 @@ from anatogen.core.errors import UserError
 from anatogen.core.version import __version__
 
 _OUT_OF_MEMORY = (
-    "the GPU's memory is full: lower autoencoder_training.batch_size, diffusion_training.batch_size or "
-    "gan_training.batch_size when training, --batch-size when sampling"
+    "the GPU's memory is full: lower flow_training.batch_size (of preset paper "
+    "autoencoder_training.batch_size or diffusion_training.batch_size, of a GAN gan_training.batch_size) "
+    "when training, --batch-size when sampling"
 )
 
 

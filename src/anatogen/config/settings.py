@@ -1,4 +1,4 @@
-"""Everything that can be set for a generator: both networks, the diffusion process, and their training.
+"""Everything that can be set for a generator of any family: networks, process, and their training.
 
 Pure descriptions without torch, so that a configuration is checked before anything heavy is imported.
 """
@@ -287,7 +287,7 @@ class FlowSettings(Section):
 
     Attributes:
         told_noise: Largest standard deviation of the noise on what a level of details is told of the level
-            below, as a share of that one's own, in training: sampled levels are not quite like real ones.
+            above, as a share of that one's own, in training: sampled levels are not quite like real ones.
         sampled_noise: The same in sampling.
         coarse_shift: How much later the coarse level's times are, as `LinearFlowSchedule.shift`: where an
             organ ends, and how bright a scan is, is decided while there is still much noise.
