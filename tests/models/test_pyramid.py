@@ -86,6 +86,14 @@ def test_thick_slices_are_halved_in_their_plane_first():
 
 
 @grids
+def test_a_border_without_a_value_repeats_the_scans_end(shape, spacing, num_levels):
+    pyramid = WaveletPyramid(shape, spacing, num_levels)
+    x = torch.rand(1, 1, *shape)
+    ends = [(0, large - size) for large, size in zip(pyramid.shapes[0], shape, strict=True)]
+    np.testing.assert_array_equal(pyramid.pad(x, None)[0, 0], np.pad(x[0, 0], ends, mode="edge"))
+
+
+@grids
 def test_a_border_is_of_its_value_and_comes_off_again(shape, spacing, num_levels):
     pyramid = WaveletPyramid(shape, spacing, num_levels)
     x = torch.rand(1, 1, *shape)

@@ -11,6 +11,7 @@ import torch
 from flows import SHAPE, flow_description
 from safetensors.torch import load_file
 from synthetic_dataset import tiny_flow_settings, write_dataset
+from torch.nn import functional
 
 from anatogen.core.errors import UserError
 from anatogen.core.weights import WEIGHTS_NAME
@@ -277,6 +278,21 @@ def test_values_that_are_learned_are_of_about_unit_size(data):
         assert ((size > 0.7) & (size < 1.4) | (size < 1e-3)).all()
 
 
+def test_scans_without_a_background_have_no_edge_where_they_end(tmp_path):
+    """However they are shifted, all details are as large as those inside."""
+    data = write_dataset(tmp_path / "data", shape=SHAPE)
+    for path in (data / "volumes").glob("*.npy"):
+        np.save(path, (0.5 + 0.05 * np.random.default_rng(len(path.name)).normal(size=SHAPE)).astype("f2"))
+    scans, description = VolumeDataset(data, Split.TRAIN), flow_description(channels=1)
+    statistics = fit_statistics(FlowLevels(description).pyramid, scans)
+    levels = FlowLevels(description.model_copy(update={"statistics": statistics}))
+    images, bands = levels.pyramid.analyse(levels.channels_of(scans.batch([0])))
+    for level, values in enumerate(bands):
+        inside = values[:, :, 1:-1, 1:-1, 1:-1].square().mean().sqrt()
+        assert statistics.band_scales[level] == pytest.approx([float(inside)] * values.shape[1], rel=0.4)
+    assert levels.texture(images, bands).abs().max() < 4
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_crop_is_the_scan_where_its_positions_say(seed):
     """Shifts and crops move what a level learns and what it is told of the place alike."""
@@ -286,9 +302,9 @@ def test_a_crop_is_the_scan_where_its_positions_say(seed):
     x = torch.rand(1, 1, *SHAPE, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     batches = level_batches(levels, settings, x, 9, [torch.Generator().manual_seed(seed)])
     details, coarse = batches[: levels.num_levels], batches[-1]
-    # What lies beyond the scan is background.
-    beyond = torch.full((1, 1, *(2 * size for size in pyramid.shapes[0])), BACKGROUND)
-    beyond[:, :, : SHAPE[0], : SHAPE[1], : SHAPE[2]] = x
+    # Beyond its ends the scan, which has no background, goes on as it ends.
+    more = [2 * large - size for large, size in zip(pyramid.shapes[0], SHAPE, strict=True)]
+    beyond = functional.pad(x, (0, more[2], 0, more[1], 0, more[0]), mode="replicate")
 
     def there(positions: torch.Tensor, level: int, cells: torch.Tensor) -> torch.Tensor:
         """The part of the scan that begins at the first cell's first voxel."""

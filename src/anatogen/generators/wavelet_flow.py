@@ -22,6 +22,7 @@ from anatogen.generators.solving import LOSS_TIMES, options_in_force, solve
 from anatogen.models.flow_network import FlowNetwork
 from anatogen.models.pyramid import (
     BACKGROUND,
+    WaveletPyramid,
     build_pyramid,
     halving_strides,
     with_foreground,
@@ -105,8 +106,7 @@ class FlowLevels:
 
     def channels_of(self, x: Tensor) -> Tensor:
         """Scans (B, 1, D, H, W) in [-1, 1] as level 0 of the pyramid, (B, `num_channels`, ...)."""
-        x = self.pyramid.pad(x, BACKGROUND)
-        return with_foreground(x) if self.has_background else x
+        return volume_of(self.pyramid, x, self.has_background)
 
     def coarse(
         self, image: Tensor, texture: Tensor, offset: Sequence[int], noise: Tensor, deformed: bool
@@ -360,6 +360,24 @@ def noised(batch: LevelBatch, t: Tensor, eps: Tensor) -> tuple[tuple[Tensor, Ten
     # A shift moves times; what x_t is at a time is the same for all levels.
     x_t = add_noise(batch.x_0, eps, t, LinearFlowSchedule())
     return (torch.cat((x_t, batch.told), dim=1), t, batch.conditions), eps - batch.x_0
+
+
+def volume_of(pyramid: WaveletPyramid, x: Tensor, has_background: bool) -> Tensor:
+    """Scans as level 0 of a pyramid.
+
+    Where there is no background they end as they are: an edge to it would be larger than all their details.
+
+    Args:
+        pyramid: The levels.
+        x: float (B, 1, D, H, W) in [-1, 1]; smaller by a shift where they are shifted.
+        has_background: Whether they get a channel of their foreground.
+
+    Returns:
+        float (B, 1 or 2, ...).
+    """
+    if has_background:
+        return with_foreground(pyramid.pad(x, BACKGROUND))
+    return pyramid.pad(x, None)
 
 
 def raw_texture(images: list[Tensor], bands: list[Tensor]) -> Tensor:

@@ -16,14 +16,14 @@ from anatogen.dataset.volumes import VolumeDataset
 from anatogen.diffusion.latents import standard_scaling
 from anatogen.generators.description import FlowStatistics, WaveletFlowDescription, bundled_weights
 from anatogen.generators.membership import membership_auc
-from anatogen.generators.wavelet_flow import FlowLevels, FlowNetworks, WaveletFlowBundle, raw_texture
-from anatogen.models.pyramid import (
-    BACKGROUND,
-    WaveletPyramid,
-    build_pyramid,
-    foreground,
-    with_foreground,
+from anatogen.generators.wavelet_flow import (
+    FlowLevels,
+    FlowNetworks,
+    WaveletFlowBundle,
+    raw_texture,
+    volume_of,
 )
+from anatogen.models.pyramid import WaveletPyramid, build_pyramid, foreground
 from anatogen.training.devices import launch
 from anatogen.training.flow import FLOW, described, train_levels
 from anatogen.training.flow_batches import drawn_offset
@@ -78,13 +78,13 @@ def fit_statistics(pyramid: WaveletPyramid, dataset: VolumeDataset) -> FlowStati
     number = min(_MAX_LOOKS, max(_MIN_LOOKS, len(dataset)))
     chosen = [index * len(dataset) // number for index in range(number)]
     background = torch.stack([1 - foreground(dataset.batch([i])).mean() for i in sorted({*chosen})]).mean()
+    has_background = bool(background >= _LEAST_BACKGROUND)
     coarse, squares, textures = [], [], []
     for look, index in enumerate(chosen):
         # Details of edges that lie alike in all scans, such as a border's, depend on where the cells begin.
         d, h, w = drawn_offset(pyramid, derived_generator("statistics", look))
-        padded = pyramid.pad(dataset.batch([index])[:, :, d:, h:, w:], BACKGROUND)
-        volume = with_foreground(padded) if background >= _LEAST_BACKGROUND else padded
-        images, bands = pyramid.analyse(volume)
+        scan = dataset.batch([index])[:, :, d:, h:, w:]
+        images, bands = pyramid.analyse(volume_of(pyramid, scan, has_background))
         coarse.append(images[-1])
         squares.append([band.square().mean(dim=(0, 2, 3, 4)) for band in bands])
         textures.append(raw_texture(images, bands)[0])
