@@ -187,6 +187,11 @@ def test_values_that_can_not_be_are_refused_by_name(overrides, message):
     assert message in _problems(*overrides)
 
 
+def test_a_process_is_not_sampled_in_more_steps_than_it_has_levels():
+    with pytest.raises(ConfigError, match="sampling_steps 300 is more than num_train_steps 20"):
+        training_settings("paper", {"diffusion": {"num_train_steps": 20}})
+
+
 def test_details_are_not_sampled_with_more_noise_than_they_learn_with():
     with pytest.raises(ConfigError, match=r"sampled_noise 0\.2 is more than told_noise 0\.15"):
         training_settings("default", {"flow": {"sampled_noise": 0.2}})

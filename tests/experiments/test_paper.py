@@ -24,7 +24,8 @@ def bundle(tmp_path_factory):
 
 
 def test_generators_take_the_settings_that_they_have():
-    words = ["training.seed=3", "gan.width=8", "diffusion.num_train_steps=20", "training.flip=none"]
+    process = ["diffusion.num_train_steps=20", "diffusion.sampling_steps=20"]
+    words = ["training.seed=3", "gan.width=8", *process, "training.flip=none"]
     overrides = parse_overrides(words, LatentDiffusionSettings, GANConfig)
     for compression, entrant in zip((4, 8), paper.DIFFUSION.values(), strict=True):
         found = race.settings_of(entrant, paper.known_to(entrant, overrides), minutes=6)

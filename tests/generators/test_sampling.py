@@ -2,7 +2,9 @@
 
 import ast
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import nibabel as nib
@@ -245,11 +247,32 @@ def test_a_gpu_that_is_not_there_is_a_clear_error(bundle, tmp_path, processes):
         sample(bundle, tmp_path / "out", device="cuda", processes=processes)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_more_steps_than_the_process_has_levels_are_a_clear_error(tmp_path, processes):
+def test_more_steps_than_the_process_has_levels_are_refused_before_anything_is_written(tmp_path):
     folder = make_bundle(tmp_path / "bundle", "CT", "diffusion.num_train_steps=10")
     with pytest.raises(UserError, match="11 sampling steps: this process has 10"):
-        sample(folder, tmp_path / "out", steps=11, device="cpu", processes=processes)
+        sample(folder, tmp_path / "out", steps=11, device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+class _Deadly:
+    """A filter that ends the process that it looks at a scan in, as the system does for want of memory."""
+
+    sha256 = "0"
+
+    def load(self, grid: object, device: object) -> object:
+        return self.end
+
+    def end(self, scan: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_is_one_clear_line(bundle, tmp_path):
+    with pytest.raises(
+        UserError, match="one of 2 processes that made scans died; most likely memory ran out"
+    ):
+        load_bundle(bundle).write(
+            tmp_path / "out", num_samples=2, processes=2, device="cpu", reject_copies=_Deadly()
+        )
 
 
 def test_a_file_is_no_folder_for_scans(bundle, tmp_path):

@@ -16,6 +16,7 @@ from lightning_fabric.plugins.precision import Precision
 from safetensors.torch import load_file
 from synthetic_dataset import ADVERSARIAL, tiny_settings, write_dataset
 
+import anatogen
 from anatogen.config.presets import training_settings
 from anatogen.core.errors import UserError
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
@@ -454,6 +455,46 @@ def test_stage_two_uses_the_autoencoder_of_another_run(data, finished, tmp_path)
     assert json.loads((bundle / "bundle.json").read_text())["autoencoder"]["num_codes"] == 32
     same = (finished / "autoencoder" / WEIGHTS_NAME).read_bytes()
     assert (bundle / "autoencoder.safetensors").read_bytes() == same
+
+
+def test_an_autoencoder_that_is_named_is_not_trained(data, finished, tmp_path):
+    run = tmp_path / "run"
+    train(data, run, tiny_settings(), autoencoder_run=finished, device="cpu")
+    assert (run / "bundle").is_dir() and not (run / "autoencoder").exists()
+    with pytest.raises(UserError, match="--autoencoder-run names a trained autoencoder"):
+        train(
+            data,
+            tmp_path / "other",
+            tiny_settings(),
+            stages=("autoencoder",),
+            autoencoder_run=finished,
+            device="cpu",
+        )
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("of_other_run", [True, False])
+def test_a_dry_run_is_of_the_training_that_would_be_made(data, finished, tmp_path, capsys, of_other_run):
+    """That of stage two has the autoencoder's own settings, and what can't be trained is refused."""
+    run = finished if not of_other_run else tmp_path / "run"
+    others = {"autoencoder_run": finished} if of_other_run else {"stages": ("diffusion",)}
+    settings = tiny_settings("autoencoder.num_codes=7")
+    anatogen.train(data, run, settings, **others, device="cpu", dry_run=True)
+    shown = capsys.readouterr().out
+    assert "num_codes: 32" in shown and "diffusion: parameters" in shown and "autoencoder: par" not in shown
+    with pytest.raises(UserError, match="can't be shared evenly by 3 devices"):
+        anatogen.train(data, run, settings, **others, device="cpu", devices=3, dry_run=True)
+
+
+def test_few_cells_are_no_collapse(data):
+    """Of 16 x 16 x 16 voxels at compression 8 a scan has 8 cells: no more codes can be used."""
+    network = VQGAN(tiny_settings("autoencoder.compression=8", "autoencoder.num_codes=4096").autoencoder)
+    train_set, held_out = VolumeDataset(data, Split.TRAIN), VolumeDataset(data, Split.VALIDATION)
+    check = check_autoencoder(network, train_set, held_out, torch.device("cpu"))
+    cells = torch.cat(
+        [network.codebook.lookup(network.encode(held_out.batch([i]))).flatten() for i in (0, 1)]
+    )
+    assert check.codes_used == cells.unique().numel() / 16
 
 
 def test_stage_two_without_stage_one_says_what_is_missing(data, tmp_path):

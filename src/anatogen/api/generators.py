@@ -41,7 +41,8 @@ def train(
         minutes: Budget of each stage in minutes, over all resumptions.
         steps: Budget of each stage in steps.
         stages: Stages to train, of a latent diffusion model autoencoder and diffusion; default all.
-        autoencoder_run: Run whose autoencoder a latent diffusion model uses; default this run's own.
+        autoencoder_run: Run whose autoencoder a latent diffusion model uses, training stage diffusion alone;
+            default this run's own.
         device: auto, cpu, cuda or cuda:1; auto is a GPU where there is one.
         devices: Number of GPUs, or of processes on a CPU.
         dry_run: Show settings, sizes and budget; train nothing.
@@ -52,7 +53,7 @@ def train(
     Raises:
         UserError: If settings, data and run don't fit, or the autoencoder is not fit for stage two.
     """
-    from anatogen.config.presets import stages_of, training_settings
+    from anatogen.config.presets import training_settings
 
     chosen = training_settings(
         preset,
@@ -63,16 +64,14 @@ def train(
         steps=steps,
         stages=stages,
     )
-    from anatogen.training.train import having_autoencoder
+    from anatogen.training.train import asked_for
     from anatogen.training.train import train as train_generator
 
     if dry_run:
         from anatogen.training.cost.estimate import describe_training
-        from anatogen.training.latent_diffusion import with_autoencoder_of
 
-        if autoencoder_run is not None:
-            chosen = with_autoencoder_of(Path(autoencoder_run), having_autoencoder(chosen))
-        print(describe_training(Path(data), chosen, stages_of(type(chosen), stages)))
+        chosen, trained = asked_for(chosen, stages, run, autoencoder_run)
+        print(describe_training(Path(data), chosen, trained, device=device, devices=devices))
         return None
     return train_generator(
         data, run, chosen, stages=stages, autoencoder_run=autoencoder_run, device=device, devices=devices
@@ -118,7 +117,7 @@ def train_gan(
     if dry_run:
         from anatogen.training.cost.estimate import describe_training
 
-        print(describe_training(Path(data), chosen, ("gan",)))
+        print(describe_training(Path(data), chosen, ("gan",), device=device, devices=devices))
         return None
     from anatogen.training.wgan_gp import train_gan as train_generator
 

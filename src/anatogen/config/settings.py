@@ -177,6 +177,15 @@ class DiffusionSettings(Section):
     ema_every: Positive = 10
     ema_start: Annotated[int, Field(ge=0)] = 2_000
 
+    @model_validator(mode="after")
+    def _sampled_in_its_levels(self) -> Self:
+        if self.sampling_steps > self.num_train_steps:
+            raise ValueError(
+                f"sampling_steps {self.sampling_steps} is more than num_train_steps {self.num_train_steps}, "
+                "the levels that there are: set it to that at most"
+            )
+        return self
+
 
 class DiffusionOptimiserSettings(OptimiserSettings):
     """Those of the denoiser.

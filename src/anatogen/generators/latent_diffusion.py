@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from anatogen.config.settings import Sampler
+from anatogen.core.errors import UserError
 from anatogen.core.seeding import derived_generator
 from anatogen.diffusion.latents import LatentScaling
 from anatogen.diffusion.process import denoising_loss, x_0_predictor
@@ -55,8 +56,17 @@ class LatentDiffusionBundle(Bundle):
         )
 
     def sampling_options(self, sampler: Sampler | None, steps: int | None) -> dict[str, str | int]:
-        """Sampler and number of steps; where not asked for, the bundle's own."""
-        return options_in_force(self.description.diffusion, sampler, steps)
+        """Sampler and number of steps; where not asked for, the bundle's own.
+
+        Raises:
+            UserError: If the process has not so many steps.
+        """
+        options = options_in_force(self.description.diffusion, sampler, steps)
+        try:
+            CosineSchedule(self.description.diffusion.num_train_steps).sampling_times(int(options["steps"]))
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return options
 
     def _generate(self, indices: Sequence[int], seed: int, options: dict[str, Any]) -> Tensor:
         latents = self.scaling.undo(self.sample_latents(indices, seed=seed, **options))

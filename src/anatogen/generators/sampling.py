@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -218,11 +219,8 @@ class _Maker:
     def __call__(self, indices: list[int]) -> dict[int, bool]:
         """Makes scans in one batch; returns by number whether each was kept."""
         seed = int(self._scans.about["seed"])
-        try:
-            with one_thread():
-                made = self._bundle.generate(indices, seed=seed, **self._scans.options)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        with one_thread():
+            made = self._bundle.generate(indices, seed=seed, **self._scans.options)
         kept = {}
         for index, x in zip(indices, made, strict=True):
             correlation = None if self._find_copy is None else self._find_copy(x.numpy())
@@ -316,6 +314,11 @@ def _makers(
     with ProcessPoolExecutor(processes, SPAWN, start) as pool:
         try:
             yield partial(pool.map, _make)
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of {processes} processes that made scans died; most likely memory ran out: use fewer "
+                f"(--processes {processes // 2})"
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -23,7 +23,8 @@ class AutoencoderCheck(BaseModel):
     Attributes:
         psnr_db: Mean peak signal-to-noise ratio of held-out reconstructions, range [-1, 1].
         mean_scan_psnr_db: The same if the mean training scan stood for every scan.
-        codes_used: Share of the codebook that the checked scans use.
+        codes_used: Codes that the checked scans use, as a share of the codebook or, where they have fewer
+            cells than it has codes, of their cells.
         latent_std: Standard deviation of each latent channel before quantisation.
         latent_peak: Largest distance of a latent from its channel's mean, in standard deviations.
         problems: Why the autoencoder is not fit; empty if it is.
@@ -66,10 +67,11 @@ def check_autoencoder(
         indices.append(chosen.cpu())
     z = torch.cat(latents).movedim(1, 0).flatten(1)
     std, average = torch.std_mean(z, dim=1, keepdim=True)
+    cells = torch.cat(indices)
     check = AutoencoderCheck(
         psnr_db=float(np.mean(psnrs)),
         mean_scan_psnr_db=float(np.mean(mean_psnrs)),
-        codes_used=len(torch.cat(indices).unique()) / len(network.codebook.codes),
+        codes_used=len(cells.unique()) / min(len(network.codebook.codes), cells.numel()),
         latent_std=[float(value) for value in std.flatten()],
         latent_peak=float(((z - average) / std.clamp(min=1e-12)).abs().max()),
         problems=[],

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import DDPStrategy
-from torch.multiprocessing import ProcessRaisedException, get_context
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException, get_context
 
 from anatogen.config.resolving import Section
 from anatogen.core.devices import device_named
@@ -108,6 +108,11 @@ def launch(fabric: Fabric, stage: Callable[[Fabric], None]) -> None:
         if errors.empty():
             raise
         raise errors.get() from error
+    except ProcessExitedException as error:
+        raise UserError(
+            f"one of {fabric.world_size} processes that trained died ({error}); most likely memory ran out: "
+            "lower the batch size or --devices. The last checkpoint is kept"
+        ) from error
 
 
 def _run_stage(fabric: Fabric, stage: Callable[[Fabric], None], errors: "SimpleQueue[UserError]") -> None:

@@ -58,8 +58,6 @@ def train_latent_diffusion(
     source = run if autoencoder_run is None else Path(autoencoder_run)
     chosen = [stage for stage in (AUTOENCODER, DIFFUSION) if stage.name in stages]
     manifest = check_training(data, settings, chosen, device, devices)
-    if "autoencoder" not in stages:
-        settings = with_autoencoder_of(source, settings)
     open_sections = () if (run / "diffusion").exists() else _STAGE_TWO
     claim_run(run, manifest.sha256(), settings, settings.training.seed, open_sections=open_sections)
     if "autoencoder" in stages and not _is_settled(run):

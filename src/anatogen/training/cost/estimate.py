@@ -96,19 +96,25 @@ def estimate_stage(
     )
 
 
-def describe_training(data: Path, settings: Section, stages: tuple[str, ...]) -> str:
+def describe_training(
+    data: Path, settings: Section, stages: tuple[str, ...], *, device: str = "auto", devices: int = 1
+) -> str:
     """Describes the resolved settings and what each stage takes, as text.
 
     Args:
         data: A prepared dataset.
         settings: The whole configuration.
         stages: Names of its stages.
+        device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
+        devices: Number of GPUs, or of processes on a CPU; what is told is for one that has the whole batch.
 
     Raises:
         UserError: See `check_training`.
     """
-    manifest = check_training(data, settings, [STAGES[name] for name in stages])
+    manifest = check_training(data, settings, [STAGES[name] for name in stages], device, devices)
     num_scans = len(manifest.split(Split.TRAIN))
     lines = [to_yaml(settings), f"{num_scans} training scans of {manifest.grid.shape}"]
-    lines += [estimate_stage(STAGES[name], settings, manifest.grid, num_scans).text(name) for name in stages]
+    for name in stages:
+        estimate = estimate_stage(STAGES[name], settings, manifest.grid, num_scans, device=device)
+        lines.append(estimate.text(name))
     return "\n".join(lines)
