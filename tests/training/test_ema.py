@@ -37,10 +37,10 @@ def test_until_its_start_the_shadow_is_a_copy_and_between_updates_it_stays():
         ema.update(network, step)
         seen.append(ema.shadow.weight.clone())
         weight = network.weight.detach()
-        if step % 3:
-            wanted.append(wanted[-1])
+        if step < 6:
+            wanted.append(weight.clone())
         else:
-            wanted.append(weight.clone() if step < 6 else 0.3 * wanted[-1] + 0.7 * weight)
+            wanted.append(wanted[-1] if step % 3 else 0.3 * wanted[-1] + 0.7 * weight)
     assert torch.allclose(torch.stack(seen), torch.stack(wanted), atol=1e-6)
 
 

@@ -573,7 +573,10 @@ def test_the_cache_is_used_again_and_keyed_by_data_weights_and_views(encoder, tm
     assert path(dataset=VolumeDataset(other, Split.TRAIN)) != first
     network.encoder[-1].bias.data += 1
     save_weights(network, weights)
-    assert path() != first
+    last = path()
+    assert last != first and list((tmp_path / "cache").iterdir()) == [last], (
+        "scans that no one needs are gone"
+    )
 
 
 def test_a_cache_cut_short_is_never_used_and_is_removed(encoder, tmp_path, monkeypatch):

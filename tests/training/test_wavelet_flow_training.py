@@ -132,6 +132,16 @@ def test_a_longer_budget_goes_on_as_if_it_had_been_given_at_first(data, finished
     assert _weights(tmp_path / "run") == _weights(tmp_path / "whole") != _weights(finished)
 
 
+def test_a_run_goes_on_with_the_scales_that_it_began_with(data, finished, tmp_path, monkeypatch):
+    """Whatever another version would find."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    monkeypatch.setattr("anatogen.training.wavelet_flow.fit_statistics", lambda *_: pytest.fail("found anew"))
+    before = load_bundle(run / "bundle").description.statistics
+    bundle = train(data, run, tiny_flow_settings(*OVERRIDES, "flow_training.steps=8"), device="cpu")
+    assert load_bundle(bundle).description.statistics == before
+
+
 def test_a_finished_run_is_left_as_it_is(data, finished, tmp_path):
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     bundle = load_bundle(train(data, run, tiny_flow_settings(*OVERRIDES), device="cpu"))
@@ -143,15 +153,18 @@ def test_a_finished_run_is_left_as_it_is(data, finished, tmp_path):
 
 @pytest.mark.usefixtures("forked_processes")
 def test_two_processes_learn_what_one_learns(data, tmp_path):
-    """The same batch in two halves: sums in another order, else the same."""
-    found = []
+    """The same batch in two halves: sums in another order, else the same; looks at held-out scans, too."""
+    found, looks = [], []
     for devices in (1, 2):
         run = tmp_path / str(devices)
-        settings = tiny_flow_settings(*OVERRIDES, "training.stop=budget", "flow_training.learning_rate=1e-3")
+        settings = tiny_flow_settings(*OVERRIDES, "flow_training.learning_rate=1e-3")
         train(data, run, settings, device="cpu", devices=devices)
         found.append(load_file(run / "flow" / WEIGHTS_NAME))
+        # A record is a second's, and may hold several looks.
+        looks.append(read_log(run / "flow")[-1]["held_out_coarse"])
     for name, one in found[0].items():
         assert torch.allclose(one, found[1][name], atol=1e-4), name
+    assert looks[1] == pytest.approx(looks[0], rel=1e-2)
 
 
 def test_every_level_learns(data):

@@ -179,7 +179,9 @@ def test_a_finished_run_is_left_as_it_is_and_shows_what_it_did(data, finished):
         path for path in finished.rglob("*") if path.suffix in (".safetensors", ".png", ".jsonl", ".yaml")
     ]
     before = {path: path.read_bytes() for path in [*kept, finished / "bundle" / "bundle.json"]}
+    written = {path: path.stat().st_mtime_ns for path in before if path.suffix == ".safetensors"}
     train_gan(data, finished, tiny("training.flip=left_right"), device="cpu")
+    assert {path: path.stat().st_mtime_ns for path in written} == written
     assert {path: path.read_bytes() for path in before} == before
     (record,) = read_log(finished / "gan")[-1:]
     assert record["step"] == 4

@@ -1,1 +1,1 @@
-"""Networks: the VQ-GAN that compresses scans and the denoiser that learns its latents."""
+"""Networks of all families, and those that losses and metrics look through."""

@@ -25,7 +25,7 @@ _SLOPE = 0.2
 def level_shapes(shape: Shape) -> list[Shape]:
     """Shapes of the five levels between which both networks double and halve, finest first.
 
-    An axis is halved, rounding up, until it would be one voxel long or was halved four times; thin axes are
+    An axis is halved, rounding up, until it is one voxel long or was halved four times; thin axes are
     thick slices, so that their few halvings are those of the finest levels.
 
     Args:

@@ -1,5 +1,6 @@
 """Where a stage runs: devices and processes, checked before they are started."""
 
+import math
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -47,7 +48,7 @@ def build_fabric(
 
 
 def available_memory_gb(device: str) -> float:
-    """Memory that a training could have, in 10^9 bytes: free on the GPU, or in RAM.
+    """Memory that a training could have, in 10^9 bytes: free on the GPU, or in RAM and within a job's limit.
 
     Args:
         device: "cpu", "cuda", "cuda:1", or "auto" for a GPU where there is one.
@@ -55,12 +56,42 @@ def available_memory_gb(device: str) -> float:
     place = device_named(device)
     if place.type == "cuda":
         return torch.cuda.mem_get_info(place)[0] / 1e9
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text(encoding="ascii"))
         if found is not None:
-            return int(found[1]) * 1024 / 1e9
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+            free = int(found[1]) * 1024
+    return min(free, bytes_within_limit()) / 1e9
+
+
+def bytes_within_limit(own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that a container's or a batch job's limit leaves this process, which /proc/meminfo does not tell.
+
+    Files that the system has in memory count as used there, but can be dropped; infinite without a limit.
+
+    Args:
+        own: Control groups of the process, as Linux lists them (versions 1 and 2).
+        groups: Where these are mounted.
+    """
+    left = math.inf
+    for line in own.read_text(encoding="utf-8").splitlines() if own.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, limit, used, cached = groups, "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            root, cached = groups / "memory", "total_inactive_file"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        folder = root / path.lstrip("/")
+        for group in (folder, *folder.parents):
+            if group.is_relative_to(root) and (group / limit).is_file():
+                text, stat = (group / limit).read_text(), (group / "memory.stat").read_text()
+                droppable = re.search(rf"^{cached} (\d+)$", stat, re.MULTILINE)
+                if text.strip() != "max" and droppable is not None:
+                    left = min(left, int(text) - int((group / used).read_text()) + int(droppable[1]))
+    return max(left, 0)
 
 
 def loading_processes(fabric: Fabric) -> int:

@@ -22,7 +22,7 @@ from anatogen.generators.latent_diffusion import LatentDiffusionBundle
 from anatogen.models.denoiser import Denoiser
 from anatogen.models.vqgan import VQGAN, latent_shape
 from anatogen.training.latent_cache import ENCODED_AT_ONCE
-from anatogen.training.loop import NUM_PREVIEWS, Loop, report_trend
+from anatogen.training.loop import Loop, previewed, report_trend
 from anatogen.training.optimisation import ExponentialMovingAverage, adam, local_slice, step_along_gradient
 from anatogen.training.stage import DryRun, Stage, accept_losses, made_up_scans
 
@@ -68,9 +68,7 @@ def train_diffusion(
 
     def preview() -> dict[str, Tensor]:
         steps = min(_PREVIEW_STEPS, settings.diffusion.sampling_steps)
-        return {
-            "synthetic": bundle.generate(range(NUM_PREVIEWS), seed=seed, sampler="dpm_solver_pp", steps=steps)
-        }
+        return {"synthetic": previewed(bundle, seed, sampler="dpm_solver_pp", steps=steps)}
 
     loop = Loop(
         fabric,
@@ -178,8 +176,7 @@ def _dry_run(fabric: Fabric, settings: LatentDiffusionSettings, grid: Grid) -> D
     fabric.to_device(autoencoder)
     x_0 = torch.randn(train_step.num_scans, settings.autoencoder.code_dim, *cells, device=fabric.device)
     generator = torch.Generator().manual_seed(0)
-    # As `Bundle.generate` makes previews: one by one on a CPU.
-    z = x_0.new_zeros(1 if fabric.device.type == "cpu" else NUM_PREVIEWS, *x_0.shape[1:])
+    z = x_0.new_zeros(1, *x_0.shape[1:])
 
     def step(number: int) -> object:
         return train_step(x_0, number, generator, accept_losses)

@@ -28,7 +28,7 @@ from anatogen.models.flow_network import FlowNetwork
 from anatogen.models.pyramid import build_pyramid
 from anatogen.training.batches import scans_of_step
 from anatogen.training.flow_batches import level_batches
-from anatogen.training.loop import NUM_PREVIEWS, Loop, report_trend
+from anatogen.training.loop import Loop, previewed, report_trend
 from anatogen.training.optimisation import ExponentialMovingAverage, Muon, local_slice, take_step
 from anatogen.training.stage import DryRun, Stage, accept_losses
 
@@ -74,7 +74,9 @@ def train_levels(
         return [tuple(batch) for batch in level_batches(levels, settings, scans, step, generators)]
 
     def check(steps: int) -> dict[str, float]:
-        found = [checked_losses(bundle, scans) for scans in (dataset, held_out)]
+        found: list[list[float]] = [[], []]
+        if fabric.is_global_zero:
+            found = [checked_losses(bundle, scans) for scans in (dataset, held_out)]
         # The first process's numbers, for all must keep the same weights and stop together.
         known, unknown = fabric.broadcast(found)
         best.update(train_step.ema.shadow, unknown, steps)
@@ -87,7 +89,7 @@ def train_levels(
         }
 
     def preview() -> dict[str, Tensor]:
-        return {"synthetic": bundle.generate(range(NUM_PREVIEWS), seed=seed)}
+        return {"synthetic": previewed(bundle, seed)}
 
     loop = Loop(
         fabric,
@@ -324,9 +326,7 @@ def _dry_run(fabric: Fabric, settings: WaveletFlowSettings, grid: Grid) -> DryRu
     crop = settings.pyramid.crop
     batches = [made_up(level, batch_size, crop) for level in range(levels.num_levels)]
     batches.append(made_up(levels.num_levels, batch_size, None))
-    # As `Bundle.generate` makes previews: one by one on a CPU.
-    number = 1 if fabric.device.type == "cpu" else NUM_PREVIEWS
-    whole = [made_up(level, number, None) for level in range(levels.num_levels + 1)]
+    whole = [made_up(level, 1, None) for level in range(levels.num_levels + 1)]
 
     def step(number: int) -> object:
         return train_step(batches, number, generator, accept_losses)

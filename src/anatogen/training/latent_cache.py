@@ -61,6 +61,10 @@ def cached_latents(
                 progress("encoding latents", index + 1, len(dataset))
             assert out is not None
             out.flush()
+        for other in folder.glob("*.npy"):
+            if other != path:
+                # Of an autoencoder that was trained on since: the denoiser may not learn from it any more.
+                other.unlink()
     return np.load(path, mmap_mode="r")
 
 

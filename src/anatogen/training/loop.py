@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,6 +19,9 @@ from anatogen.core.files import atomic_path, is_utf8, remove_parts, write_text
 from anatogen.dataset.manifest import Grid
 from anatogen.report.progress import shown_progress
 from anatogen.report.volume_figures import planes_figure
+
+if TYPE_CHECKING:
+    from anatogen.generators.bundle import Bundle
 
 CHECKPOINT_NAME = "checkpoint.pt"
 LOG_NAME = "log.jsonl"
@@ -174,10 +178,8 @@ class Loop:
 
     def _remedy(self) -> str:
         stage, rate = f"{self.folder.name}_training", self.settings.learning_rate
-        return (
-            f"Lower the learning rate ({stage}.learning_rate={rate / 3:.0e}), or set "
-            f"{stage}.gradient_clip=1, and start a new run."
-        )
+        clip = f", or set {stage}.gradient_clip=1," if self.settings.gradient_clip is None else ""
+        return f"Lower the learning rate ({stage}.learning_rate={rate / 3:.0e}){clip} and start a new run."
 
     def _progress(self) -> float:
         """Share of the budget that is used up; at least 1 ends the stage."""
@@ -235,6 +237,19 @@ class Loop:
             spacing_mm=self.grid.spacing_mm,
             axis_codes=self.grid.axis_codes,
         )
+
+
+def previewed(bundle: "Bundle", seed: int, **options: Any) -> Tensor:
+    """The first synthetic scans, float32 (N, D, H, W) in [-1, 1] on the CPU.
+
+    One by one: a preview must not need more memory than a step, which was counted.
+
+    Args:
+        bundle: The generator as it is now.
+        seed: Random seed of the scans.
+        **options: Of `Bundle.generate`.
+    """
+    return torch.cat([bundle.generate([index], seed=seed, **options) for index in range(NUM_PREVIEWS)])
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Stateful], counters: Mapping[str, float]) -> None:

@@ -66,17 +66,21 @@ class Muon(torch.optim.Optimizer):
 
     def _step_matrix(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
-        mean = state.setdefault("mean", torch.zeros_like(weight))
-        mean.lerp_(gradient, 1 - group["momentum"])
+        if not state:
+            state["mean"] = torch.zeros_like(weight)
+        mean = state["mean"].lerp_(gradient, 1 - group["momentum"])
         update = orthogonalised(gradient.lerp(mean, group["momentum"]).flatten(1))
         weight.add_(update.reshape(weight.shape), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
     def _step_adam(self, weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[weight]
+        if not state:
+            state |= {"mean": torch.zeros_like(weight), "square": torch.zeros_like(weight), "count": 0}
+        state["count"] += 1
         first, second = group["betas"]
-        mean = state.setdefault("mean", torch.zeros_like(weight)).lerp_(gradient, 1 - first)
-        square = state.setdefault("square", torch.zeros_like(weight)).lerp_(gradient.square(), 1 - second)
-        count = state["count"] = state.get("count", 0) + 1
+        count = state["count"]
+        mean = state["mean"].lerp_(gradient, 1 - first)
+        square = state["square"].lerp_(gradient.square(), 1 - second)
         size = (square / (1 - second**count)).sqrt().add_(1e-8)
         weight.addcdiv_(mean / (1 - first**count), size, value=-group["lr"])
 
@@ -142,8 +146,8 @@ class ExponentialMovingAverage(Generic[NetworkT]):
     Args:
         network: The network to follow. Its buffers, such as running statistics, are not followed.
         decay: Share of the shadow that one update keeps, once enough steps are made.
-        every: Steps from one update to the next.
-        start: Steps before which an update is a copy.
+        every: Steps from one update of the average to the next.
+        start: Steps before which it is a copy of the weights.
     """
 
     def __init__(self, network: NetworkT, decay: float, every: int = 1, start: int = 0) -> None:
@@ -158,7 +162,7 @@ class ExponentialMovingAverage(Generic[NetworkT]):
 
         The first updates keep less, so that the random start is soon forgotten.
         """
-        if step % self.every:
+        if step >= self.start and step % self.every:
             return
         decay = 0.0 if step < self.start else min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.shadow.parameters()), list(network.parameters()), 1 - decay)

@@ -76,7 +76,9 @@ def claim_run(
         raise UserError(f"{run} is not empty and holds no run: choose another folder")
     run.mkdir(parents=True, exist_ok=True)
     write_text(dataset, dataset_sha256 + "\n")
-    write_provenance(run / _PROVENANCE_NAME, {"dataset": dataset_sha256}, seed)
+    if not config.exists():
+        # That of the first call: a later one may do nothing.
+        write_provenance(run / _PROVENANCE_NAME, {"dataset": dataset_sha256}, seed)
     save_yaml(settings, config)
 
 

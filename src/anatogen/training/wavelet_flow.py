@@ -8,10 +8,10 @@ from torch import Tensor
 
 from anatogen.config.settings import WaveletFlowSettings
 from anatogen.core.devices import device_named
-from anatogen.core.files import sha256_file
+from anatogen.core.files import sha256_file, write_json
 from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights
-from anatogen.dataset.manifest import Manifest, Split
+from anatogen.dataset.manifest import Split
 from anatogen.dataset.volumes import VolumeDataset
 from anatogen.diffusion.latents import standard_scaling
 from anatogen.generators.description import FlowStatistics, WaveletFlowDescription, bundled_weights
@@ -31,6 +31,7 @@ from anatogen.training.loop import read_log
 from anatogen.training.run_folder import claim_run
 from anatogen.training.stage import check_training
 
+_STATISTICS_NAME = "statistics.json"
 # Scans with less background than this share have none that must be exact.
 _LEAST_BACKGROUND = 0.01
 # Scans of either split whose membership is inferred at the end.
@@ -60,7 +61,9 @@ def train_flow(
     data, run = Path(data), Path(run)
     manifest = check_training(data, settings, [FLOW], device, devices)
     claim_run(run, manifest.sha256(), settings, settings.training.seed)
-    description = _describe(settings, manifest, VolumeDataset(data, Split.TRAIN))
+    statistics = _kept_statistics(run / "flow" / _STATISTICS_NAME, settings, data)
+    description = described(settings, manifest.grid, manifest.intensity, statistics)
+    description = description.model_copy(update={"training": {"dataset_sha256": manifest.sha256()}})
     launch(
         FLOW.build_fabric(device, devices),
         partial(train_levels, data=data, folder=run / "flow", settings=settings, description=description),
@@ -111,14 +114,16 @@ def _correlation(x: Tensor) -> Tensor:
     return found.fill_diagonal_(1.0)
 
 
-def _describe(
-    settings: WaveletFlowSettings, manifest: Manifest, dataset: VolumeDataset
-) -> WaveletFlowDescription:
-    grid = manifest.grid
-    pyramid = build_pyramid(settings.pyramid, grid.shape, grid.spacing_mm)
-    statistics = fit_statistics(pyramid, dataset)
-    description = described(settings, grid, manifest.intensity, statistics)
-    return description.model_copy(update={"training": {"dataset_sha256": manifest.sha256()}})
+def _kept_statistics(path: Path, settings: WaveletFlowSettings, data: Path) -> FlowStatistics:
+    """Those that a run began with: networks that have learned with some scales mustn't go on with others."""
+    if path.exists():
+        return FlowStatistics.model_validate_json(path.read_text(encoding="utf-8"))
+    dataset = VolumeDataset(data, Split.TRAIN)
+    grid = dataset.manifest.grid
+    statistics = fit_statistics(build_pyramid(settings.pyramid, grid.shape, grid.spacing_mm), dataset)
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, statistics.model_dump(mode="json"))
+    return statistics
 
 
 def _write_bundle(run: Path, description: WaveletFlowDescription, data: Path, device: str) -> Path:

@@ -22,12 +22,12 @@ from anatogen.core.seeding import derived_generator
 from anatogen.core.weights import WEIGHTS_NAME, load_weights, save_weights
 from anatogen.dataset.manifest import Grid, Manifest, Split
 from anatogen.dataset.volumes import VolumeDataset, prefetched
-from anatogen.generators.description import WGANGPDescription
+from anatogen.generators.description import WGANGPDescription, bundled_weights
 from anatogen.generators.wgan_gp import WGANGPBundle
 from anatogen.models.wgan_gp import Critic, Generator, Shape, level_shapes
 from anatogen.training.batches import scans_of_step
 from anatogen.training.devices import launch
-from anatogen.training.loop import NUM_PREVIEWS, Loop, read_log
+from anatogen.training.loop import Loop, previewed, read_log
 from anatogen.training.optimisation import ExponentialMovingAverage, adam, local_slice, take_step
 from anatogen.training.run_folder import claim_run
 from anatogen.training.stage import DryRun, Stage, accept_losses, check_training, made_up_scans
@@ -104,7 +104,7 @@ def train_wgan_gp(
 
     def preview() -> dict[str, Tensor]:
         bundle = WGANGPBundle(description, sampled_generator()).to(fabric.device)
-        return {"synthetic": bundle.generate(range(NUM_PREVIEWS), seed=seed)}
+        return {"synthetic": previewed(bundle, seed)}
 
     loop = Loop(
         fabric,
@@ -117,7 +117,9 @@ def train_wgan_gp(
         description.grid,
         batches_per_step=num_critic_updates,
     )
+    has_learned = False
     for step, batches in prefetched(loop.steps(), load):
+        has_learned = True
         draws = derived_generator(seed, "gan", step)
         critic_losses = []
         for x in batches.to(fabric.device):
@@ -131,7 +133,8 @@ def train_wgan_gp(
         ema.update(train_step.generator, step)
         loop.record(_means(critic_losses) | _means(generator_losses))
 
-    if fabric.is_global_zero:
+    # Statistics that were taken anew could differ in a digit, on another machine say.
+    if fabric.is_global_zero and (has_learned or not (folder / WEIGHTS_NAME).exists()):
         save_weights(sampled_generator(), folder / WEIGHTS_NAME)
     fabric.barrier()
 
@@ -252,10 +255,13 @@ def _describe(config: GANConfig, manifest: Manifest) -> WGANGPDescription:
 
 def _write_bundle(run: Path, description: WGANGPDescription) -> Path:
     weights = run / "gan" / WEIGHTS_NAME
+    sha256 = sha256_file(weights)
+    if bundled_weights(run / "bundle", "generator_sha256") == sha256:
+        return run / "bundle"
     records = read_log(run / "gan")
     training = description.training | {
         "gan_steps": float(records[-1]["step"]) if records else 0.0,
-        "generator_sha256": sha256_file(weights),
+        "generator_sha256": sha256,
     }
     generator = load_weights(Generator(description.gan, description.grid.shape), weights)
     description = description.model_copy(update={"training": training})
