@@ -74,6 +74,10 @@ def train_latent_diffusion(
     scaling = codebook_range_scaling(network.codebook.codes.cpu())
     description = _describe(settings, manifest, latents.shape[3:], scaling)
     claim_latents(run / "diffusion", latents)
+    if place.type == "cuda" and devices > 1:
+        # The first of the processes to come needs this GPU's memory.
+        network.cpu()
+        torch.cuda.empty_cache()
     launch(
         DIFFUSION.build_fabric(device, devices),
         partial(
