@@ -241,9 +241,26 @@ def test_what_no_audit_can_be_made_of_is_told_before_anything_is_measured(
     grid = manifest.grid.model_copy(update={"shape": (16, 16, 32)})
     description = WGANGPDescription(gan=settings, grid=grid, intensity=manifest.intensity)
     WGANGPBundle(description, Generator(settings, grid.shape)).save(tmp_path / "bundle")
-    with pytest.raises(UserError, match=r"the bundle makes scans of shape \(16, 16, 32\)"):
+    with pytest.raises(UserError, match=r"is for scans of 16 x 16 x 32 voxels"):
         evaluate(data, made, tmp_path / "report", bundle=tmp_path / "bundle")
+    # Its losses would be of scans that it never learned.
+    window = manifest.intensity.model_copy(update={"high": manifest.intensity.high + 50})
+    description = WGANGPDescription(gan=settings, grid=manifest.grid, intensity=window)
+    WGANGPBundle(description, Generator(settings, manifest.grid.shape)).save(tmp_path / "other window")
+    with pytest.raises(UserError, match="prepare them alike"):
+        evaluate(data, made, tmp_path / "report", bundle=tmp_path / "other window")
     assert not (tmp_path / "report").exists()
+
+
+def test_a_report_does_not_lie_among_scans(data: Path, made: Path) -> None:
+    """Its cache would be taken for scans by the next call."""
+    for real, synthetic, out in (
+        (data, made, made / "report"),
+        (Path(f"{data}:test"), made, data / "report"),
+    ):
+        with pytest.raises(UserError, match="lies among the scans of"):
+            evaluate(real, synthetic, out)
+        assert not out.exists()
 
 
 @pytest.mark.parametrize(
@@ -263,6 +280,7 @@ def test_what_no_audit_can_be_made_of_is_told_before_anything_is_measured(
         (["DATA:tset", "MADE"], "there is no split 'tset'"),
         (["DATA:validation", "MADE"], "is empty"),
         (["DATA", "MADE", "--num-pairs", "0"], "pairs is 0"),
+        (["DATA", "MADE", "--seed", "-1"], "seed is -1"),
         (["DATA", "MADE", "--medicalnet", "ABSENT"], "is no file"),
         (["FEW", "MADE"], "there are 3 real scans"),
     ],

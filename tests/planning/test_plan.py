@@ -1,6 +1,7 @@
 """A plan as a whole: what it writes is what `prepare` and `train` take, and its estimates hold."""
 
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -202,9 +203,23 @@ def test_settings_that_are_wrong_are_told_before_scans_are_read(tmp_path):
     ):
         with pytest.raises((ConfigError, UserError), match=message):
             make_plan(tmp_path / "nowhere", overrides=overrides)
-    for values in ({"hours": 0}, {"memory_gb": -1}, {"device": "tpu"}, {"recipe": "nothing"}):
+    for values in (
+        {"hours": 0},
+        {"hours": math.inf},
+        {"memory_gb": -1},
+        {"device": "tpu"},
+        {"recipe": "nothing"},
+    ):
         with pytest.raises(UserError, match=next(iter(values)).removesuffix("_gb")):
             make_plan(tmp_path / "nowhere", **values)
+
+
+def test_steps_that_are_settled_to_be_without_limit_leave_the_hours(scans, monkeypatch):
+    for module in ("anatogen.planning.plan", "anatogen.training.cost.estimate"):
+        monkeypatch.setattr(f"{module}.probe", lambda *_, **__: QUICK)
+    monkeypatch.setitem(OVERRIDES, "default", OVERRIDES["default"] | {"flow_training": {"steps": None}})
+    budget = planned(scans, hours=0.5).training.flow_training
+    assert budget.steps is None and budget.minutes == pytest.approx(0.9 * 30)
 
 
 def test_the_command_prints_and_saves_the_plan(scans, made, tmp_path, monkeypatch, capsys):

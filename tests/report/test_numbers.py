@@ -1,5 +1,7 @@
 """One way to write each kind of number."""
 
+import math
+
 import pytest
 
 from anatogen.report.numbers import (
@@ -7,10 +9,16 @@ from anatogen.report.numbers import (
     count_of,
     interval_text,
     joined,
+    number_text,
     p_text,
     percent_text,
     signed_text,
 )
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+def test_what_is_no_number_is_a_dash(value: float | None) -> None:
+    assert number_text(value) == "–"
 
 
 @pytest.mark.parametrize(

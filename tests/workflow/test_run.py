@@ -1,6 +1,7 @@
 """`anatogen run`: killed anywhere and called again, it goes on, and ends as if it had not been."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -313,6 +314,12 @@ def test_only_what_depends_on_a_change_is_done_again(scans: Path, whole: Path, t
     next((out / "synthetic").glob("*.nii.gz")).unlink()
     assert redone() == ["sample"]
     assert result(out) == result(whole)
+    # Files that were cut short are there, and are no more taken for whole.
+    for damaged, stage in (("data/volumes", "prepare"), ("model/bundle", "train"), ("synthetic", "sample")):
+        path = next(path for path in sorted((out / damaged).iterdir()) if path.suffix != ".json")
+        path.write_bytes(path.read_bytes()[:-9])
+        assert redone() == [stage]
+        assert result(out) == result(whole)
 
 
 def test_a_changed_setting_of_training_sets_the_old_model_aside(
@@ -417,6 +424,25 @@ def test_what_can_not_be_judged_is_told_and_the_run_ends(scans: Path, whole: Pat
     assert result(out) == result(whole)
 
 
+def test_scans_are_judged_on_the_device_that_was_asked_for_and_errors_are_not_hidden(
+    scans: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    (out / "report" / "report.json").unlink()
+    asked = []
+
+    def fails(*_: object, device: str, **__: object) -> None:
+        asked.append(device)
+        raise UserError("the bundle is damaged")
+
+    monkeypatch.setattr("anatogen.evaluation.evaluate.evaluate", fails)
+    for _ in range(2):
+        with pytest.raises(UserError, match="the bundle is damaged"):
+            run(request_for(scans, out))
+    assert asked == ["cpu", "cpu"]
+
+
 def test_an_archive_is_unpacked_once_and_gives_what_its_folder_gives(
     scans: Path, whole: Path, tmp_path: Path
 ) -> None:
@@ -462,6 +488,8 @@ def test_what_can_not_be_is_refused_before_anything_is_made(scans: Path, tmp_pat
         (request_for(scans, scans / "out"), "lie inside one another"),
         (request_for(scans, tmp_path / "out", num_samples=0), "num_samples is 0"),
         (request_for(scans, tmp_path / "out", hours=0), "hours is 0"),
+        (request_for(scans, tmp_path / "out", hours=math.inf), "hours is inf"),
+        (request_for(scans, tmp_path / "out", seed=-1), "seed is -1"),
         (request_for(scans, tmp_path / "out", overrides={"spacing": 1}), "unknown key"),
         (
             request_for(scans, tmp_path / "out", overrides={"details": {"widht": 1}}),

@@ -30,7 +30,7 @@ def pretrain(
 
     Args:
         scans: Scans to pre-train on: folder, prepared dataset, or one split of it such as DATASET:train. They
-            are held in memory, 4 bytes a voxel.
+            lie beside RUN while it is trained, 2 bytes a voxel.
         run: Folder of the run; the same call again resumes it.
         settings: Settings, in place of the defaults.
         overrides: Settings that differ, e.g. network.feature_size=12, in Python {"network":

@@ -30,6 +30,8 @@ def measure_on_test_split(
         UserError: If there are no test cases with masks; they differ from what the segmenter learned from in
             grid, modality, window, labels or their names; or there is no such device.
     """
+    if not tolerance_mm >= 0:
+        raise UserError(f"tolerance_mm is {tolerance_mm:g}: it must be at least 0")
     place = device_named(device)
     found, dataset = load_segmenter(Path(segmenter)), LabelledDataset(Path(data), Split.TEST)
     if not len(dataset):

@@ -57,7 +57,8 @@ def pretrain(
         UserError: If scans and settings don't fit each other or the run.
         NonFiniteLossError: If a loss is not finite.
     """
-    run = Path(run)
+    # Beside it lie the scans, so that it must have a name: "." has none.
+    run = Path(run).resolve()
     check_stages(config, (PRETRAINING,), device, devices)
     kept = run.with_name(f".{run.name}-scans")
     try:

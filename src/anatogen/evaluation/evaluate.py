@@ -7,7 +7,7 @@ from anatogen.core.devices import device_named
 from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file
 from anatogen.dataset.manifest import MANIFEST_NAME, Split, load_manifest
-from anatogen.dataset.scan_sets import ScanSet, identical_scans, load_scans
+from anatogen.dataset.scan_sets import ScanSet, folder_and_split, identical_scans, load_scans
 from anatogen.evaluation.answers import diversity_answer, fidelity_answer, privacy_answer
 from anatogen.evaluation.diversity import measure_diversity
 from anatogen.evaluation.fidelity.measure import QUICK_SLICES, measure_fidelity
@@ -58,6 +58,10 @@ class Evaluation:
     page: Path
 
 
+class TooFewScansError(UserError):
+    """A set is too small to be judged."""
+
+
 def evaluate(
     real: Path | str,
     synthetic: Path | str,
@@ -82,11 +86,17 @@ def evaluate(
     The arguments are those of `anatogen.evaluate`, which explains them.
 
     Raises:
+        TooFewScansError: If there are fewer than 4 scans, or fewer than 2 training scans.
         UserError: If a folder holds no scans, scans differ in grid or modality, sets that must be apart share
-            scans, there are fewer than 4 scans, there is no such device, the report's folder holds something
-            else, or a quick evaluation is given what only the others use.
+            scans, the bundle is for others, there is no such device, the report's folder holds something else
+            or lies among scans, or a quick evaluation is given what only the others use.
     """
     out = Path(out)
+    if seed < 0:
+        raise UserError(f"seed is {seed}: it must be at least 0")
+    for scans in (real, synthetic, train, holdout):
+        if scans is not None and out.resolve().is_relative_to(folder_and_split(Path(scans))[0].resolve()):
+            raise UserError(f"{out} lies among the scans of {scans}: choose another folder for the report")
     if num_pairs < 1:
         raise UserError(f"pairs is {num_pairs}: it must be at least 1")
     if quick and (train, holdout, bundle, medicalnet) != (None,) * 4:
@@ -216,7 +226,7 @@ def _check_sets(
     """A UserError if sets are too small, share scans so that their comparison is void, or don't fit."""
     for scans, least in ((real, 4), (synthetic, 4), (train, 2), (holdout, 4)):
         if scans is not None and len(scans) < least:
-            raise UserError(
+            raise TooFewScansError(
                 f"there are {len(scans)} {scans.role} scans: {least} are needed at least, 100 are better"
             )
     if identical_scans(synthetic, real) == len(synthetic):
@@ -233,11 +243,8 @@ def _check_sets(
                 f"{shared} of {len(scans)} scans of {name} are training scans too: give scans that the "
                 "generator was not trained on"
             )
-    if bundle is not None and bundle.grid.shape != train.grid.shape:
-        raise UserError(
-            f"the bundle makes scans of shape {bundle.grid.shape}, the training scans have "
-            f"{train.grid.shape}: give the scans that it was trained on"
-        )
+    if bundle is not None:
+        bundle.require_fit(train)
 
 
 def _repeated_row(synthetic: ScanSet) -> Row:

@@ -8,13 +8,14 @@ A family of generators is a subclass, a file of its own, and a line in `loading.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from anatogen.core.choices import Sampler
+from anatogen.core.errors import UserError
 from anatogen.core.files import sha256_file, write_json
 from anatogen.core.weights import load_weights, save_weights
 from anatogen.dataset.manifest import Grid, Intensity
@@ -22,6 +23,9 @@ from anatogen.generators.description import DESCRIPTION_NAME, Description
 from anatogen.generators.sampling import write_scans
 from anatogen.io.volume import Volume
 from anatogen.models.vqgan import VQGAN
+
+if TYPE_CHECKING:
+    from anatogen.dataset.scan_sets import ScanSet
 
 
 class Bundle(ABC):
@@ -91,6 +95,26 @@ class Bundle(ABC):
     def describe(self) -> str:
         """What the bundle makes, as text for people."""
         return self.description.text()
+
+    def require_fit(self, scans: "ScanSet") -> None:
+        """Checks that scans are such as the bundle makes.
+
+        Raises:
+            UserError: If they lie on another grid, are of another modality or, CT, in another window.
+        """
+        name = "the bundle" if self.folder is None else str(self.folder)
+        if not self.grid.fits(scans.grid):
+            raise UserError(
+                f"{name} is for scans of {self.grid.text()}, and the {scans.role} scans are "
+                f"{scans.grid.text()}: give scans on the bundle's grid"
+            )
+        own = self.intensity
+        if own.modality != scans.modality or (own.modality == "CT" and own != scans.intensity):
+            raise UserError(
+                f"{name} is for {own.modality} from {own.low:g} to {own.high:g}, and the {scans.role} scans "
+                f"are {scans.modality} from {scans.intensity.low:g} to {scans.intensity.high:g}: prepare "
+                "them alike"
+            )
 
     def to(self, device: str | torch.device) -> Self:
         """Moves the networks to a device, and returns the bundle."""

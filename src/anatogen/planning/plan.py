@@ -3,6 +3,7 @@
 fingerprint of the scans -> speed of this machine -> rules -> a short probe of what was decided -> plan
 """
 
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -235,8 +236,8 @@ def _settled(
 
 
 def _budget(memory_gb: float | None, hours: float, device: str) -> Budget:
-    if not hours > 0:
-        raise UserError(f"hours is {hours:g}: it must be more than 0")
+    if not 0 < hours < math.inf:
+        raise UserError(f"hours is {hours:g}: it must be more than 0, and finite")
     if memory_gb is not None and not memory_gb > 0:
         raise UserError(f"memory is {memory_gb:g} GB: it must be more than 0")
     on_gpu = device_named(device).type == "cuda"

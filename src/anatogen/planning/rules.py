@@ -201,7 +201,7 @@ def decide_budgets(
         # What stage one leaves is stage two's.
         available = 3600 * budget.hours * _TRAINING_SHARE / len(stages) + spare
         reachable = max(1, int(available / seconds))
-        if "steps" in settled or "minutes" in settled:
+        if any(settled.get(kind) is not None for kind in ("steps", "minutes")):
             of_minutes = math.inf if own.minutes is None else 60 * own.minutes / seconds
             steps[stage] = max(1, int(min(own.steps or math.inf, of_minutes)))
             why, values = Why.STEPS_SETTLED, {}

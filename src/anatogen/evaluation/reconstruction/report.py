@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anatogen.core.devices import device_named
+from anatogen.core.errors import UserError
 from anatogen.dataset.scan_sets import ScanSet
 from anatogen.evaluation.reconstruction.measure import MeasuredAutoencoder, measure_autoencoders
 from anatogen.evaluation.report import (
@@ -60,6 +61,8 @@ def report_reconstruction(
             device, or the report's folder holds something else.
     """
     where = device_named(device)
+    if seed < 0:
+        raise UserError(f"seed is {seed}: it must be at least 0")
     out = Path(out)
     folders = [bundle_folder(bundle) for bundle in bundles]
     open_report_folder(out)
