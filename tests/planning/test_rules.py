@@ -185,6 +185,19 @@ def test_smaller_batches_of_stage_two_make_a_step_of_as_many_scans():
         assert taken.batch_size * taken.accumulate == own.batch_size * own.accumulate == 20
 
 
+def test_a_batch_that_is_settled_is_the_one_that_is_reckoned_with_and_told():
+    given = {"shape": [96, 96, 96], "spacing_mm": 2}
+    settled = {"diffusion_training": {"batch_size": 8}}
+    # Eight latents fit, and one scan, but not two.
+    decisions = plan(LIDC, Budget(1.2 * 0.84, 24), given, settled, preset=LATENT)
+    found = settings_of(decisions.training, LATENT)
+    assert found.autoencoder_training.batch_size == 1
+    assert (found.diffusion_training.batch_size, found.diffusion_training.accumulate) == (8, 3)
+    assert any(reason.startswith("batches of 1 and 8: more do not fit") for reason in decisions.reasons)
+    with pytest.raises(UserError, match="GB at batch 64"):
+        plan(LIDC, Budget(0.7, 24), given, {"flow_training": {"batch_size": 64}})
+
+
 @of_each_family
 @pytest.mark.parametrize("prints", [HIPPOCAMPI, ADNI, LIDC, THICK])
 def test_more_hours_never_give_a_coarser_grid_nor_fewer_steps_on_it(prints, preset):

@@ -6,7 +6,7 @@ both together.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any
@@ -135,8 +135,13 @@ def decide(
     def values_on(grid: Grid, batches: tuple[int, ...] | None = None) -> dict[str, Any]:
         values = _values_of([*rules.networks(grid), *views])
         if batches is not None:
-            values = merged(values, _of_batches(preset, dict(zip(stages, batches, strict=True))))
+            values = merged(values, _of_batches(preset, in_force(batches)))
         return merged(values, given_training)
+
+    def in_force(batches: tuple[int, ...]) -> dict[str, int]:
+        """These batches by stage, but for those that are settled."""
+        settled = (given_training.get(f"{stage}_training", {}).get("batch_size") for stage in stages)
+        return {stage: own or tried for stage, own, tried in zip(stages, settled, batches, strict=True)}
 
     def peak(grid: Grid, batches: tuple[int, ...] | None = None) -> float:
         settings = settings_of(values_on(grid, batches), preset)
@@ -155,13 +160,13 @@ def decide(
 
     intensity = _intensity(fingerprint, given)
     grid, geometry = choose_grid(fingerprint, given, orientation, too_much)
-    batches = _batches(grid, peak, budget, rules)
+    batches = _batches(grid, peak, budget, rules.smaller_batches, in_force)
     splits = _splits(fingerprint, given)
     made = [intensity, *views, *geometry, *rules.networks(grid)]
     if batches is None:
         made.append(Decision(Why.BATCHES_FIT))
     else:
-        facts = {"batches": " and ".join(map(str, batches)), "memory": budget.memory_gb}
+        facts = {"batches": " and ".join(map(str, in_force(batches).values())), "memory": budget.memory_gb}
         made.append(Decision(Why.BATCHES_LESS, facts))
     precision = Why.BFLOAT16 if budget.bf16 else Why.NO_BFLOAT16 if budget.on_gpu else Why.CPU_PRECISION
     made += [Decision(precision), *splits]
@@ -302,21 +307,26 @@ def _flip(fingerprint: Fingerprint, given_training: Mapping[str, Any]) -> Decisi
 
 
 def _batches(
-    grid: Grid, peak: Callable[[Grid, tuple[int, ...] | None], float], budget: Budget, rules: FamilyRules
+    grid: Grid,
+    peak: Callable[[Grid, tuple[int, ...] | None], float],
+    budget: Budget,
+    smaller_batches: Sequence[tuple[int, ...]],
+    in_force: Callable[[tuple[int, ...]], Mapping[str, int]],
 ) -> tuple[int, ...] | None:
     """Batches of the stages; None for the preset's.
 
     Raises:
-        UserError: If the grid does not fit at batch 1, with one that does.
+        UserError: If the grid does not fit at batch 1 or what is settled, with one that does.
     """
-    for batches in (None, *rules.smaller_batches):
+    for batches in (None, *smaller_batches):
         if peak(grid, batches) <= budget.usable_gb:
             return batches
-    ones = rules.smaller_batches[-1]
+    ones = smaller_batches[-1]
+    least = " and ".join(map(str, {*in_force(ones).values()}))
     d, h, w = (size * step for size, step in zip(grid.shape, grid.spacing_mm, strict=True))
     needed = peak(grid, ones) / _USABLE_MEMORY
     problem = (
-        f"the grid of {times(grid.shape)} voxels needs {needed:.1f} GB at batch 1, and there are "
+        f"the grid of {times(grid.shape)} voxels needs {needed:.1f} GB at batch {least}, and there are "
         f"{budget.memory_gb:.3g} GB"
     )
     smaller = grid
