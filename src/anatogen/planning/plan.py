@@ -144,7 +144,9 @@ def make_plan(
     )
     with shown_progress(progress) as display:
         display("timing this machine", 0, 1)
-        return _planned(fingerprint, budget, given, given_training, preset, device)
+        made = _planned(fingerprint, budget, given, given_training, preset, device)
+        display("timing this machine", 1, 1)
+    return made
 
 
 def _planned(

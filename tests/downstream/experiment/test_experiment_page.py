@@ -223,3 +223,11 @@ def test_equal_results_give_an_equal_page(splits, tmp_path):
     rows = simulated_rows(GAINS, num_patients=8)
     first = _write(splits, tmp_path / "one", rows)
     assert _write(splits, tmp_path / "two", rows[::-1]) == first
+
+
+def test_seeds_that_drew_different_numbers_of_scans_are_told_by_their_range(splits, tmp_path):
+    rows = [
+        row.model_copy(update={"num_training_scans": 9}) if (row.seed, row.fraction) == (0, 0.05) else row
+        for row in simulated_rows(GAINS)
+    ]
+    assert "Training scans: 5 to 9 at 5%, 10 at 10%" in _text(_write(splits, tmp_path, rows))

@@ -109,10 +109,7 @@ def write_experiment_page(
         num_patients=len({row.patient for row in rows}),
         num_cases=len({row.case for row in rows}),
         num_seeds=len({trial.seed for trial in finished}),
-        num_training={
-            fraction_text(fraction): number
-            for fraction, number in sorted({(row.fraction, row.num_training_scans) for row in rows})
-        },
+        num_training=_training_scans(rows),
         arms={
             arm_text(name): _arm_description(name, arm, qualities[name], out)
             for name, arm in plan.arms.items()
@@ -200,6 +197,17 @@ def _cell(scores: Scores | None, digits: int, most: float) -> dict[str, str] | N
         "value": f"{found.mean:.{digits}f} ± {found.deviation:.{digits}f}",
         "interval": interval,
         "undefined": f"{found.num_undefined} of {values.size} undefined" if found.num_undefined else "",
+    }
+
+
+def _training_scans(rows: Sequence[ResultRow]) -> dict[str, str]:
+    """Labelled scans by share; seeds draw patients, who may have several scans."""
+    found: dict[float, list[int]] = {}
+    for row in rows:
+        found.setdefault(row.fraction, []).append(row.num_training_scans)
+    return {
+        fraction_text(fraction): " to ".join(map(str, sorted({min(numbers), max(numbers)})))
+        for fraction, numbers in sorted(found.items())
     }
 
 
