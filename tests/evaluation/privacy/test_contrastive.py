@@ -12,7 +12,6 @@ from anatogen.dataset.manifest import Grid, Intensity
 from anatogen.dataset.scan_sets import ScanSet
 from anatogen.evaluation.privacy.contrastive import (
     ContrastiveSettings,
-    batch_indices,
     cached_encoder,
     embeddings,
     nt_xent,
@@ -123,11 +122,3 @@ def test_a_few_thick_slices_are_learned_from_too():
     encoder = train_encoder(scans, (5.0, 1.0, 1.0), seed=0, settings=settings)
     found = embeddings(encoder, scans)
     assert np.isfinite(found).all() and np.linalg.matrix_rank(found) > 1
-
-
-@pytest.mark.parametrize(("number", "batch_size"), [(33, 32), (64, 32), (100, 32), (2, 2)])
-def test_no_scan_is_in_a_batch_twice_and_all_are_seen_alike(number, batch_size):
-    batches = [batch_indices(number, batch_size, 0, step) for step in range(200)]
-    assert all(len({*batch}) == batch_size for batch in batches)
-    seen = np.bincount(np.concatenate(batches), minlength=number)
-    assert seen.min() > 0.7 * seen.mean() and seen.max() < 1.3 * seen.mean()

@@ -25,8 +25,6 @@ from anatogen.report.progress import Progress, silent
 
 Array = npt.NDArray[np.float32]
 
-# Of the training of the encoder: what is kept in a cache was trained by this one.
-_VERSION = 2
 # Sides are averaged down to no less than this; shorter ones stay as they are.
 _MIN_SIDE = 16
 # Tensor axes of a (1, d, h, w) scan.
@@ -164,7 +162,8 @@ def train_encoder(
         optimizer, settings.learning_rate, total_steps=steps + 1, pct_start=0.1, cycle_momentum=False
     )
     for step in range(steps):
-        batch = scans[batch_indices(len(scans), batch_size, seed, step)].to(device)
+        indices = shuffled_indices(len(scans), seed, step * batch_size, batch_size)
+        batch = scans[indices].to(device)
         views = [
             random_views(batch, working_mm, derived_generator(seed, "contrast", step, side))
             for side in (0, 1)
@@ -177,19 +176,6 @@ def train_encoder(
         schedule.step()
         progress("training the audit's encoder", step + 1, steps)
     return encoder.requires_grad_(False).eval()
-
-
-def batch_indices(number: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """The scans of a batch: of one pass, so that none is in it twice and would be told from itself.
-
-    Args:
-        number: How many scans there are.
-        batch_size: Scans of a batch, at most `number`; what a pass has beyond whole batches is left out.
-        seed: Decides their order.
-        step: Batches before this one.
-    """
-    epoch, batch = divmod(step, number // batch_size)
-    return shuffled_indices(number, seed, epoch * number + batch * batch_size, batch_size)
 
 
 def cached_encoder(
@@ -212,7 +198,7 @@ def cached_encoder(
         progress: As for `train_encoder`.
     """
     spacing_mm = scans.grid.spacing_mm
-    key = sha256_json([_VERSION, list(scans.hashes), list(spacing_mm), seed, asdict(settings)])[:16]
+    key = sha256_json([list(scans.hashes), list(spacing_mm), seed, asdict(settings)])[:16]
     path = folder / f"contrastive_{key}.safetensors"
     if path.is_file():
         return load_weights(Encoder(settings), path).to(device)
