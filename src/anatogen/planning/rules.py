@@ -132,18 +132,22 @@ def decide(
     orientation = str(given.get("orientation", fingerprint.orientation))
     views = [_flip(fingerprint, given_training), *rules.against_copies(fingerprint, given, given_training)]
 
-    def values_on(grid: Grid, batches: tuple[int, ...] | None = None) -> dict[str, Any]:
+    # By stage; those that are settled stay.
+    smaller_batches = [
+        {
+            stage: given_training.get(f"{stage}_training", {}).get("batch_size") or tried
+            for stage, tried in zip(stages, batches, strict=True)
+        }
+        for batches in rules.smaller_batches
+    ]
+
+    def values_on(grid: Grid, batches: Mapping[str, int] | None = None) -> dict[str, Any]:
         values = _values_of([*rules.networks(grid), *views])
         if batches is not None:
-            values = merged(values, _of_batches(preset, in_force(batches)))
+            values = merged(values, _of_batches(preset, batches))
         return merged(values, given_training)
 
-    def in_force(batches: tuple[int, ...]) -> dict[str, int]:
-        """These batches by stage, but for those that are settled."""
-        settled = (given_training.get(f"{stage}_training", {}).get("batch_size") for stage in stages)
-        return {stage: own or tried for stage, own, tried in zip(stages, settled, batches, strict=True)}
-
-    def peak(grid: Grid, batches: tuple[int, ...] | None = None) -> float:
+    def peak(grid: Grid, batches: Mapping[str, int] | None = None) -> float:
         settings = settings_of(values_on(grid, batches), preset)
         return max(memory_gb(stage, settings, grid) for stage in stages)
 
@@ -160,13 +164,13 @@ def decide(
 
     intensity = _intensity(fingerprint, given)
     grid, geometry = choose_grid(fingerprint, given, orientation, too_much)
-    batches = _batches(grid, peak, budget, rules.smaller_batches, in_force)
+    batches = _batches(grid, peak, budget, smaller_batches)
     splits = _splits(fingerprint, given)
     made = [intensity, *views, *geometry, *rules.networks(grid)]
     if batches is None:
         made.append(Decision(Why.BATCHES_FIT))
     else:
-        facts = {"batches": " and ".join(map(str, in_force(batches).values())), "memory": budget.memory_gb}
+        facts = {"batches": " and ".join(map(str, batches.values())), "memory": budget.memory_gb}
         made.append(Decision(Why.BATCHES_LESS, facts))
     precision = Why.BFLOAT16 if budget.bf16 else Why.NO_BFLOAT16 if budget.on_gpu else Why.CPU_PRECISION
     made += [Decision(precision), *splits]
@@ -308,12 +312,11 @@ def _flip(fingerprint: Fingerprint, given_training: Mapping[str, Any]) -> Decisi
 
 def _batches(
     grid: Grid,
-    peak: Callable[[Grid, tuple[int, ...] | None], float],
+    peak: Callable[[Grid, Mapping[str, int] | None], float],
     budget: Budget,
-    smaller_batches: Sequence[tuple[int, ...]],
-    in_force: Callable[[tuple[int, ...]], Mapping[str, int]],
-) -> tuple[int, ...] | None:
-    """Batches of the stages; None for the preset's.
+    smaller_batches: Sequence[Mapping[str, int]],
+) -> Mapping[str, int] | None:
+    """Batches by stage; None for the preset's.
 
     Raises:
         UserError: If the grid does not fit at batch 1 or what is settled, with one that does.
@@ -322,7 +325,7 @@ def _batches(
         if peak(grid, batches) <= budget.usable_gb:
             return batches
     ones = smaller_batches[-1]
-    least = " and ".join(map(str, {*in_force(ones).values()}))
+    least = " and ".join(map(str, {*ones.values()}))
     d, h, w = (size * step for size, step in zip(grid.shape, grid.spacing_mm, strict=True))
     needed = peak(grid, ones) / _USABLE_MEMORY
     problem = (
