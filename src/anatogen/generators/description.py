@@ -120,7 +120,8 @@ class FlowStatistics(BaseModel):
     Attributes:
         image_shift: Mean of each channel of the coarse image.
         image_scale: Its standard deviation.
-        band_scales: Root mean square of each detail band, by level, finest first.
+        band_scales: Root mean square of each detail band of the image, by level, finest first; 1 of the
+            foreground's.
         texture_shift: Mean over scans of the logarithm of the image's details' root mean square, by level.
         texture_scale: Its standard deviation.
         texture_correlation: Its correlations between levels.

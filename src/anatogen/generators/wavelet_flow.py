@@ -21,7 +21,6 @@ from anatogen.generators.description import WaveletFlowDescription
 from anatogen.generators.solving import LOSS_TIMES, options_in_force, solve
 from anatogen.models.flow_network import FlowNetwork
 from anatogen.models.pyramid import (
-    BACKGROUND,
     WaveletPyramid,
     build_pyramid,
     halving_strides,
@@ -365,8 +364,6 @@ def noised(batch: LevelBatch, t: Tensor, eps: Tensor) -> tuple[tuple[Tensor, Ten
 def volume_of(pyramid: WaveletPyramid, x: Tensor, has_background: bool) -> Tensor:
     """Scans as level 0 of a pyramid.
 
-    Where there is no background they end as they are: an edge to it would be larger than all their details.
-
     Args:
         pyramid: The levels.
         x: float (B, 1, D, H, W) in [-1, 1]; smaller by a shift where they are shifted.
@@ -375,9 +372,8 @@ def volume_of(pyramid: WaveletPyramid, x: Tensor, has_background: bool) -> Tenso
     Returns:
         float (B, 1 or 2, ...).
     """
-    if has_background:
-        return with_foreground(pyramid.pad(x, BACKGROUND))
-    return pyramid.pad(x, None)
+    padded = pyramid.pad(x)
+    return with_foreground(padded) if has_background else padded
 
 
 def raw_texture(images: list[Tensor], bands: list[Tensor]) -> Tensor:

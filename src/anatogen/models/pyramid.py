@@ -66,18 +66,10 @@ class WaveletPyramid:
         d, h, w = (full // size for full, size in zip(self.shapes[0], self.shapes[level], strict=True))
         return d, h, w
 
-    def pad(self, x: Tensor, value: float | None) -> Tensor:
-        """Volumes (B, C, D, H, W) with a border at the far ends, on level 0.
-
-        Args:
-            x: The volumes.
-            value: Value of the border; none: each end's own, repeated.
-        """
+    def pad(self, x: Tensor) -> Tensor:
+        """Volumes (B, C, D, H, W) on level 0, which go on as they end: an edge would outdo all details."""
         d, h, w = (large - size for large, size in zip(self.shapes[0], x.shape[2:], strict=True))
-        border = (0, w, 0, h, 0, d)
-        if value is None:
-            return functional.pad(x, border, mode="replicate")
-        return functional.pad(x, border, value=value)
+        return functional.pad(x, (0, w, 0, h, 0, d), mode="replicate")
 
     def crop(self, x: Tensor) -> Tensor:
         """Undoes `pad`."""

@@ -40,6 +40,9 @@ _NUM_MEMBERS = 24
 _MIN_LOOKS, _MAX_LOOKS = 32, 200
 # Of values that don't differ, such as details of a foreground that fills the grid.
 _LEAST_SCALE = 1e-4
+# Details of the foreground are 0 but for a few cells at its border. Brought to unit size they would be dozens
+# of standard deviations there, and most of what a network learns would be theirs.
+_FOREGROUND_SCALE = 1.0
 # In logarithms, of textures: those of one scan, or of a few alike, don't tell how much others differ.
 _LEAST_TEXTURE_SCALE = 0.1
 
@@ -97,13 +100,20 @@ def fit_statistics(pyramid: WaveletPyramid, dataset: VolumeDataset) -> FlowStati
         image_shift=image.shift.tolist(),
         image_scale=image.scale.clamp(min=_LEAST_SCALE).tolist(),
         band_scales=[
-            torch.stack(at_level).mean(dim=0).sqrt().clamp(min=_LEAST_SCALE).tolist()
-            for at_level in zip(*squares, strict=True)
+            _band_scales(torch.stack(at_level), has_background) for at_level in zip(*squares, strict=True)
         ],
         texture_shift=texture.mean(dim=0).tolist(),
         texture_scale=texture.std(dim=0, correction=0).clamp(min=_LEAST_TEXTURE_SCALE).tolist(),
         texture_correlation=_correlation(texture).tolist(),
     )
+
+
+def _band_scales(squares: Tensor, has_background: bool) -> list[float]:
+    """Scales of a level's bands (N,), of the mean squares (M, N) in M scans."""
+    scales = squares.mean(dim=0).sqrt().clamp(min=_LEAST_SCALE)
+    if has_background:
+        scales[1::2] = _FOREGROUND_SCALE
+    return scales.tolist()
 
 
 def _correlation(x: Tensor) -> Tensor:
