@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from flows import SHAPE, flow_description
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 from synthetic_dataset import tiny_flow_settings, write_dataset
 from torch.nn import functional
@@ -25,7 +27,7 @@ from anatogen.training import flow_batches
 from anatogen.training import loop as loop_module
 from anatogen.training.devices import build_fabric
 from anatogen.training.flow import BestWeights, FlowStep, checked_losses, train_levels
-from anatogen.training.flow_batches import level_batches
+from anatogen.training.flow_batches import crop_shape, level_batches
 from anatogen.training.loop import read_log
 from anatogen.training.stage import accept_losses
 from anatogen.training.train import train
@@ -346,7 +348,7 @@ def test_a_crop_is_the_scan_where_its_positions_say(seed):
 
     shift, scale = levels._statistics.image_shift[0], levels._statistics.image_scale[0]
     for level, batch in enumerate(details):
-        assert max(batch.x_0.shape[2:]) <= 4
+        assert batch.x_0.shape[2:].numel() <= 4**3
         image = batch.told[:, :1] * scale + shift
         fine = pyramid.refine(level, image, levels.bands_of(level, batch.x_0))
         stride = pyramid.stride(level)
@@ -366,8 +368,23 @@ def test_crops_are_small_in_the_first_steps_and_as_large_as_was_set_later():
         for step, side in ((0, early), (2, early), (3, asked)):
             generators = [torch.Generator().manual_seed(step)]
             for level, batch in enumerate(level_batches(levels, settings, x, step, generators)[:-1]):
-                whole = levels.pyramid.shapes[level + 1]
-                assert tuple(batch.x_0.shape[2:]) == tuple(min(size, side) for size in whole)
+                assert batch.x_0.shape[2:] == crop_shape(levels.pyramid.shapes[level + 1], side)
+
+
+@given(cells=st.tuples(*[st.integers(1, 40)] * 3), side=st.integers(1, 16))
+def test_a_crop_has_the_cells_of_a_cube_where_the_level_has_as_many(cells, side):
+    """Never more, and fewer only by the rounding of its sides; a cube, wherever one fits."""
+    shape = crop_shape(cells, side)
+    assert all(1 <= length <= size for length, size in zip(shape, cells, strict=True))
+    assert math.prod(shape) <= side**3
+    if min(cells) >= side:
+        assert shape == (side, side, side)
+    elif math.prod(cells) <= side**3:
+        assert shape == cells
+    for axis, (length, size) in enumerate(zip(shape, cells, strict=True)):
+        others = math.prod(shape) // length
+        shorter = all(length <= other for other in shape[:axis] + shape[axis + 1 :])
+        assert length == size or not shorter or (length + 1) * others > side**3
 
 
 def test_shifts_reach_every_voxel_of_a_coarse_cell_and_no_further():

@@ -268,8 +268,8 @@ class PyramidSettings(Section):
         num_levels: Halvings of the grid's finest axes between its voxels and the coarse image, each with the
             Haar wavelet's details as a level of its own; none: until the coarse image has at most 2,048
             cells, or as many as the grid allows.
-        crop: Largest side, in cells, of what a level of details learns from at once; in the first steps
-            still less.
+        crop: Side, in cells, of the cube that has as many cells as a level of details learns from at once of
+            a scan, of thin grids in a box that is wider than high; in the first steps still fewer.
     """
 
     num_levels: Annotated[int, Field(ge=1, le=MOST_LEVELS)] | None = None

@@ -27,7 +27,7 @@ from anatogen.generators.wavelet_flow import (
 from anatogen.models.flow_network import FlowNetwork
 from anatogen.models.pyramid import build_pyramid
 from anatogen.training.batches import scans_of_step
-from anatogen.training.flow_batches import level_batches
+from anatogen.training.flow_batches import crop_shape, level_batches
 from anatogen.training.loop import Loop, previewed, report_trend
 from anatogen.training.optimisation import ExponentialMovingAverage, Muon, local_slice, take_step
 from anatogen.training.stage import DryRun, Stage, accept_losses
@@ -318,7 +318,7 @@ def _dry_run(fabric: Fabric, settings: WaveletFlowSettings, grid: Grid) -> DryRu
     def made_up(level: int, number: int, side: int | None) -> LevelBatch:
         """Values of whole scans, or of crops of a side."""
         channels, *cells = levels.shape(level)
-        shape = [min(size, side) if side else size for size in cells]
+        shape = crop_shape(cells, side) if side else cells
         told, conditions = levels.num_told(level), levels.num_conditions(level)
         sizes = [(number, channels, *shape), (number, told, *shape), (number, conditions)]
         return LevelBatch(*(torch.zeros(size, device=fabric.device) for size in sizes))
@@ -345,7 +345,7 @@ def _work(settings: WaveletFlowSettings, grid: Grid) -> float:
     pyramid = build_pyramid(settings.pyramid, grid.shape, grid.spacing_mm)
     cells = math.prod(pyramid.shapes[-1])
     for shape in pyramid.shapes[1:]:
-        cells += math.prod(min(size, settings.pyramid.crop) for size in shape)
+        cells += math.prod(crop_shape(shape, settings.pyramid.crop))
     return float(cells * settings.flow_training.batch_size)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from anatogen.config.settings import FlowSettings, WaveletFlowSettings
 from anatogen.generators.wavelet_flow import FlowLevels, LevelBatch
-from anatogen.models.pyramid import WaveletPyramid
+from anatogen.models.pyramid import Triple, WaveletPyramid
 from anatogen.training.deformation import deformed
 
 # Many updates on small crops teach more at first than few on large ones. Later the network must have seen
@@ -77,11 +77,27 @@ def drawn_offset(pyramid: WaveletPyramid, generator: torch.Generator) -> list[in
     return [_draw(step, generator) for step in pyramid.stride(pyramid.num_levels)]
 
 
+def crop_shape(cells: Sequence[int], side: int) -> Triple:
+    """The most cube-like box within a level that has as many cells as a cube of a side, or all it has.
+
+    Args:
+        cells: (d, h, w) of the level.
+        side: Of the cube.
+    """
+    found, number = [0, 0, 0], side**3
+    for axes_left, axis in zip((3, 2, 1), sorted(range(3), key=lambda axis: cells[axis]), strict=True):
+        # The root of a cube's cells may come out a hair below its side.
+        found[axis] = min(cells[axis], int(number ** (1 / axes_left) + 1e-9))
+        number //= found[axis]
+    return found[0], found[1], found[2]
+
+
 def _cropped(batch: LevelBatch, side: int, generator: torch.Generator) -> LevelBatch:
     box = [slice(None), slice(None)]
-    for size in batch.x_0.shape[2:]:
-        start = _draw(max(size - side, 0) + 1, generator)
-        box.append(slice(start, start + side))
+    cells = batch.x_0.shape[2:]
+    for size, length in zip(cells, crop_shape(cells, side), strict=True):
+        start = _draw(size - length + 1, generator)
+        box.append(slice(start, start + length))
     return LevelBatch(batch.x_0[tuple(box)], batch.told[tuple(box)], batch.conditions)
 
 
