@@ -41,7 +41,7 @@ _MIN_LOOKS, _MAX_LOOKS = 32, 200
 # Of values that don't differ, such as details of a foreground that fills the grid.
 _LEAST_SCALE = 1e-4
 # Details of the foreground are 0 but for a few cells at its border. Brought to unit size they would be dozens
-# of standard deviations there, and most of what a network learns would be theirs.
+# of standard deviations there, and the image is learned more slowly beside them.
 _FOREGROUND_SCALE = 1.0
 # In logarithms, of textures: those of one scan, or of a few alike, don't tell how much others differ.
 _LEAST_TEXTURE_SCALE = 0.1
